@@ -1,0 +1,34 @@
+"""The part of the traced graph that one exit depends on.
+
+A sub-model is not built, it is what remains: every node and weight from which the exit's output can be reached,
+backwards. Heads that no exit reads (BERT's pooler) and deeper blocks fall away because nothing asks for them.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from matexport.build.reach import find_needed_nodes
+
+
+def cut_exit(model: ir.Model, output: str, *, name: str) -> ir.Model:
+    """A new model that holds only what one output needs; weights are shared with `model`, not copied.
+
+    Args:
+        output: name of the output to keep.
+        name: what it is called in the new model.
+
+    Raises:
+        ValueError: the model has no such output.
+    """
+    part = model.clone()
+    kept = [value for value in part.graph.outputs if value.name == output]
+    if len(kept) != 1:
+        raise ValueError(f"the traced graph has no output {output!r}")
+    part.graph.outputs[:] = kept
+    needed = find_needed_nodes(kept)
+    part.graph.remove([node for node in part.graph if node not in needed], safe=True)
+    for weight in [value for value in part.graph.initializers.values() if not value.uses()]:
+        del part.graph.initializers[str(weight.name)]
+    kept[0].name = name
+    return part

@@ -1,0 +1,344 @@
+"""The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
+
+    plan (configuration only) -> load -> reference -> read-out -> trace -> weights -> cut -> rewrite -> verify
+
+Everything happens in a hidden directory beside the destination, which is renamed into place when every profile has
+passed; so a directory that exists has passed, and a process that dies leaves the destination as it was.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+import torch
+from safetensors.numpy import save
+
+import matexport
+from matexport.build.cut import cut_exit
+from matexport.build.nested import measure_prefix, write_nested_weights
+from matexport.build.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
+from matexport.build.readout import ExitsModule, make_head
+from matexport.build.reference import Vectors, prepare_probes, record_reference
+from matexport.build.rewrite import narrow_to_first_token
+from matexport.build.trace import Traced, trace_exits
+from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows
+from matexport.errors import DestinationError, FamilyError, ParityError
+from matexport.manifest import (
+    MANIFEST,
+    PROBES,
+    REFERENCE,
+    SCHEMA,
+    Family,
+    FamilyFacts,
+    check_family,
+    describe_files,
+    load_family,
+    write_manifest,
+)
+from matexport.nestedfile import NestedHeader
+from matexport.parity import compare_vectors
+from matexport.profiles import FLOORS, load_probes
+from matexport.spec import (
+    OUTPUT_NAME,
+    ExportJob,
+    PaddingSide,
+    Point,
+    Precision,
+    Probe,
+    Profile,
+    ProfileFacts,
+    Provenance,
+    Tolerance,
+)
+from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.verify import Verification, load_references, record_measurement, run_all_ways, verify_family
+
+Progress = Callable[[str, int, int], None]
+
+#: Packages whose versions decide the bytes of a family.
+VERSIONED = ("matexport", "torch", "transformers", "sentence-transformers", "onnx-ir", "onnxscript", "tokenizers")
+
+#: Probes that the read-out is checked on before the trace, padded into one batch.
+READOUT_PROBES = 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_family` did: the family, how it verified, and whether it was there already."""
+
+    family: Family
+    verification: Verification
+    up_to_date: bool
+
+
+def export_family(
+    job: ExportJob, out: Path | str, *, overwrite: bool = False, progress: Progress | None = None
+) -> Exported:
+    """Export a family and prove every profile against the parent.
+
+    Args:
+        job: what to export; see `matexport.load_job`.
+        out: the directory to write. If it holds the family of the same inputs already, that is verified instead.
+        overwrite: replace a family of other inputs. The old one stays until the new one has passed.
+        progress: called with (stage, done, total).
+
+    Raises:
+        RequestError: the job asks for something that the parent does not have.
+        ParentError: the parent cannot be read or is not supported.
+        DestinationError: `out` holds something else, is in use, or cannot be written.
+        ParityError: a profile does not give the parent's vectors; the destination is as it was.
+    """
+    out = Path(out)
+    report = progress or (lambda _stage, _done, _total: None)
+    with lock_destination(out):
+        report("plan", 0, 1)
+        plan = plan_parent(job)
+        probes = prepare_probes(plan, load_probes(job.probes), shipped=job.probes is None)
+        provenance = _describe_provenance(plan, probes)
+        report("plan", 1, 1)
+        present = _find_up_to_date(out, provenance, report)
+        if present:
+            return present
+        refuse_occupied(out, overwrite=overwrite)
+        with stage_directory(out) as stage:
+            verification = _build(plan, probes, provenance, stage, report)
+    return Exported(load_family(out), verification, up_to_date=False)
+
+
+def _build(
+    plan: TextPlan, probes: Sequence[Probe], provenance: Provenance, stage: Path, report: Progress
+) -> Verification:
+    """Write the whole family into `stage` and verify it there."""
+    for name, content in runtime_files(plan).items():
+        (stage / name).write_bytes(content)
+    lines = [json.dumps(_without_none(msgspec.to_builtins(probe)), ensure_ascii=False) for probe in probes]
+    (stage / PROBES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    report("load", 0, 1)
+    parent = load_parent(plan)
+    report("load", 1, 1)
+    reference = record_reference(parent, probes, report)
+    (stage / REFERENCE).write_bytes(save({point.name: vectors for point, vectors in reference.items()}))
+
+    traced, header = trace_and_write(parent, probes, reference, stage, report)
+    del parent
+    gc.collect()
+    profiles = cut_profiles(traced, plan, header, stage, report)
+
+    tolerances = {precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in plan.job.precisions}
+    facts = FamilyFacts(
+        schema=SCHEMA,
+        parent=plan.parent,
+        readout=plan.readout,
+        text=plan.text,
+        trace=traced.facts,
+        tolerances=tolerances,
+        profiles=profiles,
+        files=describe_files(stage),
+        provenance=provenance,
+    )
+    write_manifest(stage, facts)
+    verification = verify_family(stage, progress=report)
+    _refuse_failures(verification, traced, plan, stage, tolerances)
+    record_measurement(load_family(stage), verification)
+    return verification
+
+
+def trace_and_write(
+    parent: TextParent, probes: Sequence[Probe], reference: Mapping[Point, Vectors], stage: Path, report: Progress
+) -> tuple[Traced, NestedHeader]:
+    """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file."""
+    plan = parent.plan
+    module = ExitsModule(
+        parent.backbone,
+        parent.final_norm,
+        [make_head(head) for head in parent.heads],
+        readout=plan.readout,
+        points=plan.job.points,
+        inputs=plan.text.inputs,
+    ).eval()
+    _check_readout(module, plan, probes, reference, stage)
+    report("trace", 0, 1)
+    _use_plain_attention(parent)
+    with torch.no_grad():
+        traced = trace_exits(
+            module,
+            inputs=plan.text.inputs,
+            outputs=[point.name for point in plan.job.points],
+            vocabulary=plan.config.vocab_size,
+        )
+    report("trace", 1, 1)
+    weights = stage / _weights_file(Precision.FP32)
+    header = write_nested_weights(traced.model, plan.job.points, weights, report)
+    return traced, header
+
+
+def cut_profiles(
+    traced: Traced, plan: TextPlan, header: NestedHeader, stage: Path, report: Progress
+) -> dict[str, ProfileFacts]:
+    """Cut, rewrite and write the graph of every profile."""
+    profiles = {}
+    wanted = [Profile(point, precision) for precision in plan.job.precisions for point in plan.job.points]
+    for done, profile in enumerate(wanted):
+        report("cut", done, len(wanted))
+        part = cut_exit(traced.model, profile.point.name, name=OUTPUT_NAME)
+        narrow_to_first_token(part)
+        prefix = measure_prefix(part, header)
+        write_graph(part, stage / profile.graph_file)
+        profiles[profile.name] = ProfileFacts(
+            layers=profile.point.layers,
+            dim=profile.point.dim,
+            precision=profile.precision,
+            graph=profile.graph_file,
+            weights=_weights_file(profile.precision),
+            weights_prefix_bytes=prefix,
+        )
+    report("cut", len(wanted), len(wanted))
+    return profiles
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Serialise a graph, the same bytes for the same graph. Shapes inside are left out: runtimes infer them."""
+    outer = {*model.graph.inputs, *model.graph.outputs}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value not in outer:
+                value.shape, value.type = None, None
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+
+
+def _check_readout(
+    module: ExitsModule, plan: TextPlan, probes: Sequence[Probe], reference: Mapping[Point, Vectors], stage: Path
+) -> None:
+    """The module that will be traced, in torch, on a padded batch, against the reference."""
+    chosen = list(range(min(READOUT_PROBES, len(probes))))
+    feeds = pad_rows(
+        _tokenize(stage, plan, [probes[index] for index in chosen]), PaddingSide.RIGHT, plan.text.pad_token_id
+    )
+    with torch.no_grad():
+        outputs = module(*(torch.from_numpy(feeds[name]) for name in plan.text.inputs))
+    floor = FLOORS[Precision.FP32].max_abs
+    for point, output in zip(plan.job.points, outputs, strict=True):
+        parity = compare_vectors(output.numpy(), reference[point][chosen])
+        if not parity.within(floor):
+            raise ParityError(
+                f"read-out: in torch, {point.name} differs from the parent by {parity.max_abs:.2g} "
+                f"(allowed {floor:g}) on probe {chosen[parity.worst]}",
+                "read-out",
+            )
+
+
+def _refuse_failures(
+    verification: Verification, traced: Traced, plan: TextPlan, stage: Path, tolerances: Mapping[Precision, Tolerance]
+) -> None:
+    failed = [verdict for verdict in verification.verdicts if not verdict.passed]
+    if not failed:
+        return
+    verdict = failed[0]
+    way, parity = verdict.worst
+    profile = Profile.parse(verdict.profile)
+    allowed = tolerances[profile.precision].max_abs
+    blamed = _find_failing_stage(traced, plan, stage, profile, allowed)
+    probes = [json.loads(line) for line in (stage / PROBES).read_text(encoding="utf-8").split("\n") if line]
+    raise ParityError(
+        f"{blamed}: {len(failed)} of {len(verification.verdicts)} profiles differ from the parent; "
+        f"{verdict.profile} by {parity.max_abs:.2g} ({way}, allowed {allowed:g}) on probe {parity.worst} "
+        f"({probes[parity.worst]['text'][:40]!r}); nothing was written",
+        blamed,
+    )
+
+
+def _find_failing_stage(traced: Traced, plan: TextPlan, stage: Path, profile: Profile, allowed: float) -> str:
+    """Run what each stage gave for one failing profile; the first that is off is to blame."""
+    probes, references = load_references(load_family(stage))
+    rows = _tokenize(stage, plan, probes)
+    reference = references[profile.point.name]
+
+    def is_off(model: ir.Model, output: str) -> bool:
+        path = stage / "suspect.onnx"
+        write_graph(model, path)
+        session = open_session(path)
+
+        def run(chosen: list[Tokens], side: PaddingSide) -> Vectors:
+            feeds = pad_rows(chosen, side, plan.text.pad_token_id)
+            vectors: Vectors = session.run([output], {name: feeds[name] for name in plan.text.inputs})[0]
+            return vectors
+
+        ways = run_all_ways(rows, run, plan.text.padding_side)
+        return any(not compare_vectors(vectors, reference).within(allowed) for _, vectors in ways)
+
+    if is_off(traced.model.clone(), profile.point.name):
+        return "trace"
+    if is_off(cut_exit(traced.model, profile.point.name, name=OUTPUT_NAME), OUTPUT_NAME):
+        return "cut"
+    return "rewrite"
+
+
+def _tokenize(stage: Path, plan: TextPlan, probes: Sequence[Probe]) -> list[Tokens]:
+    """Token rows by the family's own tokenizer, as the runtime will make them."""
+    tokenizer = load_tokenizer(stage, plan.text)
+    prefixes = [plan.text.prompts[probe.prompt] if probe.prompt else "" for probe in probes]
+    texts = [prefix + probe.text for prefix, probe in zip(prefixes, probes, strict=True)]
+    return [Tokens.of(encoding) for encoding in tokenizer.encode_batch(texts)]
+
+
+def _use_plain_attention(parent: TextParent) -> None:
+    """Trace attention as matrix products and a softmax.
+
+    The fused call decomposes into the same with guards around rows that attend to nothing (NaN tests, selections),
+    which cost time in every block. The reference was made with whatever the parent uses by default.
+    """
+    with suppress(ValueError, NotImplementedError, AttributeError):  # models with only one kind keep it
+        parent.backbone.set_attn_implementation("eager")  # type: ignore[operator]
+
+
+def _find_up_to_date(out: Path, provenance: Provenance, report: Progress) -> Exported | None:
+    """The family in `out`, if it was made from the same inputs and is whole; its parity may have been recorded here."""
+    if not (out / MANIFEST).is_file():
+        return None
+    try:
+        family = load_family(out)
+    except FamilyError:
+        return None
+    if family.facts.provenance != provenance:
+        return None
+    try:
+        check_family(family)
+    except FamilyError as error:
+        raise DestinationError(f"{error}; remove it or pass --overwrite") from error
+    return Exported(family, verify_family(out, progress=report), up_to_date=True)
+
+
+def _describe_provenance(plan: TextPlan, probes: Sequence[Probe]) -> Provenance:
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED if name != "matexport"}
+    versions["matexport"] = matexport.__version__
+    inputs = {
+        "points": plan.job.points,
+        "precisions": plan.job.precisions,
+        "tolerances": plan.job.tolerances,
+        "parent": replace(plan.parent, source=""),  # where it lay does not change what it gives
+        "readout": plan.readout,
+        "text": plan.text,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files(plan).items()},
+        "probes": probes,
+        "versions": versions,
+    }
+    encoded = json.dumps(msgspec.to_builtins(inputs), sort_keys=True, ensure_ascii=False).encode()
+    return Provenance(hashlib.sha256(encoded).hexdigest(), versions)
+
+
+def _weights_file(precision: Precision) -> str:
+    return f"weights.{precision}.safetensors"
+
+
+def _without_none(record: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in record.items() if value is not None}

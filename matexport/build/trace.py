@@ -1,0 +1,207 @@
+"""One trace of the exits module -> one ONNX graph in memory with one named output per point.
+
+`torch.onnx.export` is called once, with dynamic batch and sequence. The graph is then brought into the one form that
+the later stages rely on: matrices stored as the multiplication reads them, named after the parent's parameters;
+constants folded; axes named; opset and IR stamped; nothing of the tracing machine (stack traces, paths) left in it.
+
+Opset 20 and IR 10 are the newest that the tightest consumer reads (text-embeddings-inference, onnxruntime 1.22).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir import convenience, tensor_adapters
+from onnx_ir.passes import common
+from torch import nn
+
+from matexport.errors import ParentError
+from matexport.spec import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
+
+OPSET = 20
+IR_VERSION = 10
+
+#: The example: more than one row, since exporters freeze axes of length 1, and rows of unequal length.
+EXAMPLE_SHAPE = (3, 12)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory."""
+
+    model: ir.Model
+    facts: TraceFacts
+
+
+def trace_exits(
+    module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], vocabulary: int, exporter: str = "dynamo"
+) -> Traced:
+    """Trace a module once.
+
+    Args:
+        module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output.
+        inputs: names of the graph's inputs.
+        outputs: names of its outputs.
+        vocabulary: number of token ids, for the example.
+        exporter: ``dynamo`` (falls back to TorchScript when it fails, and says why) or ``torchscript``.
+
+    Raises:
+        ParentError: neither exporter can trace the module.
+    """
+    example = make_example(inputs, vocabulary)
+    fallback = None
+    if exporter == "dynamo":
+        try:
+            model = _export_dynamo(module, example, inputs, outputs)
+        except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
+            fallback = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            exporter = "torchscript"
+    if exporter == "torchscript":
+        try:
+            model = _export_torchscript(module, example, inputs, outputs)
+        except Exception as error:
+            raise ParentError(f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {error}") from error
+    _canonicalize(model, inputs)
+    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback))
+
+
+def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
+    """Example inputs with right padding, the same in every run."""
+    rows, columns = EXAMPLE_SHAPE
+    ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
+    lengths = torch.tensor([columns, columns - 4, columns - 9])
+    mask = (torch.arange(columns) < lengths.unsqueeze(1)).to(torch.int64)
+    tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return tuple(tensors[name] for name in inputs)
+
+
+def _export_dynamo(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch and transformers; parity is what is checked
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple(axes for _ in example),),
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _export_torchscript(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
+    axes = {name: {0: BATCH_AXIS, 1: SEQUENCE_AXIS} for name in inputs} | {name: {0: BATCH_AXIS} for name in outputs}
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "trace.onnx"
+        torch.onnx.export(
+            module,
+            example,
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+            do_constant_folding=False,  # it would rename the matrices that it transposes
+        )
+        model = ir.load(path)
+        for value in model.graph.initializers.values():  # the folder goes away
+            tensor = value.const_value
+            assert tensor is not None
+            value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
+    return model
+
+
+def _canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
+    _name_axes(model, inputs)
+    _name_weights(model)
+    _store_matrices_as_read(model)
+    onnxscript.optimizer.optimize(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    _clear_traces(model)
+    model.ir_version = IR_VERSION
+    model.graph.opset_imports.clear()
+    model.graph.opset_imports[""] = OPSET
+    model.producer_name, model.producer_version = "matexport", ""
+    model.domain, model.model_version = "", None
+    model.graph.name = "matexport"
+
+
+def _name_axes(model: ir.Model, inputs: Sequence[str]) -> None:
+    """Give torch's symbols (s18, s41) the names that consumers expect."""
+    given = {value.name: value for value in model.graph.inputs}
+    names = {str(given[inputs[0]].shape[0]): BATCH_AXIS, str(given[inputs[0]].shape[1]): SEQUENCE_AXIS}  # type: ignore[index]
+    values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):
+            value.shape = ir.Shape([dim if isinstance(dim, int) else names.get(str(dim), dim) for dim in value.shape])
+
+
+def _name_weights(model: ir.Model) -> None:
+    """Call weights as the parent does: the module that was traced holds it as ``backbone``."""
+    for value in list(model.graph.initializers.values()):
+        if value.name and value.name.startswith("backbone."):
+            value.name = value.name.removeprefix("backbone.")
+
+
+def _store_matrices_as_read(model: ir.Model) -> None:
+    """Replace Transpose(weight) by a weight that is stored transposed.
+
+    Folding would do the same by copying every matrix at once, half of a model's memory; here each is a view, written
+    out one at a time. A runtime would fold it at load, into private memory in place of the shared mapping.
+    """
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Transpose" and node.inputs else None
+        if (
+            source is None
+            or source.const_value is None
+            or not source.is_initializer()
+            or len(source.const_value.shape) != 2
+        ):
+            continue
+        name = f"{source.name}.T"
+        stored = model.graph.initializers.get(name)
+        if stored is None:
+            tensor = _transpose(source.const_value, name)
+            stored = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+            model.graph.initializers.add(stored)
+        convenience.replace_all_uses_with(node.outputs[0], stored)
+        model.graph.remove(node, safe=True)
+
+
+def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    raw = tensor.raw if hasattr(tensor, "raw") else None
+    if isinstance(raw, torch.Tensor):
+        return tensor_adapters.TorchTensor(raw.detach().t(), name=name)
+    return ir.Tensor(tensor.numpy().T, name=name)
+
+
+def _clear_traces(model: ir.Model) -> None:
+    """Drop stack traces, module paths and file names that the exporter leaves behind."""
+    common.ClearMetadataAndDocStringPass()(model)
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+        value.doc_string = None
+    for node in model.graph.all_nodes():
+        for output in node.outputs:
+            output.metadata_props.clear()
+            output.doc_string = None

@@ -1,0 +1,215 @@
+"""Texts -> vectors with one profile of a family: tokenise, run, (n, d) float32. The whole light runtime.
+
+Needs numpy, onnxruntime and tokenizers; opens no socket. Everything that comes from disk is checked before a session
+exists: digests of the files that the profile reads, and what its graph points to (`manifest.check_profile`).
+Pooling, truncation and normalisation are in the graph, so there is nothing here that could disagree with the parent
+but tokenisation, and the parity check runs through this very code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+# Before onnxruntime is imported: its wheels report usage unless this is set.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from matexport.errors import FamilyError, RequestError
+from matexport.host import count_cpus
+from matexport.manifest import TOKENIZER, Family, check_profile, load_family
+from matexport.spec import OUTPUT_NAME, PaddingSide, TextFacts
+
+Vectors = NDArray[np.float32]
+Feeds = dict[str, NDArray[np.int64]]
+
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text as the graph takes it: ids and segment ids, without padding."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> Tokens:
+        return cls(tuple(encoding.ids), tuple(encoding.type_ids))
+
+
+class Embedder:
+    """One profile of a family, ready to embed texts.
+
+    Args:
+        family: the directory of a family or a pack, or a loaded `Family`.
+        profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
+        threads: intra-op threads; all CPUs of this process by default.
+        check: check digests and graph first. Only for a family that this process has just checked.
+
+    Raises:
+        FamilyError: the family has no such profile, or its files are not the ones that were exported.
+    """
+
+    def __init__(
+        self, family: Family | Path | str, profile: str | None = None, *, threads: int | None = None, check: bool = True
+    ) -> None:
+        self.family = family if isinstance(family, Family) else load_family(family)
+        self.profile = _choose_profile(self.family, profile)
+        if threads is not None and threads < 1:
+            raise RequestError(f"threads={threads} was asked; at least 1 is needed")
+        if check:
+            check_profile(self.family, self.profile)
+        self.dim = self.family.profile_facts(self.profile).dim
+        self._text = self.family.facts.text
+        self._tokenizer = load_tokenizer(self.family.path, self._text)
+        self._session = open_session(self.family.path / self.family.profile_facts(self.profile).graph, threads=threads)
+
+    def embed(
+        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> Vectors:
+        """Embed texts.
+
+        Args:
+            texts: any number of strings; longer ones than the parent takes are cut, as the parent does.
+            prompt: name of one of the parent's prompts to put before each text; the parent's default prompt, if it
+                has one, when left out; ``""`` for none.
+            batch_size: texts per run. Vectors do not depend on it beyond rounding.
+
+        Returns:
+            (len(texts), dim) float32, in the order of the texts.
+
+        Raises:
+            RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
+            FamilyError: the model gave a vector that is not finite.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise RequestError("embed takes a list of strings")
+        if batch_size < 1:
+            raise RequestError(f"batch_size={batch_size} was asked; at least 1 is needed")
+        rows = self.tokenize(texts, prompt=prompt)
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        for start in range(0, len(rows), batch_size):
+            chosen = by_length[start : start + batch_size]
+            vectors[chosen] = self.run([rows[index] for index in chosen], self._text.padding_side)
+        if not np.isfinite(vectors).all():
+            worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
+            raise FamilyError(f"{self.profile} gave a vector that is not finite for text {worst}")
+        return vectors
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
+        """Token ids of texts with the prompt put before them, cut to the parent's length, without padding.
+
+        Raises:
+            RequestError: the prompt is unknown, or a text has no tokens.
+        """
+        prefix = self._find_prompt(prompt)
+        encodings = self._tokenizer.encode_batch([prefix + text for text in texts])
+        rows = [Tokens.of(encoding) for encoding in encodings]
+        empty = next((index for index, row in enumerate(rows) if not row.ids), None)
+        if empty is not None:
+            raise RequestError(
+                f"text {empty} ({texts[empty][:40]!r}) has no tokens, so the parent has no vector for it"
+            )
+        return rows
+
+    def run(self, rows: Sequence[Tokens], padding_side: PaddingSide) -> Vectors:
+        """Run the graph once on token rows padded to the longest: (len(rows), dim) float32."""
+        feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
+        (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
+        return np.asarray(vectors, dtype=np.float32)
+
+    def _find_prompt(self, name: str | None) -> str:
+        if name is None:
+            name = self._text.default_prompt or ""
+        if name == "":
+            return ""
+        if name not in self._text.prompts:
+            known = ", ".join(self._text.prompts) or "none"
+            raise RequestError(f"prompt {name!r} was asked; the parent's prompts are: {known}")
+        return self._text.prompts[name]
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        del self._session
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:
+    """Token rows as (len(rows), longest) int64 arrays: ``input_ids``, ``attention_mask``, ``token_type_ids``."""
+    shape = (len(rows), max(len(row.ids) for row in rows))
+    feeds = {
+        "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
+        "attention_mask": np.zeros(shape, dtype=np.int64),
+        "token_type_ids": np.zeros(shape, dtype=np.int64),
+    }
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        span = slice(0, length) if side is PaddingSide.RIGHT else slice(shape[1] - length, shape[1])
+        feeds["input_ids"][index, span] = row.ids
+        feeds["attention_mask"][index, span] = 1
+        feeds["token_type_ids"][index, span] = row.type_ids
+    return feeds
+
+
+def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
+    """The tokenizer in a family's folder, cutting at the parent's length and not padding.
+
+    Raises:
+        FamilyError: the file is no tokenizer that this version of tokenizers reads.
+    """
+    try:
+        tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise FamilyError(f"{folder / TOKENIZER} cannot be read: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(text.max_tokens)
+    return tokenizer
+
+
+def open_session(
+    graph: Path, *, threads: int | None = None, tune: Callable[[onnxruntime.SessionOptions], None] | None = None
+) -> onnxruntime.InferenceSession:
+    """A CPU session on a graph file, polite to its host: no spinning, no more threads than CPUs it may use."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or count_cpus()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings go to standard error, past any logging configuration
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if tune:
+        tune(options)
+    try:
+        return onnxruntime.InferenceSession(str(graph.resolve()), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {graph.name}: {error}") from None
+
+
+def _choose_profile(family: Family, name: str | None) -> str:
+    if name is not None:
+        family.profile_facts(name)
+        return name
+    if len(family.profiles) > 1:
+        known = ", ".join(profile.name for profile in family.profiles)
+        raise RequestError(f"{family.path} has several profiles; choose one of {known}")
+    return family.profiles[0].name
+
+
+def split_batches(count: int, size: int) -> Iterator[range]:
+    """The indices 0 .. count-1 in runs of at most `size`."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))

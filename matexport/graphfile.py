@@ -1,0 +1,166 @@
+"""What an ONNX file says about its external data, checked before any runtime sees the file. Needs no onnx.
+
+A model may point anywhere: ``location`` is a path, ``offset`` and ``length`` are numbers, and each has been the way
+into a published attack. `onnx.checker` accepts ranges past the end of the file, so the ranges are checked here:
+bare file name from the manifest, keys {location, offset, length}, length equal to dtype × dims, range inside the
+file. Only the standard operators and onnxruntime's own are let through.
+
+The fields come from onnx.proto (field numbers never change); protobuf parses the bytes, as a subset schema that is
+declared here ignores everything that does not matter for the check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from matexport.errors import FamilyError
+
+#: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
+MAX_GRAPH_BYTES = 64 << 20
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
+ALLOWED_KEYS = frozenset({"location", "offset", "length"})
+EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
+
+# TensorProto.DataType -> bytes per element (4-bit types: two elements a byte).
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 21: 0.5, 22: 0.5}
+
+# (field, number, type, repeated); a capitalised type is a message of this table.
+_SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
+    "Model": (("ir_version", 1, "int64", False), ("opset_import", 8, "Opset", True), ("graph", 7, "Graph", False),
+              ("functions", 25, "Function", True)),
+    "Opset": (("domain", 1, "string", False), ("version", 2, "int64", False)),
+    "Function": (("name", 1, "string", False), ("node", 7, "Node", True)),
+    "Graph": (("node", 1, "Node", True), ("initializer", 5, "Tensor", True), ("sparse_initializer", 15, "Sparse", True),
+              ("input", 11, "ValueInfo", True), ("output", 12, "ValueInfo", True)),
+    "ValueInfo": (("name", 1, "string", False),),
+    "Node": (("op_type", 4, "string", False), ("attribute", 5, "Attribute", True), ("domain", 7, "string", False)),
+    "Attribute": (("t", 5, "Tensor", False), ("g", 6, "Graph", False), ("tensors", 10, "Tensor", True),
+                  ("graphs", 11, "Graph", True), ("sparse_tensor", 22, "Sparse", False),
+                  ("sparse_tensors", 23, "Sparse", True)),
+    "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
+    "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
+               ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
+    "Entry": (("key", 1, "string", False), ("value", 2, "string", False)),
+}  # fmt: skip
+
+
+def check_graph(path: Path, weights: Mapping[str, int]) -> None:
+    """Refuse a graph that reads anything but ranges of its family's weights files.
+
+    Args:
+        path: the ``.onnx`` file.
+        weights: allowed ``location`` -> size of that file in bytes.
+
+    Raises:
+        FamilyError: naming the graph and the tensor or operator that is refused.
+    """
+    model = parse_graph(path)
+    for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
+        if domain not in ALLOWED_DOMAINS:
+            raise FamilyError(f"{path.name}: uses operators of the domain {domain!r}; matexport writes none of those")
+    for tensor in _tensors(model):
+        problem = _find_range_problem(tensor, weights)
+        if problem:
+            raise FamilyError(f"{path.name}: tensor {tensor.name!r} {problem}")
+
+
+def parse_graph(path: Path) -> Any:
+    """The file as a message with the fields of `_SCHEMA`.
+
+    Raises:
+        FamilyError: it is too large, or not an ONNX model.
+    """
+    if path.stat().st_size > MAX_GRAPH_BYTES:
+        raise FamilyError(f"{path.name}: {path.stat().st_size} bytes; a graph without weights is far smaller")
+    model = _message_class()()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (message.DecodeError, RecursionError):
+        raise FamilyError(f"{path.name}: not an ONNX model") from None
+    if not model.graph.output:
+        raise FamilyError(f"{path.name}: not an ONNX model (it has no output)")
+    return model
+
+
+def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
+    if tensor.data_location != EXTERNAL:
+        return "carries external-data entries but is not external" if tensor.external_data else None
+    entries = [(entry.key, entry.value) for entry in tensor.external_data]
+    where = dict(entries)
+    if len(where) != len(entries) or set(where) != ALLOWED_KEYS:
+        return f"has the external-data keys {sorted(key for key, _ in entries)}; expected location, offset and length"
+    if where["location"] not in weights:
+        return f"points to {where['location']!r}, which is not a weights file of this family"
+    if not all(where[key].isascii() and where[key].isdigit() for key in ("offset", "length")):
+        return "has an offset or a length that is no whole number"
+    if tensor.data_type not in _ITEM_BYTES or any(dim < 0 for dim in tensor.dims):
+        return f"is of the unknown data type {tensor.data_type} or has negative dims"
+    offset, length = int(where["offset"]), int(where["length"])
+    needed = math.ceil(math.prod(tensor.dims) * _ITEM_BYTES[tensor.data_type])
+    if length != needed:
+        return f"says {length} bytes where its shape needs {needed}"
+    if offset + length > weights[where["location"]]:
+        return f"ends at byte {offset + length} of {where['location']}, which has {weights[where['location']]}"
+    return None
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    pending = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while pending or nodes:
+        for node in nodes:
+            for attribute in node.attribute:
+                pending.extend(attribute.graphs)
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
+        nodes = []
+        if pending:
+            graph = pending.pop()
+            nodes = list(graph.node)
+            yield graph
+
+
+@cache
+def _message_class() -> Any:
+    kinds = descriptor_pb2.FieldDescriptorProto
+    scalars = {"int64": kinds.TYPE_INT64, "int32": kinds.TYPE_INT32, "string": kinds.TYPE_STRING}
+    file = descriptor_pb2.FileDescriptorProto(name="matexport/graph.proto", package="matexport", syntax="proto2")
+    for name, fields in _SCHEMA.items():
+        record = file.message_type.add(name=name)
+        for field, number, kind, repeated in fields:
+            item = record.field.add(
+                name=field,
+                number=number,
+                type=scalars.get(kind, kinds.TYPE_MESSAGE),
+                label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL,
+            )
+            if kind not in scalars:
+                item.type_name = f".matexport.{kind}"
+    pool = descriptor_pool.DescriptorPool()  # our own: onnx may register its full schema in the default one
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("matexport.Model"))

@@ -1,0 +1,66 @@
+"""The host a measurement belongs to. Reads /proc and the environment; measures nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Instruction sets that change which kernels onnxruntime runs, as /proc/cpuinfo spells them.
+KERNEL_FLAGS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8",
+    "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a number was measured. `cpus` is what this process may use, not what the machine has."""
+
+    cpu: str
+    machine: str
+    instruction_sets: tuple[str, ...]
+    cpus: int
+    os: str
+    python: str
+    onnxruntime: str
+
+    @property
+    def slug(self) -> str:
+        """A file name for this host's measurements."""
+        parts = (self.machine, self.cpu, f"{self.cpus}cpu", f"ort{self.onnxruntime}")
+        return "-".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.") for part in parts)[:120]
+
+
+def read_host() -> Host:
+    """The host this process runs on."""
+    info = _read_cpuinfo()
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    return Host(
+        cpu=info.get("model name") or platform.processor() or "unknown",
+        machine=platform.machine(),
+        instruction_sets=tuple(flag for flag in KERNEL_FLAGS if flag in flags),
+        cpus=count_cpus(),
+        os=platform.platform(terse=True),
+        python=platform.python_version(),
+        onnxruntime=importlib.metadata.version("onnxruntime"),
+    )
+
+
+def count_cpus() -> int:
+    """CPUs that this process may run on; containers and taskset set fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read_cpuinfo() -> dict[str, str]:
+    try:
+        block = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}

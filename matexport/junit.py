@@ -1,0 +1,54 @@
+"""A verification as JUnit XML, which every CI system shows: one test case per profile and way of running."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from matexport.verify import Verification
+
+# What XML 1.0 cannot hold, even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_junit(path: Path, family: Path, result: Verification | tuple[str, ...]) -> None:
+    """Write a verification, or the problems for which there was none, as JUnit XML.
+
+    Args:
+        path: the XML file.
+        family: the directory that was verified; names the suite.
+        result: the verification, or the problems with the family's files.
+    """
+    suite = ElementTree.Element("testsuite", name=_clean(f"matexport {family}"))
+    files = ElementTree.SubElement(suite, "testcase", classname="files", name="digests, paths and ranges")
+    if isinstance(result, tuple):
+        _fail(files, result[0], "\n".join(result))
+    else:
+        _add_parity(suite, result)
+    cases, failures = suite.findall("testcase"), suite.findall("testcase/failure")
+    suite.set("tests", str(len(cases)))
+    suite.set("failures", str(len(failures)))
+    suite.set("errors", "0")
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
+    for verdict in verification.verdicts:
+        for way, parity in verdict.parity.items():
+            case = ElementTree.SubElement(suite, "testcase", classname=verdict.profile, name=f"parity {way}")
+            if not parity.within(verdict.max_abs_allowed):
+                allowed = f"max abs difference {parity.max_abs:.3g}, allowed {verdict.max_abs_allowed:g}"
+                detail = f"{allowed}\ncosine min {parity.cosine_min:.6f}\nworst probe {parity.worst}"
+                _fail(case, allowed, detail)
+
+
+def _fail(case: ElementTree.Element, message: str, detail: str) -> None:
+    ElementTree.SubElement(case, "failure", message=_clean(message)).text = _clean(detail)
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

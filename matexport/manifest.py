@@ -1,0 +1,250 @@
+"""`Family` <-> ``family.json``: the facts of a family, its files' digests, and whether the disk agrees with them.
+
+The manifest holds facts only: nothing that was measured, no time, no absolute path, so that the same inputs give the
+same bytes. What is checked and in which order matters, because a family may come from anywhere: size of the
+manifest, its schema, its records, its names (bare file names, so no path can leave the folder), then for each file
+that it is a regular file, its size and its digest, and only then what a graph points to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from matexport.errors import FamilyError
+from matexport.graphfile import check_graph
+from matexport.nestedfile import read_header
+from matexport.records import read_record
+from matexport.spec import (
+    FileFacts,
+    ParentFacts,
+    Point,
+    Precision,
+    Profile,
+    ProfileFacts,
+    Provenance,
+    Readout,
+    TextFacts,
+    Tolerance,
+    TraceFacts,
+)
+
+MANIFEST = "family.json"
+TOKENIZER = "tokenizer.json"
+PROBES = "probes.jsonl"
+REFERENCE = "reference.safetensors"
+MEASUREMENTS = "measurements"
+REPORT = "report.html"
+
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 16 << 20
+#: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
+MAX_SIDE_FILE_BYTES = 256 << 20
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name."""
+
+    schema: int
+    parent: ParentFacts
+    readout: Readout
+    text: TextFacts
+    trace: TraceFacts
+    tolerances: Mapping[Precision, Tolerance]
+    profiles: Mapping[str, ProfileFacts]
+    files: Mapping[str, FileFacts]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts."""
+
+    path: Path
+    facts: FamilyFacts
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """All profiles, by layers, then dim, then precision."""
+        return tuple(sorted(Profile.parse(name) for name in self.facts.profiles))
+
+    def profile_facts(self, name: str) -> ProfileFacts:
+        """The facts of one profile.
+
+        Raises:
+            FamilyError: the family has no such profile; the ones it has are listed.
+        """
+        facts = self.facts.profiles.get(name)
+        if facts is None:
+            known = ", ".join(profile.name for profile in self.profiles)
+            raise FamilyError(f"profile {name!r} was asked; {self.path} has {known}")
+        return facts
+
+    def profile_files(self, name: str) -> tuple[str, ...]:
+        """The files that running one profile reads."""
+        facts = self.profile_facts(name)
+        return (facts.graph, facts.weights, TOKENIZER)
+
+
+def load_family(path: Path | str) -> Family:
+    """Read and check the manifest of a family or pack. Files other than the manifest are not touched.
+
+    Raises:
+        FamilyError: there is no manifest, it is malformed, from a later version, or names a file outside the folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise FamilyError(f"{root} is not a directory; a family is the folder that `matexport export` writes")
+    manifest = root / MANIFEST
+    if not manifest.exists():
+        raise FamilyError(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
+    problem = _find_file_problem(manifest, MAX_MANIFEST_BYTES)
+    if problem:
+        raise FamilyError(f"{root}: {problem}")
+    try:
+        data = json.loads(manifest.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FamilyError(f"{manifest} is not JSON ({error})") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise FamilyError(f"{manifest} has schema {schema!r}; this matexport reads schema {SCHEMA}: upgrade matexport")
+    facts = read_record(data, FamilyFacts, str(manifest), FamilyError)
+    _check_names(facts, manifest)
+    return Family(root, facts)
+
+
+def write_manifest(root: Path, facts: FamilyFacts) -> None:
+    """Write ``family.json`` into `root`, the same bytes for the same facts."""
+    data = json.dumps(msgspec.to_builtins(facts), indent=1, sort_keys=True, ensure_ascii=False)
+    (root / MANIFEST).write_text(data + "\n", encoding="utf-8")
+
+
+def describe_files(root: Path) -> dict[str, FileFacts]:
+    """Digest and size of every file in `root` that a manifest lists, by name."""
+    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
+
+
+def check_family(family: Family) -> None:
+    """Check every file of a family: present, regular, digest, safe to load; and that there is no other file.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed, extra or refused.
+    """
+    problems = [*_find_extra_files(family), *_find_changed_files(family, family.facts.files)]
+    if not problems:
+        problems = _find_unsafe_files(family, family.profiles)
+    _raise_problems(family, problems)
+
+
+def check_profile(family: Family, name: str) -> None:
+    """Check the files that one profile reads, before they are given to a runtime.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed or refused.
+    """
+    problems = _find_changed_files(family, family.profile_files(name))
+    if not problems:
+        problems = _find_unsafe_files(family, [Profile.parse(name)])
+    _raise_problems(family, problems)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, as a hex digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_names(facts: FamilyFacts, manifest: Path) -> None:
+    for name, file in facts.files.items():
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise FamilyError(f"{manifest} lists the file {name!r}; only bare file names inside the folder are allowed")
+        if not _SHA256.fullmatch(file.sha256) or file.bytes < 0:
+            raise FamilyError(f"{manifest}: {name} has no valid sha256 and size")
+    if not facts.profiles:
+        raise FamilyError(f"{manifest} lists no profile")
+    for name, profile in facts.profiles.items():
+        try:
+            parsed = Profile.parse(name)
+        except ValueError as error:
+            raise FamilyError(f"{manifest}: {error}") from None
+        if parsed != Profile(Point(profile.layers, profile.dim), profile.precision):
+            raise FamilyError(f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}")
+        for file_name in (profile.graph, profile.weights):
+            if file_name not in facts.files:
+                raise FamilyError(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
+        if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
+            raise FamilyError(f"{manifest}: {name} needs more of {profile.weights} than there is")
+    for file_name in (TOKENIZER, PROBES, REFERENCE):
+        if file_name not in facts.files:
+            raise FamilyError(f"{manifest} does not list {file_name}")
+    if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
+        raise FamilyError(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+
+
+def _find_extra_files(family: Family) -> list[str]:
+    known = {MANIFEST, REPORT, *family.facts.files}
+    extra = [path for path in family.path.iterdir() if path.name not in known and path.name != MEASUREMENTS]
+    measurements = family.path / MEASUREMENTS
+    if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
+        extra.append(measurements)
+    elif measurements.is_dir():
+        extra += [path for path in measurements.iterdir() if path.suffix != ".json" or path.is_symlink()]
+    return [f"extra: {path.relative_to(family.path)} is not listed in {MANIFEST}" for path in sorted(extra)]
+
+
+def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
+    problems = []
+    for name in sorted(names):
+        path, facts = family.path / name, family.facts.files[name]
+        limit = facts.bytes if name.endswith(".safetensors") else min(facts.bytes, MAX_SIDE_FILE_BYTES)
+        problem = _find_file_problem(path, limit)
+        if problem:
+            problems.append(problem)
+        elif path.stat().st_size != facts.bytes:
+            problems.append(f"changed: {name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}")
+        elif hash_file(path) != facts.sha256:
+            problems.append(f"changed: {name} has another sha256 than the manifest says")
+    return problems
+
+
+def _find_file_problem(path: Path, limit: int) -> str | None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return f"missing: {path.name}"
+    # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
+    # cannot show a file that its owner could not have copied here.
+    if not stat.S_ISREG(status.st_mode):
+        return f"refused: {path.name} is not a regular file (links are not followed)"
+    if status.st_size > limit:
+        return f"changed: {path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+    return None
+
+
+def _find_unsafe_files(family: Family, profiles: Iterable[Profile]) -> list[str]:
+    problems: dict[str, None] = {}
+    for profile in profiles:
+        facts = family.profile_facts(profile.name)
+        try:
+            read_header(family.path / facts.weights)
+            check_graph(family.path / facts.graph, {facts.weights: facts.weights_prefix_bytes})
+        except FamilyError as error:
+            problems[f"refused: {error}"] = None
+    return list(problems)
+
+
+def _raise_problems(family: Family, problems: list[str]) -> None:
+    if problems:
+        raise FamilyError(f"{family.path} is not the family that was exported: {'; '.join(problems)}", problems)

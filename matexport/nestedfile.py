@@ -1,0 +1,160 @@
+"""The nested weights file: a valid safetensors file whose every prefix at a block's end is a shallower model.
+
+Layout, after the safetensors specification: 8 bytes little-endian header length, a JSON header, the tensors without
+holes. Two things are ours: tensors are ordered by when a model that is cut off after block k first needs them, and
+padding makes offsets friendly to memory mapping: the header is padded with spaces (the format allows it) so that the
+data begins at a multiple of 4096, and where a tensor's length is no multiple of 64, a small U8 tensor named
+``__pad__.N`` follows it (the format forbids holes).
+
+A *prefix* of the file is cut at some length. Written out by `write_prefix`, its header names only the tensors that
+are there, padded to the old length, so no offset moves, graphs stay byte-identical, and it is a valid safetensors
+file again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from matexport.errors import FamilyError
+
+DATA_ALIGNMENT = 4096
+TENSOR_ALIGNMENT = 64
+PADDING_NAME = "__pad__."
+#: The safetensors specification's own bound on the header.
+MAX_HEADER_BYTES = 100_000_000
+
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a nested file. `offset` counts from the start of the file, in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.nbytes
+
+
+@dataclass(frozen=True)
+class NestedHeader:
+    """The header of a nested file and where its data begins."""
+
+    entries: tuple[TensorEntry, ...]
+    data_start: int
+    metadata: Mapping[str, str]
+
+    @property
+    def end(self) -> int:
+        return self.entries[-1].end if self.entries else self.data_start
+
+
+def plan_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> NestedHeader:
+    """Lay out tensors, given as (name, safetensors dtype, shape), in that order."""
+    relative: list[TensorEntry] = []
+    position = 0
+    for name, dtype, shape in tensors:
+        nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+        relative.append(TensorEntry(name, dtype, shape, position, nbytes))
+        position += nbytes
+        if gap := -position % TENSOR_ALIGNMENT:
+            relative.append(TensorEntry(f"{PADDING_NAME}{len(relative)}", "U8", (gap,), position, gap))
+            position += gap
+    size = len(_header_json(relative, 0, metadata)) + 8
+    start = size + -size % DATA_ALIGNMENT
+    entries = [TensorEntry(e.name, e.dtype, e.shape, start + e.offset, e.nbytes) for e in relative]
+    return NestedHeader(tuple(entries), start, dict(metadata))
+
+
+def encode_header(header: NestedHeader) -> bytes:
+    """The first `header.data_start` bytes of the file."""
+    text = _header_json(header.entries, header.data_start, header.metadata)
+    return (header.data_start - 8).to_bytes(8, "little") + text.ljust(header.data_start - 8)
+
+
+def read_header(path: Path) -> NestedHeader:
+    """Read and check the header of a safetensors file; tensors may lie past the end of a prefix.
+
+    Raises:
+        FamilyError: it is no safetensors header, or one that has holes, overlaps or sizes that do not add up.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+            raise FamilyError(f"{path.name}: not a safetensors file (its header would be {length} bytes long)")
+        try:
+            data = json.loads(file.read(length), object_pairs_hook=_refuse_repeated_keys)
+            metadata = data.pop("__metadata__", {})
+            entries = [_read_entry(name, item, 8 + length) for name, item in data.items()]
+        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as problem:
+            raise FamilyError(f"{path.name}: not a valid safetensors header ({problem})") from None
+    entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+    position = 8 + length
+    for entry in entries:
+        if entry.offset != position:
+            raise FamilyError(f"{path.name}: tensor {entry.name!r} leaves a hole or overlaps another")
+        position = entry.end
+    return NestedHeader(tuple(entries), 8 + length, metadata)
+
+
+def write_prefix(source: Path, target: BinaryIO, prefix_bytes: int) -> None:
+    """Copy the first `prefix_bytes` of a nested file as a valid safetensors file with unmoved offsets.
+
+    Raises:
+        FamilyError: the prefix would cut a tensor in two, or the file is shorter than it.
+    """
+    header = read_header(source)
+    kept = tuple(entry for entry in header.entries if entry.end <= prefix_bytes)
+    shorter = NestedHeader(kept, header.data_start, header.metadata)
+    if shorter.end != prefix_bytes or source.stat().st_size < prefix_bytes:
+        raise FamilyError(f"{source.name}: {prefix_bytes} bytes are no prefix of it that ends with a tensor")
+    target.write(encode_header(shorter))
+    with source.open("rb") as file:
+        file.seek(header.data_start)
+        remaining = prefix_bytes - header.data_start
+        while remaining:
+            chunk = file.read(min(remaining, 1 << 22))
+            if not chunk:
+                raise FamilyError(f"{source.name}: ended while it was copied")
+            target.write(chunk)
+            remaining -= len(chunk)
+
+
+def _header_json(entries: Iterable[TensorEntry], data_start: int, metadata: Mapping[str, str]) -> bytes:
+    items: dict[str, object] = {"__metadata__": dict(metadata)}
+    for entry in entries:
+        span = [entry.offset - data_start, entry.end - data_start]
+        items[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": span}
+    return json.dumps(items, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _read_entry(name: str, item: dict[str, Any], data_start: int) -> TensorEntry:
+    if set(item) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name!r} has the keys {sorted(item)}")
+    dtype, shape, (begin, end) = str(item["dtype"]), tuple(item["shape"]), item["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name!r} has sizes that are not whole numbers")
+    nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+    if end - begin != nbytes:
+        raise ValueError(f"tensor {name!r} takes {end - begin} bytes where its shape needs {nbytes}")
+    return TensorEntry(name, dtype, shape, data_start + begin, nbytes)
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return data

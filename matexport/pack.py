@@ -1,0 +1,72 @@
+"""One profile of a family -> one self-contained folder: the graph, its prefix of the weights, tokenizer, manifest.
+
+A pack is a family of one profile: the same manifest, so `embed`, `show` and `verify` work on it. The graph keeps its
+bytes (and its digest), since the prefix keeps every offset. The parent's vectors at the other points stay behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from matexport.manifest import (
+    PROBES,
+    REFERENCE,
+    Family,
+    check_profile,
+    describe_files,
+    load_family,
+    write_manifest,
+)
+from matexport.nestedfile import write_prefix
+from matexport.spec import Profile
+from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.verify import load_references
+
+
+def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, overwrite: bool = False) -> Family:
+    """Write one profile as a folder of its own.
+
+    Args:
+        family: the directory of a family, or a loaded `Family`.
+        profile: name such as ``L02-D064-fp32``.
+        out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
+
+    Returns:
+        the pack.
+
+    Raises:
+        FamilyError: there is no such profile, or its files are not the ones that were exported.
+        DestinationError: `out` exists, or cannot be written.
+    """
+    family = family if isinstance(family, Family) else load_family(family)
+    facts = family.profile_facts(profile)
+    out = Path(out)
+    with lock_destination(out):
+        refuse_occupied(out, overwrite=overwrite)
+        check_profile(family, profile)
+        with stage_directory(out) as stage:
+            for name in family.facts.files:
+                if name not in _files_of_other_kinds(family):
+                    shutil.copyfile(family.path / name, stage / name)
+            shutil.copyfile(family.path / facts.graph, stage / facts.graph)
+            with (stage / facts.weights).open("wb") as target:
+                write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
+            point = Profile.parse(profile).point.name
+            _, references = load_references(family)
+            (stage / REFERENCE).write_bytes(save({point: references[point]}))
+            shutil.copyfile(family.path / PROBES, stage / PROBES)
+            packed = dataclasses.replace(family.facts, profiles={profile: facts}, files=describe_files(stage))
+            write_manifest(stage, packed)
+    return load_family(out)
+
+
+def _files_of_other_kinds(family: Family) -> set[str]:
+    """Files that belong to profiles or to the proof, not to the parent's text side."""
+    names = {PROBES, REFERENCE}
+    for facts in family.facts.profiles.values():
+        names |= {facts.graph, facts.weights}
+    return names

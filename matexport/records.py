@@ -1,0 +1,64 @@
+"""Plain data (parsed TOML or JSON) -> the frozen records of `spec`, refusing what a record does not have.
+
+msgspec checks types and names the path of what is wrong; it ignores unknown keys of dataclasses, so those are
+looked for here, because a misspelt key in a profile would otherwise be a silent default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def read_record(data: object, record: type[T], where: str, error: type[Exception]) -> T:
+    """Convert parsed TOML or JSON into a record, strictly.
+
+    Args:
+        data: what the parser returned.
+        record: a dataclass.
+        where: how to call the source in a message, such as the file's path.
+        error: the exception to raise.
+
+    Raises:
+        error: a key is unknown or missing, or a value has the wrong type.
+    """
+    unknown = _find_unknown_key(data, record)
+    if unknown:
+        path, known = unknown
+        raise error(f"{where}: unknown key {path!r}; known here: {', '.join(known)}")
+    try:
+        return msgspec.convert(data, record, strict=True)
+    except msgspec.ValidationError as problem:
+        raise error(f"{where}: {problem}") from None
+
+
+def _find_unknown_key(data: object, annotation: Any, path: str = "") -> tuple[str, list[str]] | None:
+    if isinstance(annotation, types.UnionType):
+        branches = typing.get_args(annotation)
+        found = [_find_unknown_key(data, branch, path) for branch in branches if branch is not types.NoneType]
+        return next((hit for hit in found if hit), None)
+    if dataclasses.is_dataclass(annotation) and isinstance(data, dict):
+        hints = typing.get_type_hints(annotation)
+        known = [field.name for field in dataclasses.fields(annotation)]
+        for key, value in data.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key not in known:
+                return here, known
+            if hit := _find_unknown_key(value, hints[key], here):
+                return hit
+        return None
+    arguments = typing.get_args(annotation)
+    if isinstance(data, dict) and len(arguments) == 2:
+        children = ((f"{path}.{key}", value) for key, value in data.items())
+    elif isinstance(data, list) and arguments:
+        children = ((f"{path}[{index}]", value) for index, value in enumerate(data))
+    else:
+        return None
+    element = arguments[-1] if arguments[-1] is not Ellipsis else arguments[0]
+    return next((hit for where, value in children if (hit := _find_unknown_key(value, element, where))), None)

@@ -1,0 +1,259 @@
+"""The nouns of matexport as frozen records. Data only: nothing here reads, writes or computes on arrays.
+
+A `Point` is where a parent is read: after `layers` blocks, the leading `dim` coordinates. A `Profile` is a point
+at a `Precision`; its name (``L02-D064-fp32``) is what one builds, ships and picks. A `Readout` says how token
+states become a vector and is never inferred silently: it is stated by the parent's own files or by the job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+#: Names of the axes of every graph's inputs, and of its one output, as consumers expect them.
+BATCH_AXIS = "batch_size"
+SEQUENCE_AXIS = "sequence_length"
+OUTPUT_NAME = "sentence_embedding"
+
+
+class PoolingMode(StrEnum):
+    """How sentence-transformers' Pooling module turns (B, T, H) token states into (B, H)."""
+
+    CLS = "cls"
+    MEAN = "mean"
+    MAX = "max"
+    MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
+    WEIGHTED_MEAN = "weightedmean"
+    LAST_TOKEN = "lasttoken"
+
+
+class FinalNorm(StrEnum):
+    """What happens to the parent's final normalisation at an exit before the last block.
+
+    ``keep`` applies it to the intermediate state, as cutting the layers of the module does; ``drop`` reads the raw
+    residual stream, as `hidden_states[k]` does; ``absent``: the parent is post-norm and has none. The exit at full
+    depth is the parent's own output in each case.
+    """
+
+    KEEP = "keep"
+    DROP = "drop"
+    ABSENT = "absent"
+
+
+class Precision(StrEnum):
+    """How the weights (and the arithmetic) of a sub-model are stored."""
+
+    FP32 = "fp32"
+
+
+class PaddingSide(StrEnum):
+    """The side on which the parent's tokenizer pads a batch."""
+
+    RIGHT = "right"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """Where a parent is read.
+
+    Attributes:
+        layers: number of transformer blocks run, 1 to N; the index into ``hidden_states``.
+        dim: number of leading coordinates kept.
+    """
+
+    layers: int
+    dim: int
+
+    @property
+    def name(self) -> str:
+        return f"L{self.layers:02d}-D{self.dim:03d}"
+
+
+_PROFILE_NAME = re.compile(r"L(\d{2,})-D(\d{3,})-([a-z0-9]+)")
+
+
+@dataclass(frozen=True, order=True)
+class Profile:
+    """A point at a precision: one sub-model of a family."""
+
+    point: Point
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        return f"{self.point.name}-{self.precision}"
+
+    @property
+    def graph_file(self) -> str:
+        return f"{self.point.name}.{self.precision}.onnx"
+
+    @classmethod
+    def parse(cls, name: str) -> Profile:
+        """Read a name such as ``L02-D064-fp32``; raises ValueError when it is none."""
+        match = _PROFILE_NAME.fullmatch(name)
+        if not match or match[3] not in [*Precision]:
+            raise ValueError(f"{name!r} is not a profile name such as L02-D064-fp32")
+        return cls(Point(int(match[1]), int(match[2])), Precision(match[3]))
+
+
+@dataclass(frozen=True)
+class ParentSource:
+    """Which parent a job asks for.
+
+    Attributes:
+        source: a local directory, a hub id, or ``package:NAME/path`` for files inside an installed package.
+        revision: the commit, tag or branch of a hub id.
+        sha256: hex digest that the parent's one safetensors file must have, or file name -> digest when the
+            weights are in several files.
+        allow_pickle: read pickled weights when there are no safetensors ones. Pickles can run code.
+        trust_remote_code: let transformers run Python code that comes with the parent.
+    """
+
+    source: str
+    revision: str | None = None
+    sha256: str | Mapping[str, str] | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ReadoutRequest:
+    """What a job says about the read-out; None leaves it to the parent's own files.
+
+    Attributes:
+        pooling: one mode, or several to be concatenated. Needed for a parent without ``modules.json``.
+        final_norm: needed for a pre-norm parent that is read before its last block.
+        normalize: scale each vector to unit length after it has been cut to ``dim``.
+        max_tokens: a limit below the parent's own ``max_seq_length``.
+    """
+
+    pooling: PoolingMode | tuple[PoolingMode, ...] | None = None
+    final_norm: FinalNorm | None = None
+    normalize: bool = True
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a sub-model may be from the parent: `max_abs` of `matexport.parity.Parity`."""
+
+    max_abs: float
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Everything that decides what a family contains.
+
+    Attributes:
+        base: directory against which a relative `parent.source` and `probes` are read.
+        probes: a JSON Lines file that replaces the shipped probes.
+    """
+
+    parent: ParentSource
+    points: tuple[Point, ...]
+    readout: ReadoutRequest = field(default_factory=ReadoutRequest)
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    probes: Path | None = None
+    tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
+    base: Path = field(default_factory=Path)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An input kept with a family. `prompt` names one of the parent's prompts, put before `text`."""
+
+    text: str
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How token states become a vector, in this order.
+
+    Attributes:
+        final_norm: see `FinalNorm`.
+        pooling: modes whose results are concatenated.
+        heads: the parent's own modules after pooling, at full width (``Dense(384->128, Tanh)``, ``LayerNorm(128)``,
+            ``Normalize``), as readable text.
+        normalize: L2 after the vector has been cut to the profile's dim.
+    """
+
+    final_norm: FinalNorm
+    pooling: tuple[PoolingMode, ...]
+    heads: tuple[str, ...]
+    normalize: bool
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What turns a text into the graph's inputs.
+
+    Attributes:
+        inputs: names of the graph's inputs, each (batch_size, sequence_length) int64.
+        max_tokens: longer token sequences are cut on the right, special tokens counted.
+        padding_side: the parent's own; every graph takes right padding too.
+        prompts: name -> text put before the input.
+        default_prompt: name of the prompt used when none is asked for.
+    """
+
+    inputs: tuple[str, ...]
+    max_tokens: int
+    padding_side: PaddingSide
+    pad_token_id: int
+    prompts: Mapping[str, str]
+    default_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class ParentFacts:
+    """What the family came from. `weights` maps the parent's weight files to their sha256."""
+
+    source: str
+    architecture: str
+    blocks: int
+    width: int
+    output_width: int
+    dtype: str
+    weights: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TraceFacts:
+    """How the graphs were made. `fallback` says why the TorchScript exporter had to be used, if it was."""
+
+    exporter: str
+    opset: int
+    ir_version: int
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class ProfileFacts:
+    """One profile: its graph, the weights it points into, and how long a prefix of them it needs."""
+
+    layers: int
+    dim: int
+    precision: Precision
+    graph: str
+    weights: str
+    weights_prefix_bytes: int
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Digest and size of one file of a family."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`inputs_sha256` covers the job, the parent's files, the probes and `versions`: same digest, same bytes."""
+
+    inputs_sha256: str
+    versions: Mapping[str, str]

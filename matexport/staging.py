@@ -1,0 +1,160 @@
+"""A directory that appears complete or not at all.
+
+The new content is built in a hidden directory beside the destination, on the same file system, flushed, and then
+put in place by one rename; over an existing destination, by one exchange of the two names where the kernel offers it
+(Linux), so that at every instant the destination is the old family or the new one. Elsewhere it takes two renames,
+and the next writer repairs what a crash between them left. A lock that the kernel drops when a process dies keeps
+two writers apart, so whatever hidden directory is found under the lock is left over from a dead one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from matexport.errors import DestinationError
+from matexport.manifest import MANIFEST
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit was reached",
+}
+
+
+@contextmanager
+def lock_destination(destination: Path) -> Iterator[None]:
+    """Hold the only right to write `destination`, and clear away what dead writers left beside it.
+
+    Raises:
+        DestinationError: another process holds it, or nothing can be written there.
+    """
+    destination = destination.absolute()
+    with explain_os_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(destination.parent / f".{destination.name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise DestinationError(f"{destination} is being written by another process; wait for it to end") from None
+    try:
+        with explain_os_errors(destination):
+            _clear_leftovers(destination)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def stage_directory(destination: Path) -> Iterator[Path]:
+    """An empty directory that becomes `destination` when the block ends well, and is gone when it does not.
+
+    To be used under `lock_destination`.
+
+    Raises:
+        DestinationError: the disk is full, or the destination cannot be written.
+    """
+    destination = destination.absolute()
+    stage = _hidden(destination, "staging")
+    with explain_os_errors(destination):
+        stage.mkdir()
+        try:
+            yield stage
+            _flush(stage)
+            _put_in_place(stage, destination)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def refuse_occupied(out: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that exists, unless it is ours to replace.
+
+    Raises:
+        DestinationError: saying what is there and what to do.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise DestinationError(f"{out} exists and is not a directory; choose another destination")
+    ours = (out / MANIFEST).is_file()
+    if any(out.iterdir()) and not (ours and overwrite):
+        hint = "pass --overwrite to replace it" if ours else "it is no family of matexport: choose another destination"
+        raise DestinationError(f"{out} exists and holds something else; {hint}")
+
+
+@contextmanager
+def explain_os_errors(destination: Path) -> Iterator[None]:
+    """Turn an OSError of writing `destination` into a DestinationError that says what happened to what."""
+    try:
+        yield
+    except OSError as error:
+        reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
+        raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
+
+
+def _hidden(destination: Path, purpose: str) -> Path:
+    return destination.parent / f".{destination.name}.{purpose}"
+
+
+def _clear_leftovers(destination: Path) -> None:
+    old = _hidden(destination, "old")
+    if old.exists() and not destination.exists():
+        old.rename(destination)  # a crash between the two renames of _put_in_place
+    for leftover in (old, _hidden(destination, "staging")):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _put_in_place(stage: Path, destination: Path) -> None:
+    if not destination.exists():
+        stage.rename(destination)
+    elif _exchange(stage, destination):
+        shutil.rmtree(stage)  # now the old content
+    else:
+        old = _hidden(destination, "old")
+        destination.rename(old)
+        stage.rename(destination)
+        shutil.rmtree(old)
+    _flush_directory(destination.parent)
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Swap two names in one step; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    result = rename(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE)
+    return bool(result == 0)
+
+
+def _flush(root: Path) -> None:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _flush_directory(Path(folder))
+
+
+def _flush_directory(path: Path) -> None:
+    if os.name != "posix":
+        return  # directories cannot be opened on Windows
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""A family as rows, and rows as a plain text table. Pure: nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matexport.manifest import Family
+from matexport.parity import Parity
+
+Parities = Mapping[str, Mapping[str, Parity]]
+
+
+def describe_profiles(family: Family, parities: Parities | None) -> list[dict[str, object]]:
+    """One record per profile: what it is, what it weighs, how near it is to the parent.
+
+    Args:
+        family: the family.
+        parities: profile -> way of running -> parity on this host, or None when it was not measured here.
+
+    Returns:
+        records of plain values, ready for JSON. `download_bytes` is the graph and its prefix of the weights.
+    """
+    rows: list[dict[str, object]] = []
+    for profile in family.profiles:
+        facts = family.profile_facts(profile.name)
+        graph_bytes = family.facts.files[facts.graph].bytes
+        ways = (parities or {}).get(profile.name)
+        rows.append(
+            {
+                "profile": profile.name,
+                "layers": facts.layers,
+                "dim": facts.dim,
+                "precision": str(facts.precision),
+                "graph": facts.graph,
+                "graph_bytes": graph_bytes,
+                "weights": facts.weights,
+                "weights_prefix_bytes": facts.weights_prefix_bytes,
+                "download_bytes": graph_bytes + facts.weights_prefix_bytes,
+                "max_abs": max(parity.max_abs for parity in ways.values()) if ways else None,
+                "cosine_min": min(parity.cosine_min for parity in ways.values()) if ways else None,
+                "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
+                "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
+            }
+        )
+    return rows
+
+
+def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
+    """The table that `export`, `verify` and `show` print."""
+    header = ("profile", "layers", "dim", "size MB", "max abs diff", "min cosine", "neighbours", "graph")
+    cells = [
+        (
+            str(row["profile"]),
+            str(row["layers"]),
+            str(row["dim"]),
+            f"{row['download_bytes'] / 1e6:.1f}",  # type: ignore[operator]
+            _number(row["max_abs"], ".1e"),
+            _number(row["cosine_min"], ".6f"),
+            _number(row["neighbours"], ".3f"),
+            str(row["graph"]),
+        )
+        for row in rows
+    ]
+    return format_table(header, cells, left=(0, 7))
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
+    """Columns as wide as they need be; numbers on the right, the columns in `left` on the left."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, ["-" * width for width in widths], *rows):
+        padded = (
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _describe_parity(parity: Parity) -> dict[str, object]:
+    return {name: getattr(parity, name) for name in ("max_abs", "cosine_mean", "cosine_min", "neighbours", "worst")}
+
+
+def _number(value: object, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,201 @@
+"""Is this family still what was exported, and does it still give the parent's vectors on this machine? The judge.
+
+First the files (digests, paths, ranges, finite weights), before any session exists; then every profile runs on the
+family's probes and is compared with the parent's own vectors, which were stored when the family was made. Imports
+nothing of `matexport.build`: the judge did not build the case.
+
+Each profile is run in up to three ways. ``batched``: batches in the probes' own order, padded on the right, so that
+short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the
+left, when that is what the parent's tokenizer does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from matexport.embed import Embedder, Tokens, Vectors, split_batches
+from matexport.errors import FamilyError
+from matexport.host import Host, read_host
+from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, Family, check_family, load_family
+from matexport.nestedfile import PADDING_NAME, read_header
+from matexport.parity import Parity, compare_vectors
+from matexport.profiles import parse_probes
+from matexport.spec import PaddingSide, Probe, Profile
+
+#: Probes per run in the batched checks: large enough that short and long texts share a batch.
+BATCH = 8
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ProfileVerdict:
+    """Parity of one profile in each way it was run, and the floor it was held to."""
+
+    profile: str
+    max_abs_allowed: float
+    parity: Mapping[str, Parity]
+
+    @property
+    def passed(self) -> bool:
+        return all(parity.within(self.max_abs_allowed) for parity in self.parity.values())
+
+    @property
+    def worst(self) -> tuple[str, Parity]:
+        """The way of running, and its parity, with the largest difference."""
+        return max(self.parity.items(), key=lambda item: item[1].max_abs)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_family` found on one host."""
+
+    host: Host
+    verdicts: tuple[ProfileVerdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def verify_family(path: Path | str, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
+    """Check a family's or pack's files, then the parity of every profile on this host.
+
+    Args:
+        path: the directory.
+        threads: intra-op threads of the sessions.
+        progress: called with (stage, done, total) as profiles are finished.
+
+    Returns:
+        the verdicts, passed or not; a profile that is off its floor does not raise.
+
+    Raises:
+        FamilyError: files are missing, changed, extra or unsafe. No session was created then.
+    """
+    family = load_family(path)
+    check_family(family)
+    check_finite_weights(family)
+    probes, references = load_references(family)
+    host = read_host()
+    verdicts = []
+    for done, profile in enumerate(family.profiles):
+        if progress:
+            progress("verify", done, len(family.profiles))
+        verdicts.append(_verify_profile(family, profile, probes, references, threads))
+    if progress:
+        progress("verify", len(family.profiles), len(family.profiles))
+    return Verification(host, tuple(verdicts))
+
+
+def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vectors]]:
+    """The probes of a family, and point name -> the parent's vectors for them, (n, dim) float32.
+
+    Raises:
+        FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
+    """
+    probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
+    try:
+        references: dict[str, Vectors] = load_file(family.path / REFERENCE)
+    except SafetensorError as error:
+        raise FamilyError(f"{REFERENCE} cannot be read: {error}") from None
+    for profile in family.profiles:
+        vectors = references.get(profile.point.name)
+        if vectors is None or vectors.shape != (len(probes), profile.point.dim) or vectors.dtype != np.float32:
+            raise FamilyError(
+                f"{REFERENCE} has no ({len(probes)}, {profile.point.dim}) vectors for {profile.point.name}"
+            )
+        if not np.isfinite(vectors).all():
+            raise FamilyError(f"{REFERENCE} holds values that are not finite for {profile.point.name}")
+    return probes, references
+
+
+def check_finite_weights(family: Family) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        FamilyError: naming the file and the tensor.
+    """
+    for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
+        bad = next(_find_infinite_tensors(family.path / name), None)
+        if bad:
+            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
+
+
+def record_measurement(family: Family, verification: Verification) -> Path:
+    """Write a verification to ``measurements/<host>.json``, keeping what else is known of that host.
+
+    Returns:
+        the file. Written beside it and renamed, so that it is never half there.
+    """
+    folder = family.path / MEASUREMENTS
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{verification.host.slug}.json"
+    known: dict[str, object] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    known["host"] = msgspec.to_builtins(verification.host)
+    known["parity"] = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
+    temporary = target.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Parity]] | None:
+    """The parity that was recorded on a host, by profile and way of running; None if there is none that can be read."""
+    path = family.path / MEASUREMENTS / f"{host.slug}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(data["parity"], dict[str, dict[str, Parity]])
+    except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError):
+        return None
+
+
+def _verify_profile(
+    family: Family,
+    profile: Profile,
+    probes: tuple[Probe, ...],
+    references: Mapping[str, Vectors],
+    threads: int | None,
+) -> ProfileVerdict:
+    reference = references[profile.point.name]
+    with Embedder(family, profile.name, threads=threads, check=False) as embedder:
+        rows = [embedder.tokenize([probe.text], prompt=probe.prompt or "")[0] for probe in probes]
+        ways = run_all_ways(rows, embedder.run, family.facts.text.padding_side)
+        parity = {way: compare_vectors(vectors, reference) for way, vectors in ways}
+    return ProfileVerdict(profile.name, family.facts.tolerances[profile.precision].max_abs, parity)
+
+
+def run_all_ways(
+    rows: list[Tokens], run: Callable[[list[Tokens], PaddingSide], Vectors], padding_side: PaddingSide
+) -> Iterator[tuple[str, Vectors]]:
+    """Run token rows in every way that parity is checked in: (way, (len(rows), dim) float32)."""
+
+    def run_in_batches(size: int, side: PaddingSide) -> Vectors:
+        batches = split_batches(len(rows), size)
+        return np.concatenate([run([rows[index] for index in batch], side) for batch in batches])
+
+    yield "batched", run_in_batches(BATCH, PaddingSide.RIGHT)
+    yield "single", run_in_batches(1, PaddingSide.RIGHT)
+    if padding_side is PaddingSide.LEFT:
+        yield "left", run_in_batches(BATCH, PaddingSide.LEFT)
+
+
+def _find_infinite_tensors(path: Path) -> Iterator[str]:
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for entry in read_header(path).entries:
+        kind = kinds.get(entry.dtype)
+        if kind is None or entry.name.startswith(PADDING_NAME):
+            continue
+        flat = data[entry.offset : min(entry.end, len(data))].view(kind)
+        for start in range(0, len(flat), 1 << 22):
+            if not np.isfinite(flat[start : start + (1 << 22)]).all():
+                yield entry.name
+                break
