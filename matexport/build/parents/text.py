@@ -12,6 +12,7 @@ before any weight is read, and looking at what stands between the last block and
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -438,9 +439,7 @@ def _count_hidden_states(model: nn.Module) -> int:
 
 
 def _load_head(entry: ModuleEntry) -> nn.Module:
-    from sentence_transformers import models
-
-    kind = getattr(models, entry.kind)
+    kind = getattr(_module_classes(), entry.kind)
     try:
         head: nn.Module = kind() if entry.kind == "Normalize" else kind.load(str(entry.path))
     except (OSError, ValueError, KeyError) as error:
@@ -450,10 +449,16 @@ def _load_head(entry: ModuleEntry) -> nn.Module:
 
 def _make_pooling(mode: PoolingMode, width: int) -> nn.Module:
     """sentence-transformers' Pooling for one mode, in the spelling that 5.x and 6.x both take."""
-    from sentence_transformers.models import Pooling
-
-    pooling: nn.Module = Pooling(width, pooling_mode=str(mode))
+    pooling: nn.Module = _module_classes().Pooling(width, pooling_mode=str(mode))
     return pooling.eval()
+
+
+def _module_classes() -> Any:
+    """sentence-transformers' module classes, where 6.x and where 5.x keep them."""
+    try:
+        return importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    except ModuleNotFoundError:
+        return importlib.import_module("sentence_transformers.models")
 
 
 def _describe_head(head: ModuleEntry) -> str:
