@@ -311,11 +311,11 @@ def _open_texts(options: argparse.Namespace) -> Iterator[Iterable[str]]:
     elif options.input is None:
         raise RequestError("no texts: give them as arguments, with --input FILE, or on standard input")
     else:
-        try:
-            file = Path(options.input).open(encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise RequestError(f"cannot read {options.input}: {error.strerror}") from None
-        with file:
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(Path(options.input).open(encoding="utf-8", newline="\n"))
+            except OSError as error:
+                raise RequestError(f"cannot read {options.input}: {error.strerror}") from None
             yield _strip_lines(file)
 
 
