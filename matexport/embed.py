@@ -97,8 +97,8 @@ class Embedder:
         rows = self.tokenize(texts, prompt=prompt)
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-        for start in range(0, len(rows), batch_size):
-            chosen = by_length[start : start + batch_size]
+        for batch in split_batches(len(rows), batch_size):
+            chosen = by_length[batch.start : batch.stop]
             vectors[chosen] = self.run([rows[index] for index in chosen], self._text.padding_side)
         if not np.isfinite(vectors).all():
             worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
@@ -111,31 +111,13 @@ class Embedder:
         Raises:
             RequestError: the prompt is unknown, or a text has no tokens.
         """
-        prefix = self._find_prompt(prompt)
-        encodings = self._tokenizer.encode_batch([prefix + text for text in texts])
-        rows = [Tokens.of(encoding) for encoding in encodings]
-        empty = next((index for index, row in enumerate(rows) if not row.ids), None)
-        if empty is not None:
-            raise RequestError(
-                f"text {empty} ({texts[empty][:40]!r}) has no tokens, so the parent has no vector for it"
-            )
-        return rows
+        return tokenize_texts(self._tokenizer, self._text, texts, prompt)
 
     def run(self, rows: Sequence[Tokens], padding_side: PaddingSide) -> Vectors:
         """Run the graph once on token rows padded to the longest: (len(rows), dim) float32."""
         feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
         (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
         return np.asarray(vectors, dtype=np.float32)
-
-    def _find_prompt(self, name: str | None) -> str:
-        if name is None:
-            name = self._text.default_prompt or ""
-        if name == "":
-            return ""
-        if name not in self._text.prompts:
-            known = ", ".join(self._text.prompts) or "none"
-            raise RequestError(f"prompt {name!r} was asked; the parent's prompts are: {known}")
-        return self._text.prompts[name]
 
     def close(self) -> None:
         """Release the session and its memory."""
@@ -148,6 +130,29 @@ class Embedder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def tokenize_texts(
+    tokenizer: Tokenizer, text: TextFacts, texts: Sequence[str], prompt: str | None = None
+) -> list[Tokens]:
+    """`Embedder.tokenize` without a session."""
+    prefix = _find_prompt(text, prompt)
+    rows = [Tokens.of(encoding) for encoding in tokenizer.encode_batch([prefix + item for item in texts])]
+    empty = next((index for index, row in enumerate(rows) if not row.ids), None)
+    if empty is not None:
+        raise RequestError(f"text {empty} ({texts[empty][:40]!r}) has no tokens, so the parent has no vector for it")
+    return rows
+
+
+def _find_prompt(text: TextFacts, name: str | None) -> str:
+    if name is None:
+        name = text.default_prompt or ""
+    if name == "":
+        return ""
+    if name not in text.prompts:
+        known = ", ".join(text.prompts) or "none"
+        raise RequestError(f"prompt {name!r} was asked; the parent's prompts are: {known}")
+    return text.prompts[name]
 
 
 def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:

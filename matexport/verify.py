@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from matexport.embed import Embedder, Tokens, Vectors, split_batches
+from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_batches, tokenize_texts
 from matexport.errors import FamilyError
 from matexport.host import Host, read_host
 from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, Family, check_family, load_family
@@ -84,12 +84,13 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
     check_family(family)
     check_finite_weights(family)
     probes, references = load_references(family)
+    tokens = _tokenize_probes(family, probes)
     host = read_host()
     verdicts = []
     for done, profile in enumerate(family.profiles):
         if progress:
             progress("verify", done, len(family.profiles))
-        verdicts.append(_verify_profile(family, profile, probes, references, threads))
+        verdicts.append(_verify_profile(family, profile, tokens, references, threads))
     if progress:
         progress("verify", len(family.profiles), len(family.profiles))
     return Verification(host, tuple(verdicts))
@@ -160,16 +161,20 @@ def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Pa
 def _verify_profile(
     family: Family,
     profile: Profile,
-    probes: tuple[Probe, ...],
+    tokens: list[Tokens],
     references: Mapping[str, Vectors],
     threads: int | None,
 ) -> ProfileVerdict:
     reference = references[profile.point.name]
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
-        rows = [embedder.tokenize([probe.text], prompt=probe.prompt or "")[0] for probe in probes]
-        ways = run_all_ways(rows, embedder.run, family.facts.text.padding_side)
+        ways = run_all_ways(tokens, embedder.run, family.facts.text.padding_side)
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways}
     return ProfileVerdict(profile.name, family.facts.tolerances[profile.precision].max_abs, parity)
+
+
+def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:
+    tokenizer = load_tokenizer(family.path, family.facts.text)
+    return [tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")[0] for probe in probes]
 
 
 def run_all_ways(

@@ -30,7 +30,7 @@ from matexport.build.readout import ExitsModule, make_head
 from matexport.build.reference import Vectors, prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.trace import Traced, trace_exits
-from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows
+from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows, tokenize_texts
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.manifest import (
     MANIFEST,
@@ -286,9 +286,7 @@ def _find_failing_stage(traced: Traced, plan: TextPlan, stage: Path, profile: Pr
 def _tokenize(stage: Path, plan: TextPlan, probes: Sequence[Probe]) -> list[Tokens]:
     """Token rows by the family's own tokenizer, as the runtime will make them."""
     tokenizer = load_tokenizer(stage, plan.text)
-    prefixes = [plan.text.prompts[probe.prompt] if probe.prompt else "" for probe in probes]
-    texts = [prefix + probe.text for prefix, probe in zip(prefixes, probes, strict=True)]
-    return [Tokens.of(encoding) for encoding in tokenizer.encode_batch(texts)]
+    return [tokenize_texts(tokenizer, plan.text, [probe.text], probe.prompt or "")[0] for probe in probes]
 
 
 def _use_plain_attention(parent: TextParent) -> None:

@@ -4,7 +4,7 @@ Written apart from sentence-transformers, whose modules give the reference: they
 half-precision branches) that a trace would freeze. Formulas are those of sentence-transformers 6.2
 (`sentence_transformer/modules/pooling.py`); all of them give the same vector for right padding, left padding and none.
 One difference is deliberate: cls reads position 0, which is the first attended token unless the batch is padded on the
-left, and `embed` never does that to a cls parent's... see `PaddingSide` in the plan.
+left; a plan for cls pooling therefore says right padding, whatever the parent's tokenizer does.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _read_probe(parent: TextParent, probe: Probe, points: Sequence[Point]) -> di
 def _tokenize(plan: TextPlan, probe: Probe) -> dict[str, torch.Tensor]:
     text = (plan.text.prompts[probe.prompt] if probe.prompt else "") + probe.text
     encoded = plan.tokenizer(
-        [text.lower() if plan.lowercase else text],
+        [text.lower() if plan.layout.lowercase else text],
         truncation="longest_first",
         max_length=plan.text.max_tokens,
         return_tensors="pt",

@@ -62,7 +62,7 @@ def _plan_narrowing(graph: ir.Graph) -> dict[ir.Node, Narrowing]:
         plan: Plan = tuple(None for _ in node.inputs)
         if node in reads:
             plan = (reads[node], *plan[1:])
-        elif len(node.outputs) == 1 and len(wanted) == 1 and (axis := next(iter(wanted))) is not None:
+        elif len(wanted) == 1 and (axis := next(iter(wanted))) is not None:
             found = _pass_through(node, axis)
             if found is not None:
                 narrowed[node] = Narrowing(axis, found)
@@ -108,10 +108,11 @@ def _apply_narrowing(
         target = [0] * narrowing.axis + [1, *_static_tail(output, narrowing.axis)]
         node.replace_input_with(1, _add_constant(graph, f"{output.name}_first_shape", target))
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
-    if output.shape is not None:
-        dims = list(output.shape)
-        dims[narrowing.axis] = 1
-        output.shape = ir.Shape(dims)
+    for output in node.outputs:
+        if output.shape is not None:
+            dims = list(output.shape)
+            dims[narrowing.axis] = 1
+            output.shape = ir.Shape(dims)
 
 
 def _insert_slice(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
@@ -221,6 +222,31 @@ def _through_slice(node: ir.Node, axis: int) -> Plan | None:
     return (axis, *(None for _ in node.inputs[1:]))
 
 
+def _through_split(node: ir.Node, axis: int) -> Plan | None:
+    rank = _rank(node.inputs[0])
+    if rank is None or node.attributes.get_int("axis", 0) % rank == axis:
+        return None
+    return (axis, *(None for _ in node.inputs[1:]))
+
+
+def _through_squeeze(node: ir.Node, axis: int) -> Plan | None:
+    rank, axes = _rank(node.inputs[0]), _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if rank is None or axes is None:
+        return None
+    dropped = {int(number) % rank for number in axes.reshape(-1)}
+    kept = [position for position in range(rank) if position not in dropped]
+    return (kept[axis], None)
+
+
+def _through_unsqueeze(node: ir.Node, axis: int) -> Plan | None:
+    rank, axes = _rank(node.outputs[0]), _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if rank is None or axes is None:
+        return None
+    added = {int(number) % rank for number in axes.reshape(-1)}
+    kept = [position for position in range(rank) if position not in added]
+    return (kept.index(axis), None) if axis in kept else None
+
+
 _ELEMENTWISE = (
     "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Gelu", "Greater",
     "GreaterOrEqual", "Identity", "IsNaN", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow",
@@ -238,6 +264,9 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Plan | None]] = {
     "Reshape": _through_reshape,
     "Concat": _through_concat,
     "Slice": _through_slice,
+    "Split": _through_split,
+    "Squeeze": _through_squeeze,
+    "Unsqueeze": _through_unsqueeze,
 }
 
 

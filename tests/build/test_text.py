@@ -1,0 +1,247 @@
+"""What a parent's files must say before its weights are loaded, and what loading them must find."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+from oracle import Oracle
+from parents import BLOCKS, WIDTH, make_parent
+from safetensors.torch import load_file, save_file
+
+from matexport import Embedder
+from matexport.build import export_family
+from matexport.build.parents import text
+from matexport.build.parents.text import load_parent, plan_parent
+from matexport.errors import MatexportError, ParentError, RequestError
+from matexport.manifest import hash_file
+from matexport.spec import ExportJob, FinalNorm, PaddingSide, ParentSource, Point, PoolingMode, ReadoutRequest
+
+FULL = (Point(BLOCKS, WIDTH),)
+EARLY = (Point(1, 8),)
+
+
+def make_job(parent: Path, points: tuple[Point, ...] = FULL, **readout: object) -> ExportJob:
+    return ExportJob(ParentSource(str(parent)), points, ReadoutRequest(**readout))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def small(parent: Path, tmp_path: Path) -> Path:
+    """A copy of the small BERT that a test may spoil."""
+    return Path(shutil.copytree(parent, tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def _no_weights_while_planning(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "loads" not in request.keywords:
+        monkeypatch.setattr(text, "_load_backbone", lambda plan: pytest.fail("weights were loaded"))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        (Point(BLOCKS + 1, 8), f"layers={BLOCKS + 1} was asked; .* has {BLOCKS} blocks: ask for 1 to {BLOCKS}"),
+        (Point(1, WIDTH + 1), f"dim={WIDTH + 1} was asked; .* have {WIDTH} coordinates: ask for 1 to {WIDTH}"),
+    ],
+)
+def test_points_outside_the_parent_are_refused(small: Path, point: Point, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        plan_parent(make_job(small, (point,)))
+
+
+def test_a_dim_over_the_width_of_the_dense_head_is_refused(tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", dense=[16])
+    assert plan_parent(make_job(parent, (Point(1, 16),))).parent.output_width == 16
+    with pytest.raises(RequestError, match="dim=17 was asked; .* have 16 coordinates"):
+        plan_parent(make_job(parent, (Point(1, 17),)))
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "qwen3", "gemma3"])
+def test_a_prenorm_parent_must_be_told_about_its_final_norm(kind: str, tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", kind)
+    with pytest.raises(RequestError, match='final_norm = "keep" .* or "drop"'):
+        plan_parent(make_job(parent, EARLY))
+    assert plan_parent(make_job(parent, FULL)).readout.final_norm is FinalNorm.KEEP  # only its own output is read
+    for choice in (FinalNorm.KEEP, FinalNorm.DROP):
+        assert plan_parent(make_job(parent, EARLY, final_norm=choice)).readout.final_norm is choice
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert", "xlm-roberta"])
+def test_a_postnorm_parent_has_no_final_norm_to_choose(kind: str, tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", kind)
+    assert plan_parent(make_job(parent, EARLY)).readout.final_norm is FinalNorm.ABSENT
+    with pytest.raises(RequestError, match="is post-norm and has none"):
+        plan_parent(make_job(parent, EARLY, final_norm=FinalNorm.KEEP))
+
+
+def test_a_plain_transformers_model_must_be_told_its_pooling(tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", pooling=None)
+    with pytest.raises(RequestError, match="no modules.json, so it does not say how token states are pooled"):
+        plan_parent(make_job(parent))
+    assert plan_parent(make_job(parent, pooling=PoolingMode.CLS)).readout.pooling == (PoolingMode.CLS,)
+
+
+def test_both_spellings_of_a_pooling_configuration_mean_the_same(small: Path) -> None:
+    config = small / "1_Pooling" / "config.json"
+    config.write_text(json.dumps({"embedding_dimension": WIDTH, "pooling_mode": ["max", "cls"]}))
+    assert plan_parent(make_job(small)).readout.pooling == (PoolingMode.MAX, PoolingMode.CLS)
+    flags = {"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    config.write_text(json.dumps({"word_embedding_dimension": WIDTH, **flags}))
+    assert plan_parent(make_job(small)).readout.pooling == (PoolingMode.CLS, PoolingMode.MAX)
+
+
+def test_cls_pooling_is_padded_on_the_right_whatever_the_tokenizer_does(tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", "qwen3", pooling="lasttoken")
+    assert plan_parent(make_job(parent)).text.padding_side is PaddingSide.LEFT
+    assert plan_parent(make_job(parent, pooling=PoolingMode.CLS)).text.padding_side is PaddingSide.RIGHT
+
+
+def _spoil_modules(root: Path) -> None:
+    (root / "modules.json").write_text(
+        json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}, {"path": "x", "type": "a.LSTM"}])
+    )
+
+
+def _leave_the_folder(root: Path) -> None:
+    edit_json(root / "modules.json", lambda modules: modules[1].update(path="../elsewhere"))  # type: ignore[index]
+
+
+def _pickle_the_weights(root: Path) -> None:
+    torch.save(load_file(root / "model.safetensors"), root / "pytorch_model.bin")
+    (root / "model.safetensors").unlink()
+
+
+def _truncate_on_the_left(root: Path) -> None:
+    edit_json(root / "tokenizer_config.json", lambda config: config.update(truncation_side="left"))
+
+
+def _need_remote_code(root: Path) -> None:
+    edit_json(
+        root / "config.json", lambda config: config.update(model_type="strange", auto_map={"AutoConfig": "code.Config"})
+    )
+
+
+def _read_another_output(root: Path) -> None:
+    settings = {"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", 2]}}}
+    (root / "sentence_bert_config.json").write_text(json.dumps(settings))
+
+
+def _leave_prompts_out(root: Path) -> None:
+    (root / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "query: "}}))
+    edit_json(root / "1_Pooling" / "config.json", lambda config: config.update(include_prompt=False))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_spoil_modules, "is made of Transformer -> LSTM; supported is Transformer -> Pooling"),
+        (_leave_the_folder, "outside the parent"),
+        (_pickle_the_weights, "pickled weights only; .* allow_pickle = true"),
+        (_truncate_on_the_left, "cuts long texts on the left"),
+        (_need_remote_code, "trust_remote_code = true"),
+        (_read_another_output, r"reads \['hidden_states', 2\] for text; only last_hidden_state"),
+        (_leave_prompts_out, "leaves prompt tokens out of the pooling"),
+        (lambda root: (root / "model.safetensors").unlink(), "no safetensors weights"),
+        (lambda root: (root / "config.json").unlink(), "cannot read the configuration"),
+        (lambda root: (root / "modules.json").write_text("{"), "cannot read .*modules.json"),
+        (lambda root: (root / "tokenizer.json").write_text("{}"), "cannot load the tokenizer"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(small: Path, spoil: Callable[[Path], object], words: str) -> None:
+    spoil(small)
+    with pytest.raises(ParentError, match=words):
+        plan_parent(make_job(small))
+
+
+def test_a_pinned_digest_must_match(small: Path) -> None:
+    digest = hash_file(small / "model.safetensors")
+    for pin in (digest, digest.upper(), {"model.safetensors": digest}):
+        assert plan_parent(ExportJob(ParentSource(str(small), sha256=pin), FULL)).parent.weights
+    wrong = "0" * 64
+    for pin in (wrong, {"model.safetensors": wrong}):
+        with pytest.raises(ParentError, match=f"has the sha256 {digest}; the profile pins {wrong}"):
+            plan_parent(ExportJob(ParentSource(str(small), sha256=pin), FULL))
+    with pytest.raises(ParentError, match=r"pins the sha256 of other.safetensors, but .* has model.safetensors"):
+        plan_parent(ExportJob(ParentSource(str(small), sha256={"other.safetensors": digest}), FULL))
+
+
+def test_max_tokens_may_be_lowered_not_raised(small: Path) -> None:
+    assert plan_parent(make_job(small)).text.max_tokens == 48
+    assert plan_parent(make_job(small, max_tokens=16)).text.max_tokens == 16
+    with pytest.raises(RequestError, match="max_tokens=49 was asked; the parent takes 1 to 48"):
+        plan_parent(make_job(small, max_tokens=49))
+
+
+@pytest.mark.loads
+def test_blocks_that_the_checkpoint_lacks_are_not_filled_with_random_ones(small: Path) -> None:
+    edit_json(small / "config.json", lambda config: config.update(num_hidden_layers=BLOCKS + 1))
+    with pytest.raises(ParentError, match=r"lacks \d+ weights that its configuration asks for \(encoder.layer.3"):
+        load_parent(plan_parent(make_job(small)))
+
+
+@pytest.mark.loads
+def test_a_parent_with_nan_weights_is_refused(small: Path, tmp_path: Path) -> None:
+    weights = load_file(small / "model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"][3, 4] = float("nan")
+    save_file(weights, small / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ParentError, match=r"not finite at L03-D032 for probe 0"):
+        export_family(make_job(small), tmp_path / "family")
+    assert not (tmp_path / "family").exists()
+
+
+@pytest.mark.loads
+def test_pickled_weights_load_when_asked(small: Path, tmp_path: Path) -> None:
+    oracle = Oracle(small)
+    _pickle_the_weights(small)
+    job = make_job(small)
+    job = dataclasses.replace(job, parent=dataclasses.replace(job.parent, allow_pickle=True))
+    family = export_family(job, tmp_path / "family").family
+    expected = np.stack([oracle.vector(item, BLOCKS, WIDTH) for item in TEXTS])
+    np.testing.assert_allclose(Embedder(family).embed(TEXTS), expected, atol=2e-6)
+
+
+@pytest.mark.loads
+def test_prompts_lower_casing_and_max_length_reach_the_runtime(tmp_path: Path) -> None:
+    prompts = {"query": "a cat: ", "document": "", "passage": "the house, "}
+    parent = make_parent(tmp_path / "parent", prompts=prompts, lowercase=True, max_length=10)
+    family = export_family(make_job(parent, EARLY), tmp_path / "family").family
+    assert family.facts.text.prompts == {"query": "a cat: ", "passage": "the house, "}
+    probes = (family.path / "probes.jsonl").read_text(encoding="utf-8")
+    assert '"prompt": "query"' in probes
+    oracle, embedder = Oracle(parent), Embedder(family)
+    texts = ["THE Dog sits", "Snow " * 30]
+    for prompt, prefix in (("query", "a cat: "), ("", ""), (None, "")):
+        vectors = embedder.embed(texts, prompt=prompt)
+        states = [oracle.state((prefix + item).lower(), 1, max_length=10) for item in texts]
+        expected = np.stack([(pooled := state.mean(0)[:8].numpy()) / np.linalg.norm(pooled) for state in states])
+        np.testing.assert_allclose(vectors, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("./nowhere", "is not a directory"),
+        ("package:no_such_package_here/model", "package 'no_such_package_here' is not installed"),
+        ("package:tokenizers/no/such/folder", "has no directory 'no/such/folder'"),
+        ("package:tokenizers/../onnx", "leads out of the package"),
+        ("package:1bad/x", "names no package"),
+        ("not a name/at all", "is not a directory"),
+        ("nobody/nothing", "could not be fetched from the hub"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(source: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(MatexportError, match=words):
+        plan_parent(ExportJob(ParentSource(source), FULL, base=tmp_path))

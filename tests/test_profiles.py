@@ -1,0 +1,257 @@
+"""Profile files and probe files: what is asked for is what is read, and everything else is refused with what is allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from matexport.errors import RequestError
+from matexport.profiles import FLOORS, MAX_PROBES, check_points, load_job, load_probes, parse_probes
+from matexport.spec import FinalNorm, ParentSource, Point, PoolingMode, Precision, Probe, ReadoutRequest, Tolerance
+
+SHIPPED = sorted((Path(__file__).parents[1] / "profiles").glob("*.toml"))
+SMALL = """
+[parent]
+source = "some/parent"
+[points]
+layers = [2, 1]
+dims = [8]
+"""
+
+
+def write_profile(folder: Path, text: str) -> Path:
+    path = folder / "profile.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def points_of(folder: Path, points: str) -> tuple[Point, ...]:
+    return load_job(write_profile(folder, f'[parent]\nsource = "p"\n[points]\n{points}')).points
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_profile_loads(path: Path) -> None:
+    job = load_job(path)
+    assert job.points == tuple(sorted(set(job.points)))
+    assert job.precisions == (Precision.FP32,)
+
+
+def test_shipped_profiles_are_found() -> None:
+    assert "minilm" in [path.stem for path in SHIPPED]
+
+
+def test_minilm_pins_the_published_weights() -> None:
+    (minilm,) = (path for path in SHIPPED if path.stem == "minilm")
+    job = load_job(minilm)
+    assert job.parent.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert len(job.points) == 30
+
+
+def test_defaults(tmp_path: Path) -> None:
+    job = load_job(write_profile(tmp_path, SMALL))
+    assert job.parent == ParentSource("some/parent")
+    assert job.points == (Point(1, 8), Point(2, 8))
+    assert job.readout == ReadoutRequest()
+    assert job.precisions == (Precision.FP32,)
+    assert (job.probes, job.tolerances, job.base) == (None, {}, tmp_path)
+
+
+def test_every_key(tmp_path: Path) -> None:
+    text = """
+    precisions = ["fp32"]
+    [parent]
+    source = "p"
+    revision = "main"
+    sha256 = {"a.safetensors" = "00"}
+    allow_pickle = true
+    trust_remote_code = true
+    [readout]
+    pooling = ["cls", "mean"]
+    final_norm = "drop"
+    normalize = false
+    max_tokens = 32
+    [points]
+    pairs = [[2, 16], [1, 8]]
+    [probes]
+    file = "mine.jsonl"
+    [tolerances.fp32]
+    max_abs = 1e-6
+    """
+    job = load_job(write_profile(tmp_path, text))
+    assert job.parent == ParentSource("p", "main", {"a.safetensors": "00"}, True, True)
+    assert job.readout == ReadoutRequest((PoolingMode.CLS, PoolingMode.MEAN), FinalNorm.DROP, False, 32)
+    assert job.points == (Point(1, 8), Point(2, 16))
+    assert job.probes == tmp_path / "mine.jsonl"
+    assert job.tolerances == {Precision.FP32: Tolerance(1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "known"),
+    [
+        ("", "point", "parent, points, precisions, readout, probes, tolerances"),
+        ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code"),
+        ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens"),
+        ("[points]", "points.dim", "layers, dims, pairs"),
+        ("[probes]", "probes.path", "file"),
+        ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs"),
+    ],
+)
+def test_unknown_key_lists_the_known_ones(table: str, key: str, known: str, tmp_path: Path) -> None:
+    line = f"{key.rpartition('.')[2]} = 1\n"
+    text = SMALL.replace(table, f"{table}\n{line}") if table in SMALL else f"{SMALL}{table}\n{line}"
+    with pytest.raises(RequestError) as refusal:
+        load_job(write_profile(tmp_path, line + SMALL if not table else text))
+    assert str(refusal.value) == f"{tmp_path / 'profile.toml'}: unknown key {key!r}; known here: {known}"
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ("", "takes either layers and dims"),
+        ("layers = [1]", "takes either layers and dims"),
+        ("dims = [8]", "takes either layers and dims"),
+        ("layers = [1]\ndims = [8]\npairs = [[1, 8]]", "takes either layers and dims"),
+        ("layers = [1]\npairs = [[1, 8]]", "takes either layers and dims"),
+        ("layers = []\ndims = [8]", "no point at all"),
+        ("layers = [1]\ndims = []", "no point at all"),
+        ("pairs = []", "no point at all"),
+        ("layers = [0]\ndims = [8]", r"\(layers=0, dim=8\)"),
+        ("layers = [-1]\ndims = [8]", r"\(layers=-1, dim=8\)"),
+        ("pairs = [[1, 8], [1, 0]]", r"\(layers=1, dim=0\)"),
+        ("pairs = [[1, -8]]", r"\(layers=1, dim=-8\)"),
+        ("pairs = [[2, 8], [1, 8], [2, 8]]", r"\(layers=2, dim=8\) is asked for twice"),
+        ("layers = [1, 2, 1]\ndims = [8]", r"\(layers=1, dim=8\) is asked for twice"),
+        ("pairs = [[1, 2, 3]]", r"points\.pairs\[0\]"),
+        ("layers = [1.5]\ndims = [8]", r"points\.layers\[0\]"),
+        ("layers = [true]\ndims = [8]", r"points\.layers\[0\]"),
+        ('layers = ["1"]\ndims = [8]', r"points\.layers\[0\]"),
+    ],
+)
+def test_points_that_no_parent_has_are_refused(points: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=words):
+        points_of(tmp_path, points)
+
+
+def test_a_grid_is_every_pair_sorted(tmp_path: Path) -> None:
+    grid = points_of(tmp_path, "layers = [3, 1]\ndims = [16, 8]")
+    pairs = points_of(tmp_path, "pairs = [[1, 16], [3, 8], [1, 8], [3, 16]]")
+    assert grid == pairs == (Point(1, 8), Point(1, 16), Point(3, 8), Point(3, 16))
+
+
+@pytest.mark.parametrize("max_abs", ["1e-5", "1e-9"])
+def test_a_tolerance_may_be_tightened(max_abs: str, tmp_path: Path) -> None:
+    job = load_job(write_profile(tmp_path, f"{SMALL}[tolerances.fp32]\nmax_abs = {max_abs}"))
+    assert job.tolerances[Precision.FP32].max_abs <= FLOORS[Precision.FP32].max_abs
+
+
+@pytest.mark.parametrize("max_abs", ["1.1e-5", "1", "0", "0.0", "-1e-6", "nan", "inf", "-inf"])
+def test_a_tolerance_is_never_loosened(max_abs: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"tolerances\.fp32\.max_abs = .* the floor is 1e-05"):
+        load_job(write_profile(tmp_path, f"{SMALL}[tolerances.fp32]\nmax_abs = {max_abs}"))
+
+
+@pytest.mark.parametrize("precisions", ["[]", '["fp32", "fp32"]', '["fp33"]', '"fp32"'])
+def test_precisions_are_known_and_named_once(precisions: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="precisions"):
+        load_job(write_profile(tmp_path, f"precisions = {precisions}\n{SMALL}"))
+
+
+def test_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot read the profile .*absent\.toml: No such file"):
+        load_job(tmp_path / "absent.toml")
+    with pytest.raises(RequestError, match="Is a directory"):
+        load_job(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"parent = ", b"\xff\xfe", b"{}"])
+def test_what_is_not_toml(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"p\.toml is not a TOML file"):
+        load_job(path)
+
+
+# Shows a defect: tomllib raises RecursionError and a plain ValueError for these, and only TOMLDecodeError is caught.
+@pytest.mark.parametrize("value", ["[" * 10_000, "1" * 5000], ids=["too deep", "too many digits"])
+def test_toml_that_python_gives_up_on(value: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"profile\.toml is not a TOML file"):
+        load_job(write_profile(tmp_path, f"x = {value}"))
+
+
+def test_missing_tables_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="missing required field `parent`"):
+        load_job(write_profile(tmp_path, "[points]\npairs = [[1, 8]]"))
+
+
+def test_check_points_says_what_was_asked_and_what_is_allowed() -> None:
+    check_points([Point(1, 1), Point(6, 384)], 6, 384, "minilm")
+    with pytest.raises(RequestError) as layers:
+        check_points([Point(6, 384), Point(7, 384)], 6, 384, "minilm")
+    assert str(layers.value) == "layers=7 was asked; minilm has 6 blocks: ask for 1 to 6"
+    with pytest.raises(RequestError) as dims:
+        check_points([Point(6, 385)], 6, 384, "minilm")
+    assert str(dims.value) == "dim=385 was asked; the vectors of minilm have 384 coordinates: ask for 1 to 384"
+
+
+def test_shipped_probes_cover_what_the_issue_names() -> None:
+    texts = [probe.text for probe in load_probes(None)]
+    assert "" in texts
+    assert any(len(text) > 2000 for text in texts), "longer than the usual maximum length"
+    assert any("\u4e00" <= letter <= "\u9fff" for text in texts for letter in text), "Chinese or Japanese"
+    assert any("\u0600" <= letter <= "\u06ff" for text in texts for letter in text), "Arabic"
+    assert any("\u0900" <= letter <= "\u097f" for text in texts for letter in text), "Hindi"
+    assert any(ord(letter) >= 0x1F300 for text in texts for letter in text), "emoji"
+    assert len({len(text) for text in texts}) > 20, "mixed lengths"
+
+
+def test_a_users_probes_replace_the_shipped_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b", "prompt": "query"}\r\n', encoding="utf-8")
+    assert load_probes(path) == (Probe("a"), Probe("b", "query"))
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_text_may_hold_what_splitlines_cuts_at(separator: str) -> None:
+    text = f"one{separator}probe"
+    if ord(separator) > 0x1F:  # JSON escapes control characters
+        assert parse_probes(f'{{"text": "{text}"}}\n{{"text": "two"}}', "here")[0].text == text
+    assert parse_probes(f'{json.dumps({"text": text})}\n{{"text": "two"}}', "here")[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "here: 0 probes; parity needs at least 2"),
+        ("\n  \n", "here: 0 probes; parity needs at least 2"),
+        ('{"text": "a"}', "here: 1 probes; parity needs at least 2"),
+        ('{"text": "a"}\nhello', "here, line 2: not JSON"),
+        ('{"text": "a"}\n\n{"text": "b"', "here, line 3: not JSON"),
+        ('{"text": "a"}\n{"txt": "b"}', "here, line 2: unknown key 'txt'; known here: text, prompt"),
+        ('{"text": "a"}\n{"prompt": "b"}', "here, line 2: .*missing required field `text`"),
+        ('{"text": "a"}\n{"text": 2}', r"here, line 2: Expected `str`, got `int` - at `\$\.text`"),
+        ('{"text": "a"}\n["b"]', "here, line 2: Expected `object`, got `array`"),
+        ('{"text": "a"}\n"b"', "here, line 2: Expected `object`, got `str`"),
+        ('{"text": "a"}\n' * (MAX_PROBES + 1), f"here: {MAX_PROBES + 1} probes; at most {MAX_PROBES}"),
+    ],
+)
+def test_what_is_no_probe_file(lines: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse_probes(lines, "here")
+
+
+# Shows a defect: only JSONDecodeError is caught, while json raises RecursionError and a plain ValueError for these.
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000], ids=["too deep", "too many digits"])
+def test_json_that_python_gives_up_on(value: str) -> None:
+    with pytest.raises(RequestError, match="here, line 1"):
+        parse_probes(f'{{"text": {value}', "here")
+
+
+def test_probe_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot read the probes .*absent\.jsonl: No such file"):
+        load_probes(tmp_path / "absent.jsonl")
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match=r"binary\.jsonl are not UTF-8 text"):
+        load_probes(binary)

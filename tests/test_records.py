@@ -1,0 +1,78 @@
+"""Parsed data becomes records, and nothing that a record lacks is let through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pytest
+
+from matexport.errors import FamilyError, RequestError
+from matexport.records import read_record
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    size: int
+    colour: Colour = Colour.RED
+
+
+@dataclass(frozen=True)
+class Tree:
+    leaf: Leaf
+    spare: Leaf | None = None
+    row: tuple[Leaf, ...] = ()
+    named: Mapping[str, Leaf] = field(default_factory=dict)
+    label: str | tuple[str, ...] | None = None
+
+
+def test_reads_nested_records_with_their_defaults() -> None:
+    data = {"leaf": {"size": 1}, "row": [{"size": 2, "colour": "blue"}], "named": {"x": {"size": 3}}, "label": ["a"]}
+    expected = Tree(Leaf(1), row=(Leaf(2, Colour.BLUE),), named={"x": Leaf(3)}, label=("a",))
+    assert read_record(data, Tree, "here", RequestError) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "known"),
+    [
+        ({"leaf": {"size": 1}, "leafs": 1}, "leafs", "leaf, spare, row, named, label"),
+        ({"leaf": {"size": 1, "siz": 1}}, "leaf.siz", "size, colour"),
+        ({"leaf": {"size": 1}, "spare": {"size": 1, "siz": 1}}, "spare.siz", "size, colour"),
+        ({"leaf": {"size": 1}, "row": [{"size": 1}, {"size": 1, "siz": 1}]}, "row[1].siz", "size, colour"),
+        ({"leaf": {"size": 1}, "named": {"x": {"size": 1, "siz": 1}}}, "named.x.siz", "size, colour"),
+    ],
+)
+def test_unknown_key_is_refused_with_its_path_and_the_known_ones(data: object, path: str, known: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        read_record(data, Tree, "here", RequestError)
+    assert str(refusal.value) == f"here: unknown key {path!r}; known here: {known}"
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"leaf": {"size": "1"}}, "$.leaf.size"),
+        ({"leaf": {"size": 1.5}}, "$.leaf.size"),
+        ({"leaf": {"size": True}}, "$.leaf.size"),
+        ({"leaf": {"size": 1, "colour": "green"}}, "$.leaf.colour"),
+        ({"leaf": {}}, "$.leaf"),
+        ({"leaf": {"size": 1}, "named": [1]}, "$.named"),
+        ({"leaf": {"size": 1}, "row": [{"size": None}]}, "$.row[0].size"),
+    ],
+)
+def test_wrong_type_is_refused_with_its_path(data: object, path: str) -> None:
+    with pytest.raises(RequestError, match="here: ") as refusal:
+        read_record(data, Tree, "here", RequestError)
+    assert f"`{path}`" in str(refusal.value)
+
+
+@pytest.mark.parametrize("data", [[], "tree", 1, None])
+def test_what_is_no_table_is_refused_by_the_callers_error(data: object) -> None:
+    with pytest.raises(FamilyError, match="here: Expected `object`"):
+        read_record(data, Tree, "here", FamilyError)
