@@ -105,7 +105,7 @@ def export_family(
         probes = prepare_probes(plan, load_probes(job.probes), shipped=job.probes is None)
         provenance = _describe_provenance(plan, probes)
         report("plan", 1, 1)
-        present = _find_up_to_date(out, provenance, report)
+        present = _find_up_to_date(out, provenance, overwrite, report)
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite)
@@ -208,11 +208,9 @@ def cut_profiles(
 
 def write_graph(model: ir.Model, path: Path) -> None:
     """Serialise a graph, the same bytes for the same graph. Shapes inside are left out: runtimes infer them."""
-    outer = {*model.graph.inputs, *model.graph.outputs}
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if value not in outer:
-                value.shape, value.type = None, None
+    made = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
+        value.shape, value.type = None, None
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
@@ -299,7 +297,7 @@ def _use_plain_attention(parent: TextParent) -> None:
         parent.backbone.set_attn_implementation("eager")  # type: ignore[operator]
 
 
-def _find_up_to_date(out: Path, provenance: Provenance, report: Progress) -> Exported | None:
+def _find_up_to_date(out: Path, provenance: Provenance, overwrite: bool, report: Progress) -> Exported | None:
     """The family in `out`, if it was made from the same inputs and is whole; its parity may have been recorded here."""
     if not (out / MANIFEST).is_file():
         return None
@@ -312,6 +310,8 @@ def _find_up_to_date(out: Path, provenance: Provenance, report: Progress) -> Exp
     try:
         check_family(family)
     except FamilyError as error:
+        if overwrite:
+            return None
         raise DestinationError(f"{error}; remove it or pass --overwrite") from error
     return Exported(family, verify_family(out, progress=report), up_to_date=True)
 

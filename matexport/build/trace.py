@@ -198,10 +198,7 @@ def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
 def _clear_traces(model: ir.Model) -> None:
     """Drop stack traces, module paths and file names that the exporter leaves behind."""
     common.ClearMetadataAndDocStringPass()(model)
-    for value in model.graph.initializers.values():
+    made = [output for node in model.graph.all_nodes() for output in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
         value.metadata_props.clear()
         value.doc_string = None
-    for node in model.graph.all_nodes():
-        for output in node.outputs:
-            output.metadata_props.clear()
-            output.doc_string = None

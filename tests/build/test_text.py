@@ -65,14 +65,14 @@ def test_points_outside_the_parent_are_refused(small: Path, point: Point, words:
 def test_a_dim_over_the_width_of_the_dense_head_is_refused(tmp_path: Path) -> None:
     parent = make_parent(tmp_path / "parent", dense=[16])
     assert plan_parent(make_job(parent, (Point(1, 16),))).parent.output_width == 16
-    with pytest.raises(RequestError, match="dim=17 was asked; .* have 16 coordinates"):
+    with pytest.raises(RequestError, match=r"dim=17 was asked; .* have 16 coordinates"):
         plan_parent(make_job(parent, (Point(1, 17),)))
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "qwen3", "gemma3"])
 def test_a_prenorm_parent_must_be_told_about_its_final_norm(kind: str, tmp_path: Path) -> None:
     parent = make_parent(tmp_path / "parent", kind)
-    with pytest.raises(RequestError, match='final_norm = "keep" .* or "drop"'):
+    with pytest.raises(RequestError, match=r'final_norm = "keep" .* or "drop"'):
         plan_parent(make_job(parent, EARLY))
     assert plan_parent(make_job(parent, FULL)).readout.final_norm is FinalNorm.KEEP  # only its own output is read
     for choice in (FinalNorm.KEEP, FinalNorm.DROP):
@@ -89,7 +89,7 @@ def test_a_postnorm_parent_has_no_final_norm_to_choose(kind: str, tmp_path: Path
 
 def test_a_plain_transformers_model_must_be_told_its_pooling(tmp_path: Path) -> None:
     parent = make_parent(tmp_path / "parent", pooling=None)
-    with pytest.raises(RequestError, match="no modules.json, so it does not say how token states are pooled"):
+    with pytest.raises(RequestError, match=r"no modules.json, so it does not say how token states are pooled"):
         plan_parent(make_job(parent))
     assert plan_parent(make_job(parent, pooling=PoolingMode.CLS)).readout.pooling == (PoolingMode.CLS,)
 

@@ -1,0 +1,304 @@
+"""The pipeline as a whole: one result for one set of inputs, a destination that is never half there, and a stage to
+blame when a sub-model is not its parent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from conftest import POINTS
+from filelock import FileLock
+from parents import make_parent
+
+from matexport import load_family, verify_family
+from matexport.build import export, export_family
+from matexport.build.trace import Traced
+from matexport.errors import DestinationError, ParityError, RequestError
+from matexport.spec import ExportJob, ParentSource, Point, Precision, ReadoutRequest, Tolerance
+
+FEW = (Point(1, 8), Point(3, 32))
+STAGES = ["plan", "load", "reference", "trace", "weights", "cut", "verify"]
+
+# Imports everything once, then forks a child for each way to die: importing torch takes longer than the export.
+CRASH = """
+import os, resource, signal, sys
+from pathlib import Path
+from matexport.build import export_family
+from matexport.errors import DestinationError
+from matexport.spec import ExportJob, ParentSource, Point
+
+parent, out, probes, *stages = sys.argv[1:]
+job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
+
+def die_in(stage):
+    def report(now, done, total):
+        if now == stage and done * 2 >= total:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return report
+
+for stage in stages:
+    child = os.fork()
+    if child == 0:
+        if stage == "full":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+            try:
+                export_family(job, out, overwrite=True)
+            except DestinationError as error:
+                print(error, flush=True)
+                os._exit(7)
+            os._exit(0)
+        export_family(job, out, overwrite=True, progress=die_in(stage))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    there = sorted(os.listdir(out)) if os.path.exists(out) else None
+    print(stage, os.waitstatus_to_exitcode(status), there, flush=True)
+"""
+
+
+def run_script(script: str, *arguments: object, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def hidden_beside(out: Path) -> list[str]:
+    return [path.name for path in out.parent.iterdir() if path.name.startswith(".") and not path.name.endswith(".lock")]
+
+
+def test_a_family_holds_what_it_says(exported: Path) -> None:
+    family = load_family(exported)
+    weights = exported / "weights.fp32.safetensors"
+    assert [profile.point for profile in family.profiles] == list(POINTS)
+    prefixes = [family.profile_facts(f"L{layers:02d}-D032-fp32").weights_prefix_bytes for layers in (1, 2, 3)]
+    assert prefixes == sorted(set(prefixes))
+    assert prefixes[-1] == weights.stat().st_size
+    assert family.facts.trace.opset == 20
+    assert not any("pooler" in name for name in ir.load(exported / "L03-D032.fp32.onnx").graph.initializers)
+
+
+def test_graphs_are_stamped_named_and_clean(exported: Path, parent: Path) -> None:
+    for path in exported.glob("*.onnx"):
+        model = onnx.load(path)
+        assert (model.ir_version, [(item.domain, item.version) for item in model.opset_import]) == (10, [("", 20)])
+        assert [item.name for item in model.graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
+        assert [item.name for item in model.graph.output] == ["sentence_embedding"]
+        axes = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+        assert axes == ["batch_size", "sequence_length"]
+        raw = path.read_bytes()
+        assert b"site-packages" not in raw
+        assert str(parent).encode() not in raw
+        assert b"pkg.torch" not in raw
+        onnx.checker.check_model(path)
+
+
+def test_the_manifest_names_no_place_and_no_time(exported: Path, tmp_path: Path) -> None:
+    text = (exported / "family.json").read_text()
+    assert str(exported) not in text
+    assert str(tmp_path.parent) not in text.replace(load_family(exported).facts.parent.source, "")
+
+
+def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom matexport.build import export_family\nfrom matexport.spec import *\n"
+        "export_family(ExportJob(ParentSource(sys.argv[1]), (Point(1, 8), Point(2, 32), Point(3, 32))), sys.argv[2])"
+    )
+    for seed in ("1", "2"):
+        run_script(script, parent, tmp_path / seed, PYTHONHASHSEED=seed)
+    first, second = read_all(tmp_path / "1"), read_all(tmp_path / "2")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.fixture
+def few_probes(tmp_path: Path) -> Path:
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"text": "the cat"}\n{"text": "a dog in the snow"}\n{"text": "red house"}\n')
+    return path
+
+
+def test_killed_in_any_stage_nothing_appears_and_a_rerun_succeeds(
+    parent: Path, few_probes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "family"
+    lines = run_script(CRASH, parent, out, few_probes, *STAGES).splitlines()
+    assert lines == [f"{stage} -9 None" for stage in STAGES]
+    assert hidden_beside(out) == [".family.staging"]  # what the last one left behind
+    export_family(ExportJob(ParentSource(str(parent)), FEW), out)
+    assert hidden_beside(out) == []
+    assert verify_family(out).passed
+
+
+def test_killed_while_overwriting_the_old_family_stays(parent: Path, few_probes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "family"
+    export_family(ExportJob(ParentSource(str(parent)), (Point(2, 16),)), out)
+    before = read_all(out)
+    run_script(CRASH, parent, out, few_probes, "trace", "cut", "verify")
+    assert read_all(out) == before
+    assert verify_family(out).passed
+    exported = export_family(ExportJob(ParentSource(str(parent)), FEW), out, overwrite=True)
+    assert [profile.point for profile in exported.family.profiles] == list(FEW)
+    assert hidden_beside(out) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(parent: Path, few_probes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "family"
+    message, outcome = run_script(CRASH, parent, out, few_probes, "full").splitlines()
+    assert outcome == "full 7 None"
+    assert message.startswith(f"cannot write {out}: the file size limit was reached")
+    assert hidden_beside(out) == []
+
+
+def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ExportJob(ParentSource(str(parent)), FEW)
+    out = tmp_path / "family"
+    assert not export_family(job, out).up_to_date
+    before = read_all(out)
+    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    again = export_family(job, out)
+    assert again.up_to_date
+    assert again.verification.passed
+    assert read_all(out) == before
+    others = [
+        dataclasses.replace(job, points=FEW[:1]),
+        dataclasses.replace(job, readout=ReadoutRequest(normalize=False)),
+        dataclasses.replace(job, tolerances={Precision.FP32: Tolerance(5e-6)}),
+    ]
+    for other in others:
+        with pytest.raises(DestinationError, match="pass --overwrite to replace it"):
+            export_family(other, out)
+    assert read_all(out) == before
+
+
+def test_a_spoilt_family_of_the_same_inputs_is_not_called_up_to_date(parent: Path, tmp_path: Path) -> None:
+    job, out = ExportJob(ParentSource(str(parent)), FEW), tmp_path / "family"
+    export_family(job, out)
+    sound = read_all(out)
+    graph = out / "L01-D008.fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(DestinationError, match=r"L01-D008.fp32.onnx .*--overwrite"):
+        export_family(job, out)
+    assert not export_family(job, out, overwrite=True).up_to_date
+    assert read_all(out) == sound
+
+
+def test_a_destination_that_is_no_family_is_never_replaced(parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("keep me")
+    for overwrite in (False, True):
+        with pytest.raises(DestinationError, match="choose another destination"):
+            export_family(ExportJob(ParentSource(str(parent)), FEW), tmp_path / "letters", overwrite=overwrite)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
+
+
+def test_two_exports_into_one_destination_do_not_meet(parent: Path, tmp_path: Path) -> None:
+    out = tmp_path / "family"
+    with FileLock(tmp_path / ".family.lock"), pytest.raises(DestinationError, match="written by another process"):
+        export_family(ExportJob(ParentSource(str(parent)), FEW), out)
+    assert not out.exists()
+
+
+def test_a_user_probe_file_replaces_the_shipped_ones(parent: Path, tmp_path: Path) -> None:
+    probes = tmp_path / "mine.jsonl"
+    probes.write_text('{"text": "the cat"}\n{"text": "a dog in the snow"}\n')
+    job = ExportJob(ParentSource(str(parent)), FEW, probes=probes)
+    family = export_family(job, tmp_path / "family").family
+    assert [json.loads(line)["text"] for line in (family.path / "probes.jsonl").read_text().splitlines()] == [
+        "the cat",
+        "a dog in the snow",
+    ]
+    probes.write_text('{"text": "the cat"}\n{"text": "x", "prompt": "query"}\n')
+    with pytest.raises(RequestError, match="probe 1 asks for the prompt 'query'; the parent's prompts are: none"):
+        export_family(job, tmp_path / "other")
+
+
+def spoil_trace(traced: Traced) -> None:
+    """Scale the last block's output a little, as a trace that froze a value would."""
+    name = "encoder.layer.2.output.LayerNorm.weight"
+    weight = traced.model.graph.initializers[name]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1.001, name=name)  # type: ignore[union-attr]
+
+
+def read_the_layer_before(model: ir.Model, output: str, *, name: str) -> ir.Model:
+    return CUT(model, output.replace("L03", "L02"), name=name)
+
+
+def read_one_dim_on(model: ir.Model, output: str, *, name: str) -> ir.Model:
+    part = CUT(model, output, name=name)
+    for node in part.graph:
+        if node.op_type == "Slice" and node.outputs[0].shape and str(node.outputs[0].shape[-1]) == "8":
+            for index, number in ((1, 1), (2, 9)):
+                tensor = ir.tensor([number], name=f"shift_{number}")
+                value = ir.Value(name=f"shift_{number}", const_value=tensor, type=ir.TensorType(ir.DataType.INT64))
+                part.graph.initializers.add(value)
+                node.replace_input_with(index, value)
+    return part
+
+
+CUT = export.cut_exit
+TRACE = export.trace_exits
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "wrong"),
+    [
+        ("trace", "trace_exits", lambda *a, **k: (traced := TRACE(*a, **k), spoil_trace(traced))[0]),
+        ("cut", "cut_exit", read_the_layer_before),
+        ("cut", "cut_exit", read_one_dim_on),
+    ],
+    ids=["trace: a weight off by 0.1 %", "cut: layer - 1", "cut: dims shifted by 1"],
+)
+def test_a_wrong_stage_is_named_and_no_family_appears(
+    stage: str,
+    name: str,
+    wrong: Callable[..., object],
+    parent: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, name, wrong)
+    job = ExportJob(ParentSource(str(parent)), (Point(2, 8), Point(2, 32), Point(3, 32), Point(3, 8)))
+    with pytest.raises(ParityError, match=f"^{stage}: .* profiles differ from the parent") as caught:
+        export_family(job, tmp_path / "family")
+    assert caught.value.stage == stage
+    assert not (tmp_path / "family").exists()
+    assert hidden_beside(tmp_path / "family") == []
+
+
+def test_the_torchscript_exporter_takes_over_and_the_manifest_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matexport.build import trace
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no dynamo today\nsecond line")
+
+    monkeypatch.setattr(trace, "_export_dynamo", fail)
+    parent = make_parent(tmp_path / "parent", "bert", pooling="cls", dense=[16])
+    family = export_family(
+        ExportJob(ParentSource(str(parent)), (Point(1, 8), Point(3, 16))), tmp_path / "family"
+    ).family
+    assert family.facts.trace.exporter == "torchscript"
+    assert family.facts.trace.fallback == "RuntimeError: no dynamo today"
+    assert "encoder.layer.0.output.dense.weight.T" in ir.load(family.path / "L01-D008.fp32.onnx").graph.initializers
