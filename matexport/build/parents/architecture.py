@@ -1,11 +1,12 @@
 """What an architecture looks like from outside: how deep, how wide, what stands after its last block, what it takes.
 
-Found by building the model on meta tensors (no weights, no memory) and running it once; nothing here knows a model
+Found by building the model of fake tensors (shapes without memory) and running it once; nothing here knows a model
 type by name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matexport.errors import ParentError
 
@@ -46,11 +48,11 @@ def inspect_architecture(config: Any, *, source: str, trust_remote_code: bool) -
     if not isinstance(blocks, int) or not isinstance(width, int):
         raise ParentError(f"{source} ({config.model_type}) does not say how many blocks it has and how wide it is")
     try:
-        with torch.device("meta"):
+        with FakeTensorMode(), _no_init_weights():
             model = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=trust_remote_code)
+            norm = find_final_norm(model.eval(), blocks)
     except ValueError as error:
         raise ParentError(f"transformers has no encoder for {source}: {str(error).splitlines()[0]}") from error
-    norm = find_final_norm(model.eval(), blocks)
     return Architecture(blocks, width, norm, frozenset(inspect.signature(model.forward).parameters))
 
 
@@ -58,7 +60,7 @@ def find_final_norm(model: nn.Module, blocks: int) -> str | None:
     """Name of the module between a model's last block and its last hidden state; None when nothing is there.
 
     Args:
-        model: transformers' model; may be on the meta device.
+        model: transformers' model, on the CPU; its tensors may be fake ones.
         blocks: its number of transformer blocks.
 
     Raises:
@@ -82,12 +84,16 @@ def find_final_norm(model: nn.Module, blocks: int) -> str | None:
 
     hooks = [lists[0][-1].register_forward_hook(note_block)]
     hooks += [module.register_forward_hook(note_followers(name)) for name, module in model.named_modules()]
-    device = next(model.parameters()).device
+    config: Any = model.config
+    pad_token_id = config.pad_token_id
     try:
+        # Fake tensors have no values to look at: so no attention mask, whose values transformers 5 tests, and no
+        # padding token, which transformers 4 would look for in the ids when there is no mask.
+        config.pad_token_id = None
         with torch.no_grad():
-            # No attention mask: transformers looks at a mask's values, which meta tensors do not have.
-            last = model(input_ids=torch.ones((1, 2), dtype=torch.int64, device=device)).last_hidden_state
+            last = model(input_ids=torch.ones((1, 2), dtype=torch.int64)).last_hidden_state
     finally:
+        config.pad_token_id = pad_token_id
         for hook in hooks:
             hook.remove()
     if raw and last is raw[-1]:
@@ -98,3 +104,13 @@ def find_final_norm(model: nn.Module, blocks: int) -> str | None:
             f"cannot tell what {type(model).__name__} does between its last block and its last hidden state"
         )
     return names[0]
+
+
+def _no_init_weights() -> contextlib.AbstractContextManager[None]:
+    """transformers' own switch, where 5.x and where 4.x keep it: initialising looks at values, which fake tensors lack."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:
+        from transformers.modeling_utils import no_init_weights
+    context: contextlib.AbstractContextManager[None] = no_init_weights()
+    return context

@@ -243,7 +243,7 @@ def _load_tokenizer(job: ExportJob, path: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             path, trust_remote_code=job.parent.trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # tokenizers raises bare Exception
         raise ParentError(f"transformers cannot load the tokenizer in {path}: {_first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ParentError(f"{path} has no fast tokenizer (tokenizer.json), which is what runs without transformers")
