@@ -1,0 +1,65 @@
+"""The reference is the parent's: equal to sentence-transformers' own encode, and independent of the read-out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parents import WIDTH, make_parent
+
+from matexport.build.parents.text import load_parent, plan_parent
+from matexport.build.reference import prepare_probes, record_reference
+from matexport.errors import RequestError
+from matexport.profiles import load_probes
+from matexport.spec import ExportJob, ParentSource, Point, Probe
+
+PROBES = (Probe("the cat sits"), Probe("a big red house and a small blue one"), Probe("Käse 猫"))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
+def test_at_full_depth_it_is_what_sentence_transformers_encodes(pooling: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_parent(tmp_path / "parent", pooling=pooling, dense=[20])
+    point = Point(3, 12)
+    parent = load_parent(plan_parent(ExportJob(ParentSource(str(folder)), (point,))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = SentenceTransformer(str(folder), device="cpu")
+        texts = [probe.text for probe in PROBES]
+        expected = model.encode(texts, batch_size=1, truncate_dim=12, normalize_embeddings=True)
+    np.testing.assert_allclose(record_reference(parent, PROBES)[point], expected, atol=1e-6)
+
+
+def test_progress_counts_every_probe(parent: Path) -> None:
+    loaded = load_parent(plan_parent(ExportJob(ParentSource(str(parent)), (Point(1, WIDTH),))))
+    seen: list[tuple[str, int, int]] = []
+    record_reference(loaded, PROBES, lambda *event: seen.append(event))
+    assert seen == [("reference", done, 3) for done in range(4)]
+
+
+def test_shipped_probes_are_fitted_to_the_parent_and_a_users_are_not(tmp_path: Path) -> None:
+    folder = make_parent(tmp_path / "parent", prompts={"query": "a cat: "})
+    plan = plan_parent(ExportJob(ParentSource(str(folder)), (Point(1, 8),)))
+    shipped = load_probes(None)
+    assert prepare_probes(plan, shipped, shipped=True)[-2:] == (
+        Probe(shipped[0].text, "query"),
+        Probe(shipped[1].text, "query"),
+    )
+    assert prepare_probes(plan, PROBES, shipped=False) == PROBES
+    with pytest.raises(RequestError, match="asks for the prompt 'passage'; the parent's prompts are: query"):
+        prepare_probes(plan, [Probe("x", "passage"), *PROBES], shipped=False)
+
+
+def test_a_text_without_tokens_is_left_out_or_refused(tmp_path: Path) -> None:
+    folder = make_parent(tmp_path / "parent", "llama", pooling="lasttoken")
+    plan = plan_parent(ExportJob(ParentSource(str(folder)), (Point(3, 8),)))
+    bare = plan.tokenizer.backend_tokenizer
+    bare.post_processor = None  # no special tokens: the empty string is empty
+    plan.tokenizer._tokenizer = bare
+    probes = (Probe(""), *PROBES)
+    assert prepare_probes(plan, probes, shipped=True) == PROBES
+    with pytest.raises(RequestError, match=r"probe 0 \(''\) has no tokens"):
+        prepare_probes(plan, probes, shipped=False)
