@@ -70,9 +70,10 @@ def run_export(options: argparse.Namespace) -> int:
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     out = options.out or Path("artifacts") / options.profile.stem
-    _quiet_libraries()
     from matexport.build import export_family
+    from matexport.build.quiet import quiet_libraries
 
+    quiet_libraries()
     with _progress() as progress:
         exported = export_family(job, out, overwrite=options.overwrite, progress=progress)
     if options.json:
@@ -435,24 +436,6 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
-
-
-def _quiet_libraries() -> None:
-    """Keep what torch and transformers say about themselves out of the user's terminal; errors are raised anyway."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.simplefilter("ignore")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    from matexport.build import require_build_extra
-
-    require_build_extra()
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

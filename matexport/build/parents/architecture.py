@@ -107,7 +107,7 @@ def find_final_norm(model: nn.Module, blocks: int) -> str | None:
 
 
 def _no_init_weights() -> contextlib.AbstractContextManager[None]:
-    """transformers' own switch, where 5.x and where 4.x keep it: initialising looks at values, which fake tensors lack."""
+    """transformers' own switch, where 5.x and 4.x keep it: initialising looks at values, which fake tensors lack."""
     try:
         from transformers.initialization import no_init_weights
     except ImportError:
