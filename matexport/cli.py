@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import matexport
-from matexport.errors import FamilyError, MatexportError, ParityError, RequestError
+from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
     from matexport.verify import Verification
@@ -27,6 +27,13 @@ DONE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 #: Texts embedded at a time when they come from a file: bounds memory, not speed.
 CHUNK_TEXTS = 2048
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but what is wrong takes one line; the usage is for ``--help``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,16 +107,19 @@ def run_verify(options: argparse.Namespace) -> int:
             verification = verify_family(options.family, threads=options.threads, progress=progress)
     except FamilyError as error:
         if options.junit:
-            write_junit(options.junit, options.family, error.problems)
+            with _explain_os_errors(options.junit):
+                write_junit(options.junit, options.family, error.problems)
         if options.json:
             _print_json({"family": str(options.family), "passed": False, "problems": list(error.problems)})
         for problem in error.problems:
             _complain(problem, REFUSED)
         return REFUSED
     if options.junit:
-        write_junit(options.junit, options.family, verification)
+        with _explain_os_errors(options.junit):
+            write_junit(options.junit, options.family, verification)
     if options.record:
-        record_measurement(family, verification)
+        with _explain_os_errors(options.family):
+            record_measurement(family, verification)
     if options.json:
         _print_json({"family": str(options.family)} | _describe_verification(options.family, verification))
     else:
@@ -195,7 +205,7 @@ def run_pack(options: argparse.Namespace) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="matexport",
         description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
         "each proven equal to its parent at that point.",
@@ -353,6 +363,14 @@ def _write_npy(path: Path, chunks: Iterable[tuple[list[str], Any]], dim: int) ->
 
 
 @contextlib.contextmanager
+def _explain_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DestinationError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+@contextlib.contextmanager
 def _replace_file(path: Path) -> Iterator[Any]:
     """A binary file that takes the place of `path` when all of it has been written."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -363,7 +381,8 @@ def _replace_file(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise RequestError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _describe_verification(path: Path, verification: Verification) -> dict[str, object]:

@@ -90,6 +90,7 @@ class Embedder:
             RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
             FamilyError: the model gave a vector that is not finite.
         """
+        texts = texts if isinstance(texts, str) else list(texts)
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise RequestError("embed takes a list of strings")
         if batch_size < 1:
@@ -116,7 +117,12 @@ class Embedder:
     def run(self, rows: Sequence[Tokens], padding_side: PaddingSide) -> Vectors:
         """Run the graph once on token rows padded to the longest: (len(rows), dim) float32."""
         feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
-        (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
+        try:
+            (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
+        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+            raise FamilyError(f"onnxruntime cannot run {self.profile}: {error}") from None
+        if vectors.shape != (len(rows), self.dim):
+            raise FamilyError(f"{self.profile} gave vectors of shape {vectors.shape} for {len(rows)} texts")
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:
@@ -137,6 +143,11 @@ def tokenize_texts(
 ) -> list[Tokens]:
     """`Embedder.tokenize` without a session."""
     prefix = _find_prompt(text, prompt)
+    for index, item in enumerate(texts):
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
     rows = [Tokens.of(encoding) for encoding in tokenizer.encode_batch([prefix + item for item in texts])]
     empty = next((index for index, row in enumerate(rows) if not row.ids), None)
     if empty is not None:
@@ -183,7 +194,10 @@ def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
     except Exception as error:  # tokenizers raises bare Exception
         raise FamilyError(f"{folder / TOKENIZER} cannot be read: {error}") from None
     tokenizer.no_padding()
-    tokenizer.enable_truncation(text.max_tokens)
+    try:
+        tokenizer.enable_truncation(text.max_tokens)
+    except Exception as error:
+        raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {error}") from None
     return tokenizer
 
 
@@ -194,7 +208,9 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_cpus()
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: warnings go to standard error, past any logging configuration
+    options.log_severity_level = (
+        4  # an error is raised, too: warnings go to standard error, past any logging configuration
+    )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if tune:
         tune(options)

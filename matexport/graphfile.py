@@ -12,6 +12,7 @@ declared here ignores everything that does not matter for the check.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -27,15 +28,17 @@ ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ALLOWED_KEYS = frozenset({"location", "offset", "length"})
 EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
-# TensorProto.DataType -> bytes per element (4-bit types: two elements a byte).
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 21: 0.5, 22: 0.5}
+# TensorProto.DataType -> bits per element.
+_ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+#: 2**64 has 20 digits; Python refuses to read more than 4300.
+_MAX_DIGITS = 20
 
 # (field, number, type, repeated); a capitalised type is a message of this table.
 _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
     "Model": (("ir_version", 1, "int64", False), ("opset_import", 8, "Opset", True), ("graph", 7, "Graph", False),
               ("functions", 25, "Function", True)),
     "Opset": (("domain", 1, "string", False), ("version", 2, "int64", False)),
-    "Function": (("name", 1, "string", False), ("node", 7, "Node", True)),
+    "Function": (("name", 1, "string", False), ("node", 7, "Node", True), ("attribute_proto", 11, "Attribute", True)),
     "Graph": (("node", 1, "Node", True), ("initializer", 5, "Tensor", True), ("sparse_initializer", 15, "Sparse", True),
               ("input", 11, "ValueInfo", True), ("output", 12, "ValueInfo", True)),
     "ValueInfo": (("name", 1, "string", False),),
@@ -45,7 +48,8 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
                   ("sparse_tensors", 23, "Sparse", True)),
     "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
     "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
-               ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
+               ("float_data", 4, "float", True),
+               ("raw_data", 9, "bytes", False), ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
     "Entry": (("key", 1, "string", False), ("value", 2, "string", False)),
 }  # fmt: skip
 
@@ -88,21 +92,40 @@ def parse_graph(path: Path) -> Any:
     return model
 
 
+def find_infinite_tensor(path: Path) -> str | None:
+    """The name of a small weight inside a graph that holds NaN or infinity."""
+    kinds = {1: "f", 10: "e", 11: "d"}
+    for tensor in _tensors(parse_graph(path)):
+        kind = kinds.get(tensor.data_type)
+        if kind is None:
+            continue
+        size = len(tensor.raw_data) // struct.calcsize(kind)
+        inside = struct.unpack_from(f"<{size}{kind}", tensor.raw_data)
+        # ConstantOfShape(-inf) and masks are made of infinities on purpose: NaN only
+        if any(value != value for value in (*inside, *tensor.float_data)):
+            return str(tensor.name)
+    return None
+
+
 def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
     if tensor.data_location != EXTERNAL:
         return "carries external-data entries but is not external" if tensor.external_data else None
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     where = dict(entries)
     if len(where) != len(entries) or set(where) != ALLOWED_KEYS:
-        return f"has the external-data keys {sorted(key for key, _ in entries)}; expected location, offset and length"
+        return (
+            f"has the external-data keys {sorted(str(key) for key, _ in entries)}; expected location, offset and length"
+        )
     if where["location"] not in weights:
         return f"points to {where['location']!r}, which is not a weights file of this family"
-    if not all(where[key].isascii() and where[key].isdigit() for key in ("offset", "length")):
+    if not all(
+        where[key].isascii() and where[key].isdigit() and len(where[key]) <= _MAX_DIGITS for key in ("offset", "length")
+    ):
         return "has an offset or a length that is no whole number"
-    if tensor.data_type not in _ITEM_BYTES or any(dim < 0 for dim in tensor.dims):
+    if tensor.data_type not in _ITEM_BITS or any(dim < 0 for dim in tensor.dims):
         return f"is of the unknown data type {tensor.data_type} or has negative dims"
     offset, length = int(where["offset"]), int(where["length"])
-    needed = math.ceil(math.prod(tensor.dims) * _ITEM_BYTES[tensor.data_type])
+    needed = -(-math.prod(tensor.dims) * _ITEM_BITS[tensor.data_type] // 8)
     if length != needed:
         return f"says {length} bytes where its shape needs {needed}"
     if offset + length > weights[where["location"]]:
@@ -122,15 +145,24 @@ def _tensors(model: Any) -> Iterator[Any]:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
+    for attribute in _attributes(model):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+
+
+def _attributes(model: Any) -> Iterator[Any]:
     for node in _nodes(model):
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
+        yield from node.attribute
+    for function in model.functions:
+        yield from function.attribute_proto  # default values
 
 
 def _graphs(model: Any) -> Iterator[Any]:
     pending = [model.graph]
+    for function in model.functions:
+        for attribute in function.attribute_proto:
+            pending += [attribute.g, *attribute.graphs]
     nodes = [node for function in model.functions for node in function.node]
     while pending or nodes:
         for node in nodes:
@@ -148,7 +180,13 @@ def _graphs(model: Any) -> Iterator[Any]:
 @cache
 def _message_class() -> Any:
     kinds = descriptor_pb2.FieldDescriptorProto
-    scalars = {"int64": kinds.TYPE_INT64, "int32": kinds.TYPE_INT32, "string": kinds.TYPE_STRING}
+    scalars = {
+        "int64": kinds.TYPE_INT64,
+        "int32": kinds.TYPE_INT32,
+        "string": kinds.TYPE_STRING,
+        "bytes": kinds.TYPE_BYTES,
+        "float": kinds.TYPE_FLOAT,
+    }
     file = descriptor_pb2.FileDescriptorProto(name="matexport/graph.proto", package="matexport", syntax="proto2")
     for name, fields in _SCHEMA.items():
         record = file.message_type.add(name=name)

@@ -148,6 +148,11 @@ def check_family(family: Family) -> None:
     _raise_problems(family, problems)
 
 
+def check_files(family: Family, names: Iterable[str]) -> None:
+    """Check some of a family's files: present, regular, digest."""
+    _raise_problems(family, _find_changed_files(family, names))
+
+
 def check_profile(family: Family, name: str) -> None:
     """Check the files that one profile reads, before they are given to a runtime.
 
@@ -179,6 +184,8 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
             parsed = Profile.parse(name)
         except ValueError as error:
             raise FamilyError(f"{manifest}: {error}") from None
+        if parsed.name != name:
+            raise FamilyError(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
         if parsed != Profile(Point(profile.layers, profile.dim), profile.precision):
             raise FamilyError(f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}")
         for file_name in (profile.graph, profile.weights):
@@ -186,11 +193,22 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
                 raise FamilyError(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise FamilyError(f"{manifest}: {name} needs more of {profile.weights} than there is")
+    _check_text(facts.text, manifest)
     for file_name in (TOKENIZER, PROBES, REFERENCE):
         if file_name not in facts.files:
             raise FamilyError(f"{manifest} does not list {file_name}")
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise FamilyError(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+
+
+def _check_text(text: TextFacts, manifest: Path) -> None:
+    known = ("input_ids", "attention_mask", "token_type_ids")
+    if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
+        raise FamilyError(f"{manifest}: the inputs {list(text.inputs)} are not some of {', '.join(known)}")
+    if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
+        raise FamilyError(f"{manifest}: max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+    if text.default_prompt is not None and text.default_prompt not in text.prompts:
+        raise FamilyError(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
 
 
 def _find_extra_files(family: Family) -> list[str]:
@@ -200,8 +218,13 @@ def _find_extra_files(family: Family) -> list[str]:
     if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
         extra.append(measurements)
     elif measurements.is_dir():
-        extra += [path for path in measurements.iterdir() if path.suffix != ".json" or path.is_symlink()]
+        extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
     return [f"extra: {path.relative_to(family.path)} is not listed in {MANIFEST}" for path in sorted(extra)]
+
+
+def _is_measurement(path: Path) -> bool:
+    """Or what an interrupted recording left of one."""
+    return path.name.endswith((".json", ".json.tmp")) and stat.S_ISREG(path.lstat().st_mode)
 
 
 def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
@@ -238,7 +261,10 @@ def _find_unsafe_files(family: Family, profiles: Iterable[Profile]) -> list[str]
     for profile in profiles:
         facts = family.profile_facts(profile.name)
         try:
-            read_header(family.path / facts.weights)
+            header = read_header(family.path / facts.weights)
+            size = (family.path / facts.weights).stat().st_size
+            if size not in {header.data_start, *(entry.end for entry in header.entries)}:
+                raise FamilyError(f"{facts.weights}: ends inside a tensor")
             check_graph(family.path / facts.graph, {facts.weights: facts.weights_prefix_bytes})
         except FamilyError as error:
             problems[f"refused: {error}"] = None

@@ -97,9 +97,9 @@ def read_header(path: Path) -> NestedHeader:
             raise FamilyError(f"{path.name}: not a safetensors file (its header would be {length} bytes long)")
         try:
             data = json.loads(file.read(length), object_pairs_hook=_refuse_repeated_keys)
-            metadata = data.pop("__metadata__", {})
+            metadata = _read_metadata(data.pop("__metadata__", {}))
             entries = [_read_entry(name, item, 8 + length) for name, item in data.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise FamilyError(f"{path.name}: not a valid safetensors header ({problem})") from None
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     position = 8 + length
@@ -151,6 +151,12 @@ def _read_entry(name: str, item: dict[str, Any], data_start: int) -> TensorEntry
     if end - begin != nbytes:
         raise ValueError(f"tensor {name!r} takes {end - begin} bytes where its shape needs {nbytes}")
     return TensorEntry(name, dtype, shape, data_start + begin, nbytes)
+
+
+def _read_metadata(data: object) -> dict[str, str]:
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise ValueError("its metadata is no table of texts")
+    return data
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from matexport.errors import DestinationError
 from matexport.manifest import (
     PROBES,
     REFERENCE,
     Family,
+    check_files,
     check_profile,
     describe_files,
     load_family,
@@ -45,13 +47,16 @@ def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, 
     family = family if isinstance(family, Family) else load_family(family)
     facts = family.profile_facts(profile)
     out = Path(out)
+    if out.absolute().resolve().is_relative_to(family.path.resolve()):
+        raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
+    copied = [name for name in family.facts.files if name not in _files_of_other_kinds(family)]
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
         check_profile(family, profile)
+        check_files(family, [*copied, PROBES, REFERENCE])
         with stage_directory(out) as stage:
-            for name in family.facts.files:
-                if name not in _files_of_other_kinds(family):
-                    shutil.copyfile(family.path / name, stage / name)
+            for name in copied:
+                shutil.copyfile(family.path / name, stage / name)
             shutil.copyfile(family.path / facts.graph, stage / facts.graph)
             with (stage / facts.weights).open("wb") as target:
                 write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)

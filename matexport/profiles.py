@@ -70,7 +70,7 @@ def load_job(path: Path | str) -> ExportJob:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise RequestError(f"cannot read the profile {path}: {problem.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
     file = read_record(data, ProfileFile, str(path), RequestError)
     _check_tolerances(file.tolerances, path)
@@ -155,8 +155,8 @@ def parse_probes(lines: str, where: str) -> tuple[Probe, ...]:
             continue
         try:
             data = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise RequestError(f"{where}, line {number}: not JSON ({problem.msg})") from None
+        except (ValueError, RecursionError) as problem:  # ValueError: also more digits than Python reads
+            raise RequestError(f"{where}, line {number}: not JSON ({problem})") from None
         probes.append(read_record(data, Probe, f"{where}, line {number}", RequestError))
     if len(probes) < 2:
         raise RequestError(f"{where}: {len(probes)} probes; parity needs at least 2, to compare neighbours")

@@ -123,7 +123,11 @@ def _put_in_place(stage: Path, destination: Path) -> None:
     else:
         old = _hidden(destination, "old")
         destination.rename(old)
-        stage.rename(destination)
+        try:
+            stage.rename(destination)
+        except BaseException:
+            old.rename(destination)
+            raise
         shutil.rmtree(old)
     _flush_directory(destination.parent)
 

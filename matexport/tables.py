@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matexport.manifest import Family
 from matexport.parity import Parity
@@ -37,7 +37,7 @@ def describe_profiles(family: Family, parities: Parities | None) -> list[dict[st
                 "weights_prefix_bytes": facts.weights_prefix_bytes,
                 "download_bytes": graph_bytes + facts.weights_prefix_bytes,
                 "max_abs": max(parity.max_abs for parity in ways.values()) if ways else None,
-                "cosine_min": min(parity.cosine_min for parity in ways.values()) if ways else None,
+                "cosine_min": _least(parity.cosine_min for parity in ways.values()) if ways else None,
                 "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
                 "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
             }
@@ -79,6 +79,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 def _describe_parity(parity: Parity) -> dict[str, object]:
     return {name: getattr(parity, name) for name in ("max_abs", "cosine_mean", "cosine_min", "neighbours", "worst")}
+
+
+def _least(values: Iterable[float]) -> float:
+    return min(values, key=lambda value: (value == value, value))  # NaN first
 
 
 def _number(value: object, form: str) -> str:

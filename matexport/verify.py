@@ -22,12 +22,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_batches, tokenize_texts
-from matexport.errors import FamilyError
+from matexport.errors import FamilyError, RequestError
+from matexport.graphfile import find_infinite_tensor
 from matexport.host import Host, read_host
 from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, Family, check_family, load_family
 from matexport.nestedfile import PADDING_NAME, read_header
 from matexport.parity import Parity, compare_vectors
-from matexport.profiles import parse_probes
+from matexport.profiles import FLOORS, parse_probes
 from matexport.spec import PaddingSide, Probe, Profile
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
@@ -102,7 +103,12 @@ def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vector
     Raises:
         FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
     """
-    probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
+    try:
+        probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
+    except UnicodeDecodeError:
+        raise FamilyError(f"{PROBES} is not UTF-8 text") from None
+    except RequestError as error:
+        raise FamilyError(str(error)) from None
     try:
         references: dict[str, Vectors] = load_file(family.path / REFERENCE)
     except SafetensorError as error:
@@ -128,6 +134,10 @@ def check_finite_weights(family: Family) -> None:
         bad = next(_find_infinite_tensors(family.path / name), None)
         if bad:
             raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
+    for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
+        bad = find_infinite_tensor(family.path / name)
+        if bad:
+            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
 
 
 def record_measurement(family: Family, verification: Verification) -> Path:
@@ -139,13 +149,21 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     folder = family.path / MEASUREMENTS
     folder.mkdir(exist_ok=True)
     target = folder / f"{verification.host.slug}.json"
-    known: dict[str, object] = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    known = _read_known(target)
     known["host"] = msgspec.to_builtins(verification.host)
     known["parity"] = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
     temporary = target.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8")
     temporary.replace(target)
     return target
+
+
+def _read_known(path: Path) -> dict[str, object]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Parity]] | None:
@@ -169,12 +187,17 @@ def _verify_profile(
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
         ways = run_all_ways(tokens, embedder.run, family.facts.text.padding_side)
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways}
-    return ProfileVerdict(profile.name, family.facts.tolerances[profile.precision].max_abs, parity)
+    # A manifest may tighten the floor; one that loosens it is not believed. (False for NaN: min would keep it.)
+    asked, floor = family.facts.tolerances[profile.precision].max_abs, FLOORS[profile.precision].max_abs
+    return ProfileVerdict(profile.name, asked if asked <= floor else floor, parity)
 
 
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:
     tokenizer = load_tokenizer(family.path, family.facts.text)
-    return [tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")[0] for probe in probes]
+    try:
+        return [tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")[0] for probe in probes]
+    except RequestError as error:
+        raise FamilyError(f"{PROBES}: {error}") from None
 
 
 def run_all_ways(
@@ -199,7 +222,8 @@ def _find_infinite_tensors(path: Path) -> Iterator[str]:
         kind = kinds.get(entry.dtype)
         if kind is None or entry.name.startswith(PADDING_NAME):
             continue
-        flat = data[entry.offset : min(entry.end, len(data))].view(kind)
+        end = min(entry.end, len(data))
+        flat = data[entry.offset : end - (end - entry.offset) % np.dtype(kind).itemsize].view(kind)
         for start in range(0, len(flat), 1 << 22):
             if not np.isfinite(flat[start : start + (1 << 22)]).all():
                 yield entry.name

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given, st
 from safetensors.numpy import load, load_file, save_file
 
 from matexport.errors import FamilyError

@@ -19,7 +19,7 @@ from matexport.spec import ExportJob, ParentSource, Point
 
 def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        parent = make_parent(Path(folder) / "parent", "bert", pooling="cls", dense=[16], prompts={"query": "a cat: "})
+        make_parent(Path(folder) / "parent", "bert", pooling="cls", dense=[16], prompts={"query": "a cat: "})
         probes = Path(folder) / "probes.jsonl"
         texts = ['{"text": "the cat sits on the mat"}', '{"text": "a dog", "prompt": "query"}', '{"text": "red snow!"}']
         probes.write_text("\n".join(texts))

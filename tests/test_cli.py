@@ -1,0 +1,642 @@
+"""Every command as a user types it: results on standard output, one sentence on standard error, a meaningful code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+from forge import edit_manifest, flip_byte, reseal
+from safetensors.numpy import load_file, save_file
+
+import matexport
+from matexport import Embedder, load_family, verify_family
+from matexport.cli import main
+from matexport.host import read_host
+from matexport.verify import load_measurement
+
+NAME = "L02-D032-fp32"
+COMMANDS = ("export", "verify", "show", "embed", "pack")
+
+
+class Result:
+    """What one command did."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, object]:
+        document = json.loads(self.out)  # one document, or this fails
+        assert isinstance(document, dict)
+        return document
+
+    def complains(self, *words: str, code: int = 2) -> None:
+        """Nothing but one line on standard error."""
+        assert (self.code, self.out) == (code, ""), self.err
+        assert self.err.startswith("matexport")
+        assert self.err.endswith("\n")
+        assert self.err.count("\n") == 1, self.err
+        for word in words:
+            assert word in self.err
+
+
+class Run:
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
+        source = io.TextIOWrapper(io.BytesIO(stdin or b""), encoding="ascii")
+        self.monkeypatch.setattr(sys, "stdin", source)
+        if stdin is None:
+            self.monkeypatch.setattr(source, "isatty", lambda: True)
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Result(code, *self.capsys.readouterr())
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    capsys.readouterr()
+    return Run(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def vectors(exported: Path) -> np.ndarray:
+    return Embedder(exported, NAME).embed(TEXTS)
+
+
+@pytest.fixture
+def texts_file(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def job(parent: Path, tmp_path: Path) -> Path:
+    """The profile file of the exported family."""
+    path = tmp_path / "small.toml"
+    path.write_text(f'[parent]\nsource = "{parent}"\n[points]\nlayers = [1, 2, 3]\ndims = [8, 32]\n')
+    return path
+
+
+def read_lines(text: str) -> tuple[list[str], np.ndarray]:
+    records = [json.loads(line) for line in text.split("\n") if line]
+    return [record["text"] for record in records], np.array([record["embedding"] for record in records], np.float32)
+
+
+# --- every command
+
+
+def test_help(run: Run) -> None:
+    result = run("--help")
+    assert (result.code, result.err) == (0, "")
+    assert all(command in result.out for command in COMMANDS)
+    assert "exit codes: 0 done, 1 a gate said no" in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str, run: Run) -> None:
+    result = run(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"usage: matexport {command}" in result.out
+    assert f"matexport {command} " in result.out.partition("example")[2], "an example to copy"
+    assert "--json" in result.out
+    assert len(result.out) > 400, "more than its usage"
+
+
+def test_every_command_has_a_test_here(run: Run) -> None:
+    listed = run("--help").out.partition("commands:")[2].partition("exit codes")[0]
+    found = {line.split()[0] for line in listed.splitlines() if line.startswith("    ") and line[4:5].isalpha()}
+    assert found == set(COMMANDS)
+
+
+def test_version(run: Run) -> None:
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"matexport {matexport.__version__}\n")
+
+
+def test_python_m(exported: Path) -> None:
+    command = [sys.executable, "-m", "matexport", "embed", str(exported), "--profile", "L99-D032-fp32", "text"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("matexport: profile 'L99-D032-fp32' was asked; ")
+    assert result.stderr.count("\n") == 1
+
+
+# Shows a defect: argparse puts its usage, of several lines, before the sentence.
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("frobnicate",),
+        ("verify",),
+        ("verify", "F", "--threads", "0"),
+        ("verify", "F", "--threads", "-1"),
+        ("verify", "F", "--threads", "two"),
+        ("verify", "F", "--threads", "٢"),
+        ("verify", "F", "extra"),
+        ("verify", "F", "--no-such-option"),
+        ("embed", "F", "--profile", NAME, "--threads", "0", "text"),
+        ("embed", "F", "--batch-size", "0", "text"),
+        ("embed", "F", "--profile", NAME, "--no-such-option", "text"),
+        ("pack", "F", NAME),
+        ("pack", "F", NAME, "OUT", "extra"),
+        ("export",),
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_no_command_takes(arguments: tuple[str, ...], run: Run) -> None:
+    run(*arguments).complains()
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "embed", "pack"])
+def test_what_is_no_family(command: str, run: Run, tmp_path: Path) -> None:
+    rest = {"pack": (NAME, tmp_path / "out"), "embed": ("text",)}.get(command, ())
+    run(command, tmp_path / "absent", *rest).complains("absent is not a directory; a family is the folder")
+    run(command, tmp_path, *rest).complains("has no family.json: it is not a family or pack of matexport")
+    (tmp_path / "family.json").write_text('{"schema": 2}')
+    run(command, tmp_path, *rest).complains("has schema 2; this matexport reads schema 1: upgrade matexport")
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupted(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matexport.manifest.load_family", interrupt)
+    run("show", exported).complains("interrupted; nothing was changed", code=130)
+
+
+# --- show
+
+
+def test_show(run: Run, exported: Path) -> None:
+    result = run("show", exported)
+    assert (result.code, result.err) == (0, "")
+    assert "BertModel, 3 blocks, 32 dims" in result.out
+    assert "mean, final norm absent, unit length after the cut" in result.out
+    assert "up to 48 tokens; prompts: none" in result.out
+    for profile in load_family(exported).profiles:
+        assert profile.name in result.out
+    assert "parity was not measured on this host" not in result.out
+
+
+def test_show_before_anything_was_measured(run: Run, family: Path) -> None:
+    for path in (family / "measurements").iterdir():
+        path.unlink()
+    result = run("show", family)
+    assert result.code == 0
+    assert "parity was not measured on this host: run matexport verify --record" in result.out
+
+
+def test_show_json(run: Run, exported: Path) -> None:
+    result = run("show", exported, "--json")
+    assert (result.code, result.err) == (0, "")
+    document = result.json
+    assert document["family"] == str(exported)
+    assert document["facts"]["readout"]["pooling"] == ["mean"]  # type: ignore[index]
+    profiles = document["profiles"]
+    assert [row["profile"] for row in profiles] == [profile.name for profile in load_family(exported).profiles]  # type: ignore[attr-defined]
+    assert all(row["max_abs"] < 2e-6 for row in profiles)  # type: ignore[attr-defined]
+
+
+# --- verify
+
+
+def test_verify(run: Run, exported: Path) -> None:
+    result = run("verify", exported, "--threads", "1")
+    assert (result.code, result.err) == (0, "")
+    assert all(profile.name in result.out for profile in load_family(exported).profiles)
+    assert f"onnxruntime {read_host().onnxruntime}" in result.out
+
+
+def test_verify_json_and_junit(run: Run, exported: Path, tmp_path: Path) -> None:
+    result = run("verify", exported, "--json", "--junit", tmp_path / "r.xml")
+    assert (result.code, result.err) == (0, "")
+    document = result.json
+    assert document["passed"] is True
+    assert document["host"]["cpus"] == read_host().cpus  # type: ignore[index]
+    assert [row["passed"] for row in document["profiles"]] == [True] * 6  # type: ignore[attr-defined]
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("13", "0")  # the files, and six profiles in two ways
+
+
+def test_verify_a_changed_file(run: Run, family: Path, tmp_path: Path) -> None:
+    flip_byte(family / "L01-D008.fp32.onnx")
+    (family / "extra.txt").touch()
+    result = run("verify", family, "--junit", tmp_path / "r.xml")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines() == [
+        "matexport: extra: extra.txt is not listed in family.json",
+        "matexport: changed: L01-D008.fp32.onnx has another sha256 than the manifest says",
+    ]
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("1", "1")
+    assert "L01-D008.fp32.onnx" in (suite.findtext("testcase/failure") or "")
+
+
+def test_verify_a_changed_file_json(run: Run, family: Path) -> None:
+    (family / "config.json").unlink()
+    result = run("verify", family, "--json")
+    assert result.code == 1
+    assert result.json == {"family": str(family), "passed": False, "problems": ["missing: config.json"]}
+    assert result.err == "matexport: missing: config.json\n"
+
+
+def spoil_reference(family: Path, value: float) -> None:
+    arrays = load_file(family / "reference.safetensors")
+    arrays["L02-D008"][1, 2] += value
+    save_file(arrays, family / "reference.safetensors")
+    reseal(family)
+
+
+def test_verify_a_profile_that_is_off(run: Run, family: Path, tmp_path: Path) -> None:
+    spoil_reference(family, 0.25)
+    result = run("verify", family, "--junit", tmp_path / "r.xml")
+    assert result.code == 1
+    assert "2.5e-01" in result.out
+    assert result.err.startswith("matexport: L02-D008-fp32 differs from the parent by 0.25 (")
+    assert result.err.endswith("probe 1); allowed is 1e-05\n")
+    assert result.err.count("\n") == 1
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    failed = [case.attrib["classname"] for case in suite if case.find("failure") is not None]
+    assert failed == ["L02-D008-fp32"] * 2
+
+
+def test_verify_a_profile_that_is_off_json(run: Run, family: Path) -> None:
+    spoil_reference(family, 0.25)
+    result = run("verify", family, "--json")
+    assert result.code == 1
+    assert result.json["passed"] is False
+    failed = [row["profile"] for row in result.json["profiles"] if not row["passed"]]  # type: ignore[attr-defined]
+    assert failed == ["L02-D008-fp32"]
+
+
+def test_verify_records_when_asked(run: Run, family: Path) -> None:
+    for path in (family / "measurements").iterdir():
+        path.unlink()
+    assert run("verify", family).code == 0
+    assert load_measurement(load_family(family), read_host()) is None
+    assert run("verify", family, "--record").code == 0
+    measured = load_measurement(load_family(family), read_host())
+    assert measured is not None
+    assert len(measured) == 6
+    assert run("verify", family).code == 0, "what was recorded is no extra file"
+
+
+# Shows a defect: FileNotFoundError, NotADirectoryError or IsADirectoryError comes out with its traceback.
+@pytest.mark.parametrize("where", ["absent/r.xml", "file/r.xml", "."])
+@pytest.mark.parametrize("sound", [True, False], ids=["sound", "spoilt"])
+def test_a_junit_file_that_cannot_be_written(where: str, sound: bool, run: Run, family: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    if not sound:
+        flip_byte(family / "config.json")
+    result = run("verify", family, "--junit", tmp_path / where)
+    assert result.code == 2 or (not sound and result.code == 1)
+    assert f"cannot write {tmp_path / where}" in result.err
+
+
+# Shows a defect: as above. The family may lie on a disk that cannot be written.
+def test_a_measurement_that_cannot_be_written(run: Run, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_args: object, **_options: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    result = run("verify", family, "--record")
+    assert result.code == 2
+    assert "read-only file system" in result.err.lower()
+
+
+# Shows a defect: the sentence says what is wrong with the family, so this is a gate that said no, and wants its JUnit.
+def test_verify_with_spoilt_probes(run: Run, family: Path, tmp_path: Path) -> None:
+    (family / "probes.jsonl").write_text("hello\n")
+    reseal(family)
+    run("verify", family, "--junit", tmp_path / "r.xml").complains("probes.jsonl", code=1)
+    assert (tmp_path / "r.xml").exists()
+
+
+def test_progress_is_for_terminals(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    result = run("verify", exported)
+    assert result.code == 0
+    assert "verify: 100%" in terminal.getvalue()
+    assert "6/6" in terminal.getvalue()
+
+
+# --- embed
+
+
+def test_embed_arguments(run: Run, exported: Path, vectors: np.ndarray) -> None:
+    result = run("embed", exported, "--profile", NAME, *TEXTS)
+    assert (result.code, result.err) == (0, "")
+    texts, numbers = read_lines(result.out)
+    assert texts == TEXTS
+    np.testing.assert_array_equal(numbers, vectors)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda family, texts: [family, *texts, "--profile", NAME],
+        lambda family, texts: ["--profile", NAME, family, *texts],
+        lambda family, texts: [family, "--profile", NAME, "--", *texts],
+        lambda family, texts: [family, texts[0], "--profile", NAME, *texts[1:]],
+        lambda family, texts: [family, texts[0], "--profile", NAME, "--", *texts[1:]],
+        lambda family, texts: [family, "--profile", NAME, texts[0], "--threads", "1", *texts[1:]],
+    ],
+    ids=["before", "after", "after --", "around", "around --", "between"],
+)
+def test_texts_may_stand_anywhere(place: object, run: Run, exported: Path, vectors: np.ndarray) -> None:
+    result = run("embed", *place(exported, TEXTS))  # type: ignore[operator]
+    assert (result.code, result.err) == (0, "")
+    texts, numbers = read_lines(result.out)
+    assert texts == TEXTS
+    np.testing.assert_allclose(numbers, vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("texts", [["--json"], ["-5", "--help"], ["a", "--", "b"], ["--"], ["-x y"]], ids=" ".join)
+def test_after_two_dashes_everything_is_text(texts: list[str], run: Run, exported: Path) -> None:
+    result = run("embed", exported, "--profile", NAME, "--", *texts)
+    assert (result.code, result.err) == (0, "")
+    assert read_lines(result.out)[0] == texts
+
+
+def test_a_dash_before_two_dashes_is_an_option(run: Run, exported: Path) -> None:
+    result = run("embed", exported, "--profile", NAME, "-x", "--", "text")
+    assert (result.code, result.out) == (2, "")
+    assert "unrecognized arguments: -x" in result.err
+
+
+def test_embed_a_file(run: Run, exported: Path, texts_file: Path, vectors: np.ndarray) -> None:
+    texts, numbers = read_lines(run("embed", exported, "--profile", NAME, "--input", texts_file).out)
+    assert texts == TEXTS
+    np.testing.assert_array_equal(numbers, vectors)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--input", "-")], ids=["nothing else given", "-"])
+def test_embed_standard_input(arguments: tuple[str, ...], run: Run, exported: Path, vectors: np.ndarray) -> None:
+    result = run("embed", exported, "--profile", NAME, *arguments, stdin="\n".join(TEXTS).encode())
+    texts, numbers = read_lines(result.out)
+    assert texts == TEXTS
+    np.testing.assert_array_equal(numbers, vectors)
+
+
+def test_lines_end_at_newlines_only(run: Run, exported: Path) -> None:
+    lines = ["one\u2028line", "two\x0bparts", "", "three\x85parts"]
+    result = run("embed", exported, "--profile", NAME, stdin="\r\n".join(lines).encode())
+    assert read_lines(result.out)[0] == lines
+
+
+def test_embed_to_npy(run: Run, exported: Path, texts_file: Path, tmp_path: Path, vectors: np.ndarray) -> None:
+    result = run("embed", exported, "--profile", NAME, "--input", texts_file, "--output", tmp_path / "v.npy")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    written = np.load(tmp_path / "v.npy", allow_pickle=False)
+    assert written.dtype == np.float32
+    np.testing.assert_array_equal(written, vectors)
+
+
+def test_embed_to_jsonl(run: Run, exported: Path, tmp_path: Path, vectors: np.ndarray) -> None:
+    result = run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.jsonl", *TEXTS)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    texts, numbers = read_lines((tmp_path / "v.jsonl").read_text(encoding="utf-8"))
+    assert texts == TEXTS
+    np.testing.assert_array_equal(numbers, vectors)
+    assert {path.name for path in tmp_path.iterdir()} == {"v.jsonl"}
+
+
+def test_embed_json(run: Run, exported: Path, vectors: np.ndarray) -> None:
+    document = run("embed", exported, "--profile", NAME, "--json", *TEXTS).json
+    assert (document["profile"], document["dim"]) == (NAME, 32)
+    np.testing.assert_array_equal(np.array(document["vectors"], np.float32), vectors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"), [((), b""), (("--input", os.devnull), None)], ids=["standard input", "file"]
+)
+def test_embed_no_lines(
+    arguments: tuple[str, ...], stdin: bytes | None, run: Run, exported: Path, tmp_path: Path
+) -> None:
+    result = run("embed", exported, "--profile", NAME, *arguments, stdin=stdin)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy", *arguments, stdin=stdin)
+    assert np.load(tmp_path / "v.npy").shape == (0, 32)
+
+
+def test_embed_more_texts_than_a_chunk(
+    run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matexport.cli.CHUNK_TEXTS", 4)
+    run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy", *TEXTS)
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), Embedder(exported, NAME).embed(TEXTS), atol=1e-6)
+
+
+def test_embed_with_a_prompt(run: Run, left_exported: Path) -> None:
+    arguments = ("embed", left_exported, "--profile", "L01-D016-fp32")
+    expected = Embedder(left_exported, "L01-D016-fp32").embed(["cat"], prompt="query")
+    np.testing.assert_array_equal(read_lines(run(*arguments, "--prompt", "query", "cat").out)[1], expected)
+    run(*arguments, "--prompt", "passage", "cat").complains(
+        "prompt 'passage' was asked; the parent's prompts are: query"
+    )
+
+
+def test_embed_with_no_prompt_though_there_is_a_default(run: Run, family: Path) -> None:
+    edit_manifest(family, lambda data: data["text"].update(prompts={"query": "a red "}, default_prompt="query"))
+    plain = read_lines(run("embed", family, "--profile", NAME, "--prompt", "", "cat").out)[1]
+    default = read_lines(run("embed", family, "--profile", NAME, "cat").out)[1]
+    assert np.abs(plain - default).max() > 1e-3
+
+
+def test_embed_wants_texts_from_one_place(run: Run, exported: Path, texts_file: Path) -> None:
+    run("embed", exported, "--profile", NAME, "--input", texts_file, "text").complains("not both")
+    run("embed", exported, "--profile", NAME).complains("no texts: give them as arguments, with --input FILE, or on")
+
+
+def test_embed_an_unknown_profile(run: Run, exported: Path) -> None:
+    run("embed", exported, "--profile", "L09-D032-fp32", "text").complains("'L09-D032-fp32' was asked", "has L01-D008-")
+    run("embed", exported, "text").complains("has several profiles; choose one of L01-D008-fp32")
+
+
+def test_embed_an_unknown_prompt(run: Run, exported: Path) -> None:
+    run("embed", exported, "--profile", NAME, "--prompt", "query", "text").complains("the parent's prompts are: none")
+
+
+def test_embed_input_that_cannot_be_read(run: Run, exported: Path, tmp_path: Path) -> None:
+    arguments = ("embed", exported, "--profile", NAME, "--input")
+    run(*arguments, tmp_path / "absent.txt").complains("cannot read", "absent.txt: No such file or directory")
+    run(*arguments, tmp_path).complains("cannot read", "Is a directory")
+    (tmp_path / "binary").write_bytes(b"text\n\xff\xfe\x00\n")
+    run(*arguments, tmp_path / "binary").complains("not UTF-8")
+    result = run("embed", exported, "--profile", NAME, stdin=b"\xff\xfe")
+    result.complains("not UTF-8")
+
+
+# Shows a defect: tokenizers' TypeError comes out with its traceback. Such arguments hold bytes that are no UTF-8.
+def test_embed_an_argument_that_is_not_utf8(run: Run, exported: Path) -> None:
+    run("embed", exported, "--profile", NAME, "caf\udce9").complains()
+
+
+@pytest.mark.parametrize("name", ["v.txt", "v", "v.NPY", "v.npy.gz"])
+def test_embed_to_a_file_of_another_kind(name: str, run: Run, exported: Path, tmp_path: Path) -> None:
+    result = run("embed", exported, "--profile", NAME, "--output", tmp_path / name, "text")
+    result.complains(name, "its name must end in .npy or .jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Shows a defect where the parent is a file or the name too long: removing the temporary file raises another OSError,
+# which comes out with its traceback.
+@pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
+@pytest.mark.parametrize("where", ["absent/v", "file/v", "directory", "n" * 260])
+def test_embed_to_a_file_that_cannot_be_written(
+    where: str, suffix: str, run: Run, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / f"directory{suffix}").mkdir()
+    before = sorted(tmp_path.iterdir())
+    path = tmp_path / f"{where}{suffix}"
+    run("embed", exported, "--profile", NAME, "--output", path, "text").complains(f"cannot write {path}: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_embed_to_a_full_disk(run: Run, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / ".v.npy.tmp").symlink_to("/dev/full")
+    (tmp_path / "v.npy").write_bytes(b"old")
+    arguments = ("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy")
+    run(*arguments, "text").complains("cannot write", "no space left on device")
+    assert (tmp_path / "v.npy").read_bytes() == b"old"
+
+
+def test_embed_json_to_a_file(run: Run, exported: Path, tmp_path: Path) -> None:
+    arguments = ("embed", exported, "--profile", NAME, "--json", "--output", tmp_path / "v.npy", "text")
+    run(*arguments).complains("--json prints to standard output")
+
+
+def test_embed_leaves_the_old_file_when_it_fails(run: Run, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\n")
+    (tmp_path / "v.jsonl").write_text("old")
+    arguments = ("embed", exported, "--profile", NAME, "--output", tmp_path / "v.jsonl")
+    run(*arguments, "--input", tmp_path / "binary").complains("not UTF-8")
+    assert (tmp_path / "v.jsonl").read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_embed_a_changed_family(run: Run, family: Path) -> None:
+    flip_byte(family / "weights.fp32.safetensors")
+    run("embed", family, "--profile", NAME, "text").complains("changed: weights.fp32.safetensors has another sha256")
+
+
+def test_embed_into_a_pipe_that_closes(exported: Path) -> None:
+    command = [sys.executable, "-m", "matexport", "embed", str(exported), "--profile", NAME]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(b"the cat sits on the mat\n" * 2000)
+        assert (process.returncode, err) == (0, b"")
+
+
+# --- pack
+
+
+def test_pack(run: Run, exported: Path, tmp_path: Path, vectors: np.ndarray) -> None:
+    result = run("pack", exported, NAME, tmp_path / "pack")
+    assert (result.code, result.err) == (0, "")
+    files = list((tmp_path / "pack").iterdir())
+    assert result.out.startswith(f"{tmp_path / 'pack'}: {NAME}, {len(files)} files, 0.1 MB")
+    np.testing.assert_array_equal(read_lines(run("embed", tmp_path / "pack", *TEXTS).out)[1], vectors)
+    assert run("verify", tmp_path / "pack").code == 0
+    assert NAME in run("show", tmp_path / "pack").out
+
+
+def test_pack_json(run: Run, exported: Path, tmp_path: Path) -> None:
+    document = run("pack", exported, NAME, tmp_path / "pack", "--json").json
+    files = {path.name: path.stat().st_size for path in (tmp_path / "pack").iterdir() if path.name != "family.json"}
+    assert document == {
+        "pack": str(tmp_path / "pack"),
+        "profile": NAME,
+        "bytes": sum(files.values()),
+        "files": files,
+    }
+
+
+def test_pack_refuses(run: Run, exported: Path, family: Path, tmp_path: Path) -> None:
+    run("pack", exported, "L09-D032-fp32", tmp_path / "pack").complains("'L09-D032-fp32' was asked; ")
+    assert not (tmp_path / "pack").exists()
+    assert run("pack", exported, NAME, tmp_path / "pack").code == 0
+    run("pack", exported, NAME, tmp_path / "pack").complains("pass --overwrite to replace it")
+    assert run("pack", exported, NAME, tmp_path / "pack", "--overwrite").code == 0
+    (tmp_path / "file").touch()
+    run("pack", exported, NAME, tmp_path / "file").complains("exists and is not a directory")
+    run("pack", exported, NAME, tmp_path / "file" / "pack").complains("cannot write")
+    flip_byte(family / "tokenizer.json")
+    run("pack", family, NAME, tmp_path / "other").complains("changed: tokenizer.json")
+
+
+# --- export
+
+
+def test_export_what_is_there_already(run: Run, job: Path, family: Path) -> None:
+    result = run("export", job, "--out", family)
+    assert result.code == 0
+    assert f"{family}: up to date, 6 profiles" in result.out
+    assert NAME in result.out
+
+
+def test_export_what_is_there_already_json(run: Run, job: Path, family: Path) -> None:
+    document = run("export", job, "--out", family, "--json").json
+    assert (document["up_to_date"], document["passed"], document["family"]) == (True, True, str(family))
+    assert [row["profile"] for row in document["profiles"]] == [p.name for p in load_family(family).profiles]  # type: ignore[attr-defined]
+
+
+def test_export_over_something_else(run: Run, job: Path, family: Path, tmp_path: Path) -> None:
+    job.write_text(job.read_text().replace("[8, 32]", "[8]"))
+    run("export", job, "--out", family).complains("pass --overwrite to replace it")
+    assert verify_family(family).passed
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    run("export", job, "--out", tmp_path / "photos", "--overwrite").complains("it is no family of matexport")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[8, 32]", "[8, 33]", "dim=33 was asked"),
+        ("[1, 2, 3]", "[4]", "layers=4 was asked"),
+        ("[1, 2, 3]", "[0]", "layers=0"),
+        ("[points]", "[point]", "unknown key 'point'; known here: parent, points"),
+        ("[parent]", "[parent", "is not a TOML file"),
+        ("[points]", 'sha256 = "00"\n[points]', "sha256"),
+        ("[points]", '[probes]\nfile = "absent.jsonl"\n[points]', "cannot read the probes"),
+        ("[points]", '[readout]\npooling = "cls"\nmax_tokens = 0\n[points]', "max_tokens=0 was asked"),
+        ("[points]", "[tolerances.fp32]\nmax_abs = 1.0\n[points]", "the floor is 1e-05"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_export_refuses(old: str, new: str, words: str, run: Run, job: Path, tmp_path: Path) -> None:
+    job.write_text(job.read_text().replace(old, new))
+    run("export", job, "--out", tmp_path / "out").complains(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_without_a_profile_or_a_parent(run: Run, job: Path, tmp_path: Path) -> None:
+    run("export", tmp_path / "absent.toml").complains("cannot read the profile", "No such file or directory")
+    (tmp_path / "empty").mkdir()
+    run("export", job, "--parent", tmp_path / "empty", "--out", tmp_path / "out").complains()
+    run("export", job, "--parent", "package:no_such_package/x", "--out", tmp_path / "out").complains("no_such_package")
+    (tmp_path / "file").touch()
+    run("export", job, "--out", tmp_path / "file" / "out").complains("cannot write")

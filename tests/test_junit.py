@@ -1,0 +1,93 @@
+"""A verification as JUnit XML: what a CI system reads back is what was found."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from properties import given, st
+
+from matexport.host import read_host
+from matexport.junit import write_junit
+from matexport.parity import Parity
+from matexport.verify import ProfileVerdict, Verification
+
+GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0)
+BAD = Parity(0.25, 0.5, 0.125, 0.5, 3)
+
+
+def read_suite(path: Path) -> ElementTree.Element:
+    root = ElementTree.parse(path).getroot()
+    assert root.tag == "testsuites"
+    (suite,) = root
+    assert suite.tag == "testsuite"
+    assert suite.attrib["tests"] == str(len(suite.findall("testcase")))
+    assert suite.attrib["failures"] == str(len(suite.findall("testcase/failure")))
+    assert suite.attrib["errors"] == "0"
+    return suite
+
+
+def verification(*parities: dict[str, Parity]) -> Verification:
+    verdicts = (ProfileVerdict(f"L0{index}-D008-fp32", 1e-5, ways) for index, ways in enumerate(parities, start=1))
+    return Verification(read_host(), tuple(verdicts))
+
+
+def test_everything_passed(tmp_path: Path) -> None:
+    write_junit(
+        tmp_path / "r.xml", Path("some/family"), verification({"batched": GOOD, "single": GOOD}, {"single": GOOD})
+    )
+    suite = read_suite(tmp_path / "r.xml")
+    assert suite.attrib["name"] == "matexport some/family"
+    assert [(case.attrib["classname"], case.attrib["name"]) for case in suite] == [
+        ("files", "digests, paths and ranges"),
+        ("L01-D008-fp32", "parity batched"),
+        ("L01-D008-fp32", "parity single"),
+        ("L02-D008-fp32", "parity single"),
+    ]
+    assert suite.attrib["failures"] == "0"
+
+
+def test_one_way_of_one_profile_failed(tmp_path: Path) -> None:
+    write_junit(tmp_path / "r.xml", Path("f"), verification({"batched": GOOD}, {"batched": GOOD, "single": BAD}))
+    suite = read_suite(tmp_path / "r.xml")
+    (failed,) = (case for case in suite if case.find("failure") is not None)
+    assert (failed.attrib["classname"], failed.attrib["name"]) == ("L02-D008-fp32", "parity single")
+    (failure,) = failed
+    assert failure.attrib["message"] == "max abs difference 0.25, allowed 1e-05"
+    assert failure.text == "max abs difference 0.25, allowed 1e-05\ncosine min 0.125000\nworst probe 3"
+
+
+def test_what_is_not_a_number_failed(tmp_path: Path) -> None:
+    nothing = Parity(float("inf"), float("nan"), float("nan"), 0.0, 0)
+    write_junit(tmp_path / "r.xml", Path("f"), verification({"batched": nothing}))
+    assert read_suite(tmp_path / "r.xml").attrib["failures"] == "1"
+
+
+def test_the_files_were_refused(tmp_path: Path) -> None:
+    problems = ("missing: config.json", "changed: weights.fp32.safetensors has another sha256")
+    write_junit(tmp_path / "r.xml", Path("f"), problems)
+    suite = read_suite(tmp_path / "r.xml")
+    assert suite.attrib["tests"] == suite.attrib["failures"] == "1"
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    assert failure.attrib["message"] == problems[0]
+    assert failure.text == "\n".join(problems)
+
+
+@pytest.mark.parametrize("letter", ["\0", "\x08", "\x1b", "\ud800", "\ufffe", "\uffff"], ids=ascii)
+def test_what_xml_cannot_hold_is_replaced(letter: str, tmp_path: Path) -> None:
+    write_junit(tmp_path / "r.xml", Path(f"f{letter}"), (f"extra: a{letter}b",))
+    suite = read_suite(tmp_path / "r.xml")
+    assert suite.attrib["name"] == "matexport f\ufffd"
+    assert suite.findtext("testcase/failure") == "extra: a\ufffdb"
+
+
+@given(st.text(st.characters(exclude_characters="\r")), st.text(st.characters(exclude_characters="\r")))
+def test_any_text_is_read_back(tmp_path_factory: pytest.TempPathFactory, first: str, second: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "r.xml"
+    write_junit(path, Path("f"), (first, second))
+    text = read_suite(path).findtext("testcase/failure")
+    assert text is not None
+    assert len(text) == len(f"{first}\n{second}")
+    assert all(ours in (theirs, "\ufffd") for ours, theirs in zip(text, f"{first}\n{second}", strict=True))

@@ -1,0 +1,260 @@
+"""The laws of the layout: who may import whom, who prints, and what a process that only uses families ever loads."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import matexport
+
+ROOT = Path(matexport.__file__).parent
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "optimum",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "huggingface_hub",
+}
+#: What a light module may import of the package itself: the layers below its own.
+LAYERS = {
+    "errors": 0, "spec": 0, "records": 0, "host": 0, "graphfile": 1, "nestedfile": 1, "profiles": 1, "manifest": 1,
+    "staging": 2, "parity": 2, "embed": 3, "tables": 3, "verify": 4, "junit": 5, "pack": 5, "__init__": 6, "cli": 7,
+    "__main__": 8,
+}  # fmt: skip
+#: Records that the stages of the build share.
+SHARED_STAGES = {"parents.text", "parents.layout", "parents.architecture", "reach", "sources"}
+LIGHT_EXTERNAL = {
+    "numpy": {"parity", "embed", "verify", "cli"},
+    "onnxruntime": {"embed"},
+    "tokenizers": {"embed"},
+    "safetensors": {"verify", "pack"},
+    "msgspec": {"records", "manifest", "verify", "cli"},
+    "google": {"graphfile"},
+    "filelock": {"staging"},
+    "tqdm": {"cli"},
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+LIGHT = [name for name in SOURCES if not name.startswith(("build.", "train."))]
+BUILD = [name.removeprefix("build.") for name in SOURCES if name.startswith("build.")]
+
+
+def imports(name: str, *, top_only: bool = False) -> Iterator[str]:
+    """Full names of what a module imports, at any depth; not what only the type checker sees."""
+    pending: list[ast.AST] = list(SOURCES[name].body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not (top_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def own(name: str, *, top_only: bool = False) -> set[str]:
+    """The package's modules that a module imports, named as in `SOURCES`."""
+    found = {found.removeprefix("matexport.") for found in imports(name, top_only=top_only) if "matexport." in found}
+    return {module for module in SOURCES if module in found or module.removesuffix(".__init__") in found}
+
+
+def external(name: str) -> set[str]:
+    roots = {found.partition(".")[0] for found in imports(name)}
+    return {root for root in roots if root != "matexport" and root not in sys.stdlib_module_names}
+
+
+def test_the_walk_sees_imports() -> None:
+    """A law that sees nothing holds always."""
+    assert {"torch", "onnx_ir"} <= external("build.export")
+    assert {"build.cut", "build.parents.text", "verify", "manifest"} <= own("build.export")
+    assert "build.__init__" in own("cli")
+    assert "build.__init__" not in own("cli", top_only=True)
+    assert "verify" not in own("cli", top_only=True), "hidden by TYPE_CHECKING"
+    assert len(LIGHT) >= 18
+    assert len(BUILD) >= 10
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_light_half_imports_nothing_heavy(name: str) -> None:
+    assert external(name) & HEAVY == set()
+
+
+def test_the_command_line_imports_the_build_inside_functions_only() -> None:
+    top = set(imports("cli", top_only=True))
+    assert not any(found.startswith(("matexport.build", "transformers")) for found in top)
+
+
+@pytest.mark.parametrize("name", [name for name in LIGHT if name not in ("cli", "build.__init__")])
+def test_the_light_half_does_not_know_the_build(name: str) -> None:
+    assert not any(found == "matexport.build" or found.startswith("matexport.build.") for found in imports(name))
+
+
+def reach(name: str, *, top_only: bool = False) -> set[str]:
+    seen: set[str] = set()
+    pending = [name]
+    while pending:
+        for found in own(pending.pop(), top_only=top_only) - seen:
+            seen.add(found)
+            pending.append(found)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["embed", "verify", "parity", "manifest"])
+def test_the_judge_did_not_build_the_case(name: str) -> None:
+    """Not through others either."""
+    assert not any(found.startswith(("build", "train", "cli")) for found in reach(name))
+
+
+def test_every_light_module_has_a_layer() -> None:
+    assert LAYERS.keys() == set(LIGHT) - {"build.__init__"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_imports_go_downwards(name: str) -> None:
+    inside = {found for found in own(name) if not found.startswith("build.")} - {"__init__"}
+    same_or_above = {found for found in inside if LAYERS[found] > LAYERS[name]}
+    assert not same_or_above
+    if LAYERS[name] != 1:  # profiles and manifest read with what stands beside them
+        assert not {found for found in inside if LAYERS[found] == LAYERS[name] and name != "records"}
+
+
+def test_no_circle() -> None:
+    for name in SOURCES:
+        assert name not in reach(name, top_only=True), name
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_use_the_libraries_that_they_declare(name: str) -> None:
+    assert external(name) - HEAVY <= {library for library, users in LIGHT_EXTERNAL.items() if name in users}
+
+
+@pytest.mark.parametrize("name", ["errors", "spec"])
+def test_the_nouns_import_the_standard_library_only(name: str) -> None:
+    assert external(name) == set()
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name not in ("export", "__init__", "parents.__init__")])
+def test_stages_do_not_import_each_other(name: str) -> None:
+    stages = {found.removeprefix("build.") for found in own(f"build.{name}") if found.startswith("build.")}
+    assert stages - {"__init__", "parents.__init__"} <= SHARED_STAGES
+    assert "export" not in stages
+
+
+def test_only_the_pipeline_knows_the_order_of_the_stages() -> None:
+    stages = {name for name in BUILD if name not in SHARED_STAGES and not name.endswith("__init__")} - {"export"}
+    knows = {name: {found.removeprefix("build.") for found in own(f"build.{name}")} & stages for name in BUILD}
+    assert {name for name, known in knows.items() if len(known) > 1} == {"export"}
+    assert knows["export"] >= {"cut", "nested", "readout", "reference", "rewrite", "trace"}
+
+
+def called(name: str) -> set[str]:
+    return {
+        ast.unparse(node.func) for node in ast.walk(SOURCES[name]) if isinstance(node, ast.Call)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_only_the_command_line_prints_or_exits(name: str) -> None:
+    speaking = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
+    assert (called(name) & speaking == set()) == (name != "cli")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(SOURCES[name])
+
+
+def test_the_public_names_exist_and_are_documented() -> None:
+    for name in matexport.__all__:
+        assert getattr(matexport, name) is not None
+        assert name == "__version__" or getattr(matexport, name).__doc__, name
+    assert dir(matexport) == sorted(matexport.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        matexport.no_such_name  # noqa: B018
+
+
+def loaded_after(statements: str, *names: str) -> set[str]:
+    """Which of the modules a fresh process has loaded after some statements."""
+    code = f"{statements}\nimport sys\nprint('loaded', *(name for name in {names!r} if name in sys.modules))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    return set(result.stdout.rpartition("loaded")[2].split())
+
+
+def test_importing_costs_nothing() -> None:
+    libraries = ("numpy", "onnxruntime", "tokenizers", "msgspec", "google.protobuf", "tqdm", *HEAVY)
+    assert loaded_after("import matexport, matexport.cli", *libraries) == set()
+    assert loaded_after("import numpy", "numpy") == {"numpy"}
+
+
+def test_help_costs_nothing() -> None:
+    help_and_stay = (
+        "import contextlib, matexport.cli\nwith contextlib.suppress(SystemExit): matexport.cli.main(['--help'])"
+    )
+    assert loaded_after(help_and_stay, "numpy", "onnxruntime", "tokenizers", "msgspec", *HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import matexport; assert matexport.Embedder({0!r}, 'L01-D008-fp32').embed(['a text']).shape == (1, 8)",
+        "import matexport; assert matexport.verify_family({0!r}).passed",
+        "import matexport.cli; matexport.cli.main(['show', {0!r}])",
+        "import matexport.cli; matexport.cli.main(['embed', {0!r}, '--profile', 'L01-D008-fp32', 'a text'])",
+        "import matexport; matexport.pack_profile({0!r}, 'L01-D008-fp32', {1!r})",
+        "import matexport.build",
+        "import matexport; assert matexport.load_job",
+    ],
+    ids=["embed", "verify", "show", "embed command", "pack", "build package", "load_job"],
+)
+def test_using_a_family_loads_nothing_heavy(use: str, exported: Path, tmp_path: Path) -> None:
+    statement = use.format(str(exported), str(tmp_path / "pack"))
+    assert loaded_after(statement, *HEAVY, "matexport.build.export") == set()
+
+
+def test_embedding_loads_what_it_needs_and_no_more(exported: Path) -> None:
+    statement = f"import matexport; matexport.Embedder({str(exported)!r}, 'L01-D008-fp32')"
+    assert loaded_after(statement, "onnxruntime", "tokenizers", "tqdm", "filelock", "safetensors") == {
+        "onnxruntime",
+        "tokenizers",
+    }
+
+
+def test_without_the_build_extra_export_says_how_to_get_it(exported: Path, tmp_path: Path) -> None:
+    """In a process where torch cannot be found, as on a device."""
+    job = tmp_path / "job.toml"
+    job.write_text('[parent]\nsource = "p"\n[points]\npairs = [[1, 8]]\n')
+    hide = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "import matexport.cli\n"
+        f"code = matexport.cli.main(['export', {str(job)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "sys.exit(code)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "matexport: exporting needs torch, which is not installed here; "
+        "install it with: pip install -c constraints.txt 'matexport[build]'\n"
+    )
