@@ -48,8 +48,8 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
                   ("sparse_tensors", 23, "Sparse", True)),
     "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
     "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
-               ("float_data", 4, "float", True),
-               ("raw_data", 9, "bytes", False), ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
+               ("float_data", 4, "float", True), ("raw_data", 9, "bytes", False),
+               ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
     "Entry": (("key", 1, "string", False), ("value", 2, "string", False)),
 }  # fmt: skip
 

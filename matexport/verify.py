@@ -176,6 +176,22 @@ def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Pa
         return None
 
 
+def load_verification(family: Family, host: Host) -> Verification | None:
+    """What was recorded on a host, judged by the family's floors; None unless it covers every profile."""
+    recorded = load_measurement(family, host) or {}
+    names = [profile.name for profile in family.profiles]
+    if not all(recorded.get(name) for name in names):
+        return None
+    return Verification(host, tuple(_judge(family, name, recorded[name]) for name in names))
+
+
+def _judge(family: Family, name: str, parity: Mapping[str, Parity]) -> ProfileVerdict:
+    # A manifest may tighten the floor; one that loosens it is not believed. (False for NaN: min would keep it.)
+    precision = family.profile_facts(name).precision
+    asked, floor = family.facts.tolerances[precision].max_abs, FLOORS[precision].max_abs
+    return ProfileVerdict(name, asked if asked <= floor else floor, parity)
+
+
 def _verify_profile(
     family: Family,
     profile: Profile,
@@ -187,9 +203,7 @@ def _verify_profile(
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
         ways = run_all_ways(tokens, embedder.run, family.facts.text.padding_side)
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways}
-    # A manifest may tighten the floor; one that loosens it is not believed. (False for NaN: min would keep it.)
-    asked, floor = family.facts.tolerances[profile.precision].max_abs, FLOORS[profile.precision].max_abs
-    return ProfileVerdict(profile.name, asked if asked <= floor else floor, parity)
+    return _judge(family, profile.name, parity)
 
 
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:

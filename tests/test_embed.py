@@ -101,7 +101,7 @@ def test_what_is_no_list_of_strings(texts: object, embedder: Embedder) -> None:
         embedder.embed(texts)  # type: ignore[arg-type]
 
 
-# Shows a defect: checking the items uses an iterator up, so that no text is left and (0, dim) comes back.
+# Looking at the items uses an iterator up; nothing would be left to embed.
 def test_an_iterator_is_not_silently_empty(embedder: Embedder) -> None:
     try:
         vectors = embedder.embed(iter(["a", "b"]))  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_an_iterator_is_not_silently_empty(embedder: Embedder) -> None:
     np.testing.assert_array_equal(vectors, embedder.embed(["a", "b"]))
 
 
-# Shows a defect: tokenizers raises TypeError. Arguments that are no UTF-8 reach the command line like this.
+# Lone surrogates: what Python makes of bytes that are no UTF-8. tokenizers raises TypeError for them.
 @pytest.mark.parametrize("text", ["\ud800", "caf\udce9"], ids=ascii)
 def test_text_that_is_no_unicode(text: str, embedder: Embedder) -> None:
     with pytest.raises(RequestError, match="text 1 "):

@@ -167,13 +167,13 @@ def test_a_range_past_the_profiles_prefix(tmp_path: Path) -> None:
         check(tmp_path, make_model(), size=SIZE - 1)
 
 
-# Shows a defect: int() of more than 4300 digits raises ValueError.
+# int() raises ValueError beyond 4300.
 @pytest.mark.parametrize("key", ["offset", "length"])
 def test_more_digits_than_python_reads(key: str, tmp_path: Path) -> None:
     refuse(tmp_path, make_model(external(**{key: "1" * 5000})), "tensor 'w'")
 
 
-# Shows a defect: the half byte of the 4-bit types makes a float, and OverflowError, of a product beyond 1e308.
+# Half a byte times a product beyond 1e308 must not pass through a float.
 def test_dims_beyond_a_float(tmp_path: Path) -> None:
     refuse(tmp_path, make_model(external(dims=(1 << 62,) * 20, dtype=TensorProto.INT4)), "tensor 'w'")
 
@@ -254,7 +254,6 @@ HIDERS = [in_attribute, in_attribute_list, in_mistyped_attribute, in_sparse_init
           in_branch_of_function, in_default_of_function]  # fmt: skip
 
 
-# Shows a defect: default values of a function's attributes (FunctionProto.attribute_proto, 11) are not looked at.
 @pytest.mark.parametrize("hide", HIDERS, ids=lambda hide: hide.__name__)
 def test_a_hidden_tensor_is_found(hide: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
     model = make_model()
@@ -325,7 +324,7 @@ def test_a_graph_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("field", ["key", "location", "name"])
 def test_text_that_is_not_utf8(field: str, tmp_path: Path) -> None:
-    # Shows a defect for "key": such a field is read as bytes, and sorting it among texts raises TypeError.
+    # protobuf reads such a field as bytes, which cannot be sorted among texts.
     old = {"key": b"offset", "location": b"weights.", "name": b"\x42\x01w"}[field]
     new = {"key": b"\xffffset", "location": b"weights\xff", "name": b"\x42\x01\xff"}[field]
     model = make_model(external(location="weights.elsewhere") if field == "name" else external())
@@ -376,7 +375,6 @@ def test_flipped_bytes_raise_nothing_else(
     assert message is None or message.startswith("flipped.onnx: ")
 
 
-# Shows the same defect as "key" above: bytes among the keys.
 @settings(max_examples=300)
 @given(position=st.integers(0, 1 << 20), mask=st.integers(1, 255))
 def test_flipped_bytes_of_a_small_graph_raise_nothing_else(

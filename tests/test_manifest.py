@@ -170,7 +170,6 @@ def test_measurements_that_are_no_directory(kind: str, family: Path) -> None:
     refuse(family, f"extra: {MEASUREMENTS} is not listed in {MANIFEST}")
 
 
-# Shows a defect: a directory of that name is let through, and `record_measurement` and `load_measurement` open it.
 def test_a_directory_that_is_called_like_a_measurement(family: Path) -> None:
     (family / MEASUREMENTS / "host.json").mkdir()
     refuse(family, f"extra: {MEASUREMENTS}/host.json is not listed in {MANIFEST}")
@@ -298,8 +297,7 @@ def test_what_is_no_profile_name(name: str, family: Path) -> None:
     refuse_manifest(family, f"{name!r} is not a profile name such as L02-D064-fp32")
 
 
-# Shows a defect: such names are read as L01-D008-fp32; the family is refused later, saying that it does not have the
-# profile which it then lists.
+# int() would read them as L01-D008-fp32.
 @pytest.mark.parametrize("name", ["L001-D008-fp32", "L01-D0008-fp32", "L٠١-D008-fp32"])
 def test_a_profile_name_that_is_spelt_otherwise(name: str, family: Path) -> None:
     edit_manifest(family, lambda data: data["profiles"].update({name: data["profiles"].pop(NAME)}))

@@ -182,8 +182,6 @@ LIES: dict[str, object] = {
 }
 
 
-# Shows a defect: what is in __metadata__ is not looked at ("metadata ..." below); write_prefix then fails on it with
-# ValueError or TypeError, and safetensors itself refuses such a file.
 @pytest.mark.parametrize("lie", LIES, ids=str)
 def test_a_header_that_lies_is_refused(lie: str, tmp_path: Path) -> None:
     refuse_header(tmp_path, json.dumps(LIES[lie]).encode())
@@ -201,7 +199,6 @@ RAW_LIES = {
 }
 
 
-# Shows a defect: RecursionError is not caught ("too deep").
 @pytest.mark.parametrize("lie", RAW_LIES, ids=str)
 def test_a_header_that_is_malformed_is_refused(lie: str, tmp_path: Path) -> None:
     refuse_header(tmp_path, RAW_LIES[lie])

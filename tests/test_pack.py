@@ -126,8 +126,7 @@ def test_a_changed_file_that_the_profile_reads(name: str, family: Path, tmp_path
     assert not (tmp_path / "pack").exists()
 
 
-# Shows a defect: only the files that embedding reads are checked; these are copied unseen and given fresh digests, so
-# that a pack of a spoilt family verifies.
+# Embedding does not read these, but a pack gives what it copies a fresh digest.
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "probes.jsonl", REFERENCE])
 def test_a_changed_file_that_goes_into_the_pack(name: str, family: Path, tmp_path: Path) -> None:
     path = family / name
@@ -140,7 +139,6 @@ def test_a_changed_file_that_goes_into_the_pack(name: str, family: Path, tmp_pat
     assert not (tmp_path / "pack").exists()
 
 
-# Shows a defect: a file that is not there is called a destination that cannot be written.
 def test_a_missing_file_that_goes_into_the_pack(family: Path, tmp_path: Path) -> None:
     (family / "config.json").unlink()
     with pytest.raises(FamilyError, match=r"missing: config\.json"):
@@ -162,14 +160,14 @@ def test_a_family_that_is_refused_leaves_the_old_pack(family: Path, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} <= {"family", "pack", ".pack.lock"}
 
 
-# Shows a defect: the lock and the pack are files that the family's manifest does not list.
+# The lock and the pack would be files that the family's manifest does not list.
 def test_a_pack_inside_its_own_family(family: Path) -> None:
     with pytest.raises(DestinationError):
         pack_profile(family, NAME, family / "small")
     check_family(load_family(family))
 
 
-# Shows a defect: every other profile is gone.
+# Every other profile would be gone.
 def test_a_pack_over_its_own_family(family: Path) -> None:
     with pytest.raises(DestinationError):
         pack_profile(family, NAME, family, overwrite=True)

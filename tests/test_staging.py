@@ -138,7 +138,7 @@ def test_a_crash_after_the_two_renames_is_cleared(out: Path) -> None:
         assert beside(out) == set()
 
 
-# Shows a defect: the old content stays under its hidden name, and the message says that nothing was changed.
+# Otherwise it would stay under its hidden name, though the message says that nothing was changed.
 def test_a_second_rename_that_fails_gives_the_old_content_back(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "_exchange", lambda _left, _right: False)
     fill(out, OLD)

@@ -44,7 +44,7 @@ def test_the_worst_way_of_running_is_shown(exported: Path) -> None:
     assert json.loads(json.dumps(list(rows.values()))) == list(rows.values())
 
 
-# Shows a defect: `min` over ways keeps the first when the other is NaN, so a broken way can hide behind a sound one.
+# `min` keeps the first of two values when the other is NaN, so a broken way could hide behind a sound one.
 def test_a_way_that_gave_no_numbers_is_not_hidden(exported: Path) -> None:
     ways = WAYS | {"left": Parity(math.inf, math.nan, math.nan, 0.0, 0)}
     row = describe_profiles(load_family(exported), {NAMES[0]: ways})[0]

@@ -128,7 +128,6 @@ def test_the_graph_of_a_block_more(family: Path) -> None:
     assert failing(family) == ["L02-D032-fp32"]
 
 
-# Shows a defect: comparing (n, 8) with (n, 32) raises ValueError out of verify_family.
 @pytest.mark.parametrize(("theirs", "ours"), [("L02-D008", "L02-D032"), ("L02-D032", "L02-D008")])
 def test_the_graph_of_another_dim(theirs: str, ours: str, family: Path) -> None:
     shutil.copy(family / f"{theirs}.fp32.onnx", family / f"{ours}.fp32.onnx")
@@ -182,7 +181,7 @@ def test_a_tokenizer_with_two_words_swapped(family: Path) -> None:
     assert failing(family) == NAMES
 
 
-# Shows a defect: a token id beyond the vocabulary raises onnxruntime's own exception out of verify_family.
+# A token id beyond the vocabulary makes onnxruntime raise exceptions of its own.
 def test_a_tokenizer_with_more_words_than_the_model(family: Path) -> None:
     tokenizer = json.loads((family / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["model"]["vocab"]["a"] = 5000
@@ -201,7 +200,7 @@ def test_another_prompt(left_exported: Path, tmp_path: Path) -> None:
     assert failing(family) == ["L01-D016-fp32", "L03-D032-fp32"]
 
 
-# Shows a defect: what the manifest says is believed, so that any family passes by its own tolerance.
+# A family that brings its own tolerance would always pass.
 @pytest.mark.parametrize("max_abs", [1.1e-5, 1e9, float("inf")])
 def test_a_manifest_cannot_loosen_the_floor(max_abs: float, family: Path) -> None:
     edit_manifest(family, lambda data: data["tolerances"]["fp32"].update(max_abs=max_abs))
@@ -230,8 +229,7 @@ FORGERIES: dict[str, dict[str, object]] = {
 }
 
 
-# Shows defects: with most of these, tokenizers, numpy or onnxruntime raise their own exceptions out of verify_family;
-# the last one goes unseen until `embed` says that "query" was asked for.
+# With most of these, tokenizers, numpy or onnxruntime would raise exceptions of their own.
 @pytest.mark.parametrize("forgery", FORGERIES, ids=str)
 def test_text_facts_that_cannot_be(forgery: str, family: Path) -> None:
     edit_manifest(family, lambda data: data["text"].update(FORGERIES[forgery]))
@@ -252,8 +250,16 @@ class TestBeforeAnySession:
             refuse(family, f"refused: {WEIGHTS} holds values in {entry.name!r} that are not finite")
             (family / WEIGHTS).write_bytes(original)
 
-    # Shows a defect: weights under 1024 bytes lie in the graph, where nobody looks for them; the family is then
-    # refused by its parity, with a session.
+    # Shows a defect: where the values are and of what type is read from the weights' header, while onnxruntime reads
+    # what the graph says. The two should agree.
+    def test_weights_whose_header_names_another_type(self, family: Path) -> None:
+        name = next(entry.name for entry in read_header(family / WEIGHTS).entries if entry.dtype == "F32")
+        overwrite_values(family / WEIGHTS, name, np.full(8, np.nan, np.float32))
+        content = (family / WEIGHTS).read_bytes()
+        (family / WEIGHTS).write_bytes(content.replace(b'"F32"', b'"I32"'))
+        refuse(family, "refused: ")
+
+    # Weights under 1024 bytes lie in the graph.
     def test_weights_inside_a_graph_that_are_not_finite(self, family: Path) -> None:
         path = family / "L01-D008.fp32.onnx"
         model = onnx.load(path, load_external_data=False)
@@ -265,7 +271,7 @@ class TestBeforeAnySession:
         path.write_bytes(model.SerializeToString())
         refuse(family, rf"L01-D008\.fp32\.onnx.*{small.name}")
 
-    # Shows a defect: a file that ends inside a number cannot be viewed as numbers (ValueError).
+    # numpy cannot view it as numbers.
     def test_weights_that_end_inside_a_number(self, family: Path) -> None:
         facts = load_family(family).facts.profiles
         size = facts["L01-D008-fp32"].weights_prefix_bytes
@@ -312,13 +318,12 @@ class TestBeforeAnySession:
             file.write('{"text": "one more"}\n')
         refuse(family, rf"{REFERENCE} has no \(\d+, 8\) vectors for L01-D008")
 
-    # Shows a defect: RequestError and UnicodeDecodeError come out, as if the caller had asked for something wrong.
+    # The caller asked for nothing wrong, so no RequestError.
     @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"txt": "a"}\n' * 2, b"\xff\xfe\n"])
     def test_what_are_no_probes(self, content: bytes, family: Path) -> None:
         (family / PROBES).write_bytes(content)
         refuse(family, PROBES)
 
-    # Shows the same defect: the prompt was not asked for by the caller.
     def test_a_probe_with_a_prompt_that_the_parent_does_not_have(self, family: Path) -> None:
         lines = (family / PROBES).read_text(encoding="utf-8").split("\n")
         lines[0] = json.dumps(json.loads(lines[0]) | {"prompt": "query"})
@@ -405,7 +410,7 @@ def test_a_measurement_that_cannot_be_read_is_none(content: str, family: Path, v
     assert load_measurement(load_family(family), read_host()) is None
 
 
-# Shows a defect: a file that cannot be read stays in the way for good (JSONDecodeError, TypeError).
+# Otherwise it would stay in the way for good.
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
 def test_a_measurement_that_cannot_be_read_is_replaced(content: str, family: Path, verification: Verification) -> None:
     record_measurement(load_family(family), verification).write_text(content)
@@ -433,6 +438,6 @@ def test_a_recording_is_all_or_nothing(interrupted: bytes, family: Path) -> None
     assert (family / MEASUREMENTS / f"{read_host().slug}.json").read_bytes() == interrupted
 
 
-# Shows a defect: what the interrupted recording left counts as an extra file, so the family never verifies again.
+# What it left must not count as an extra file for good.
 def test_an_interrupted_recording_does_not_spoil_the_family(interrupted: bytes, family: Path) -> None:
     check_family(load_family(family))

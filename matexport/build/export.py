@@ -18,13 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 import torch
 from safetensors.numpy import save
 
 import matexport
 from matexport.build.cut import cut_exit
-from matexport.build.nested import measure_prefix, write_nested_weights
+from matexport.build.exits import add_exits, name_layer
+from matexport.build.nested import MIN_EXTERNAL_BYTES, measure_prefix, write_nested_weights
 from matexport.build.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
 from matexport.build.readout import ExitsModule, make_head
 from matexport.build.reference import Vectors, prepare_probes, record_reference
@@ -32,6 +34,7 @@ from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.trace import Traced, trace_exits
 from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows, tokenize_texts
 from matexport.errors import DestinationError, FamilyError, ParityError
+from matexport.host import read_host
 from matexport.manifest import (
     MANIFEST,
     PROBES,
@@ -60,7 +63,14 @@ from matexport.spec import (
     Tolerance,
 )
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
-from matexport.verify import Verification, load_references, record_measurement, run_all_ways, verify_family
+from matexport.verify import (
+    Verification,
+    load_references,
+    load_verification,
+    record_measurement,
+    run_all_ways,
+    verify_family,
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -130,6 +140,7 @@ def _build(
     (stage / REFERENCE).write_bytes(save({point.name: vectors for point, vectors in reference.items()}))
 
     traced, header = trace_and_write(parent, probes, reference, stage, report)
+    _release_weights(parent)
     del parent
     gc.collect()
     profiles = cut_profiles(traced, plan, header, stage, report)
@@ -158,24 +169,26 @@ def trace_and_write(
 ) -> tuple[Traced, NestedHeader]:
     """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file."""
     plan = parent.plan
+    depths = sorted({point.layers for point in plan.job.points})
     module = ExitsModule(
         parent.backbone,
         parent.final_norm,
         [make_head(head) for head in parent.heads],
         readout=plan.readout,
-        points=plan.job.points,
+        depths=depths,
         inputs=plan.text.inputs,
     ).eval()
-    _check_readout(module, plan, probes, reference, stage)
+    _check_readout(module, depths, plan, probes, reference, stage)
     report("trace", 0, 1)
     _use_plain_attention(parent)
     with torch.no_grad():
         traced = trace_exits(
             module,
             inputs=plan.text.inputs,
-            outputs=[point.name for point in plan.job.points],
+            outputs=[name_layer(depth) for depth in depths],
             vocabulary=plan.config.vocab_size,
         )
+    add_exits(traced.model, plan.job.points, normalize=plan.readout.normalize)
     report("trace", 1, 1)
     weights = stage / _weights_file(Precision.FP32)
     header = write_nested_weights(traced.model, plan.job.points, weights, report)
@@ -215,18 +228,26 @@ def write_graph(model: ir.Model, path: Path) -> None:
 
 
 def _check_readout(
-    module: ExitsModule, plan: TextPlan, probes: Sequence[Probe], reference: Mapping[Point, Vectors], stage: Path
+    module: ExitsModule,
+    depths: Sequence[int],
+    plan: TextPlan,
+    probes: Sequence[Probe],
+    reference: Mapping[Point, Vectors],
+    stage: Path,
 ) -> None:
     """The module that will be traced, in torch, on a padded batch, against the reference."""
     chosen = list(range(min(READOUT_PROBES, len(probes))))
-    feeds = pad_rows(
-        _tokenize(stage, plan, [probes[index] for index in chosen]), PaddingSide.RIGHT, plan.text.pad_token_id
-    )
+    rows = _tokenize(stage, plan, [probes[index] for index in chosen])
+    feeds = pad_rows(rows, PaddingSide.RIGHT, plan.text.pad_token_id)
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(feeds[name]) for name in plan.text.inputs))
+    full = {depth: output.numpy() for depth, output in zip(depths, outputs, strict=True)}
     floor = FLOORS[Precision.FP32].max_abs
-    for point, output in zip(plan.job.points, outputs, strict=True):
-        parity = compare_vectors(output.numpy(), reference[point][chosen])
+    for point in plan.job.points:
+        vectors = full[point.layers][:, : point.dim]
+        if plan.readout.normalize:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+        parity = compare_vectors(vectors, reference[point][chosen])
         if not parity.within(floor):
             raise ParityError(
                 f"read-out: in torch, {point.name} differs from the parent by {parity.max_abs:.2g} "
@@ -297,8 +318,22 @@ def _use_plain_attention(parent: TextParent) -> None:
         parent.backbone.set_attn_implementation("eager")  # type: ignore[operator]
 
 
+def _release_weights(parent: TextParent) -> None:
+    """Give back the parent's memory before anything is verified.
+
+    Dropping the parent is not enough: the graph's bookkeeping (onnx_ir's reference counters, onnxscript's pattern
+    matchers) keeps every parameter that was once an input. The small ones stay, as the graphs hold them inline.
+    """
+    for tensor in (*parent.backbone.parameters(), *parent.backbone.buffers()):
+        if tensor.nbytes >= MIN_EXTERNAL_BYTES:
+            tensor.data = tensor.data.new_empty(0)
+
+
 def _find_up_to_date(out: Path, provenance: Provenance, overwrite: bool, report: Progress) -> Exported | None:
-    """The family in `out`, if it was made from the same inputs and is whole; its parity may have been recorded here."""
+    """The family in `out`, if it was made from the same inputs and is whole.
+
+    Its files are always checked; parity is measured again unless a passed one is recorded for this very host.
+    """
     if not (out / MANIFEST).is_file():
         return None
     try:
@@ -313,7 +348,10 @@ def _find_up_to_date(out: Path, provenance: Provenance, overwrite: bool, report:
         if overwrite:
             return None
         raise DestinationError(f"{error}; remove it or pass --overwrite") from error
-    return Exported(family, verify_family(out, progress=report), up_to_date=True)
+    verification = load_verification(family, read_host())
+    if verification is None or not verification.passed:
+        verification = verify_family(out, progress=report)
+    return Exported(family, verification, up_to_date=True)
 
 
 def _describe_provenance(plan: TextPlan, probes: Sequence[Probe]) -> Provenance:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from matexport.build.reach import find_needed_nodes
 from matexport.nestedfile import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
@@ -92,11 +93,13 @@ def _static_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(dim) for dim in value.const_value.shape)  # type: ignore[arg-type]
 
 
-def _contiguous_bytes(tensor: ir.TensorProtocol | None) -> bytes:
+def _contiguous_bytes(tensor: ir.TensorProtocol | None) -> memoryview:
+    """A tensor's bytes; its own memory where it is contiguous already, since an embedding table may be a gigabyte."""
     assert tensor is not None
     raw = getattr(tensor, "raw", None)
     array = raw.detach().contiguous().numpy() if isinstance(raw, torch.Tensor) else tensor.numpy()
-    return np.ascontiguousarray(array).tobytes()
+    flat: NDArray[np.uint8] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat.data
 
 
 def _point_into(path: Path, entry: TensorEntry, value: ir.Value) -> ir.ExternalTensor:

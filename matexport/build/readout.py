@@ -1,4 +1,4 @@
-"""The parent as one torch module with one named output per point: what is traced.
+"""The parent as one torch module with one output per depth: what is traced.
 
 Written apart from sentence-transformers, whose modules give the reference: they test values (`if prompt_length:`,
 half-precision branches) that a trace would freeze. Formulas are those of sentence-transformers 6.2
@@ -10,22 +10,24 @@ left; a plan for cls pooling therefore says right padding, whatever the parent's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matexport.spec import FinalNorm, Point, PoolingMode, Readout
+from matexport.spec import FinalNorm, PoolingMode, Readout
 
 
 class ExitsModule(nn.Module):
-    """All exits of a parent in one forward.
+    """A parent's vectors at full width after each of some numbers of blocks, in one forward.
 
     Args:
         backbone: transformers' model; takes `inputs` by name.
         final_norm: its final norm, or None.
-        heads: modules applied to the pooled (B, W) vector at full width; each takes and gives a tensor.
-        readout: the read-out.
-        points: the exits, in the order of the outputs.
+        heads: modules applied to the pooled vector; each takes and gives a (B, W) tensor.
+        readout: the read-out. What it says of truncation and length is not done here.
+        depths: after how many blocks to read, in the order of the outputs.
         inputs: names of the positional arguments of forward, each (B, T) int64.
     """
 
@@ -36,40 +38,71 @@ class ExitsModule(nn.Module):
         heads: Sequence[nn.Module],
         *,
         readout: Readout,
-        points: Sequence[Point],
+        depths: Sequence[int],
         inputs: Sequence[str],
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
         self._norm = [final_norm] if readout.final_norm is FinalNorm.KEEP and final_norm else []  # not a child twice
-        self._readout = readout
-        self._points = tuple(points)
+        self._pooling = readout.pooling
+        self._depths = tuple(depths)
         self._inputs = tuple(inputs)
         self._blocks = int(backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(B, T) int64 inputs -> one (B, dim) float32 vector per point."""
+        """(B, T) int64 inputs -> one (B, W) float32 vector per depth."""
         inputs = dict(zip(self._inputs, arguments, strict=True))
         output = self.backbone(**inputs, output_hidden_states=True)
-        full = {}
-        for layers in sorted({point.layers for point in self._points}):
-            state = output.last_hidden_state if layers == self._blocks else output.hidden_states[layers]
-            if layers < self._blocks:
-                for norm in self._norm:
-                    state = norm(state)
-            full[layers] = self._read(state, inputs["attention_mask"])
-        return tuple(self._cut(full[point.layers], point.dim) for point in self._points)
+        attended = Attended(inputs["attention_mask"])
+        return tuple(self._read(self._state_at(output, depth), attended) for depth in self._depths)
 
-    def _read(self, state: Tensor, mask: Tensor) -> Tensor:
-        vector = torch.cat([POOLINGS[mode](state, mask) for mode in self._readout.pooling], dim=-1)
+    def _state_at(self, output: Any, depth: int) -> Tensor:
+        if depth == self._blocks:
+            state: Tensor = output.last_hidden_state
+            return state
+        state = output.hidden_states[depth]
+        for norm in self._norm:
+            state = norm(state)
+        return state
+
+    def _read(self, state: Tensor, attended: Attended) -> Tensor:
+        pooled = [POOLINGS[mode](state, attended) for mode in self._pooling]
+        vector = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
         for head in self.heads:
             vector = head(vector)
         return vector
 
-    def _cut(self, vector: Tensor, dim: int) -> Tensor:
-        cut = vector[:, :dim]
-        return nn.functional.normalize(cut, dim=-1) if self._readout.normalize else cut
+
+class Attended:
+    """Which tokens count, in the forms that poolings need. Each is made once and serves every depth.
+
+    Args:
+        mask: (B, T) int64, 1 for a token and 0 for padding.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(B, T, 1) float32: 1 or 0."""
+        return self.mask.unsqueeze(-1).to(torch.float32)
+
+    @cached_property
+    def count(self) -> Tensor:
+        """(B, 1) float32: number of tokens."""
+        return self.weights.sum(1).clamp(min=1e-9)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(B, T, 1) float32: a token's place among the attended ones, 1 to n; 0 for padding on either side."""
+        return (self.mask.cumsum(1) * self.mask).unsqueeze(-1).to(torch.float32)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """(B,) int64: position of the last token."""
+        return (self.mask * torch.arange(self.mask.shape[1])).amax(1)
 
 
 class Unit(nn.Module):
@@ -106,37 +139,31 @@ def make_head(module: nn.Module) -> nn.Module:
     return Projection(module.linear, module.activation_function, residual)  # type: ignore[arg-type]
 
 
-def _pool_cls(state: Tensor, _mask: Tensor) -> Tensor:
+def _pool_cls(state: Tensor, _attended: Attended) -> Tensor:
     return state[:, 0]
 
 
-def _pool_mean(state: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(state.dtype)
-    return (state * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+def _pool_mean(state: Tensor, attended: Attended) -> Tensor:
+    return (state * attended.weights).sum(1) / attended.count
 
 
-def _pool_mean_sqrt_len(state: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(state.dtype)
-    return (state * weights).sum(1) / weights.sum(1).clamp(min=1e-9).sqrt()
+def _pool_mean_sqrt_len(state: Tensor, attended: Attended) -> Tensor:
+    return (state * attended.weights).sum(1) / attended.count.sqrt()
 
 
-def _pool_weighted_mean(state: Tensor, mask: Tensor) -> Tensor:
-    # A token's weight is its place among the attended ones, 1 to n; padding weighs nothing on either side.
-    weights = (mask.cumsum(1) * mask).unsqueeze(-1).to(state.dtype)
-    return (state * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+def _pool_weighted_mean(state: Tensor, attended: Attended) -> Tensor:
+    return (state * attended.places).sum(1) / attended.places.sum(1).clamp(min=1e-9)
 
 
-def _pool_max(state: Tensor, mask: Tensor) -> Tensor:
-    return state.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(1)
+def _pool_max(state: Tensor, attended: Attended) -> Tensor:
+    return state.masked_fill(attended.weights == 0, float("-inf")).amax(1)
 
 
-def _pool_last_token(state: Tensor, mask: Tensor) -> Tensor:
-    positions = torch.arange(state.shape[1], device=state.device)
-    last = (mask * positions).amax(1)
-    return state.gather(1, last.view(-1, 1, 1).expand(-1, 1, state.shape[2])).squeeze(1)
+def _pool_last_token(state: Tensor, attended: Attended) -> Tensor:
+    return state.gather(1, attended.last.view(-1, 1, 1).expand(-1, 1, state.shape[2])).squeeze(1)
 
 
-POOLINGS: dict[PoolingMode, Callable[[Tensor, Tensor], Tensor]] = {
+POOLINGS: dict[PoolingMode, Callable[[Tensor, Attended], Tensor]] = {
     PoolingMode.CLS: _pool_cls,
     PoolingMode.MEAN: _pool_mean,
     PoolingMode.MAX: _pool_max,

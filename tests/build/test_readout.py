@@ -14,7 +14,7 @@ from parents import make_parent
 
 from matexport import Embedder
 from matexport.build import export_family
-from matexport.build.readout import POOLINGS
+from matexport.build.readout import POOLINGS, Attended
 from matexport.errors import ParityError
 from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, PoolingMode, ReadoutRequest
 
@@ -23,7 +23,7 @@ MODES = [str(mode) for mode in PoolingMode]
 
 
 def pool_rows(mode: str, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return POOLINGS[PoolingMode(mode)](state, mask)
+    return POOLINGS[PoolingMode(mode)](state, Attended(mask))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,67 @@
+"""From the traced graph's vectors at full width to one named output per point.
+
+What comes after the heads is the same at every point: keep the leading `dim` coordinates, scale to unit length. It is
+written into the graph here instead of being traced, so that a trace costs the same for one dim as for a hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from matexport.spec import BATCH_AXIS, Point
+
+#: torch.nn.functional.normalize's default: a vector shorter than this is not blown up.
+MIN_NORM = 1e-12
+
+
+def name_layer(layers: int) -> str:
+    """Name of the traced output that holds the (B, W) vectors after `layers` blocks."""
+    return f"L{layers:02d}"
+
+
+def add_exits(model: ir.Model, points: Sequence[Point], *, normalize: bool) -> None:
+    """Replace a traced graph's outputs (one (B, W) vector per depth) by one (B, dim) vector per point, in place.
+
+    Args:
+        model: its outputs are named by `name_layer`.
+        points: the exits, in the order of the new outputs, which carry their names.
+        normalize: scale each row to length 1 after the cut.
+    """
+    graph = model.graph
+    full = {value.name: value for value in graph.outputs}
+    floor = _add_constant(graph, "min_norm", np.array(MIN_NORM, dtype=np.float32))
+    last_axis = _add_constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+    zero = _add_constant(graph, "dim_start", np.array([0], dtype=np.int64))
+    outputs = []
+    for point in points:
+        value = full[name_layer(point.layers)]
+        end = _add_constant(graph, f"dim_{point.dim}", np.array([point.dim], dtype=np.int64))
+        value = _append(graph, "Slice", [value, zero, end, last_axis])
+        if normalize:
+            norm = _append(graph, "ReduceL2", [value, last_axis], {"keepdims": 1})
+            value = _append(graph, "Div", [value, _append(graph, "Max", [norm, floor])])
+        value.name = point.name
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape([BATCH_AXIS, point.dim])
+        outputs.append(value)
+    graph.outputs[:] = outputs
+
+
+def _append(
+    graph: ir.Graph, operator: str, inputs: list[ir.Value], attributes: dict[str, int] | None = None
+) -> ir.Value:
+    node = ir.node(operator, inputs, attributes)
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _add_constant(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
+    known = graph.initializers.get(name)
+    if known is None:
+        tensor = ir.tensor(array, name=name)
+        known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+        graph.initializers.add(known)
+    return known
