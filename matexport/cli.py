@@ -106,13 +106,13 @@ def run_verify(options: argparse.Namespace) -> int:
         with _progress() as progress:
             verification = verify_family(options.family, threads=options.threads, progress=progress)
     except FamilyError as error:
-        if options.junit:
-            with _explain_os_errors(options.junit):
-                write_junit(options.junit, options.family, error.problems)
         if options.json:
             _print_json({"family": str(options.family), "passed": False, "problems": list(error.problems)})
         for problem in error.problems:
             _complain(problem, REFUSED)
+        if options.junit:
+            with _explain_os_errors(options.junit):
+                write_junit(options.junit, options.family, error.problems)
         return REFUSED
     if options.junit:
         with _explain_os_errors(options.junit):

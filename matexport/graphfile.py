@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from matexport.errors import FamilyError
+from matexport.nestedfile import TensorEntry
 
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
 MAX_GRAPH_BYTES = 64 << 20
@@ -32,6 +33,12 @@ EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 #: 2**64 has 20 digits; Python refuses to read more than 4300.
 _MAX_DIGITS = 20
+
+# safetensors' dtype -> the data types a graph may read it as (4-bit types have no name of their own there).
+_STORED_AS = {
+    "F32": {1}, "U8": {2, 21, 22}, "I8": {3}, "U16": {4}, "I16": {5}, "I32": {6}, "I64": {7}, "BOOL": {9}, "F16": {10},
+    "F64": {11}, "U32": {12}, "U64": {13}, "BF16": {16},
+}  # fmt: skip
 
 # (field, number, type, repeated); a capitalised type is a message of this table.
 _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
@@ -74,6 +81,24 @@ def check_graph(path: Path, weights: Mapping[str, int]) -> None:
             raise FamilyError(f"{path.name}: tensor {tensor.name!r} {problem}")
 
 
+def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> None:
+    """Refuse a graph whose external tensors are not, byte for byte and type for type, tensors of the weights' header.
+
+    What is known of the weights (that they are finite, say) is known of the tensors that the header names.
+
+    Raises:
+        FamilyError: naming the graph and the tensor.
+    """
+    known = {entry.offset: entry for entry in entries}
+    for tensor in _tensors(parse_graph(path)):
+        if tensor.data_location != EXTERNAL:
+            continue
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        entry = known.get(int(where["offset"]))
+        if entry is None or entry.nbytes != int(where["length"]) or tensor.data_type not in _STORED_AS[entry.dtype]:
+            raise FamilyError(f"{path.name}: tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
+
+
 def parse_graph(path: Path) -> Any:
     """The file as a message with the fields of `_SCHEMA`.
 
@@ -92,8 +117,8 @@ def parse_graph(path: Path) -> Any:
     return model
 
 
-def find_infinite_tensor(path: Path) -> str | None:
-    """The name of a small weight inside a graph that holds NaN or infinity."""
+def find_nan_tensor(path: Path) -> str | None:
+    """The name of a small weight inside a graph that holds NaN. Infinities are what masks are made of."""
     kinds = {1: "f", 10: "e", 11: "d"}
     for tensor in _tensors(parse_graph(path)):
         kind = kinds.get(tensor.data_type)
@@ -101,7 +126,6 @@ def find_infinite_tensor(path: Path) -> str | None:
             continue
         size = len(tensor.raw_data) // struct.calcsize(kind)
         inside = struct.unpack_from(f"<{size}{kind}", tensor.raw_data)
-        # ConstantOfShape(-inf) and masks are made of infinities on purpose: NaN only
         if any(value != value for value in (*inside, *tensor.float_data)):
             return str(tensor.name)
     return None

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import FamilyError
-from matexport.graphfile import check_graph
+from matexport.graphfile import check_entries, check_graph
 from matexport.nestedfile import read_header
 from matexport.records import read_record
 from matexport.spec import (
@@ -142,7 +142,8 @@ def check_family(family: Family) -> None:
     Raises:
         FamilyError: with one problem per file that is missing, changed, extra or refused.
     """
-    problems = [*_find_extra_files(family), *_find_changed_files(family, family.facts.files)]
+    extra = [f"extra: {name} is not listed in {MANIFEST}" for name in list_foreign_files(family)]
+    problems = [*extra, *_find_changed_files(family, family.facts.files)]
     if not problems:
         problems = _find_unsafe_files(family, family.profiles)
     _raise_problems(family, problems)
@@ -163,6 +164,18 @@ def check_profile(family: Family, name: str) -> None:
     if not problems:
         problems = _find_unsafe_files(family, [Profile.parse(name)])
     _raise_problems(family, problems)
+
+
+def list_foreign_files(family: Family) -> list[str]:
+    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor the report."""
+    known = {MANIFEST, REPORT, *family.facts.files}
+    extra = [path for path in family.path.iterdir() if path.name not in known and path.name != MEASUREMENTS]
+    measurements = family.path / MEASUREMENTS
+    if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
+        extra.append(measurements)
+    elif measurements.is_dir():
+        extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
+    return [str(path.relative_to(family.path)) for path in sorted(extra)]
 
 
 def hash_file(path: Path) -> str:
@@ -211,17 +224,6 @@ def _check_text(text: TextFacts, manifest: Path) -> None:
         raise FamilyError(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
 
 
-def _find_extra_files(family: Family) -> list[str]:
-    known = {MANIFEST, REPORT, *family.facts.files}
-    extra = [path for path in family.path.iterdir() if path.name not in known and path.name != MEASUREMENTS]
-    measurements = family.path / MEASUREMENTS
-    if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
-        extra.append(measurements)
-    elif measurements.is_dir():
-        extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
-    return [f"extra: {path.relative_to(family.path)} is not listed in {MANIFEST}" for path in sorted(extra)]
-
-
 def _is_measurement(path: Path) -> bool:
     """Or what an interrupted recording left of one."""
     return path.name.endswith((".json", ".json.tmp")) and stat.S_ISREG(path.lstat().st_mode)
@@ -266,6 +268,7 @@ def _find_unsafe_files(family: Family, profiles: Iterable[Profile]) -> list[str]
             if size not in {header.data_start, *(entry.end for entry in header.entries)}:
                 raise FamilyError(f"{facts.weights}: ends inside a tensor")
             check_graph(family.path / facts.graph, {facts.weights: facts.weights_prefix_bytes})
+            check_entries(family.path / facts.graph, facts.weights, header.entries)
         except FamilyError as error:
             problems[f"refused: {error}"] = None
     return list(problems)

@@ -2,6 +2,7 @@
 
 A pack is a family of one profile: the same manifest, so `embed`, `show` and `verify` work on it. The graph keeps its
 bytes (and its digest), since the prefix keeps every offset. The parent's vectors at the other points stay behind.
+A pack is verified where it is made, before it appears.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from matexport.errors import DestinationError
+from matexport.errors import DestinationError, ParityError
 from matexport.manifest import (
     PROBES,
     REFERENCE,
@@ -26,7 +27,7 @@ from matexport.manifest import (
 from matexport.nestedfile import write_prefix
 from matexport.spec import Profile
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
-from matexport.verify import load_references
+from matexport.verify import load_references, verify_family
 
 
 def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, overwrite: bool = False) -> Family:
@@ -43,6 +44,7 @@ def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, 
     Raises:
         FamilyError: there is no such profile, or its files are not the ones that were exported.
         DestinationError: `out` exists, or cannot be written.
+        ParityError: the pack does not give the parent's vectors on this host.
     """
     family = family if isinstance(family, Family) else load_family(family)
     facts = family.profile_facts(profile)
@@ -66,6 +68,13 @@ def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, 
             shutil.copyfile(family.path / PROBES, stage / PROBES)
             packed = dataclasses.replace(family.facts, profiles={profile: facts}, files=describe_files(stage))
             write_manifest(stage, packed)
+            verdict = verify_family(stage).verdicts[0]
+            if not verdict.passed:
+                raise ParityError(
+                    f"{profile} differs from the parent by {verdict.worst[1].max_abs:.2g} on this host "
+                    f"(allowed {verdict.max_abs_allowed:g}); nothing was written",
+                    "pack",
+                )
     return load_family(out)
 
 

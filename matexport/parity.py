@@ -59,7 +59,8 @@ def compare_vectors(vectors: Vectors, reference: Vectors) -> Parity:
     difference = np.abs(ours - theirs).max(axis=1)
     scale = max(1.0, float(np.abs(theirs).max()))
     ours, theirs = _unit_rows(ours), _unit_rows(theirs)
-    cosine = (ours * theirs).sum(axis=1)
+    both_zero = ~(ours.any(axis=1) | theirs.any(axis=1))
+    cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1))
     return Parity(
         max_abs=float(difference.max()) / scale,
         cosine_mean=float(cosine.mean()),

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from matexport.errors import DestinationError
-from matexport.manifest import MANIFEST
+from matexport.errors import DestinationError, FamilyError
+from matexport.manifest import list_foreign_files, load_family
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -86,10 +86,16 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
         return
     if not out.is_dir() or out.is_symlink():
         raise DestinationError(f"{out} exists and is not a directory; choose another destination")
-    ours = (out / MANIFEST).is_file()
-    if any(out.iterdir()) and not (ours and overwrite):
-        hint = "pass --overwrite to replace it" if ours else "it is no family of matexport: choose another destination"
-        raise DestinationError(f"{out} exists and holds something else; {hint}")
+    if not any(out.iterdir()):
+        return
+    try:
+        foreign = list_foreign_files(load_family(out))
+    except FamilyError:
+        raise DestinationError(f"{out} exists, and it is no family of matexport: choose another destination") from None
+    if foreign:
+        raise DestinationError(f"{out} holds files that are not the family's ({foreign[0]}); move them first")
+    if not overwrite:
+        raise DestinationError(f"{out} exists and holds another family; pass --overwrite to replace it")
 
 
 @contextmanager
@@ -99,6 +105,8 @@ def explain_os_errors(destination: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
+        if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.parent):
+            raise DestinationError(f"{os.fsdecode(error.filename)}: {reason}; {destination} was not changed") from error
         raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
 
 
@@ -119,7 +127,7 @@ def _put_in_place(stage: Path, destination: Path) -> None:
     if not destination.exists():
         stage.rename(destination)
     elif _exchange(stage, destination):
-        shutil.rmtree(stage)  # now the old content
+        shutil.rmtree(stage, ignore_errors=True)  # now the old content; what stays is cleared by the next writer
     else:
         old = _hidden(destination, "old")
         destination.rename(old)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_batches, tokenize_texts
 from matexport.errors import FamilyError, RequestError
-from matexport.graphfile import find_infinite_tensor
+from matexport.graphfile import find_nan_tensor
 from matexport.host import Host, read_host
 from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, Family, check_family, load_family
 from matexport.nestedfile import PADDING_NAME, read_header
@@ -131,13 +131,13 @@ def check_finite_weights(family: Family) -> None:
         FamilyError: naming the file and the tensor.
     """
     for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
-        bad = next(_find_infinite_tensors(family.path / name), None)
+        bad = next(_find_nan_tensors(family.path / name), None)
         if bad:
             raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
     for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
-        bad = find_infinite_tensor(family.path / name)
+        bad = find_nan_tensor(family.path / name)
         if bad:
-            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
+            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not a number")
 
 
 def record_measurement(family: Family, verification: Verification) -> Path:
@@ -229,7 +229,7 @@ def run_all_ways(
         yield "left", run_in_batches(BATCH, PaddingSide.LEFT)
 
 
-def _find_infinite_tensors(path: Path) -> Iterator[str]:
+def _find_nan_tensors(path: Path) -> Iterator[str]:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
     data = np.memmap(path, dtype=np.uint8, mode="r")
     for entry in read_header(path).entries:

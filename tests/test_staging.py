@@ -360,11 +360,19 @@ def test_a_free_destination(overwrite: bool, tmp_path: Path) -> None:
     refuse_occupied(tmp_path / "empty", overwrite=overwrite)
 
 
-def test_a_family_is_replaced_only_when_that_is_asked(tmp_path: Path) -> None:
-    fill(tmp_path / "family", OLD)
-    with pytest.raises(DestinationError, match="exists and holds something else; pass --overwrite to replace it"):
-        refuse_occupied(tmp_path / "family", overwrite=False)
-    refuse_occupied(tmp_path / "family", overwrite=True)
+def test_a_family_is_replaced_only_when_that_is_asked(family: Path) -> None:
+    with pytest.raises(DestinationError, match="exists and holds another family; pass --overwrite to replace it"):
+        refuse_occupied(family, overwrite=False)
+    refuse_occupied(family, overwrite=True)
+    (family / "L01-D008.fp32.onnx").write_bytes(b"spoilt")
+    refuse_occupied(family, overwrite=True)
+
+
+def test_a_family_with_someone_elses_file_in_it_is_not_replaced(family: Path) -> None:
+    (family / "thesis.tex").touch()
+    for overwrite in (False, True):
+        with pytest.raises(DestinationError, match=r"holds files that are not the family's \(thesis.tex\)"):
+            refuse_occupied(family, overwrite=overwrite)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

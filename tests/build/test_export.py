@@ -247,7 +247,7 @@ def read_the_layer_before(model: ir.Model, output: str, *, name: str) -> ir.Mode
 def read_one_dim_on(model: ir.Model, output: str, *, name: str) -> ir.Model:
     part = CUT(model, output, name=name)
     for node in part.graph:
-        if node.op_type == "Slice" and node.outputs[0].shape and str(node.outputs[0].shape[-1]) == "8":
+        if node.op_type == "Slice" and node.inputs[2].name == "dim_8":  # type: ignore[union-attr]
             for index, number in ((1, 1), (2, 9)):
                 tensor = ir.tensor([number], name=f"shift_{number}")
                 value = ir.Value(name=f"shift_{number}", const_value=tensor, type=ir.TensorType(ir.DataType.INT64))

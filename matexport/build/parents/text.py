@@ -94,7 +94,8 @@ def plan_parent(job: ExportJob) -> TextPlan:
         config=config,
         tokenizer=tokenizer,
         parent=ParentFacts(
-            source=source,
+            # A local path says nothing elsewhere, and would tell who exported the family.
+            source=source if source.startswith("package:") or not (job.base / source).is_dir() else Path(source).name,
             architecture=(getattr(config, "architectures", None) or [type(config).__name__])[0],
             blocks=shape.blocks,
             width=shape.width,
@@ -211,7 +212,10 @@ def _settle_max_tokens(job: ExportJob, layout: Layout, config: Any, tokenizer: A
             getattr(config, "max_position_embeddings", None),
         ]
     )
-    allowed = min(int(limit) for limit in limits if isinstance(limit, int) and limit > 0)
+    # A tokenizer that knows no limit says 1e30.
+    allowed = min((int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < 1 << 31), default=0)
+    if not allowed:
+        raise ParentError(f"{job.parent.source} does not say how many tokens it takes: give it a max_seq_length")
     asked = job.readout.max_tokens
     if asked is not None and not 1 <= asked <= allowed:
         raise RequestError(f"max_tokens={asked} was asked; the parent takes 1 to {allowed}")
