@@ -1,0 +1,223 @@
+"""Building a family: 30 points of all-MiniLM-L6-v2 against 1 point, and against 30 exports with optimum.
+
+Every build is a fresh process; the sides take turns, and medians are compared. "Trace to files" is from the first
+`trace` event to the last `cut` event. `optimum-cli export onnx` exports the whole parent from an environment of its
+own and is scaled to 30; a copy cut to one block is exported too, since most of 30 exports would be that much quicker.
+
+Bars: trace to files for 30 points <= 1.25 x that for 1; weights and graphs <= 1.05 x the parent's file; a graph
+<= 150 kB; parity <= 2e-6; >= 20 x faster than 30 optimum exports, as whole processes: optimum's with its validation,
+ours to the last graph, without verification. The other pairings are reported and not held.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import (
+    MINILM,
+    Bar,
+    Report,
+    count_repeats,
+    finish,
+    make_parser,
+    median,
+    print_bars,
+    run_export,
+    run_process,
+    say,
+    take_turns,
+)
+
+LAYERS = (1, 2, 3, 4, 5, 6)
+DIMS = (32, 64, 128, 256, 384)
+ALL_POINTS = tuple(itertools.product(LAYERS, DIMS))
+ONE_POINT = ((6, 384),)
+
+#: The newest optimum-onnx, and the newest transformers it takes. torch is the one of constraints.txt.
+OPTIMUM_TORCH = "torch==2.13.0"
+OPTIMUM_PACKAGES = ("optimum-onnx==0.1.0", "transformers==4.57.6", "onnxruntime")
+
+RATIO = Bar("trace to files, 30 points / 1 point", 1.25, " x")
+SPEEDUP = Bar("30 optimum exports / 30 points, trace to files", 20, " x", at_least=True)
+DISK = Bar("weights and graphs / parent's model.safetensors", 1.05, " x")
+GRAPH = Bar("largest graph", 150, " kB")
+PARITY = Bar("worst max_abs over all exits, fp32", 2e-6)
+
+#: Sides of the comparison. The command line cannot skip validation, optimum's main_export can.
+SIDES = ("30 points", "1 point", "optimum", "optimum, unvalidated", "optimum, 1 block")
+UNVALIDATED = (
+    "import sys; from optimum.exporters.onnx import main_export; "
+    "main_export(sys.argv[1], sys.argv[2], task='feature-extraction', library_name='transformers', do_validation=False)"
+)
+
+
+def main() -> int:
+    parser = make_parser("build", __doc__, repeats=5)
+    parser.add_argument(
+        "--optimum-python", type=Path, help="python of an environment with optimum-onnx; made if absent"
+    )
+    options = parser.parse_args()
+    bars = (RATIO, SPEEDUP, DISK, GRAPH, PARITY)
+    print_bars(bars)
+    optimum = options.optimum_python or make_optimum_environment()
+    repeats = count_repeats(options, quick=1)
+    with tempfile.TemporaryDirectory(prefix="matexport-build-") as folder:
+        runs = run_all(Path(folder), optimum, repeats)
+    measured = summarise(runs)
+    held = [(bar, measured["bars"].pop(bar.name)) for bar in bars]
+    del measured["bars"]
+    settings = {"points": len(ALL_POINTS), "repeats": repeats, "parent": MINILM}
+    return finish("build", options, Report(held, measured, settings, read_optimum_versions(optimum)))
+
+
+def run_all(folder: Path, optimum: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Every side, `repeats` times in turns, after one run of each tool that only fills the caches."""
+    parent = locate_minilm()
+    shallow = copy_with_one_block(parent, folder / "shallow")
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    run_side("1 point", folder, optimum, parent, shallow)
+    run_side("optimum", folder, optimum, parent, shallow)
+    for side in take_turns(SIDES, repeats):
+        result = run_side(side, folder, optimum, parent, shallow)
+        say(f"{side}: {result['total_s']:.1f} s")
+        runs[side].append(result)
+    return runs
+
+
+def run_side(side: str, folder: Path, optimum: Path, parent: Path, shallow: Path) -> dict[str, Any]:
+    """One run of one side into a directory that does not exist yet; the directory is removed."""
+    out = folder / "out"
+    if side in ("30 points", "1 point"):
+        points = ALL_POINTS if side == "30 points" else ONE_POINT
+        result = run_export({"source": str(parent), "points": points, "out": str(out)})
+        result |= measure_spans(result["stages"])
+    else:
+        source = shallow if side == "optimum, 1 block" else parent
+        command = optimum_command(optimum, source, out, validate=side != "optimum, unvalidated")
+        result = {"total_s": run_process(command, HF_HUB_OFFLINE="1").seconds}
+    shutil.rmtree(out)
+    return result
+
+
+def measure_spans(stages: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Seconds to the last graph: from the trace, from loading, and from the start of the process."""
+    done = stages["cut"]["last_s"]
+    return {
+        "trace_to_files_s": done - stages["trace"]["first_s"],
+        "load_to_files_s": done - stages["load"]["first_s"],
+        "process_to_files_s": done,
+    }
+
+
+def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians, the ratios between them, and the value of every bar."""
+    medians = {side: {key: median(run[key] for run in runs[side]) for key in _times(runs[side][0])} for side in SIDES}
+    family, single = medians["30 points"], medians["1 point"]
+    speedups = compare_with_optimum(family, medians)
+    built = runs["30 points"][0]
+    disk = built["weights_bytes"] + built["graphs_bytes"]
+    return {
+        "bars": {
+            RATIO.name: family["trace_to_files_s"] / single["trace_to_files_s"],
+            SPEEDUP.name: speedups["process without verification / optimum with validation"],
+            DISK.name: disk / parent_bytes(),
+            GRAPH.name: built["largest_graph_bytes"] / 1e3,
+            PARITY.name: max(run["worst_max_abs"] for run in runs["30 points"]),
+        },
+        "medians_s": medians,
+        "load_to_files_ratio": family["load_to_files_s"] / single["load_to_files_s"],
+        "optimum_ratios": speedups,
+        "disk_bytes": {
+            "weights": built["weights_bytes"],
+            "graphs": built["graphs_bytes"],
+            "parent": parent_bytes(),
+        },
+        "exporter": built["exporter"],
+        "runs": runs,
+    }
+
+
+def compare_with_optimum(family: dict[str, float], medians: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Thirty exports with optimum against one family, in every pairing that a reader may find the fair one."""
+    validated, plain, shallow = (medians[side]["total_s"] for side in SIDES[2:])
+    count = len(ALL_POINTS)
+    by_depth = count * (validated + shallow) / 2  # depths 1 to 6 alike, and time grows linearly with depth
+    return {
+        "process without verification / optimum with validation": count * validated / family["process_to_files_s"],
+        "process without verification / optimum without": count * plain / family["process_to_files_s"],
+        "process with verification / optimum with validation": count * validated / family["total_s"],
+        "trace to files / optimum with validation": count * validated / family["trace_to_files_s"],
+        "process without verification / optimum with validation, matching depths": by_depth
+        / family["process_to_files_s"],
+        "process with verification / optimum with validation, matching depths": by_depth / family["total_s"],
+    }
+
+
+def _times(run: dict[str, Any]) -> list[str]:
+    return [key for key in run if key.endswith("_s")]
+
+
+def optimum_command(python: Path, source: Path, out: Path, *, validate: bool) -> list[str | Path]:
+    """Optimum's command line, which validates what it wrote; or the function behind it, told not to."""
+    if not validate:
+        return [python, "-c", UNVALIDATED, source, out]
+    library = ["--library-name", "transformers", "--task", "feature-extraction"]
+    return [python.with_name("optimum-cli"), "export", "onnx", *library, "-m", source, out]
+
+
+def locate_minilm() -> Path:
+    """The directory of the parent inside its package, found without importing it."""
+    name, _, inner = MINILM.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the parent's package is missing: pip install -c constraints.txt -e '.[demo]'")
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def parent_bytes() -> int:
+    return (locate_minilm() / "model.safetensors").stat().st_size
+
+
+def copy_with_one_block(parent: Path, folder: Path) -> Path:
+    """A copy of the parent whose configuration keeps the first block; the weights of the others are not loaded."""
+    shutil.copytree(parent, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
+    return folder
+
+
+def make_optimum_environment() -> Path:
+    """Python of an environment with optimum, made once in the user's cache; its pins exclude those of matexport."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "matexport-benchmarks" / "optimum"
+    python = folder / "bin" / "python"
+    if not (folder / "bin" / "optimum-cli").exists():
+        say(f"making an environment for optimum in {folder}")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        for packages in ((OPTIMUM_TORCH,), (OPTIMUM_TORCH, *OPTIMUM_PACKAGES)):
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
+    return python
+
+
+def read_optimum_versions(python: Path) -> dict[str, str]:
+    """Versions in optimum's environment, each under a name that says so."""
+    names: Sequence[str] = ("optimum", "optimum-onnx", "transformers", "torch", "onnxruntime")
+    code = (
+        "import json, sys; from importlib.metadata import version as v; print(json.dumps([v(n) for n in sys.argv[1:]]))"
+    )
+    versions = json.loads(run_process([python, "-c", code, *names]).stdout)
+    return {f"{name} (with optimum)": found for name, found in zip(names, versions, strict=True)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""One export in a process of its own, for the benchmarks that time stages or read peak memory.
+
+Takes one JSON object as its argument: ``source`` (a parent), ``points`` ([[layers, dim], ...]), ``out``, and
+optionally ``probes`` (a JSON Lines file in place of the shipped ones). Prints one JSON line: for every stage of the
+export, when its first and its last progress call came (system-wide monotonic clock) and the peak of this process's
+resident memory at the last one; then the worst parity and the sizes of the files. Measures nothing else and is held
+to no bar: the scripts that start it are.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import MAXRSS_UNIT_BYTES
+
+
+class StageClock:
+    """The `progress` callback of an export: keeps first and last call of each stage, and the memory at the last."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, dict[str, float]] = {}
+
+    def __call__(self, stage: str, _done: int, _total: int) -> None:
+        now = time.monotonic()
+        entry = self.stages.setdefault(stage, {"first_s": now})
+        entry |= {"last_s": now, "peak_bytes": read_peak_bytes()}
+
+
+def main() -> int:
+    spec = json.loads(sys.argv[1])
+    clock = StageClock()
+    result = run_job(spec, clock)
+    print(json.dumps({"stages": clock.stages, **result}))
+    return 0
+
+
+def run_job(spec: Mapping[str, Any], clock: StageClock) -> dict[str, Any]:
+    """Export, and describe what came out."""
+    from matexport.build import export_family
+    from matexport.spec import ExportJob, ParentSource, Point
+
+    job = ExportJob(
+        parent=ParentSource(spec["source"]),
+        points=tuple(Point(layers, dim) for layers, dim in spec["points"]),
+        probes=Path(spec["probes"]) if spec.get("probes") else None,
+    )
+    out = Path(spec["out"])
+    exported = export_family(job, out, progress=clock)
+    graphs = [path.stat().st_size for path in out.glob("*.onnx")]
+    return {
+        "worst_max_abs": max(verdict.worst[1].max_abs for verdict in exported.verification.verdicts),
+        "graphs_bytes": sum(graphs),
+        "largest_graph_bytes": max(graphs),
+        "weights_bytes": sum(path.stat().st_size for path in out.glob("weights.*.safetensors")),
+        "exporter": exported.family.facts.trace.exporter,
+    }
+
+
+def read_peak_bytes() -> int:
+    """Peak of this process's resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT_BYTES
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
