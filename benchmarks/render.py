@@ -1,0 +1,71 @@
+"""Write what was measured into README.md: the only way in which a number gets there.
+
+Reads `results/*.json` as the benchmarks left them and replaces the lines between ``<!-- measured -->`` and
+``<!-- /measured -->``. With ``--check`` nothing is written and the exit code says whether the README is what the
+results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
+ORDER = ("build", "main_job", "large_parent", "push_down")
+
+
+def render_table(results: list[dict[str, Any]]) -> str:
+    """One row per bar, and the host and the versions below."""
+    lines = ["| what | bar | measured |", "|---|---|---|"]
+    for result in results:
+        for row in result["bars"]:
+            what, sign, limit = split_bar(row["bar"])
+            missed = "" if row["held"] else " (missed)"
+            lines.append(f"| {what} | {sign} {limit} | {row['measured']:.3g}{unit_of(limit)}{missed} |")
+    host, versions = results[0]["host"], results[0]["versions"]
+    sets = ", ".join(host["instruction_sets"])
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "onnxruntime"))
+    lines += ["", f"{host['cpu']} ({sets}), {host['cpus']} CPUs, {libraries}, {results[0]['date']}."]
+    return "\n".join(lines) + "\n"
+
+
+def split_bar(text: str) -> tuple[str, str, str]:
+    """``name <= limit`` -> its name, sign and limit."""
+    for sign, shown in ((" <= ", "≤"), (" >= ", "≥")):
+        name, found, limit = text.rpartition(sign)
+        if found:
+            return name, shown, limit
+    raise ValueError(f"{text!r} is no bar")
+
+
+def unit_of(limit: str) -> str:
+    """What follows the number in a limit such as ``1.25 x``."""
+    _, _, unit = limit.partition(" ")
+    return f" {unit}" if unit else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    options = parser.parse_args()
+    results = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ORDER]
+    text = README.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    wanted = f"{head}{BEGIN}{render_table(results)}{END}{tail}"
+    if options.check and wanted != text:
+        print("README.md is not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr)
+        return 1
+    if not options.check:
+        README.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
