@@ -25,10 +25,11 @@ from common import MINILM, Bar, Report, count_repeats, finish, make_parser, medi
 from numpy.typing import NDArray
 
 from matexport.build.cut import cut_exit
-from matexport.build.export import trace_and_write, write_graph
+from matexport.build.export import trace_and_write
 from matexport.build.parents.text import TextPlan, load_parent, plan_parent, runtime_files
 from matexport.build.reference import prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
+from matexport.build.serialize import write_graph
 from matexport.embed import open_session
 from matexport.spec import OUTPUT_NAME, ExportJob, ParentSource, Point, PoolingMode, Probe, ReadoutRequest
 

@@ -15,30 +15,23 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import matexport
+from matexport.arguments import UNUSABLE, parse_arguments
 from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
     from matexport.verify import Verification
 
-DONE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
 #: Texts embedded at a time when they come from a file: bounds memory, not speed.
 CHUNK_TEXTS = 2048
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but what is wrong takes one line; the usage is for ``--help``."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parse(arguments)
+    options = parse_arguments(arguments, COMMANDS)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
@@ -51,18 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return DONE
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _make_parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse closes a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT over.
-    options_end = rest.index("--") if "--" in rest else len(rest)
-    if rest and (not hasattr(options, "texts") or any(text.startswith("-") for text in rest[:options_end])):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.texts += rest[:options_end] + rest[options_end + 1 :]
-    return options
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -202,111 +183,6 @@ def run_pack(options: argparse.Namespace) -> int:
     else:
         print(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
     return DONE
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="matexport",
-        description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
-        "each proven equal to its parent at that point.",
-        epilog="exit codes: 0 done, 1 a gate said no (parity, changed files), 2 what was asked cannot be done",
-    )
-    parser.add_argument("--version", action="version", version=f"matexport {matexport.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    export = _add_command(
-        commands, "export", run_export, "export a family and prove every profile against the parent",
-        "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
-        "and compare each with the parent's own vectors on the probes. The destination appears when everything has "
-        "passed; when it holds the family of the same inputs already, that is verified instead. Needs the [build] "
-        "extra.",
-        "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
-    )  # fmt: skip
-    export.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
-    export.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
-    export.add_argument("--parent", metavar="SOURCE",
-                        help="take this parent instead of the profile's: a directory, a hub id or package:NAME/path; "
-                        "the profile's sha256 and revision are not applied to it")  # fmt: skip
-    export.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
-
-    verify = _add_command(
-        commands, "verify", run_verify, "check a family's files and its parity on this machine",
-        "Check every file's digest, that no path leaves the folder and that all weights are finite; then run every "
-        "profile on the family's probes, batched and one by one, and compare with the parent's stored vectors. Needs "
-        "neither torch nor the parent.",
-        "example (a gate in CI):\n  matexport verify artifacts/minilm --junit parity.xml",
-    )  # fmt: skip
-    _add_family(verify)
-    verify.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
-    verify.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
-    _add_threads(verify)
-
-    show = _add_command(
-        commands, "show", run_show, "print what a family contains",
-        "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
-        "that it needs), parity as measured on this host, and the graph's file. Reads the manifest only.",
-        "example:\n  matexport show artifacts/minilm",
-    )  # fmt: skip
-    _add_family(show)
-
-    embed = _add_command(
-        commands, "embed", run_embed, "embed texts with one profile",
-        "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
-        "JSON object per text.",
-        "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
-        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
-        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl",
-    )  # fmt: skip
-    _add_family(embed)
-    embed.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
-    embed.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
-    embed.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
-    embed.add_argument("--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl")
-    embed.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
-    embed.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="texts per run (default: 32)")
-    _add_threads(embed)
-
-    pack = _add_command(
-        commands, "pack", run_pack, "write one profile as a self-contained folder",
-        "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
-        "of its own; embed, show and verify work on it.",
-        "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small",
-    )  # fmt: skip
-    _add_family(pack)
-    pack.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
-    pack.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    pack.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
-    return parser
-
-
-def _add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str, epilog: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    import textwrap
-
-    command.description = textwrap.fill(description, 80)
-    command.set_defaults(run=run)
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    return command
-
-
-def _add_family(command: argparse.ArgumentParser) -> None:
-    command.add_argument("family", type=Path, metavar="FAMILY", help="directory of a family or a pack")
-
-
-def _add_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all CPUs of this process)")
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
 
 
 @contextlib.contextmanager
@@ -455,6 +331,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
+
+
+COMMANDS = {"export": run_export, "verify": run_verify, "show": run_show, "embed": run_embed, "pack": run_pack}
 
 
 if __name__ == "__main__":

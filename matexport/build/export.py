@@ -18,21 +18,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import onnx_ir as ir
 import torch
 from safetensors.numpy import save
 
 import matexport
 from matexport.build.cut import cut_exit
+from matexport.build.diagnose import check_readout, find_failing_stage, tokenize_probes
 from matexport.build.exits import add_exits, name_layer
 from matexport.build.nested import MIN_EXTERNAL_BYTES, measure_prefix, write_nested_weights
 from matexport.build.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
 from matexport.build.readout import ExitsModule, make_head
 from matexport.build.reference import Vectors, prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
+from matexport.build.serialize import write_graph
 from matexport.build.trace import Traced, trace_exits
-from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows, tokenize_texts
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.host import read_host
 from matexport.manifest import (
@@ -48,12 +47,10 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import NestedHeader
-from matexport.parity import compare_vectors
 from matexport.profiles import FLOORS, load_probes
 from matexport.spec import (
     OUTPUT_NAME,
     ExportJob,
-    PaddingSide,
     Point,
     Precision,
     Probe,
@@ -68,7 +65,6 @@ from matexport.verify import (
     load_references,
     load_verification,
     record_measurement,
-    run_all_ways,
     verify_family,
 )
 
@@ -76,9 +72,6 @@ Progress = Callable[[str, int, int], None]
 
 #: Packages whose versions decide the bytes of a family.
 VERSIONED = ("matexport", "torch", "transformers", "sentence-transformers", "onnx-ir", "onnxscript", "tokenizers")
-
-#: Probes that the read-out is checked on before the trace, padded into one batch.
-READOUT_PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -109,12 +102,12 @@ def export_family(
     """
     out = Path(out)
     report = progress or (lambda _stage, _done, _total: None)
+    report("plan", 0, 1)
+    plan = plan_parent(job)
+    probes = prepare_probes(plan, load_probes(job.probes), shipped=job.probes is None)
+    provenance = _describe_provenance(plan, probes)
+    report("plan", 1, 1)
     with lock_destination(out):
-        report("plan", 0, 1)
-        plan = plan_parent(job)
-        probes = prepare_probes(plan, load_probes(job.probes), shipped=job.probes is None)
-        provenance = _describe_provenance(plan, probes)
-        report("plan", 1, 1)
         present = _find_up_to_date(out, provenance, overwrite, report)
         if present:
             return present
@@ -159,7 +152,7 @@ def _build(
     )
     write_manifest(stage, facts)
     verification = verify_family(stage, progress=report)
-    _refuse_failures(verification, traced, plan, stage, tolerances)
+    _refuse_failures(verification, traced, stage, tolerances)
     record_measurement(load_family(stage), verification)
     return verification
 
@@ -178,7 +171,15 @@ def trace_and_write(
         depths=depths,
         inputs=plan.text.inputs,
     ).eval()
-    _check_readout(module, depths, plan, probes, reference, stage)
+    check_readout(
+        module,
+        reference,
+        depths=depths,
+        rows=tokenize_probes(stage, plan.text, probes),
+        text=plan.text,
+        normalize=plan.readout.normalize,
+        max_abs=FLOORS[Precision.FP32].max_abs,
+    )
     report("trace", 0, 1)
     _use_plain_attention(parent)
     with torch.no_grad():
@@ -219,93 +220,28 @@ def cut_profiles(
     return profiles
 
 
-def write_graph(model: ir.Model, path: Path) -> None:
-    """Serialise a graph, the same bytes for the same graph. Shapes inside are left out: runtimes infer them."""
-    made = [value for node in model.graph.all_nodes() for value in node.outputs]
-    for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
-        value.shape, value.type = None, None
-    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
-
-
-def _check_readout(
-    module: ExitsModule,
-    depths: Sequence[int],
-    plan: TextPlan,
-    probes: Sequence[Probe],
-    reference: Mapping[Point, Vectors],
-    stage: Path,
-) -> None:
-    """The module that will be traced, in torch, on a padded batch, against the reference."""
-    chosen = list(range(min(READOUT_PROBES, len(probes))))
-    rows = _tokenize(stage, plan, [probes[index] for index in chosen])
-    feeds = pad_rows(rows, PaddingSide.RIGHT, plan.text.pad_token_id)
-    with torch.no_grad():
-        outputs = module(*(torch.from_numpy(feeds[name]) for name in plan.text.inputs))
-    full = {depth: output.numpy() for depth, output in zip(depths, outputs, strict=True)}
-    floor = FLOORS[Precision.FP32].max_abs
-    for point in plan.job.points:
-        vectors = full[point.layers][:, : point.dim]
-        if plan.readout.normalize:
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        parity = compare_vectors(vectors, reference[point][chosen])
-        if not parity.within(floor):
-            raise ParityError(
-                f"read-out: in torch, {point.name} differs from the parent by {parity.max_abs:.2g} "
-                f"(allowed {floor:g}) on probe {chosen[parity.worst]}",
-                "read-out",
-            )
-
-
 def _refuse_failures(
-    verification: Verification, traced: Traced, plan: TextPlan, stage: Path, tolerances: Mapping[Precision, Tolerance]
+    verification: Verification, traced: Traced, stage: Path, tolerances: Mapping[Precision, Tolerance]
 ) -> None:
     failed = [verdict for verdict in verification.verdicts if not verdict.passed]
     if not failed:
         return
     verdict = failed[0]
     way, parity = verdict.worst
-    profile = Profile.parse(verdict.profile)
-    allowed = tolerances[profile.precision].max_abs
-    blamed = _find_failing_stage(traced, plan, stage, profile, allowed)
-    probes = [json.loads(line) for line in (stage / PROBES).read_text(encoding="utf-8").split("\n") if line]
+    profile, family = Profile.parse(verdict.profile), load_family(stage)
+    allowed, exit_name = tolerances[profile.precision].max_abs, profile.point.name
+    suspects = [
+        ("trace", traced.model.clone, exit_name),
+        ("cut", lambda: cut_exit(traced.model, exit_name, name=OUTPUT_NAME), OUTPUT_NAME),
+    ]
+    blamed = find_failing_stage(family, profile, suspects, max_abs=allowed) or "rewrite"
+    text = load_references(family)[0][parity.worst].text
     raise ParityError(
         f"{blamed}: {len(failed)} of {len(verification.verdicts)} profiles differ from the parent; "
         f"{verdict.profile} by {parity.max_abs:.2g} ({way}, allowed {allowed:g}) on probe {parity.worst} "
-        f"({probes[parity.worst]['text'][:40]!r}); nothing was written",
+        f"({text[:40]!r}); nothing was written",
         blamed,
     )
-
-
-def _find_failing_stage(traced: Traced, plan: TextPlan, stage: Path, profile: Profile, allowed: float) -> str:
-    """Run what each stage gave for one failing profile; the first that is off is to blame."""
-    probes, references = load_references(load_family(stage))
-    rows = _tokenize(stage, plan, probes)
-    reference = references[profile.point.name]
-
-    def is_off(model: ir.Model, output: str) -> bool:
-        path = stage / "suspect.onnx"
-        write_graph(model, path)
-        session = open_session(path)
-
-        def run(chosen: list[Tokens], side: PaddingSide) -> Vectors:
-            feeds = pad_rows(chosen, side, plan.text.pad_token_id)
-            vectors: Vectors = session.run([output], {name: feeds[name] for name in plan.text.inputs})[0]
-            return vectors
-
-        ways = run_all_ways(rows, run, plan.text.padding_side)
-        return any(not compare_vectors(vectors, reference).within(allowed) for _, vectors in ways)
-
-    if is_off(traced.model.clone(), profile.point.name):
-        return "trace"
-    if is_off(cut_exit(traced.model, profile.point.name, name=OUTPUT_NAME), OUTPUT_NAME):
-        return "cut"
-    return "rewrite"
-
-
-def _tokenize(stage: Path, plan: TextPlan, probes: Sequence[Probe]) -> list[Tokens]:
-    """Token rows by the family's own tokenizer, as the runtime will make them."""
-    tokenizer = load_tokenizer(stage, plan.text)
-    return [tokenize_texts(tokenizer, plan.text, [probe.text], probe.prompt or "")[0] for probe in probes]
 
 
 def _use_plain_attention(parent: TextParent) -> None:

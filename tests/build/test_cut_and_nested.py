@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from matexport.build.cut import cut_exit
-from matexport.build.export import write_graph
 from matexport.build.nested import measure_prefix, order_weights, write_nested_weights
 from matexport.build.reach import find_needed_nodes
+from matexport.build.serialize import write_graph
 from matexport.nestedfile import read_header
 from matexport.spec import Point
 

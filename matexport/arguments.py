@@ -1,0 +1,139 @@
+"""What the command line takes: commands, options, and the help that teaches them. What they do is in `cli`."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import matexport
+
+Command = Callable[[argparse.Namespace], int]
+
+UNUSABLE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but what is wrong takes one line; the usage is for ``--help``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parse_arguments(arguments: list[str] | None, commands: Mapping[str, Command]) -> argparse.Namespace:
+    """Parse a command line; what is wrong with it ends the process with one line and exit code 2."""
+    parser = make_parser(commands)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse closes a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT over.
+    options_end = rest.index("--") if "--" in rest else len(rest)
+    if rest and (not hasattr(options, "texts") or any(text.startswith("-") for text in rest[:options_end])):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.texts += rest[:options_end] + rest[options_end + 1 :]
+    return options
+
+
+def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser; each command sets ``run`` to its function of `commands`."""
+    parser = Parser(
+        prog="matexport",
+        description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
+        "each proven equal to its parent at that point.",
+        epilog="exit codes: 0 done, 1 a gate said no (parity, changed files), 2 what was asked cannot be done",
+    )
+    parser.add_argument("--version", action="version", version=f"matexport {matexport.__version__}")
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    export = _add_command(
+        parsers, "export", commands["export"], "export a family and prove every profile against the parent",
+        "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
+        "and compare each with the parent's own vectors on the probes. The destination appears when everything has "
+        "passed; when it holds the family of the same inputs already, that is verified instead. Needs the [build] "
+        "extra.",
+        "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
+    )  # fmt: skip
+    export.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
+    export.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
+    export.add_argument("--parent", metavar="SOURCE",
+                        help="take this parent instead of the profile's: a directory, a hub id or package:NAME/path; "
+                        "the profile's sha256 and revision are not applied to it")  # fmt: skip
+    export.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
+
+    verify = _add_command(
+        parsers, "verify", commands["verify"], "check a family's files and its parity on this machine",
+        "Check every file's digest, that no path leaves the folder and that all weights are finite; then run every "
+        "profile on the family's probes, batched and one by one, and compare with the parent's stored vectors. Needs "
+        "neither torch nor the parent.",
+        "example (a gate in CI):\n  matexport verify artifacts/minilm --junit parity.xml",
+    )  # fmt: skip
+    _add_family(verify)
+    verify.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
+    verify.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
+    _add_threads(verify)
+
+    show = _add_command(
+        parsers, "show", commands["show"], "print what a family contains",
+        "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
+        "that it needs), parity as measured on this host, and the graph's file. Reads the manifest only.",
+        "example:\n  matexport show artifacts/minilm",
+    )  # fmt: skip
+    _add_family(show)
+
+    embed = _add_command(
+        parsers, "embed", commands["embed"], "embed texts with one profile",
+        "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
+        "JSON object per text.",
+        "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
+        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
+        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl",
+    )  # fmt: skip
+    _add_family(embed)
+    embed.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
+    embed.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
+    embed.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
+    embed.add_argument("--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl")
+    embed.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
+    embed.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="texts per run (default: 32)")
+    _add_threads(embed)
+
+    pack = _add_command(
+        parsers, "pack", commands["pack"], "write one profile as a self-contained folder",
+        "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
+        "of its own; embed, show and verify work on it.",
+        "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small",
+    )  # fmt: skip
+    _add_family(pack)
+    pack.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
+    pack.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    pack.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
+    return parser
+
+
+def _add_command(
+    parsers: Any, name: str, run: Command, summary: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = parsers.add_parser(
+        name, help=summary, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.description = textwrap.fill(description, 80)
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    return command
+
+
+def _add_family(command: argparse.ArgumentParser) -> None:
+    command.add_argument("family", type=Path, metavar="FAMILY", help="directory of a family or a pack")
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all CPUs of this process)")
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
