@@ -57,13 +57,13 @@ def run_export(options: argparse.Namespace) -> int:
         # What the profile pins is its own parent; a path given here is relative to where the user is.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
-    out = options.out or Path("artifacts") / options.profile.stem
     from matexport.build import export_family
     from matexport.build.quiet import quiet_libraries
 
     quiet_libraries()
     with _progress() as progress:
-        exported = export_family(job, out, overwrite=options.overwrite, progress=progress)
+        exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress)
+    out = exported.family.path
     if options.json:
         document = {"family": str(out), "up_to_date": exported.up_to_date}
         _print_json(document | _describe_verification(out, exported.verification))

@@ -85,6 +85,7 @@ def load_job(path: Path | str) -> ExportJob:
         probes=base / file.probes.file if file.probes else None,
         tolerances=file.tolerances,
         base=base,
+        name=path.stem,
     )
 
 

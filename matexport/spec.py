@@ -149,6 +149,7 @@ class ExportJob:
     """Everything that decides what a family contains.
 
     Attributes:
+        name: what the family is called when nothing else is said; a profile's file name.
         base: directory against which a relative `parent.source` and `probes` are read.
         probes: a JSON Lines file that replaces the shipped probes.
     """
@@ -160,6 +161,7 @@ class ExportJob:
     probes: Path | None = None
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
+    name: str = "family"
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ HEAVY = {
 #: What a light module may import of the package itself: the layers below its own.
 LAYERS = {
     "errors": 0, "spec": 0, "records": 0, "host": 0, "graphfile": 1, "nestedfile": 1, "profiles": 1, "manifest": 1,
-    "staging": 2, "parity": 2, "embed": 3, "tables": 3, "verify": 4, "junit": 5, "pack": 5, "__init__": 6, "arguments": 6,
-    "cli": 7,
-    "__main__": 8,
+    "staging": 2, "parity": 2, "embed": 3, "tables": 3, "verify": 4, "junit": 5, "pack": 5, "__init__": 6,
+    "arguments": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 #: Records that the stages of the build share.
 SHARED_STAGES = {"parents.text", "parents.layout", "parents.architecture", "reach", "serialize", "sources"}

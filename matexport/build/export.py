@@ -84,13 +84,14 @@ class Exported:
 
 
 def export_family(
-    job: ExportJob, out: Path | str, *, overwrite: bool = False, progress: Progress | None = None
+    job: ExportJob, out: Path | str | None = None, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Exported:
     """Export a family and prove every profile against the parent.
 
     Args:
         job: what to export; see `matexport.load_job`.
-        out: the directory to write. If it holds the family of the same inputs already, that is verified instead.
+        out: the directory to write; ``artifacts/<job.name>`` by default. If it holds the family of the same inputs
+            already, that is verified instead.
         overwrite: replace a family of other inputs. The old one stays until the new one has passed.
         progress: called with (stage, done, total).
 
@@ -100,7 +101,7 @@ def export_family(
         DestinationError: `out` holds something else, is in use, or cannot be written.
         ParityError: a profile does not give the parent's vectors; the destination is as it was.
     """
-    out = Path(out)
+    out = Path("artifacts", job.name) if out is None else Path(out)
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
     plan = plan_parent(job)
