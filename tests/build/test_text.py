@@ -202,6 +202,40 @@ def test_a_parent_with_nan_weights_is_refused(small: Path, tmp_path: Path) -> No
     assert not (tmp_path / "family").exists()
 
 
+def _truncate_weights(root: Path) -> None:
+    path = root / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _change_a_shape(root: Path) -> None:
+    weights = load_file(root / "model.safetensors")
+    weights["embeddings.position_embeddings.weight"] = torch.zeros(7, WIDTH)
+    save_file(weights, root / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.loads
+@pytest.mark.parametrize("spoil", [_truncate_weights, _change_a_shape])
+def test_weights_that_do_not_load_are_the_parents_fault(
+    spoil: Callable[[Path], None], small: Path, tmp_path: Path
+) -> None:
+    spoil(small)
+    with pytest.raises(ParentError, match="cannot load the weights of"):
+        export_family(make_job(small), tmp_path / "family")
+    assert not (tmp_path / "family").exists()
+
+
+@pytest.mark.loads
+def test_a_half_precision_parent_is_exported_in_fp32(small: Path, tmp_path: Path) -> None:
+    weights = {name: tensor.half() for name, tensor in load_file(small / "model.safetensors").items()}
+    save_file(weights, small / "model.safetensors", metadata={"format": "pt"})
+    edit_json(small / "config.json", lambda config: config.update(dtype="float16", torch_dtype="float16"))
+    family = export_family(make_job(small), tmp_path / "family").family
+    assert family.facts.parent.dtype == "float16"
+    oracle = Oracle(small)  # cast to float32, too
+    expected = np.stack([oracle.vector(item, BLOCKS, WIDTH) for item in TEXTS])
+    np.testing.assert_allclose(Embedder(family).embed(TEXTS), expected, atol=2e-6)
+
+
 @pytest.mark.loads
 def test_pickled_weights_load_when_asked(small: Path, tmp_path: Path) -> None:
     oracle = Oracle(small)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from matexport.build.parents.architecture import Architecture, find_final_norm, inspect_architecture
@@ -262,14 +263,17 @@ def _load_backbone(plan: TextPlan) -> nn.Module:
     from transformers import AutoModel
 
     parent = plan.job.parent
-    model, report = AutoModel.from_pretrained(
-        plan.layout.backbone,
-        dtype=torch.float32,
-        use_safetensors=not any(name.endswith(".bin") for name in plan.parent.weights),
-        trust_remote_code=parent.trust_remote_code,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    try:
+        model, report = AutoModel.from_pretrained(
+            plan.layout.backbone,
+            dtype=torch.float32,
+            use_safetensors=not any(name.endswith(".bin") for name in plan.parent.weights),
+            trust_remote_code=parent.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ParentError(f"transformers cannot load the weights of {parent.source}: {_first_line(error)}") from error
     # A pooler that the checkpoint lacks is initialised at random, and never reached by an exit.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
     if missing:
@@ -295,7 +299,7 @@ def _load_head(entry: Head) -> nn.Module:
     kind = getattr(_module_classes(), entry.kind)
     try:
         head: nn.Module = kind() if entry.kind == "Normalize" else kind.load(str(entry.path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ParentError(f"sentence-transformers cannot load {entry.path}: {_first_line(error)}") from error
     return head.eval().float()
 
