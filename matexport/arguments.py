@@ -76,7 +76,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     show = _add_command(
         parsers, "show", commands["show"], "print what a family contains",
         "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
-        "that it needs), parity as measured on this host, and the graph's file. Reads the manifest only.",
+        "that it needs), parity as measured on this host, and the graph's file. "
+        "Reads the manifest and what was measured on this host.",
         "example:\n  matexport show artifacts/minilm",
     )  # fmt: skip
     _add_family(show)

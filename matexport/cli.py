@@ -53,7 +53,7 @@ def run_export(options: argparse.Namespace) -> int:
     from matexport.profiles import load_job
 
     job = load_job(options.profile)
-    if options.parent:
+    if options.parent is not None:
         # What the profile pins is its own parent; a path given here is relative to where the user is.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
@@ -82,8 +82,9 @@ def run_verify(options: argparse.Namespace) -> int:
     from matexport.manifest import load_family
     from matexport.verify import record_measurement, verify_family
 
-    family = load_family(options.family)  # not a family at all: exit code 2, as for any wrong argument
+    family = None
     try:
+        family = load_family(options.family)
         with _progress() as progress:
             verification = verify_family(options.family, threads=options.threads, progress=progress)
     except FamilyError as error:
@@ -94,7 +95,7 @@ def run_verify(options: argparse.Namespace) -> int:
         if options.junit:
             with _explain_os_errors(options.junit):
                 write_junit(options.junit, options.family, error.problems)
-        return REFUSED
+        return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with _explain_os_errors(options.junit):
             write_junit(options.junit, options.family, verification)
@@ -175,7 +176,10 @@ def run_pack(options: argparse.Namespace) -> int:
     """``matexport pack FAMILY PROFILE OUT``"""
     from matexport.pack import pack_profile
 
-    pack = pack_profile(options.family, options.profile, options.out, overwrite=options.overwrite)
+    with _progress() as progress:
+        pack = pack_profile(
+            options.family, options.profile, options.out, overwrite=options.overwrite, progress=progress
+        )
     total = sum(file.bytes for file in pack.facts.files.values())
     if options.json:
         files = {name: file.bytes for name, file in pack.facts.files.items()}
@@ -233,8 +237,8 @@ def _format_lines(chunks: Iterable[tuple[list[str], Any]]) -> Iterator[str]:
 def _write_npy(path: Path, chunks: Iterable[tuple[list[str], Any]], dim: int) -> None:
     import numpy as np
 
-    parts = [vectors for _, vectors in chunks]
-    with _replace_file(path) as file:
+    with _replace_file(path) as file:  # first: what cannot be written is said before anything is embedded
+        parts = [vectors for _, vectors in chunks]
         np.save(file, np.concatenate(parts) if parts else np.empty((0, dim), np.float32), allow_pickle=False)
 
 
@@ -323,8 +327,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             if bar is not None:
                 bar.close()
             bar = tqdm(total=total or None, desc=stage, leave=True, dynamic_ncols=True)
-        bar.n = done
-        bar.refresh()
+        bar.update(done - bar.n)
 
     try:
         yield report

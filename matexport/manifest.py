@@ -41,7 +41,6 @@ TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 REFERENCE = "reference.safetensors"
 MEASUREMENTS = "measurements"
-REPORT = "report.html"
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
@@ -167,8 +166,8 @@ def check_profile(family: Family, name: str) -> None:
 
 
 def list_foreign_files(family: Family) -> list[str]:
-    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor the report."""
-    known = {MANIFEST, REPORT, *family.facts.files}
+    """What lies in a family's folder and is neither listed in its manifest, nor a measurement."""
+    known = {MANIFEST, *family.facts.files}
     extra = [path for path in family.path.iterdir() if path.name not in known and path.name != MEASUREMENTS]
     measurements = family.path / MEASUREMENTS
     if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):

@@ -27,16 +27,24 @@ from matexport.manifest import (
 from matexport.nestedfile import write_prefix
 from matexport.spec import Profile
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
-from matexport.verify import load_references, verify_family
+from matexport.verify import Progress, load_references, verify_family
 
 
-def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, overwrite: bool = False) -> Family:
+def pack_profile(
+    family: Family | Path | str,
+    profile: str,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Family:
     """Write one profile as a folder of its own.
 
     Args:
         family: the directory of a family, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
+        progress: called with (stage, done, total).
 
     Returns:
         the pack.
@@ -68,7 +76,7 @@ def pack_profile(family: Family | Path | str, profile: str, out: Path | str, *, 
             shutil.copyfile(family.path / PROBES, stage / PROBES)
             packed = dataclasses.replace(family.facts, profiles={profile: facts}, files=describe_files(stage))
             write_manifest(stage, packed)
-            verdict = verify_family(stage).verdicts[0]
+            verdict = verify_family(stage, progress=progress).verdicts[0]
             if not verdict.passed:
                 raise ParityError(
                     f"{profile} differs from the parent by {verdict.worst[1].max_abs:.2g} on this host "

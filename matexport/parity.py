@@ -23,8 +23,9 @@ class Parity:
     """Distance between two sets of n vectors.
 
     Attributes:
-        max_abs: largest difference of one coordinate; divided by the reference's largest coordinate where that
-            exceeds 1, so that one floor serves unit vectors and raw residual streams alike.
+        max_abs: largest difference of one coordinate. Where the reference's largest value of that coordinate exceeds
+            1, it is divided by that value, so that one floor serves unit vectors and raw residual streams alike, and
+            a coordinate with huge values excuses no other.
         cosine_mean: mean over rows of the cosine between the two vectors of a row.
         cosine_min: the smallest of them.
         neighbours: share of each row's nearest rows (at most 5, by cosine) that is the same in both sets.
@@ -56,13 +57,13 @@ def compare_vectors(vectors: Vectors, reference: Vectors) -> Parity:
         bad = ~(np.isfinite(vectors) & np.isfinite(reference)).all(axis=1)
         return Parity(float("inf"), float("nan"), float("nan"), 0.0, int(bad.argmax()))
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
-    difference = np.abs(ours - theirs).max(axis=1)
-    scale = max(1.0, float(np.abs(theirs).max()))
+    scale = np.maximum(1.0, np.abs(theirs).max(axis=0))
+    difference = (np.abs(ours - theirs) / scale).max(axis=1)
     ours, theirs = _unit_rows(ours), _unit_rows(theirs)
     both_zero = ~(ours.any(axis=1) | theirs.any(axis=1))
     cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1))
     return Parity(
-        max_abs=float(difference.max()) / scale,
+        max_abs=float(difference.max()),
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
         neighbours=_neighbour_agreement(ours, theirs),

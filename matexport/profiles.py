@@ -19,9 +19,9 @@ from matexport.errors import RequestError
 from matexport.records import read_record
 from matexport.spec import ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Tolerance
 
-#: Parity floor of each precision: the largest difference of one coordinate, where the parent's largest coordinate
-#: is at most 1 (a unit vector), otherwise in units of that coordinate. fp32: ten times the 1e-6 that two orders
-#: of summation in 24 layers of fp32 were seen to give (issue 2, 2026-11; optimum's exporter validates at 1e-5 too).
+#: Parity floor of each precision: the largest difference of one coordinate, absolute where that coordinate stays
+#: within 1 (as in unit vectors), otherwise in units of its largest value among the probes. fp32: ten times the 1e-6
+#: that two orders of summation in 24 layers of fp32 were seen to give (2026-11; optimum validates at 1e-5, too).
 FLOORS: Mapping[Precision, Tolerance] = {Precision.FP32: Tolerance(max_abs=1e-5)}
 
 #: A probe file is read whole; this is far above what a gate in CI can use.

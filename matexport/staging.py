@@ -42,6 +42,8 @@ def lock_destination(destination: Path) -> Iterator[None]:
     destination = destination.absolute()
     with explain_os_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(destination.parent, os.W_OK):
+            raise DestinationError(f"cannot write {destination}: nothing can be written in {destination.parent}")
         lock = FileLock(destination.parent / f".{destination.name}.lock")
         try:
             lock.acquire(blocking=False)
@@ -85,7 +87,8 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
-        raise DestinationError(f"{out} exists and is not a directory; choose another destination")
+        kind = "a symbolic link" if out.is_symlink() else "not a directory"
+        raise DestinationError(f"{out} exists and is {kind}; choose another destination")
     if not any(out.iterdir()):
         return
     try:

@@ -25,7 +25,7 @@ from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_bat
 from matexport.errors import FamilyError, RequestError
 from matexport.graphfile import find_nan_tensor
 from matexport.host import Host, read_host
-from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, Family, check_family, load_family
+from matexport.manifest import MANIFEST, MEASUREMENTS, PROBES, REFERENCE, Family, check_family, hash_file, load_family
 from matexport.nestedfile import PADDING_NAME, read_header
 from matexport.parity import Parity, compare_vectors
 from matexport.profiles import FLOORS, parse_probes
@@ -150,6 +150,7 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     folder.mkdir(exist_ok=True)
     target = folder / f"{verification.host.slug}.json"
     known = _read_known(target)
+    known["family"] = hash_file(family.path / MANIFEST)
     known["host"] = msgspec.to_builtins(verification.host)
     known["parity"] = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
     temporary = target.with_suffix(".json.tmp")
@@ -171,6 +172,8 @@ def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Pa
     path = family.path / MEASUREMENTS / f"{host.slug}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if data["family"] != hash_file(family.path / MANIFEST):
+            return None  # measured on other bytes
         return msgspec.convert(data["parity"], dict[str, dict[str, Parity]])
     except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError):
         return None

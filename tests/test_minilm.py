@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import matexport
+from matexport.errors import DestinationError
+from matexport.staging import refuse_occupied
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +48,7 @@ def test_the_readmes_set_up_commands_are_the_two_that_were_promised() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_job_on_minilm(tmp_path: Path) -> None:
+def test_the_whole_job_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "profiles").symlink_to(ROOT / "profiles")
     main_job = block_after("setup: main job")[0].partition(" && ")[2]
     table = run(main_job, tmp_path)
@@ -54,8 +56,17 @@ def test_the_whole_job_on_minilm(tmp_path: Path) -> None:
     for line in block_after("commands"):
         run(line, tmp_path)
 
+    monkeypatch.chdir(tmp_path)
+    snippet = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert snippet
+    scope: dict[str, object] = {}
+    exec(snippet[1], scope)
+    assert np.shape(scope["vectors"]) == (2, 64)
+    with pytest.raises(DestinationError, match="pass --overwrite"):  # a pack is a part of the family, not the family
+        refuse_occupied(tmp_path / "artifacts" / "minilm-small", overwrite=False)
+
     family = matexport.load_family(tmp_path / "artifacts" / "minilm")
-    vectors = np.load(tmp_path / "vectors.npy")
+    vectors = np.load(tmp_path / "artifacts" / "vectors.npy")
     embedder = matexport.Embedder(family, "L02-D064-fp32")
     np.testing.assert_array_equal(vectors, embedder.embed(["a text"]))
 

@@ -49,13 +49,17 @@ def test_an_example_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("largest", "scale"), [(0.5, 1.0), (1.0, 1.0), (4.0, 4.0), (-40.0, 40.0)])
-def test_the_difference_is_relative_to_the_references_largest_coordinate_above_one(
-    largest: float, scale: float
-) -> None:
+def test_a_difference_is_relative_to_what_that_coordinate_reaches_above_one(largest: float, scale: float) -> None:
     theirs = matrix([largest, 0.25], [0.1, 0.2])
-    ours = theirs + matrix([0, 0], [0, 0.125])
+    ours = theirs + matrix([0, 0], [0.125, 0])
     assert compare_vectors(ours, theirs).max_abs == pytest.approx(0.125 / scale)
     assert compare_vectors(theirs * 1, theirs).max_abs == 0
+
+
+def test_a_huge_coordinate_excuses_no_other() -> None:
+    theirs = matrix([3000, 0.05], [2900, 0.04])
+    assert not compare_vectors(theirs + matrix([0, 0], [0, 0.02]), theirs).within(1e-5)
+    assert compare_vectors(theirs * np.float32(1 + 2e-6), theirs).within(1e-5)
 
 
 def test_large_values_of_ours_do_not_scale_the_difference_away() -> None:

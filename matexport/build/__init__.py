@@ -24,7 +24,7 @@ def require_build_extra() -> None:
     if missing:
         raise MissingExtraError(
             f"exporting needs {', '.join(missing)}, which is not installed here; "
-            "install it with: pip install -c constraints.txt 'matexport[build]'"
+            "install the [build] extra, in matexport's own directory: pip install -c constraints.txt -e '.[build]'"
         )
 
 

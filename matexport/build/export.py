@@ -31,6 +31,7 @@ from matexport.build.readout import ExitsModule, make_head
 from matexport.build.reference import Vectors, prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
+from matexport.build.sources import hash_weights
 from matexport.build.trace import Traced, trace_exits
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.host import read_host
@@ -109,7 +110,8 @@ def export_family(
     provenance = _describe_provenance(plan, probes)
     report("plan", 1, 1)
     with lock_destination(out):
-        present = _find_up_to_date(out, provenance, overwrite, report)
+        wanted = {Profile(point, precision) for precision in job.precisions for point in job.points}
+        present = _find_up_to_date(out, provenance, wanted, overwrite, report)
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite)
@@ -266,7 +268,9 @@ def _release_weights(parent: TextParent) -> None:
             tensor.data = tensor.data.new_empty(0)
 
 
-def _find_up_to_date(out: Path, provenance: Provenance, overwrite: bool, report: Progress) -> Exported | None:
+def _find_up_to_date(
+    out: Path, provenance: Provenance, wanted: set[Profile], overwrite: bool, report: Progress
+) -> Exported | None:
     """The family in `out`, if it was made from the same inputs and is whole.
 
     Its files are always checked; parity is measured again unless a passed one is recorded for this very host.
@@ -277,7 +281,7 @@ def _find_up_to_date(out: Path, provenance: Provenance, overwrite: bool, report:
         family = load_family(out)
     except FamilyError:
         return None
-    if family.facts.provenance != provenance:
+    if family.facts.provenance != provenance or set(family.profiles) != wanted:  # a pack has a part of them
         return None
     try:
         check_family(family)
@@ -303,6 +307,7 @@ def _describe_provenance(plan: TextPlan, probes: Sequence[Probe]) -> Provenance:
         "text": plan.text,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files(plan).items()},
         "probes": probes,
+        "code": hash_weights(plan.layout.backbone, "**/*.py") if plan.job.parent.trust_remote_code else {},
         "versions": versions,
     }
     encoded = json.dumps(msgspec.to_builtins(inputs), sort_keys=True, ensure_ascii=False).encode()

@@ -85,8 +85,16 @@ def record_reference(
 def _read_probe(parent: TextParent, probe: Probe, points: Sequence[Point]) -> dict[Point, Vectors]:
     encoded = _tokenize(parent.plan, probe)
     inputs = {name: encoded[name] for name in parent.plan.text.inputs}
+    try:
+        with torch.no_grad():
+            output = parent.backbone(**inputs, output_hidden_states=True)
+    except (RuntimeError, IndexError) as error:
+        tokens = inputs["input_ids"].shape[1]
+        raise ParentError(
+            f"{parent.plan.job.parent.source} cannot run a text of {tokens} tokens, which its own limit of "
+            f"{parent.plan.text.max_tokens} allows ({str(error).splitlines()[0]}); give max_tokens in [readout]"
+        ) from error
     with torch.no_grad():
-        output = parent.backbone(**inputs, output_hidden_states=True)
         full = {
             layers: _read_out(parent, _state_at(parent, output, layers), inputs["attention_mask"])
             for layers in sorted({point.layers for point in points})
@@ -97,7 +105,7 @@ def _read_probe(parent: TextParent, probe: Probe, points: Sequence[Point]) -> di
 def _tokenize(plan: TextPlan, probe: Probe) -> dict[str, torch.Tensor]:
     text = (plan.text.prompts[probe.prompt] if probe.prompt else "") + probe.text
     encoded = plan.tokenizer(
-        [text.lower() if plan.layout.lowercase else text],
+        [text],
         truncation="longest_first",
         max_length=plan.text.max_tokens,
         return_tensors="pt",

@@ -15,12 +15,12 @@ from matexport.manifest import hash_file
 from matexport.spec import ParentSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_FILES = ["*.json", "*.txt", "*.model"]
 _HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 
 
 def locate_parent(parent: ParentSource, base: Path) -> Path:
-    """The local directory that holds a parent's files; a hub id is downloaded.
+    """The local directory that holds a parent's files; of a hub id, all but the weights are downloaded.
 
     Args:
         base: directory against which a relative path is read.
@@ -30,6 +30,8 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
         ParentError: there is no such directory, package or hub model.
     """
     source = parent.source
+    if not source.strip():
+        raise RequestError("the parent's source is empty; give a directory, a hub id, or package:NAME/path")
     if source.startswith("package:"):
         return _locate_in_package(source.removeprefix("package:"))
     local = base / Path(source).expanduser()
@@ -40,7 +42,19 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
             f"the parent {source!r} is not a directory (looked at {local}); "
             "give a directory, a hub id such as org/name, or package:NAME/path"
         )
-    return _download(parent)
+    return _download(parent, [*_HUB_FILES, *(["*.py"] if parent.trust_remote_code else [])])
+
+
+def fetch_weights(parent: ParentSource, base: Path) -> None:
+    """Download the weights of a hub parent, beside its small files; a local one has them.
+
+    Called when everything that can be refused without them has been.
+
+    Raises:
+        ParentError: the hub does not give them.
+    """
+    if not parent.source.startswith("package:") and not (base / Path(parent.source).expanduser()).is_dir():
+        _download(parent, ["*.safetensors", *(["*.bin"] if parent.allow_pickle else [])])
 
 
 def hash_weights(root: Path, pattern: str) -> dict[str, str]:
@@ -69,6 +83,8 @@ def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
             raise ParentError(f"the profile pins the sha256 of {name}, but {parent.source} has {', '.join(weights)}")
         if actual != digest.lower():
             raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the profile pins {digest}")
+    if unpinned := sorted(set(weights) - set(pinned)):
+        raise ParentError(f"the profile pins some weights of {parent.source}, but not {', '.join(unpinned)}")
 
 
 def _locate_in_package(rest: str) -> Path:
@@ -88,13 +104,10 @@ def _locate_in_package(rest: str) -> Path:
     return directory
 
 
-def _download(parent: ParentSource) -> Path:
+def _download(parent: ParentSource, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [*_HUB_FILES, "*.bin"] if parent.allow_pickle else list(_HUB_FILES)
-    if parent.trust_remote_code:
-        patterns.append("*.py")
     try:
         path = snapshot_download(
             parent.source, revision=parent.revision, allow_patterns=patterns, ignore_patterns=_HUB_IGNORED
@@ -104,4 +117,4 @@ def _download(parent: ParentSource) -> Path:
         raise ParentError(
             f"{parent.source!r} is no local directory and could not be fetched from the hub: {reason}"
         ) from error
-    return Path(path)
+    return Path(path).resolve()

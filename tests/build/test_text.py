@@ -144,6 +144,10 @@ def _leave_prompts_out(root: Path) -> None:
     edit_json(root / "1_Pooling" / "config.json", lambda config: config.update(include_prompt=False))
 
 
+def _list_the_prompts(root: Path) -> None:
+    (root / "config_sentence_transformers.json").write_text(json.dumps({"prompts": ["query: "]}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -157,6 +161,8 @@ def _leave_prompts_out(root: Path) -> None:
         (lambda root: (root / "model.safetensors").unlink(), "no safetensors weights"),
         (lambda root: (root / "config.json").unlink(), "cannot read the configuration"),
         (lambda root: (root / "modules.json").write_text("{"), "cannot read .*modules.json"),
+        (lambda root: (root / "modules.json").write_text('["a"]'), "is no list of modules"),
+        (_list_the_prompts, "prompts that are no table of texts"),
         (lambda root: (root / "tokenizer.json").write_text("{}"), "cannot load the tokenizer"),
     ],
 )
@@ -279,3 +285,55 @@ def test_prompts_lower_casing_and_max_length_reach_the_runtime(tmp_path: Path) -
 def test_a_source_that_is_not_there_is_named(source: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(MatexportError, match=words):
         plan_parent(ExportJob(ParentSource(source), FULL, base=tmp_path))
+
+
+def test_a_hub_parents_weights_are_fetched_only_when_nothing_else_is_wrong(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fake_download(name: str, *, allow_patterns: list[str], **options: object) -> str:
+        assert name == "someone/encoder"
+        for path in small.rglob("*"):
+            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
+                fetched.append(path.name)
+                target = tmp_path / "snapshot" / path.relative_to(small)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake_download)
+    source = ParentSource("someone/encoder")
+    with pytest.raises(RequestError, match="layers=9 was asked"):
+        plan_parent(ExportJob(source, (Point(9, 8),), base=tmp_path))
+    assert "config.json" in fetched
+    assert "model.safetensors" not in fetched
+    assert plan_parent(ExportJob(source, FULL, base=tmp_path)).parent.source == "someone/encoder"
+    assert "model.safetensors" in fetched
+
+
+@pytest.mark.loads
+def test_a_pickled_head_does_not_bring_in_a_pickled_backbone(tmp_path: Path) -> None:
+    """The weights that were hashed and pinned are the ones that are loaded."""
+    parent = make_parent(tmp_path / "parent", dense=[16])
+    pinned = hash_file(parent / "model.safetensors")
+    other = {name: tensor + 1 for name, tensor in load_file(parent / "model.safetensors").items()}
+    torch.save(other, parent / "pytorch_model.bin")
+    torch.save(load_file(parent / "2_Dense" / "model.safetensors"), parent / "2_Dense" / "pytorch_model.bin")
+    (parent / "2_Dense" / "model.safetensors").unlink()
+    source = ParentSource(str(parent), allow_pickle=True)
+    plan = plan_parent(ExportJob(source, (Point(BLOCKS, 16),)))
+    assert plan.parent.weights["model.safetensors"] == pinned
+    loaded = load_parent(plan).backbone.get_parameter("embeddings.word_embeddings.weight")
+    torch.testing.assert_close(loaded, load_file(parent / "model.safetensors")["embeddings.word_embeddings.weight"])
+    half_pinned = dataclasses.replace(source, sha256={"model.safetensors": pinned})
+    with pytest.raises(ParentError, match=r"but not 2_Dense/pytorch_model.bin"):
+        plan_parent(ExportJob(half_pinned, (Point(BLOCKS, 16),)))
+
+
+@pytest.mark.loads
+def test_a_limit_beyond_the_positions_is_the_parents_fault(tmp_path: Path) -> None:
+    parent = make_parent(tmp_path / "parent", max_length=512)  # it has 128 positions
+    with pytest.raises(ParentError, match=r"cannot run a text of \d+ tokens, which its own limit of 512 allows"):
+        export_family(make_job(parent), tmp_path / "family")
+    assert export_family(make_job(parent, max_tokens=128), tmp_path / "family").verification.passed

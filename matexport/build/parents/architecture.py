@@ -51,8 +51,9 @@ def inspect_architecture(config: Any, *, source: str, trust_remote_code: bool) -
         with FakeTensorMode(), _no_init_weights():
             model = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=trust_remote_code)
             norm = find_final_norm(model.eval(), blocks)
-    except ValueError as error:
-        raise ParentError(f"transformers has no encoder for {source}: {str(error).splitlines()[0]}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ParentError(f"{source} ({config.model_type}) does not run as a text encoder: {reason}") from error
     return Architecture(blocks, width, norm, frozenset(inspect.signature(model.forward).parameters))
 
 

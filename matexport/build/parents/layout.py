@@ -78,7 +78,10 @@ def read_layout(root: Path) -> Layout:
     settings = _read_first(backbone, _TRANSFORMER_CONFIGS)
     _refuse_other_outputs(settings, root)
     stored = _read_first(root, ("config_sentence_transformers.json",))
-    prompts = {name: text for name, text in (stored.get("prompts") or {}).items() if text}
+    given = stored.get("prompts") or {}
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise ParentError(f"{root} has prompts that are no table of texts")
+    prompts = {name: text for name, text in given.items() if text}
     if prompts and modules and modules[1].config.get("include_prompt") is False:
         raise ParentError(f"{root} leaves prompt tokens out of the pooling, which is not supported")
     default = stored.get("default_prompt_name")
@@ -124,7 +127,10 @@ def _read_modules(root: Path) -> list[Head]:
     if not listing.exists():
         return []
     modules = []
-    for item in read_json(listing):
+    items = read_json(listing)
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ParentError(f"{listing} is no list of modules")
+    for item in items:
         path = root / item.get("path", "")
         if not path.resolve().is_relative_to(root.resolve()):
             raise ParentError(f"{listing} names the folder {item['path']!r}, which is outside the parent")

@@ -22,7 +22,7 @@ from torch import nn
 
 from matexport.build.parents.architecture import Architecture, find_final_norm, inspect_architecture
 from matexport.build.parents.layout import Head, Layout, measure_output, read_json, read_layout
-from matexport.build.sources import check_pin, hash_weights, locate_parent
+from matexport.build.sources import check_pin, fetch_weights, hash_weights, locate_parent
 from matexport.errors import ParentError, RequestError
 from matexport.profiles import check_points
 from matexport.spec import (
@@ -86,9 +86,12 @@ def plan_parent(job: ExportJob) -> TextPlan:
     output_width = measure_output(layout.heads, shape.width * len(pooling))
     check_points(job.points, shape.blocks, output_width, source)
     final_norm = _settle_final_norm(job, shape)
+    fetch_weights(job.parent, job.base)
     weights = _find_weights(job, root, layout)
     check_pin(job.parent, weights)
     tokenizer = _load_tokenizer(job, layout.backbone)
+    if layout.lowercase:
+        _lowercase_first(tokenizer.backend_tokenizer)
     return TextPlan(
         job=job,
         layout=layout,
@@ -135,15 +138,11 @@ def load_parent(plan: TextPlan) -> TextParent:
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:
     """The files that a family needs beside its graphs to turn text into inputs, by name."""
-    from tokenizers import Tokenizer, normalizers
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(plan.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if plan.layout.lowercase:
-        present = tokenizer.normalizer
-        parts = [normalizers.Lowercase(), *([present] if present else [])]
-        tokenizer.normalizer = normalizers.Sequence(parts)
     files = {"tokenizer.json": tokenizer.to_str(pretty=False).encode()}
     for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
         path = plan.layout.backbone / name
@@ -267,7 +266,8 @@ def _load_backbone(plan: TextPlan) -> nn.Module:
         model, report = AutoModel.from_pretrained(
             plan.layout.backbone,
             dtype=torch.float32,
-            use_safetensors=not any(name.endswith(".bin") for name in plan.parent.weights),
+            # The same choice as in _find_weights: what was hashed and pinned is what is loaded.
+            use_safetensors=any(plan.layout.backbone.glob("*.safetensors")),
             trust_remote_code=parent.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
@@ -316,6 +316,14 @@ def _module_classes() -> Any:
         return importlib.import_module("sentence_transformers.sentence_transformer.modules")
     except ModuleNotFoundError:
         return importlib.import_module("sentence_transformers.models")
+
+
+def _lowercase_first(tokenizer: Any) -> None:
+    """As sentence-transformers 6 does for ``do_lower_case``: in the normaliser, so that special tokens survive."""
+    from tokenizers import normalizers
+
+    present = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
 
 
 def _find_inputs(takes: frozenset[str], tokenizer: Any) -> tuple[str, ...]:
