@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matexport.embed import Embedder
     from matexport.errors import MatexportError
+    from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.profiles import load_job
-    from matexport.verify import Verification, verify_family
+    from matexport.tables import describe_profiles
+    from matexport.verify import Verification, load_measurement, record_measurement, verify_family
 
 __version__ = "0.1.0"
 
@@ -29,10 +31,14 @@ _HOMES = {
     "Family": "matexport.manifest",
     "MatexportError": "matexport.errors",
     "Verification": "matexport.verify",
+    "describe_profiles": "matexport.tables",
     "load_family": "matexport.manifest",
     "load_job": "matexport.profiles",
+    "load_measurement": "matexport.verify",
     "pack_profile": "matexport.pack",
+    "record_measurement": "matexport.verify",
     "verify_family": "matexport.verify",
+    "write_junit": "matexport.junit",
 }
 
 __all__ = [
@@ -41,10 +47,14 @@ __all__ = [
     "MatexportError",
     "Verification",
     "__version__",
+    "describe_profiles",
     "load_family",
     "load_job",
+    "load_measurement",
     "pack_profile",
+    "record_measurement",
     "verify_family",
+    "write_junit",
 ]
 
 

@@ -72,6 +72,7 @@ def run_export(options: argparse.Namespace) -> int:
         state = "up to date" if exported.up_to_date else "written"
         if exported.family.facts.trace.fallback:
             print(f"\ntraced with the TorchScript exporter: {exported.family.facts.trace.fallback}")
+            print("its graphs say no shapes, so a cls profile computes all tokens of its last block")
         print(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
     return DONE if exported.verification.passed else REFUSED
 

@@ -235,7 +235,12 @@ class TraceFacts:
 
 @dataclass(frozen=True)
 class ProfileFacts:
-    """One profile: its graph, the weights it points into, and how long a prefix of them it needs."""
+    """One profile: its graph, the weights it points into, and how long a prefix of them it needs.
+
+    Attributes:
+        narrowed_nodes: operators that compute only the token that is read (token push-down); 0 where the read-out
+            needs all tokens, or where the TorchScript exporter left no shapes to reason with.
+    """
 
     layers: int
     dim: int
@@ -243,6 +248,7 @@ class ProfileFacts:
     graph: str
     weights: str
     weights_prefix_bytes: int
+    narrowed_nodes: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matexport.parity import Parity
 Parities = Mapping[str, Mapping[str, Parity]]
 
 
-def describe_profiles(family: Family, parities: Parities | None) -> list[dict[str, object]]:
+def describe_profiles(family: Family, parities: Parities | None = None) -> list[dict[str, object]]:
     """One record per profile: what it is, what it weighs, how near it is to the parent.
 
     Args:

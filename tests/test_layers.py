@@ -257,5 +257,5 @@ def test_without_the_build_extra_export_says_how_to_get_it(exported: Path, tmp_p
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "matexport: exporting needs torch, which is not installed here; "
-        "install it with: pip install -c constraints.txt 'matexport[build]'\n"
+        "install the [build] extra, in matexport's own directory: pip install -c constraints.txt -e '.[build]'\n"
     )

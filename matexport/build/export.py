@@ -208,7 +208,7 @@ def cut_profiles(
     for done, profile in enumerate(wanted):
         report("cut", done, len(wanted))
         part = cut_exit(traced.model, profile.point.name, name=OUTPUT_NAME)
-        narrow_to_first_token(part)
+        narrowed = narrow_to_first_token(part)
         prefix = measure_prefix(part, header)
         write_graph(part, stage / profile.graph_file)
         profiles[profile.name] = ProfileFacts(
@@ -218,6 +218,7 @@ def cut_profiles(
             graph=profile.graph_file,
             weights=_weights_file(profile.precision),
             weights_prefix_bytes=prefix,
+            narrowed_nodes=narrowed,
         )
     report("cut", len(wanted), len(wanted))
     return profiles

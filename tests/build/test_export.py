@@ -301,4 +301,5 @@ def test_the_torchscript_exporter_takes_over_and_the_manifest_says_so(
     ).family
     assert family.facts.trace.exporter == "torchscript"
     assert family.facts.trace.fallback == "RuntimeError: no dynamo today"
+    assert {facts.narrowed_nodes for facts in family.facts.profiles.values()} == {0}  # and the manifest says so
     assert "encoder.layer.0.output.dense.weight.T" in ir.load(family.path / "L01-D008.fp32.onnx").graph.initializers

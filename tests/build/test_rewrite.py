@@ -13,7 +13,7 @@ from conftest import TEXTS
 from oracle import Oracle
 from parents import SHAPES, WIDTH, make_parent
 
-from matexport import Embedder
+from matexport import Embedder, load_family
 from matexport.build import export_family, rewrite
 from matexport.errors import ParityError
 from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
@@ -64,6 +64,7 @@ def test_narrowed_blocks_give_the_oracles_vectors(kind: str, tmp_path: Path) -> 
 def test_the_last_blocks_feed_forward_sees_one_token(kind: str, tmp_path: Path) -> None:
     _, family = export_cls(kind, tmp_path, (Point(2, WIDTH),))
     batch, tokens = 3, 11
+    assert load_family(family).profile_facts("L02-D032-fp32").narrowed_nodes >= 8
     found = shapes_inside(family / "L02-D032.fp32.onnx", batch, tokens)
     activations = [shape for shape in found["Gelu"] if len(shape) == 3]
     assert sorted(shape[1] for shape in activations) == [1, tokens]  # block 2 narrowed, block 1 whole
