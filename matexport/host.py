@@ -44,7 +44,7 @@ def read_host() -> Host:
         machine=platform.machine(),
         instruction_sets=tuple(flag for flag in KERNEL_FLAGS if flag in flags),
         cpus=count_cpus(),
-        os=platform.platform(terse=True),
+        os=" ".join((platform.system(), *platform.libc_ver())).strip(),
         python=platform.python_version(),
         onnxruntime=importlib.metadata.version("onnxruntime"),
     )
