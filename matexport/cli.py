@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +199,11 @@ def _open_texts(options: argparse.Namespace) -> Iterator[Iterable[str]]:
         yield options.texts
     elif options.input == "-" or (options.input is None and not sys.stdin.isatty()):
         sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-        yield _strip_lines(sys.stdin)
+        lines = _strip_lines(sys.stdin)
+        first = next(lines, None)
+        if first is None and options.input is None:  # nothing was piped in: more likely a TEXT that was forgotten
+            raise RequestError("no texts: give them as arguments, with --input FILE, or on standard input")
+        yield lines if first is None else chain([first], lines)
     elif options.input is None:
         raise RequestError("no texts: give them as arguments, with --input FILE, or on standard input")
     else:

@@ -428,7 +428,7 @@ def test_embed_json(run: Run, exported: Path, vectors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin"), [((), b""), (("--input", os.devnull), None)], ids=["standard input", "file"]
+    ("arguments", "stdin"), [(("--input", "-"), b""), (("--input", os.devnull), None)], ids=["standard input", "file"]
 )
 def test_embed_no_lines(
     arguments: tuple[str, ...], stdin: bytes | None, run: Run, exported: Path, tmp_path: Path
@@ -437,6 +437,10 @@ def test_embed_no_lines(
     assert (result.code, result.out, result.err) == (0, "", "")
     run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy", *arguments, stdin=stdin)
     assert np.load(tmp_path / "v.npy").shape == (0, 32)
+
+
+def test_embed_without_a_text_is_not_taken_for_success(run: Run, exported: Path) -> None:
+    run("embed", exported, "--profile", NAME, stdin=b"").complains("no texts: give them as arguments")
 
 
 def test_embed_more_texts_than_a_chunk(
