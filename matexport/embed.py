@@ -9,7 +9,7 @@ but tokenisation, and the parity check runs through this very code.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -201,9 +201,7 @@ def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
     return tokenizer
 
 
-def open_session(
-    graph: Path, *, threads: int | None = None, tune: Callable[[onnxruntime.SessionOptions], None] | None = None
-) -> onnxruntime.InferenceSession:
+def open_session(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
     """A CPU session on a graph file, polite to its host: no spinning, no more threads than CPUs it may use."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_cpus()
@@ -212,8 +210,6 @@ def open_session(
         4  # an error is raised, too: warnings go to standard error, past any logging configuration
     )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if tune:
-        tune(options)
     try:
         return onnxruntime.InferenceSession(str(graph.resolve()), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exception classes share no base but Exception

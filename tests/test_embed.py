@@ -190,16 +190,6 @@ def test_threads_are_what_was_asked_or_the_cpus(
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_a_session_can_be_tuned(exported: Path) -> None:
-    def tune(options: object) -> None:
-        options.enable_profiling = False  # type: ignore[attr-defined]
-        options.intra_op_num_threads = 7  # type: ignore[attr-defined]
-
-    session = open_session(exported / "L01-D008.fp32.onnx", tune=tune)
-    assert session.get_session_options().intra_op_num_threads == 7
-    assert session.get_providers() == ["CPUExecutionProvider"]
-
-
 def test_closes(exported: Path) -> None:
     with Embedder(exported, NAME) as embedder:
         assert embedder.embed(["a"]).shape == (1, 32)
