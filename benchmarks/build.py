@@ -12,24 +12,20 @@ without verification, and is not held to the bar.
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common import (
     MINILM,
+    MINILM_POINTS,
     Bar,
     Report,
     count_repeats,
     finish,
+    locate_minilm,
     make_parser,
     median,
     print_bars,
@@ -38,15 +34,9 @@ from common import (
     say,
     take_turns,
 )
+from peers import OPTIMUM, add_optimum_option, make_environment, read_versions_in
 
-LAYERS = (1, 2, 3, 4, 5, 6)
-DIMS = (32, 64, 128, 256, 384)
-ALL_POINTS = tuple(itertools.product(LAYERS, DIMS))
 ONE_POINT = ((6, 384),)
-
-#: The newest optimum-onnx, and the newest transformers it takes. torch is the one of constraints.txt.
-OPTIMUM_TORCH = "torch==2.13.0"
-OPTIMUM_PACKAGES = ("optimum-onnx==0.1.0", "transformers==4.57.6", "onnxruntime")
 
 RATIO = Bar("trace to files, 30 points / 1 point", 1.25, " x")
 SPEEDUP = Bar("30 optimum exports / 30 points, trace to files", 20, " x", at_least=True)
@@ -64,21 +54,19 @@ UNVALIDATED = (
 
 def main() -> int:
     parser = make_parser("build", __doc__, repeats=5)
-    parser.add_argument(
-        "--optimum-python", type=Path, help="python of an environment with optimum-onnx; made if absent"
-    )
+    add_optimum_option(parser)
     options = parser.parse_args()
     bars = (RATIO, SPEEDUP, DISK, GRAPH, PARITY)
     print_bars(bars)
-    optimum = options.optimum_python or make_optimum_environment()
+    optimum = options.optimum_python or make_environment("optimum", OPTIMUM)
     repeats = count_repeats(options, quick=1)
     with tempfile.TemporaryDirectory(prefix="matexport-build-") as folder:
         runs = run_all(Path(folder), optimum, repeats)
     measured = summarise(runs)
     held = [(bar, measured["bars"].pop(bar.name)) for bar in bars]
     del measured["bars"]
-    settings = {"points": len(ALL_POINTS), "repeats": repeats, "parent": MINILM}
-    return finish("build", options, Report(held, measured, settings, read_optimum_versions(optimum)))
+    settings = {"points": len(MINILM_POINTS), "repeats": repeats, "parent": MINILM}
+    return finish("build", options, Report(held, measured, settings, read_versions_in(optimum, OPTIMUM)))
 
 
 def run_all(folder: Path, optimum: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
@@ -99,7 +87,7 @@ def run_side(side: str, folder: Path, optimum: Path, parent: Path, shallow: Path
     """One run of one side into a directory that does not exist yet; the directory is removed."""
     out = folder / "out"
     if side in ("30 points", "1 point"):
-        points = ALL_POINTS if side == "30 points" else ONE_POINT
+        points = MINILM_POINTS if side == "30 points" else ONE_POINT
         result = run_export({"source": str(parent), "points": points, "out": str(out)})
         result |= measure_spans(result["stages"])
     else:
@@ -151,7 +139,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def compare_with_optimum(family: dict[str, float], medians: dict[str, dict[str, float]]) -> dict[str, float]:
     """Thirty exports with optimum against one family, in every pairing that a reader may find the fair one."""
     validated, plain, shallow = (medians[side]["total_s"] for side in SIDES[2:])
-    count = len(ALL_POINTS)
+    count = len(MINILM_POINTS)
     by_depth = count * (validated + shallow) / 2  # depths 1 to 6 alike, and time grows linearly with depth
     return {
         "process without verification / optimum with validation": count * validated / family["process_to_files_s"],
@@ -176,15 +164,6 @@ def optimum_command(python: Path, source: Path, out: Path, *, validate: bool) ->
     return [python.with_name("optimum-cli"), "export", "onnx", *library, "-m", source, out]
 
 
-def locate_minilm() -> Path:
-    """The directory of the parent inside its package, found without importing it."""
-    name, _, inner = MINILM.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the parent's package is missing: pip install -c constraints.txt -e '.[demo]'")
-    return Path(next(iter(spec.submodule_search_locations))) / inner
-
-
 def parent_bytes() -> int:
     return (locate_minilm() / "model.safetensors").stat().st_size
 
@@ -195,29 +174,6 @@ def copy_with_one_block(parent: Path, folder: Path) -> Path:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
     return folder
-
-
-def make_optimum_environment() -> Path:
-    """Python of an environment with optimum, made once in the user's cache; its pins exclude those of matexport."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "matexport-benchmarks" / "optimum"
-    python = folder / "bin" / "python"
-    if not (folder / "bin" / "optimum-cli").exists():
-        say(f"making an environment for optimum in {folder}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        for packages in ((OPTIMUM_TORCH,), (OPTIMUM_TORCH, *OPTIMUM_PACKAGES)):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
-    return python
-
-
-def read_optimum_versions(python: Path) -> dict[str, str]:
-    """Versions in optimum's environment, each under a name that says so."""
-    names: Sequence[str] = ("optimum", "optimum-onnx", "transformers", "torch", "onnxruntime")
-    code = (
-        "import json, sys; from importlib.metadata import version as v; print(json.dumps([v(n) for n in sys.argv[1:]]))"
-    )
-    versions = json.loads(run_process([python, "-c", code, *names]).stdout)
-    return {f"{name} (with optimum)": found for name, found in zip(names, versions, strict=True)}
 
 
 if __name__ == "__main__":

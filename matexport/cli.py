@@ -21,6 +21,7 @@ from matexport.arguments import UNUSABLE, parse_arguments
 from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
+    from matexport.manifest import Family
     from matexport.verify import Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
@@ -50,13 +51,16 @@ def run_export(options: argparse.Namespace) -> int:
     """``matexport export PROFILE.toml``"""
     from dataclasses import replace
 
-    from matexport.profiles import load_job
+    from matexport.profiles import change_precisions, load_job
+    from matexport.spec import Precision
 
     job = load_job(options.profile)
     if options.parent is not None:
         # What the profile pins is its own parent; a path given here is relative to where the user is.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
+    if options.precision:
+        job = change_precisions(job, [Precision(name) for name in options.precision], options.profile)
     from matexport.build import export_family
     from matexport.build.quiet import quiet_libraries
 
@@ -65,7 +69,11 @@ def run_export(options: argparse.Namespace) -> int:
         exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress)
     out = exported.family.path
     if options.json:
-        document = {"family": str(out), "up_to_date": exported.up_to_date}
+        document = {
+            "family": str(out),
+            "up_to_date": exported.up_to_date,
+            "refused": dict(exported.family.facts.refused),
+        }
         _print_json(document | _describe_verification(out, exported.verification))
     else:
         _print_verification(out, exported.verification)
@@ -73,8 +81,11 @@ def run_export(options: argparse.Namespace) -> int:
         if exported.family.facts.trace.fallback:
             print(f"\ntraced with the TorchScript exporter: {exported.family.facts.trace.fallback}")
             print("its graphs say no shapes, so a cls profile computes all tokens of its last block")
+        _print_decisions(exported.family)
         print(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
-    return DONE if exported.verification.passed else REFUSED
+    for reason in exported.family.facts.refused.values():
+        _complain(f"not in the family: {reason}", REFUSED)
+    return DONE if exported.verification.passed and not exported.family.facts.refused else REFUSED
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -109,12 +120,7 @@ def run_verify(options: argparse.Namespace) -> int:
         _print_verification(options.family, verification)
     for verdict in verification.verdicts:
         if not verdict.passed:
-            way, parity = verdict.worst
-            _complain(
-                f"{verdict.profile} differs from the parent by {parity.max_abs:.2g} ({way}, probe {parity.worst}); "
-                f"allowed is {verdict.max_abs_allowed:g}",
-                REFUSED,
-            )
+            _complain(f"{verdict.profile} is off its floor: {verdict.breach}", REFUSED)
     return DONE if verification.passed else REFUSED
 
 
@@ -126,7 +132,8 @@ def run_show(options: argparse.Namespace) -> int:
     from matexport.verify import load_measurement
 
     family = load_family(options.family)
-    rows = describe_profiles(family, load_measurement(family, read_host()))
+    measured = load_measurement(family, read_host())
+    rows = describe_profiles(family, measured.parity if measured else None)
     if options.json:
         import msgspec
 
@@ -141,6 +148,9 @@ def run_show(options: argparse.Namespace) -> int:
     print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
     print(f"text      up to {facts.text.max_tokens} tokens; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
     print(format_profiles(rows))
+    _print_decisions(family)
+    for reason in facts.refused.values():
+        print(f"not in the family: {reason}")
     if all(row["max_abs"] is None for row in rows):
         print("\nparity was not measured on this host: run matexport verify --record")
     return DONE
@@ -158,7 +168,7 @@ def run_embed(options: argparse.Namespace) -> int:
         embedder = Embedder(options.family, options.profile, threads=options.threads)
         chunks = _embed_chunks(embedder, texts, options)
         if options.output and options.output.suffix == ".npy":
-            _write_npy(options.output, chunks, embedder.dim)
+            _write_npy(options.output, chunks, embedder)
         elif options.output:
             with _replace_file(options.output) as file:
                 file.writelines(line.encode() for line in _format_lines(chunks))
@@ -239,12 +249,12 @@ def _format_lines(chunks: Iterable[tuple[list[str], Any]]) -> Iterator[str]:
             yield json.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False) + "\n"
 
 
-def _write_npy(path: Path, chunks: Iterable[tuple[list[str], Any]], dim: int) -> None:
+def _write_npy(path: Path, chunks: Iterable[tuple[list[str], Any]], embedder: Any) -> None:
     import numpy as np
 
     with _replace_file(path) as file:  # first: what cannot be written is said before anything is embedded
         parts = [vectors for _, vectors in chunks]
-        np.save(file, np.concatenate(parts) if parts else np.empty((0, dim), np.float32), allow_pickle=False)
+        np.save(file, np.concatenate(parts or [embedder.embed([])]), allow_pickle=False)
 
 
 @contextlib.contextmanager
@@ -292,8 +302,24 @@ def _print_verification(path: Path, verification: Verification) -> None:
 
     parities = {verdict.profile: verdict.parity for verdict in verification.verdicts}
     print(format_profiles(describe_profiles(load_family(path), parities)))
-    host = verification.host
+    host, first = verification.host, load_family(path).facts.instruction_sets
     print(f"\nparity on {host.cpu} ({', '.join(host.instruction_sets)}), onnxruntime {host.onnxruntime}")
+    if first and first != host.instruction_sets:
+        print(f"measured anew: the family's own parity was measured on another instruction set ({', '.join(first)})")
+
+
+def _print_decisions(family: Family) -> None:
+    """What was decided while precisions were made, and what pruning the vocabulary did."""
+    for precision, facts in family.facts.precisions.items():
+        if facts.kept:
+            kept = ", ".join(f"{part} in {held}" for part, held in facts.kept.items())
+            print(f"\n{precision}: keeps {kept}")
+    vocabulary = family.facts.vocabulary
+    if vocabulary:
+        print(
+            f"\nvocabulary: {vocabulary.tokens} of {vocabulary.parent_tokens} tokens ({vocabulary.kept_by}); "
+            f"{len(vocabulary.changed_probes)} probes have other tokens now and are left out"
+        )
 
 
 def _print_json(document: dict[str, Any]) -> None:

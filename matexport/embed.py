@@ -13,24 +13,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 # Before onnxruntime is imported: its wheels report usage unless this is set.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
+import tokenizers
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from matexport.errors import FamilyError, RequestError
 from matexport.host import count_cpus
 from matexport.manifest import TOKENIZER, Family, check_profile, load_family
-from matexport.spec import OUTPUT_NAME, PaddingSide, TextFacts
+from matexport.spec import OUTPUT_NAME, Encoding, PaddingSide, TextFacts
 
-Vectors = NDArray[np.float32]
+#: float32, or the codes of a profile that encodes its output.
+Vectors = NDArray[Any]
 Feeds = dict[str, NDArray[np.int64]]
 
 DEFAULT_BATCH_SIZE = 32
+
+_DTYPES = {Encoding.FLOAT32: np.float32, Encoding.INT8: np.int8, Encoding.UBINARY: np.uint8}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Tokens:
     type_ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, encoding: Encoding) -> Tokens:
+    def of(cls, encoding: tokenizers.Encoding) -> Tokens:
         return cls(tuple(encoding.ids), tuple(encoding.type_ids))
 
 
@@ -67,10 +72,12 @@ class Embedder:
             raise RequestError(f"threads={threads} was asked; at least 1 is needed")
         if check:
             check_profile(self.family, self.profile)
-        self.dim = self.family.profile_facts(self.profile).dim
+        facts = self.family.profile_facts(self.profile)
+        self.dim, self.encoding = facts.dim, facts.encoding
+        self._width, self._dtype = facts.encoding.width(facts.dim), _DTYPES[facts.encoding]
         self._text = self.family.facts.text
         self._tokenizer = load_tokenizer(self.family.path, self._text)
-        self._session = open_session(self.family.path / self.family.profile_facts(self.profile).graph, threads=threads)
+        self._session = open_session(self.family.path / facts.graph, threads=threads)
 
     def embed(
         self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = DEFAULT_BATCH_SIZE
@@ -84,7 +91,8 @@ class Embedder:
             batch_size: texts per run. Vectors do not depend on it beyond rounding.
 
         Returns:
-            (len(texts), dim) float32, in the order of the texts.
+            (len(texts), dim) float32, in the order of the texts; for a profile that encodes its output, (len(texts),
+            dim) int8 or (len(texts), ceil(dim / 8)) uint8.
 
         Raises:
             RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
@@ -96,7 +104,7 @@ class Embedder:
         if batch_size < 1:
             raise RequestError(f"batch_size={batch_size} was asked; at least 1 is needed")
         rows = self.tokenize(texts, prompt=prompt)
-        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        vectors = np.empty((len(rows), self._width), dtype=self._dtype)
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         for batch in split_batches(len(rows), batch_size):
             chosen = by_length[batch.start : batch.stop]
@@ -115,15 +123,17 @@ class Embedder:
         return tokenize_texts(self._tokenizer, self._text, texts, prompt)
 
     def run(self, rows: Sequence[Tokens], padding_side: PaddingSide) -> Vectors:
-        """Run the graph once on token rows padded to the longest: (len(rows), dim) float32."""
+        """Run the graph once on token rows padded to the longest; gives what `embed` gives."""
         feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
         try:
             (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {error}") from None
-        if vectors.shape != (len(rows), self.dim):
-            raise FamilyError(f"{self.profile} gave vectors of shape {vectors.shape} for {len(rows)} texts")
-        return np.asarray(vectors, dtype=np.float32)
+        if vectors.shape != (len(rows), self._width) or vectors.dtype != self._dtype:
+            raise FamilyError(
+                f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {len(rows)} texts"
+            )
+        return vectors  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Release the session and its memory."""

@@ -38,12 +38,11 @@ def write_junit(path: Path, family: Path, result: Verification | tuple[str, ...]
 
 def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
     for verdict in verification.verdicts:
-        for way, parity in verdict.parity.items():
-            case = ElementTree.SubElement(suite, "testcase", classname=verdict.profile, name=f"parity {way}")
-            if not parity.within(verdict.max_abs_allowed):
-                allowed = f"max abs difference {parity.max_abs:.3g}, allowed {verdict.max_abs_allowed:g}"
-                detail = f"{allowed}\ncosine min {parity.cosine_min:.6f}\nworst probe {parity.worst}"
-                _fail(case, allowed, detail)
+        for check, breach in verdict.list_checks():
+            case = ElementTree.SubElement(suite, "testcase", classname=verdict.profile, name=f"parity {check}")
+            if breach:
+                parity = verdict.parity.get(check, verdict.worst[1])
+                _fail(case, breach, f"{breach}\ncosine min {parity.cosine_min:.6f}\nworst probe {parity.worst}")
 
 
 def _fail(case: ElementTree.Element, message: str, detail: str) -> None:

@@ -13,7 +13,7 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -23,10 +23,12 @@ from matexport.graphfile import check_entries, check_graph
 from matexport.nestedfile import read_header
 from matexport.records import read_record
 from matexport.spec import (
+    Encoding,
     FileFacts,
     ParentFacts,
     Point,
     Precision,
+    PrecisionFacts,
     Profile,
     ProfileFacts,
     Provenance,
@@ -34,15 +36,19 @@ from matexport.spec import (
     TextFacts,
     Tolerance,
     TraceFacts,
+    VocabularyFacts,
 )
 
 MANIFEST = "family.json"
 TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 REFERENCE = "reference.safetensors"
+RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
 
-SCHEMA = 1
+#: 2 added precisions and encodings; all that 1 lacks has a default.
+SCHEMA = 2
+READABLE = (1, 2)
 MAX_MANIFEST_BYTES = 16 << 20
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -53,7 +59,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class FamilyFacts:
-    """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name."""
+    """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name.
+
+    Attributes:
+        precisions: what was decided when each was made.
+        refused: profiles that were asked for and did not keep their floor -> how, and on which probe.
+        instruction_sets: of the CPU on which parity was first measured, when the family was made.
+        vocabulary: what pruning it did, if it was pruned.
+    """
 
     schema: int
     parent: ParentFacts
@@ -64,6 +77,10 @@ class FamilyFacts:
     profiles: Mapping[str, ProfileFacts]
     files: Mapping[str, FileFacts]
     provenance: Provenance
+    precisions: Mapping[Precision, PrecisionFacts] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    instruction_sets: tuple[str, ...] = ()
+    vocabulary: VocabularyFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,14 @@ class Family:
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
-        """All profiles, by layers, then dim, then precision."""
-        return tuple(sorted(Profile.parse(name) for name in self.facts.profiles))
+        """All profiles, by layers, then dim, then precision from the largest to the smallest, then encoding."""
+        precisions, encodings = list(Precision), list(Encoding)
+        return tuple(
+            sorted(
+                (Profile.parse(name) for name in self.facts.profiles),
+                key=lambda it: (it.point, precisions.index(it.precision), encodings.index(it.encoding)),
+            )
+        )
 
     def profile_facts(self, name: str) -> ProfileFacts:
         """The facts of one profile.
@@ -116,8 +139,8 @@ def load_family(path: Path | str) -> Family:
     except (ValueError, RecursionError) as error:
         raise FamilyError(f"{manifest} is not JSON ({error})") from None
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise FamilyError(f"{manifest} has schema {schema!r}; this matexport reads schema {SCHEMA}: upgrade matexport")
+    if type(schema) is not int or schema not in READABLE:
+        raise FamilyError(f"{manifest} has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
     facts = read_record(data, FamilyFacts, str(manifest), FamilyError)
     _check_names(facts, manifest)
     return Family(root, facts)
@@ -198,17 +221,27 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
             raise FamilyError(f"{manifest}: {error}") from None
         if parsed.name != name:
             raise FamilyError(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
-        if parsed != Profile(Point(profile.layers, profile.dim), profile.precision):
-            raise FamilyError(f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}")
+        if parsed != Profile(Point(profile.layers, profile.dim), profile.precision, profile.encoding):
+            raise FamilyError(
+                f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
+                f"{profile.encoding}"
+            )
         for file_name in (profile.graph, profile.weights):
             if file_name not in facts.files:
                 raise FamilyError(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise FamilyError(f"{manifest}: {name} needs more of {profile.weights} than there is")
+    for name in facts.refused:
+        try:
+            Profile.parse(name)
+        except ValueError as error:
+            raise FamilyError(f"{manifest}: {error}") from None
     _check_text(facts.text, manifest)
     for file_name in (TOKENIZER, PROBES, REFERENCE):
         if file_name not in facts.files:
             raise FamilyError(f"{manifest} does not list {file_name}")
+    if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
+        raise FamilyError(f"{manifest} has int8 outputs and does not list {RANGES}")
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise FamilyError(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from matexport.errors import DestinationError, ParityError
 from matexport.manifest import (
     PROBES,
+    RANGES,
     REFERENCE,
     Family,
     check_files,
@@ -25,9 +26,9 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import write_prefix
-from matexport.spec import Profile
+from matexport.spec import Encoding, Profile
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
-from matexport.verify import Progress, load_references, verify_family
+from matexport.verify import Progress, load_ranges, load_references, verify_family
 
 
 def pack_profile(
@@ -63,7 +64,7 @@ def pack_profile(
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
         check_profile(family, profile)
-        check_files(family, [*copied, PROBES, REFERENCE])
+        check_files(family, [*copied, *({PROBES, REFERENCE, RANGES} & set(family.facts.files))])
         with stage_directory(out) as stage:
             for name in copied:
                 shutil.copyfile(family.path / name, stage / name)
@@ -74,21 +75,23 @@ def pack_profile(
             _, references = load_references(family)
             (stage / REFERENCE).write_bytes(save({point: references[point]}))
             shutil.copyfile(family.path / PROBES, stage / PROBES)
-            packed = dataclasses.replace(family.facts, profiles={profile: facts}, files=describe_files(stage))
+            if facts.encoding is Encoding.INT8:
+                (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
+            packed = dataclasses.replace(
+                family.facts, profiles={profile: facts}, refused={}, files=describe_files(stage)
+            )
             write_manifest(stage, packed)
             verdict = verify_family(stage, progress=progress).verdicts[0]
             if not verdict.passed:
                 raise ParityError(
-                    f"{profile} differs from the parent by {verdict.worst[1].max_abs:.2g} on this host "
-                    f"(allowed {verdict.max_abs_allowed:g}); nothing was written",
-                    "pack",
+                    f"{profile} is off its floor on this host: {verdict.breach}; nothing was written", "pack"
                 )
     return load_family(out)
 
 
 def _files_of_other_kinds(family: Family) -> set[str]:
     """Files that belong to profiles or to the proof, not to the parent's text side."""
-    names = {PROBES, REFERENCE}
+    names = {PROBES, REFERENCE, RANGES}
     for facts in family.facts.profiles.values():
         names |= {facts.graph, facts.weights}
     return names

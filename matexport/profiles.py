@@ -8,24 +8,50 @@ has been read, before any weights are.
 from __future__ import annotations
 
 import json
+import math
+import operator
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from pathlib import Path
 
 from matexport.errors import RequestError
 from matexport.records import read_record
-from matexport.spec import ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Tolerance
+from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Tolerance
 
-#: Parity floor of each precision: the largest difference of one coordinate, absolute where that coordinate stays
-#: within 1 (as in unit vectors), otherwise in units of its largest value among the probes. fp32: ten times the 1e-6
-#: that two orders of summation in 24 layers of fp32 were seen to give (2026-11; optimum validates at 1e-5, too).
-FLOORS: Mapping[Precision, Tolerance] = {Precision.FP32: Tolerance(max_abs=1e-5)}
+#: Parity floor of each precision, for every exit, batched, padded and alone. A profile file may tighten it.
+#:
+#: `max_abs` is absolute where a coordinate stays within 1 (as in unit vectors), otherwise in units of its largest value
+#: among the probes. What the small precisions cost depends on the parent, so they are held by cosine; "seen" is on
+#: all-MiniLM-L6-v2 with the shipped probes, 2026-11-21. `spread` is what a text may owe to its batch.
+FLOORS: Mapping[Precision, Tolerance] = {
+    # Ten times the 1e-6 that two orders of summation in 24 layers were seen to give; optimum validates at 1e-5, too.
+    Precision.FP32: Tolerance(max_abs=1e-5),
+    # 0.999999 was seen; 11 bits of every product leave room for deeper parents.
+    Precision.FP16: Tolerance(cosine_mean=0.9999, cosine_min=0.999),
+    # What other exporters' dynamic presets reach at their best (0.991, 0.970); and a text is itself in any batch.
+    Precision.INT8: Tolerance(cosine_mean=0.99, cosine_min=0.97, spread=1e-6),
+    # 0.984 and 0.951 were seen: one scale per value is the coarsest of all.
+    Precision.INT8_STATIC: Tolerance(cosine_mean=0.95, cosine_min=0.85, spread=1e-5),
+    # 0.9994 and 0.9980 were seen.
+    Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.997, spread=1e-5),
+    # Rounding to nearest gave 0.9685 and 0.9476 on ordinary sentences; with feedback 0.990 and 0.974 were seen.
+    Precision.Q4: Tolerance(cosine_mean=0.93, cosine_min=0.85, spread=1e-5),
+    # 0.994 and 0.988 were seen.
+    Precision.Q4_MIXED: Tolerance(cosine_mean=0.98, cosine_min=0.95, spread=1e-5),
+}
 
 #: A probe file is read whole; this is far above what a gate in CI can use.
 MAX_PROBES = 10_000
+
+#: Ranges measured on fewer texts say more about the texts than about the parent.
+MIN_CALIBRATION_TEXTS = 64
+#: More do not move a percentile; the first of a longer file are taken.
+MAX_CALIBRATION_TEXTS = 1024
+#: A longer line is a file without line breaks.
+MAX_TEXT_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,12 +71,22 @@ class ProbesTable:
 
 
 @dataclass(frozen=True)
+class CalibrationTable:
+    """The ``[calibration]`` table."""
+
+    file: str
+
+
+@dataclass(frozen=True)
 class ProfileFile:
     """A profile file as it is written."""
 
     parent: ParentSource
     points: PointsTable
     precisions: tuple[Precision, ...] = (Precision.FP32,)
+    encodings: tuple[Encoding, ...] = (Encoding.FLOAT32,)
+    vocabulary: str | None = None
+    calibration: CalibrationTable | None = None
     readout: ReadoutRequest = field(default_factory=ReadoutRequest)
     probes: ProbesTable | None = None
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
@@ -76,17 +112,35 @@ def load_job(path: Path | str) -> ExportJob:
     _check_tolerances(file.tolerances, path)
     if not file.precisions or len(set(file.precisions)) != len(file.precisions):
         raise RequestError(f"{path}: precisions must name at least one of {_join(Precision)}, each once")
+    if not file.encodings or len(set(file.encodings)) != len(file.encodings):
+        raise RequestError(f"{path}: encodings must name at least one of {_join(Encoding)}, each once")
     base = path.resolve().parent
-    return ExportJob(
+    job = ExportJob(
         parent=file.parent,
         points=expand_points(file.points, str(path)),
         readout=file.readout,
         precisions=file.precisions,
+        encodings=file.encodings,
+        vocabulary=file.vocabulary,
+        calibration=base / file.calibration.file if file.calibration else None,
         probes=base / file.probes.file if file.probes else None,
         tolerances=file.tolerances,
         base=base,
         name=path.stem,
     )
+    _check_calibration(job, path)
+    return job
+
+
+def change_precisions(job: ExportJob, precisions: Sequence[Precision], path: Path) -> ExportJob:
+    """The job with other precisions than its profile file `path` names.
+
+    Raises:
+        RequestError: one of them needs calibration texts, and the job has none.
+    """
+    job = replace(job, precisions=tuple(dict.fromkeys(precisions)))
+    _check_calibration(job, path)
+    return job
 
 
 def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
@@ -166,14 +220,90 @@ def parse_probes(lines: str, where: str) -> tuple[Probe, ...]:
     return tuple(probes)
 
 
+def load_calibration(path: Path) -> tuple[str, ...]:
+    """The texts of a calibration file, one per line; blank lines are skipped, and texts after the first 1024.
+
+    Raises:
+        RequestError: the file cannot be read, or has fewer than 64 texts.
+    """
+    texts = read_texts(path, MAX_CALIBRATION_TEXTS, "the calibration texts")
+    if len(texts) < MIN_CALIBRATION_TEXTS:
+        raise RequestError(
+            f"{path} has {len(texts)} texts; ranges need at least {MIN_CALIBRATION_TEXTS}, one per line, of the kind "
+            "that will be embedded"
+        )
+    return texts
+
+
+def read_texts(path: Path, most: int, what: str) -> tuple[str, ...]:
+    """The first texts of a file with one per line; blank lines are skipped.
+
+    Args:
+        what: names the texts in messages.
+
+    Raises:
+        RequestError: the file cannot be read, or a text is longer than any tokenizer's limit.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            lines = (line.strip() for line in iter(lambda: file.readline(MAX_TEXT_CHARACTERS + 1), ""))
+            texts = tuple(islice((line for line in lines if line), most))
+    except OSError as problem:
+        raise RequestError(f"cannot read {what} {path}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{what} {path} are not UTF-8 text") from None
+    if any(len(text) >= MAX_TEXT_CHARACTERS for text in texts):
+        raise RequestError(f"{what} {path} hold a line of {MAX_TEXT_CHARACTERS} characters; one text per line is taken")
+    return texts
+
+
+def tighten(asked: Tolerance, floor: Tolerance) -> Tolerance:
+    """The tighter of the two, number by number: what is asked cannot loosen the floor."""
+
+    def choose(mine: float | None, theirs: float | None, tighter: Callable[[float, float], bool]) -> float | None:
+        if mine is None or theirs is None:
+            return theirs if mine is None else mine
+        return mine if tighter(mine, theirs) else theirs  # False for NaN: the floor stays
+
+    return Tolerance(
+        max_abs=choose(asked.max_abs, floor.max_abs, operator.le),
+        cosine_mean=choose(asked.cosine_mean, floor.cosine_mean, operator.ge),
+        cosine_min=choose(asked.cosine_min, floor.cosine_min, operator.ge),
+        spread=choose(asked.spread, floor.spread, operator.le),
+    )
+
+
+def _check_calibration(job: ExportJob, path: Path) -> None:
+    needing = [
+        what
+        for what, needed in (
+            ("the precision int8-static", Precision.INT8_STATIC in job.precisions),
+            ("the encoding int8", Encoding.INT8 in job.encodings),
+        )
+        if needed
+    ]
+    if needing and job.calibration is None:
+        raise RequestError(
+            f"{path}: {' and '.join(needing)} needs ranges measured on your texts: give "
+            f'[calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+        )
+
+
 def _check_tolerances(tolerances: Mapping[Precision, Tolerance], path: Path) -> None:
     for precision, tolerance in tolerances.items():
-        floor = FLOORS[precision].max_abs
-        if not 0 < tolerance.max_abs <= floor:
-            raise RequestError(
-                f"{path}: tolerances.{precision}.max_abs = {tolerance.max_abs:g} was asked; the floor is {floor:g}: "
-                "a profile may tighten it, not loosen it"
-            )
+        floor = FLOORS[precision]
+        for name in ("max_abs", "cosine_mean", "cosine_min", "spread"):
+            asked, allowed = getattr(tolerance, name), getattr(floor, name)
+            if asked is None:
+                continue
+            least = name.startswith("cosine")
+            if not (-1 <= asked <= 1 if least else 0 < asked < math.inf):
+                raise RequestError(f"{path}: tolerances.{precision}.{name} = {asked:g} was asked; that cannot be held")
+            if allowed is not None and not (asked >= allowed if least else asked <= allowed):
+                raise RequestError(
+                    f"{path}: tolerances.{precision}.{name} = {asked:g} was asked; the floor is {allowed:g}: "
+                    "a profile may tighten it, not loosen it"
+                )
 
 
 def _join(names: object) -> str:

@@ -44,9 +44,36 @@ class FinalNorm(StrEnum):
 
 
 class Precision(StrEnum):
-    """How the weights (and the arithmetic) of a sub-model are stored."""
+    """How the weights (and the arithmetic) of a sub-model are stored.
+
+    ``fp16``: half precision, the read-out and whatever would overflow in fp32. ``int8``: integer products, one
+    activation scale per token, for CPUs. ``int8-static``: QuantizeLinear/DequantizeLinear pairs with calibrated scales.
+    ``q8``, ``q4``: weights in blocks, arithmetic in fp32. ``q4-mixed``: q4, but q8 where 4 bits cost most.
+    """
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT8_STATIC = "int8-static"
+    Q8 = "q8"
+    Q4 = "q4"
+    Q4_MIXED = "q4-mixed"
+
+
+class Encoding(StrEnum):
+    """What a graph's output holds.
+
+    ``float32``: (B, dim). ``int8``: (B, dim) codes between stored ranges. ``ubinary``: (B, ceil(dim / 8)) uint8, one
+    bit per coordinate. Both as sentence-transformers' `quantize_embeddings` makes them from the float32 vectors.
+    """
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    UBINARY = "ubinary"
+
+    def width(self, dim: int) -> int:
+        """Columns of the output for vectors of `dim` coordinates."""
+        return -(-dim // 8) if self is Encoding.UBINARY else dim
 
 
 class PaddingSide(StrEnum):
@@ -73,31 +100,38 @@ class Point:
         return f"L{self.layers:02d}-D{self.dim:03d}"
 
 
-_PROFILE_NAME = re.compile(r"L(\d{2,})-D(\d{3,})-([a-z0-9]+)")
+_PRECISIONS = "|".join(sorted(Precision, key=len, reverse=True))
+_ENCODINGS = "|".join(encoding for encoding in Encoding if encoding is not Encoding.FLOAT32)
+_PROFILE_NAME = re.compile(rf"L(\d{{2,}})-D(\d{{3,}})-({_PRECISIONS})(?:-({_ENCODINGS}))?")
 
 
 @dataclass(frozen=True, order=True)
 class Profile:
-    """A point at a precision: one sub-model of a family."""
+    """A point at a precision, and what its output holds: one sub-model of a family."""
 
     point: Point
     precision: Precision
+    encoding: Encoding = Encoding.FLOAT32
 
     @property
     def name(self) -> str:
-        return f"{self.point.name}-{self.precision}"
+        return "-".join((self.point.name, self.precision, *self._suffix))
 
     @property
     def graph_file(self) -> str:
-        return f"{self.point.name}.{self.precision}.onnx"
+        return ".".join((self.point.name, self.precision, *self._suffix, "onnx"))
+
+    @property
+    def _suffix(self) -> tuple[str, ...]:
+        return () if self.encoding is Encoding.FLOAT32 else (self.encoding,)
 
     @classmethod
     def parse(cls, name: str) -> Profile:
-        """Read a name such as ``L02-D064-fp32``; raises ValueError when it is none."""
+        """Read a name such as ``L02-D064-fp32`` or ``L02-D064-int8-ubinary``; raises ValueError when it is none."""
         match = _PROFILE_NAME.fullmatch(name)
-        if not match or match[3] not in [*Precision]:
-            raise ValueError(f"{name!r} is not a profile name such as L02-D064-fp32")
-        return cls(Point(int(match[1]), int(match[2])), Precision(match[3]))
+        if not match:
+            raise ValueError(f"{name!r} is not a profile name such as L02-D064-fp32 or L02-D064-int8-ubinary")
+        return cls(Point(int(match[1]), int(match[2])), Precision(match[3]), Encoding(match[4] or Encoding.FLOAT32))
 
 
 @dataclass(frozen=True)
@@ -139,9 +173,20 @@ class ReadoutRequest:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a sub-model may be from the parent: `max_abs` of `matexport.parity.Parity`."""
+    """How far a sub-model may be from the parent, in the numbers of `matexport.parity.Parity`; None is not held.
 
-    max_abs: float
+    Attributes:
+        max_abs: at most, every coordinate of every probe.
+        cosine_mean: at least, the mean over the probes.
+        cosine_min: at least, the worst probe.
+        spread: at most, the largest difference of a coordinate between the ways of running: batched or alone, with
+            padding or without.
+    """
+
+    max_abs: float | None = None
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,16 +197,32 @@ class ExportJob:
         name: what the family is called when nothing else is said; a profile's file name.
         base: directory against which a relative `parent.source` and `probes` are read.
         probes: a JSON Lines file that replaces the shipped probes.
+        calibration: a file of the texts that ranges are measured on, one per line.
+        vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
+            (``script:Latin,Cyrillic``); None keeps all.
     """
 
     parent: ParentSource
     points: tuple[Point, ...]
     readout: ReadoutRequest = field(default_factory=ReadoutRequest)
     precisions: tuple[Precision, ...] = (Precision.FP32,)
+    encodings: tuple[Encoding, ...] = (Encoding.FLOAT32,)
     probes: Path | None = None
+    calibration: Path | None = None
+    vocabulary: str | None = None
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
     name: str = "family"
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """Every profile that is asked for."""
+        return tuple(
+            Profile(point, precision, encoding)
+            for precision in self.precisions
+            for point in self.points
+            for encoding in self.encodings
+        )
 
 
 @dataclass(frozen=True)
@@ -240,6 +301,7 @@ class ProfileFacts:
     Attributes:
         narrowed_nodes: operators that compute only the token that is read (token push-down); 0 where the read-out
             needs all tokens, or where the TorchScript exporter left no shapes to reason with.
+        encoding: what the graph's output holds.
     """
 
     layers: int
@@ -249,6 +311,38 @@ class ProfileFacts:
     weights: str
     weights_prefix_bytes: int
     narrowed_nodes: int = 0
+    encoding: Encoding = Encoding.FLOAT32
+
+
+@dataclass(frozen=True)
+class PrecisionFacts:
+    """What was decided when one precision was made, beyond its name.
+
+    Attributes:
+        calibration: what activations were measured on, as readable text.
+        kept: what is held at a higher precision than the rest (``block 3``, or a matrix by name) -> that precision.
+    """
+
+    calibration: str | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VocabularyFacts:
+    """What pruning the vocabulary did.
+
+    Attributes:
+        kept_by: the request, such as ``script:Latin`` or the name of the corpus' file.
+        tokens: size of the vocabulary that is left.
+        parent_tokens: size of the parent's.
+        changed_probes: texts of the probes whose tokens are no longer the parent's. They are not compared with it, and
+            are not in the family.
+    """
+
+    kept_by: str
+    tokens: int
+    parent_tokens: int
+    changed_probes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

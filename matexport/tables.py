@@ -31,12 +31,14 @@ def describe_profiles(family: Family, parities: Parities | None = None) -> list[
                 "layers": facts.layers,
                 "dim": facts.dim,
                 "precision": str(facts.precision),
+                "encoding": str(facts.encoding),
                 "graph": facts.graph,
                 "graph_bytes": graph_bytes,
                 "weights": facts.weights,
                 "weights_prefix_bytes": facts.weights_prefix_bytes,
                 "download_bytes": graph_bytes + facts.weights_prefix_bytes,
                 "max_abs": max(parity.max_abs for parity in ways.values()) if ways else None,
+                "cosine_mean": _least(parity.cosine_mean for parity in ways.values()) if ways else None,
                 "cosine_min": _least(parity.cosine_min for parity in ways.values()) if ways else None,
                 "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
                 "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
@@ -47,7 +49,7 @@ def describe_profiles(family: Family, parities: Parities | None = None) -> list[
 
 def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
     """The table that `export`, `verify` and `show` print."""
-    header = ("profile", "layers", "dim", "size MB", "max abs diff", "min cosine", "neighbours", "graph")
+    header = ("profile", "layers", "dim", "size MB", "max abs diff", "mean cosine", "min cosine", "neighbours", "graph")
     cells = [
         (
             str(row["profile"]),
@@ -55,13 +57,14 @@ def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
             str(row["dim"]),
             f"{row['download_bytes'] / 1e6:.1f}",  # type: ignore[operator]
             _number(row["max_abs"], ".1e"),
+            _number(row["cosine_mean"], ".6f"),
             _number(row["cosine_min"], ".6f"),
             _number(row["neighbours"], ".3f"),
             str(row["graph"]),
         )
         for row in rows
     ]
-    return format_table(header, cells, left=(0, 7))
+    return format_table(header, cells, left=(0, 8))
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -24,35 +25,71 @@ from safetensors.numpy import load_file
 from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_batches, tokenize_texts
 from matexport.errors import FamilyError, RequestError
 from matexport.graphfile import find_nan_tensor
-from matexport.host import Host, read_host
-from matexport.manifest import MANIFEST, MEASUREMENTS, PROBES, REFERENCE, Family, check_family, hash_file, load_family
+from matexport.host import Host, count_cpus, read_host
+from matexport.manifest import (
+    MANIFEST,
+    MEASUREMENTS,
+    PROBES,
+    RANGES,
+    REFERENCE,
+    Family,
+    check_family,
+    hash_file,
+    load_family,
+)
 from matexport.nestedfile import PADDING_NAME, read_header
-from matexport.parity import Parity, compare_vectors
-from matexport.profiles import FLOORS, parse_probes
-from matexport.spec import PaddingSide, Probe, Profile
+from matexport.parity import Parity, compare_codes, compare_vectors, encode_tolerance
+from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
+from matexport.spec import Encoding, PaddingSide, Probe, Profile, Tolerance
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
 BATCH = 8
+
+#: Weights that may be held by sessions that run at the same time.
+PARALLEL_BYTES = 512 << 20
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class ProfileVerdict:
-    """Parity of one profile in each way it was run, and the floor it was held to."""
+    """Parity of one profile in each way it was run, and the floor it was held to.
+
+    Attributes:
+        spread: largest difference of a coordinate between two ways of running, scaled as `Parity.max_abs` is; None
+            for codes, which are not numbers.
+    """
 
     profile: str
-    max_abs_allowed: float
+    tolerance: Tolerance
     parity: Mapping[str, Parity]
+    spread: float | None = None
 
     @property
     def passed(self) -> bool:
-        return all(parity.within(self.max_abs_allowed) for parity in self.parity.values())
+        return not any(breach for _, breach in self.list_checks())
+
+    @property
+    def breach(self) -> str | None:
+        """The first check that failed, as text; None when all passed."""
+        return next((f"{breach} ({check})" for check, breach in self.list_checks() if breach), None)
 
     @property
     def worst(self) -> tuple[str, Parity]:
         """The way of running, and its parity, with the largest difference."""
         return max(self.parity.items(), key=lambda item: item[1].max_abs)
+
+    def list_checks(self) -> list[tuple[str, str | None]]:
+        """Every check that the profile was held to, and what is wrong with it."""
+        checks = [(way, parity.find_breach(self.tolerance)) for way, parity in self.parity.items()]
+        if self.tolerance.spread is not None and self.spread is not None:
+            apart = (
+                None
+                if self.spread <= self.tolerance.spread
+                else (f"the same text differs by {self.spread:.2g}, allowed {self.tolerance.spread:g}")
+            )
+            checks.append(("between ways", apart))
+        return checks
 
 
 @dataclass(frozen=True)
@@ -85,16 +122,38 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
     check_family(family)
     check_finite_weights(family)
     probes, references = load_references(family)
+    ranges = load_ranges(family)
     tokens = _tokenize_probes(family, probes)
-    host = read_host()
-    verdicts = []
-    for done, profile in enumerate(family.profiles):
-        if progress:
-            progress("verify", done, len(family.profiles))
-        verdicts.append(_verify_profile(family, profile, tokens, references, threads))
+    # The largest first, so that no thread is left with one at the end.
+    order = sorted(family.profiles, key=lambda it: -family.profile_facts(it.name).weights_prefix_bytes)
+    workers, threads_each = _share_threads(family, threads or count_cpus())
+    verdicts = {}
+    with ThreadPoolExecutor(workers) as pool:
+        judged = [
+            pool.submit(_verify_profile, family, profile, tokens, references, ranges, threads_each) for profile in order
+        ]
+        try:
+            for done, future in enumerate(as_completed(judged)):
+                if progress:
+                    progress("verify", done, len(order))
+                verdict = future.result()
+                verdicts[verdict.profile] = verdict
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     if progress:
-        progress("verify", len(family.profiles), len(family.profiles))
-    return Verification(host, tuple(verdicts))
+        progress("verify", len(order), len(order))
+    return Verification(read_host(), tuple(verdicts[profile.name] for profile in family.profiles))
+
+
+def _share_threads(family: Family, threads: int) -> tuple[int, int]:
+    """How many profiles run at a time, and the threads of each: many short runs gain little from sharing one run.
+
+    A session holds its weights a second time, in the layout its kernels read; together they stay within a bound.
+    """
+    largest = max(facts.weights_prefix_bytes for facts in family.facts.profiles.values())
+    workers = max(1, min(threads, len(family.profiles), PARALLEL_BYTES // max(largest, 1)))
+    return workers, max(1, threads // workers)
 
 
 def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vectors]]:
@@ -122,6 +181,28 @@ def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vector
         if not np.isfinite(vectors).all():
             raise FamilyError(f"{REFERENCE} holds values that are not finite for {profile.point.name}")
     return probes, references
+
+
+def load_ranges(family: Family) -> dict[str, Vectors]:
+    """Point name -> least and greatest value of each coordinate, (2, dim) float32; empty without int8 outputs.
+
+    Raises:
+        FamilyError: they cannot be read, lack a point, or are no ranges.
+    """
+    needed = [profile.point for profile in family.profiles if profile.encoding is Encoding.INT8]
+    if not needed:
+        return {}
+    try:
+        ranges: dict[str, Vectors] = load_file(family.path / RANGES)
+    except SafetensorError as error:
+        raise FamilyError(f"{RANGES} cannot be read: {error}") from None
+    for point in needed:
+        pair = ranges.get(point.name)
+        if pair is None or pair.shape != (2, point.dim) or pair.dtype != np.float32:
+            raise FamilyError(f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
+        if not np.isfinite(pair).all() or (pair[0] > pair[1]).any():
+            raise FamilyError(f"{RANGES} holds no least and greatest values for {point.name}")
+    return ranges
 
 
 def check_finite_weights(family: Family) -> None:
@@ -153,6 +234,7 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     known["family"] = hash_file(family.path / MANIFEST)
     known["host"] = msgspec.to_builtins(verification.host)
     known["parity"] = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
+    known["spread"] = {verdict.profile: verdict.spread for verdict in verification.verdicts}
     temporary = target.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8")
     temporary.replace(target)
@@ -167,32 +249,51 @@ def _read_known(path: Path) -> dict[str, object]:
     return known if isinstance(known, dict) else {}
 
 
-def load_measurement(family: Family, host: Host) -> Mapping[str, Mapping[str, Parity]] | None:
-    """The parity that was recorded on a host, by profile and way of running; None if there is none that can be read."""
+@dataclass(frozen=True)
+class Measurement:
+    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways."""
+
+    parity: Mapping[str, Mapping[str, Parity]]
+    spread: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def load_measurement(family: Family, host: Host) -> Measurement | None:
+    """What was recorded on a host, if there is something that can be read."""
     path = family.path / MEASUREMENTS / f"{host.slug}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["family"] != hash_file(family.path / MANIFEST):
             return None  # measured on other bytes
-        return msgspec.convert(data["parity"], dict[str, dict[str, Parity]])
-    except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError):
+        parity = msgspec.convert(data["parity"], dict[str, dict[str, Parity]])
+        return Measurement(parity, msgspec.convert(data.get("spread", {}), dict[str, float | None]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError):
         return None
 
 
 def load_verification(family: Family, host: Host) -> Verification | None:
     """What was recorded on a host, judged by the family's floors; None unless it covers every profile."""
-    recorded = load_measurement(family, host) or {}
-    names = [profile.name for profile in family.profiles]
-    if not all(recorded.get(name) for name in names):
+    recorded = load_measurement(family, host)
+    if recorded is None:
         return None
-    return Verification(host, tuple(_judge(family, name, recorded[name]) for name in names))
+    names = [profile.name for profile in family.profiles]
+    if not all(recorded.parity.get(name) and name in recorded.spread for name in names):
+        return None
+    return Verification(
+        host, tuple(_judge(family, name, recorded.parity[name], recorded.spread[name]) for name in names)
+    )
 
 
-def _judge(family: Family, name: str, parity: Mapping[str, Parity]) -> ProfileVerdict:
-    # A manifest may tighten the floor; one that loosens it is not believed. (False for NaN: min would keep it.)
-    precision = family.profile_facts(name).precision
-    asked, floor = family.facts.tolerances[precision].max_abs, FLOORS[precision].max_abs
-    return ProfileVerdict(name, asked if asked <= floor else floor, parity)
+def _judge(family: Family, name: str, parity: Mapping[str, Parity], spread: float | None) -> ProfileVerdict:
+    # A manifest may tighten the floor; one that loosens it is not believed.
+    facts = family.profile_facts(name)
+    tolerance = tighten(family.facts.tolerances[facts.precision], FLOORS[facts.precision])
+    return ProfileVerdict(
+        name, encode_tolerance(tolerance, facts.encoding, facts.dim, _count_probes(family)), parity, spread
+    )
+
+
+def _count_probes(family: Family) -> int:
+    return len(load_probes(family.path / PROBES))
 
 
 def _verify_profile(
@@ -200,13 +301,19 @@ def _verify_profile(
     profile: Profile,
     tokens: list[Tokens],
     references: Mapping[str, Vectors],
+    ranges: Mapping[str, Vectors],
     threads: int | None,
 ) -> ProfileVerdict:
-    reference = references[profile.point.name]
+    reference, point_ranges = references[profile.point.name], ranges.get(profile.point.name)
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
-        ways = run_all_ways(tokens, embedder.run, family.facts.text.padding_side)
-        parity = {way: compare_vectors(vectors, reference) for way, vectors in ways}
-    return _judge(family, profile.name, parity)
+        ways = dict(run_all_ways(tokens, embedder.run, family.facts.text.padding_side))
+    if profile.encoding is not Encoding.FLOAT32:
+        parity = {way: compare_codes(codes, reference, profile.encoding, point_ranges) for way, codes in ways.items()}
+        return _judge(family, profile.name, parity, None)
+    parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
+    first = ways["batched"]
+    spread = max(compare_vectors(vectors, first).max_abs for vectors in ways.values())
+    return _judge(family, profile.name, parity, spread)
 
 
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:

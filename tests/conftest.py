@@ -3,16 +3,21 @@ work on a copy."""
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from commandline import Run
 
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
+from matexport.spec import Encoding, ExportJob, FinalNorm, ParentSource, Point, Precision, ReadoutRequest
 
 TEXTS = ["the cat sits on the mat", "a big red house", "dog", "money, river bank! 42", "snow " * 70, "Käse 猫 🙂"]
 POINTS = tuple(Point(layers, dim) for layers in (1, 2, 3) for dim in (8, 32))
@@ -61,6 +66,108 @@ def left_exported(left_parent: Path, tmp_path_factory: pytest.TempPathFactory) -
     points = (Point(1, 16), Point(3, 32))
     export_family(ExportJob(ParentSource(str(left_parent)), points, ReadoutRequest(final_norm=FinalNorm.KEEP)), out)
     return out
+
+
+@dataclass(frozen=True)
+class Precise:
+    """A parent, the texts it was calibrated on, and its family in every precision. Not to be changed: copy them."""
+
+    parent: Path
+    texts: Path
+    job: ExportJob
+    family: Path
+
+
+#: Kind of parent -> its shape, its pooling, how its weights are drawn (see `parents`), and what its outputs hold.
+PRECISE = {
+    "bert": ("bert", "mean", "calm", tuple(Encoding)),
+    "rough": ("bert", "cls", "roughen", (Encoding.FLOAT32,)),
+    "modernbert": ("modernbert", "mean", "calm", (Encoding.FLOAT32,)),
+    "qwen3": ("qwen3", "lasttoken", "soothe", (Encoding.FLOAT32,)),
+}
+#: Two blocks of 64, so that embedding tables are worth quantizing (64 KiB) and 32 rows are a part of a matrix; a dim
+#: that fills no whole bytes.
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 1024}
+PRECISE_POINTS = (Point(1, 64), Point(2, 20), Point(2, 64))
+
+
+@pytest.fixture(scope="session")
+def precise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Precise]:
+    """A kind of parent -> its family in every precision, exported once."""
+    made: dict[str, Precise] = {}
+
+    def make(kind: str) -> Precise:
+        if kind not in made:
+            made[kind] = export_precise(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return make
+
+
+def export_precise(kind: str, folder: Path) -> Precise:
+    import parents
+    from memory import trace_once
+
+    from matexport.build import export, export_family
+
+    shape, pooling, change, encodings = PRECISE[kind]
+    prenorm, decoder = parents.SHAPES[shape].prenorm, parents.SHAPES[shape].decoder
+    parent = parents.make_parent(
+        folder / "parent",
+        shape,
+        pooling=pooling,
+        config=SMALL | ({"head_dim": 16} if decoder else {}),
+        change=getattr(parents, change),
+    )
+    texts, probes = write_texts(folder / "texts.txt"), folder / "probes.jsonl"
+    lines = [json.dumps({"text": text}) for text in [*TEXTS, "", *read_texts(texts)[:9]]]
+    probes.write_text("\n".join(lines), encoding="utf-8")
+    job = ExportJob(
+        ParentSource(str(parent)),
+        PRECISE_POINTS,
+        ReadoutRequest(final_norm=FinalNorm.KEEP if prenorm else None),
+        precisions=tuple(Precision),
+        encodings=encodings,
+        probes=probes,
+        calibration=texts,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "trace_exits", trace_once)
+        export_family(job, folder / "family")
+    return Precise(parent, texts, job, folder / "family")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line: `run("verify", family)`."""
+    capsys.readouterr()
+    return Run(capsys, monkeypatch)
+
+
+@pytest.fixture
+def quick_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of a parent at the same depths are traced once for all tests."""
+    from memory import trace_once
+
+    from matexport.build import export
+
+    monkeypatch.setattr(export, "trace_exits", trace_once)
+
+
+def write_texts(path: Path, count: int = 80, seed: int = 0) -> Path:
+    """Lines of words that the small tokenizers know, the same for the same seed."""
+    words = [
+        "the", "a", "cat", "dog", "sits", "on", "mat", "runs", "in", "snow", "of", "and", "house", "red", "blue",
+        "small", "big", "river", "bank", "money", "city", "is", "42", "!",
+    ]  # fmt: skip
+    draw = random.Random(seed)
+    lines = [" ".join(draw.choices(words, k=draw.randint(2, 30))) for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def read_texts(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture

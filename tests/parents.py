@@ -56,7 +56,7 @@ BLOCKS, WIDTH = 3, 32
 class Shape:
     """How to make a kind of parent: its configuration, and how its tokenizer frames and pads a text."""
 
-    config: Callable[[], Any]
+    config: Callable[..., Any]
     pads_left: bool = False
     decoder: bool = False
     prenorm: bool = False
@@ -75,47 +75,48 @@ def _common(**extra: Any) -> dict[str, Any]:
     }
 
 
+def _framed(**extra: Any) -> dict[str, Any]:
+    return _common(**{"bos_token_id": 2, "eos_token_id": 3, **extra})
+
+
 def _decoder(**extra: Any) -> dict[str, Any]:
-    return _common(num_key_value_heads=2, head_dim=8, bos_token_id=2, eos_token_id=3, **extra)
+    return _common(**{"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3, **extra})
 
 
 SHAPES: Mapping[str, Shape] = {
-    "bert": Shape(lambda: hf.BertConfig(**_common())),
-    "roberta": Shape(lambda: hf.RobertaConfig(**_common(type_vocab_size=1, bos_token_id=2, eos_token_id=3))),
-    "xlm-roberta": Shape(lambda: hf.XLMRobertaConfig(**_common(type_vocab_size=1, bos_token_id=2, eos_token_id=3))),
-    "mpnet": Shape(lambda: hf.MPNetConfig(**_common(bos_token_id=2, eos_token_id=3))),
+    "bert": Shape(lambda **other: hf.BertConfig(**_common(**other))),
+    "roberta": Shape(lambda **other: hf.RobertaConfig(**_framed(type_vocab_size=1, **other))),
+    "xlm-roberta": Shape(lambda **other: hf.XLMRobertaConfig(**_framed(type_vocab_size=1, **other))),
+    "mpnet": Shape(lambda **other: hf.MPNetConfig(**_framed(**other))),
     "distilbert": Shape(
-        lambda: hf.DistilBertConfig(
-            vocab_size=len(VOCABULARY),
-            dim=WIDTH,
-            n_layers=BLOCKS,
-            n_heads=4,
-            hidden_dim=48,
-            max_position_embeddings=128,
+        lambda **other: hf.DistilBertConfig(
+            **{
+                "vocab_size": len(VOCABULARY),
+                "dim": WIDTH,
+                "n_layers": BLOCKS,
+                "n_heads": 4,
+                "hidden_dim": 48,
+                "max_position_embeddings": 128,
+                **other,
+            }
         )
     ),
     "modernbert": Shape(
-        lambda: hf.ModernBertConfig(
-            **_common(
-                bos_token_id=2,
-                eos_token_id=3,
-                cls_token_id=2,
-                sep_token_id=3,
-                local_attention=8,
-                global_attn_every_n_layers=2,
-            )
+        lambda **other: hf.ModernBertConfig(
+            **_framed(cls_token_id=2, sep_token_id=3, local_attention=8, global_attn_every_n_layers=2, **other)
         ),
         prenorm=True,
     ),
-    "qwen3": Shape(lambda: hf.Qwen3Config(**_decoder()), pads_left=True, decoder=True, prenorm=True),
-    "llama": Shape(lambda: hf.LlamaConfig(**_decoder()), decoder=True, prenorm=True),
+    "qwen3": Shape(lambda **other: hf.Qwen3Config(**_decoder(**other)), pads_left=True, decoder=True, prenorm=True),
+    "llama": Shape(lambda **other: hf.LlamaConfig(**_decoder(**other)), decoder=True, prenorm=True),
     "gemma3": Shape(
-        lambda: hf.Gemma3TextConfig(
+        lambda **other: hf.Gemma3TextConfig(
             **_decoder(
                 sliding_window=8,
                 layer_types=["sliding_attention", "sliding_attention", "full_attention"],
                 use_bidirectional_attention=True,
                 query_pre_attn_scalar=8,
+                **other,
             )
         ),
         prenorm=True,
@@ -162,20 +163,28 @@ def make_parent(
     lowercase: bool = False,
     max_length: int = 48,
     seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    change: Callable[[nn.Module], object] | None = None,
 ) -> Path:
-    """Save a random parent in sentence-transformers' layout (without modules.json when `pooling` is None)."""
+    """Save a random parent in sentence-transformers' layout (without modules.json when `pooling` is None).
+
+    Args:
+        config: what its configuration says instead of the small defaults.
+        change: what is done to the random weights; `perturb` when left out.
+    """
     shape = SHAPES[kind]
     torch.manual_seed(seed)
-    model = hf.AutoModel.from_config(shape.config()).eval()
-    perturb(model)
+    model = hf.AutoModel.from_config(shape.config(**(config or {}))).eval()
+    (change or perturb)(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     make_tokenizer(shape, max_length=max_length).save_pretrained(folder)
     if pooling is None:
         return folder
     modes = [pooling] if isinstance(pooling, str) else list(pooling)
-    entries = [("Transformer", "", {}), ("Pooling", "1_Pooling", _pooling_config(modes))]
-    width = WIDTH * len(modes)
+    hidden = int(model.config.hidden_size)
+    entries = [("Transformer", "", {}), ("Pooling", "1_Pooling", _pooling_config(modes, hidden))]
+    width = hidden * len(modes)
     for out in dense:
         entries.append(("Dense", f"{len(entries)}_Dense", _save_dense(folder / f"{len(entries)}_Dense", width, out)))
         width = out
@@ -199,7 +208,43 @@ def perturb(model: nn.Module, scale: float = 0.2) -> None:
             parameter += scale * torch.randn_like(parameter)
 
 
-def _pooling_config(modes: Sequence[str]) -> dict[str, Any]:
+def calm(model: nn.Module) -> None:
+    """Perturb less: every product then has a gain of about 1, as in a trained parent, and small precisions keep up."""
+    perturb(model, 0.1)
+
+
+def soothe(model: Any) -> None:
+    """A decoder whose blocks add less to the tokens' embeddings than what is there, as in trained ones."""
+    perturb(model, 0.05)
+    with torch.no_grad():
+        model.embed_tokens.weight *= 4
+
+
+def roughen(model: Any) -> None:
+    """A calm BERT of which block 1 leaves the range of half precision, and block 2 suffers at 4 bits.
+
+    Block 1: what goes into Gelu is 30,000 times larger, and what comes out of it is divided again. Block 2: of every 32
+    channels the first is always zero, and has weights that are far larger than the others, with which they share a
+    scale.
+    """
+    calm(model)
+    first, second = model.encoder.layer[0], model.encoder.layer[1]
+    attention = second.attention.self
+    with torch.no_grad():
+        first.intermediate.dense.weight *= 3e4
+        first.intermediate.dense.bias *= 3e4
+        first.output.dense.weight /= 3e4
+        for norm, readers in (
+            (first.output.LayerNorm, [attention.query, attention.key, attention.value]),
+            (second.attention.output.LayerNorm, [second.intermediate.dense]),
+        ):
+            norm.weight[::32] = 0
+            norm.bias[::32] = 0
+            for layer in readers:
+                layer.weight[:, ::32] = 3 * layer.weight[:, ::32].sign()
+
+
+def _pooling_config(modes: Sequence[str], width: int) -> dict[str, Any]:
     flags = {
         "cls": "pooling_mode_cls_token",
         "mean": "pooling_mode_mean_tokens",
@@ -208,7 +253,7 @@ def _pooling_config(modes: Sequence[str]) -> dict[str, Any]:
         "weightedmean": "pooling_mode_weightedmean_tokens",
         "lasttoken": "pooling_mode_lasttoken",
     }
-    return {"word_embedding_dimension": WIDTH, **{flag: mode in modes for mode, flag in flags.items()}}
+    return {"word_embedding_dimension": width, **{flag: mode in modes for mode, flag in flags.items()}}
 
 
 def _save_dense(folder: Path, width: int, out: int) -> dict[str, Any]:

@@ -12,62 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import Run, read_lines
 from conftest import TEXTS
 from forge import edit_manifest, flip_byte, reseal
 from safetensors.numpy import load_file, save_file
 
 import matexport
 from matexport import Embedder, load_family, verify_family
-from matexport.cli import main
 from matexport.host import read_host
+from matexport.manifest import SCHEMA
 from matexport.verify import load_measurement
 
 NAME = "L02-D032-fp32"
 COMMANDS = ("export", "verify", "show", "embed", "pack")
-
-
-class Result:
-    """What one command did."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, object]:
-        document = json.loads(self.out)  # one document, or this fails
-        assert isinstance(document, dict)
-        return document
-
-    def complains(self, *words: str, code: int = 2) -> None:
-        """Nothing but one line on standard error."""
-        assert (self.code, self.out) == (code, ""), self.err
-        assert self.err.startswith("matexport")
-        assert self.err.endswith("\n")
-        assert self.err.count("\n") == 1, self.err
-        for word in words:
-            assert word in self.err
-
-
-class Run:
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capsys, self.monkeypatch = capsys, monkeypatch
-
-    def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
-        source = io.TextIOWrapper(io.BytesIO(stdin or b""), encoding="ascii")
-        self.monkeypatch.setattr(sys, "stdin", source)
-        if stdin is None:
-            self.monkeypatch.setattr(source, "isatty", lambda: True)
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Result(code, *self.capsys.readouterr())
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    capsys.readouterr()
-    return Run(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +45,6 @@ def job(parent: Path, tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(f'[parent]\nsource = "{parent}"\n[points]\nlayers = [1, 2, 3]\ndims = [8, 32]\n')
     return path
-
-
-def read_lines(text: str) -> tuple[list[str], np.ndarray]:
-    records = [json.loads(line) for line in text.split("\n") if line]
-    return [record["text"] for record in records], np.array([record["embedding"] for record in records], np.float32)
 
 
 # --- every command
@@ -165,8 +117,8 @@ def test_what_is_no_family(command: str, run: Run, tmp_path: Path) -> None:
     rest = {"pack": (NAME, tmp_path / "out"), "embed": ("text",)}.get(command, ())
     run(command, tmp_path / "absent", *rest).complains("absent is not a directory; a family is the folder")
     run(command, tmp_path, *rest).complains("has no family.json: it is not a family or pack of matexport")
-    (tmp_path / "family.json").write_text('{"schema": 2}')
-    run(command, tmp_path, *rest).complains("has schema 2; this matexport reads schema 1: upgrade matexport")
+    (tmp_path / "family.json").write_text(json.dumps({"schema": SCHEMA + 1}))
+    run(command, tmp_path, *rest).complains(f"has schema {SCHEMA + 1}; this matexport reads up to {SCHEMA}: upgrade")
     assert not (tmp_path / "out").exists()
 
 
@@ -266,8 +218,7 @@ def test_verify_a_profile_that_is_off(run: Run, family: Path, tmp_path: Path) ->
     result = run("verify", family, "--junit", tmp_path / "r.xml")
     assert result.code == 1
     assert "2.5e-01" in result.out
-    assert result.err.startswith("matexport: L02-D008-fp32 differs from the parent by 0.25 (")
-    assert result.err.endswith("probe 1); allowed is 1e-05\n")
+    assert result.err.startswith("matexport: L02-D008-fp32 is off its floor: max abs difference 0.25, allowed 1e-05 (")
     assert result.err.count("\n") == 1
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
     failed = [case.attrib["classname"] for case in suite if case.find("failure") is not None]
@@ -291,7 +242,7 @@ def test_verify_records_when_asked(run: Run, family: Path) -> None:
     assert run("verify", family, "--record").code == 0
     measured = load_measurement(load_family(family), read_host())
     assert measured is not None
-    assert len(measured) == 6
+    assert len(measured.parity) == len(measured.spread) == 6
     assert run("verify", family).code == 0, "what was recorded is no extra file"
 
 

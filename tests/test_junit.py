@@ -11,10 +11,12 @@ from properties import given, st
 from matexport.host import read_host
 from matexport.junit import write_junit
 from matexport.parity import Parity
+from matexport.spec import Tolerance
 from matexport.verify import ProfileVerdict, Verification
 
 GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0)
 BAD = Parity(0.25, 0.5, 0.125, 0.5, 3)
+FLOOR = Tolerance(max_abs=1e-5)
 
 
 def read_suite(path: Path) -> ElementTree.Element:
@@ -29,7 +31,7 @@ def read_suite(path: Path) -> ElementTree.Element:
 
 
 def verification(*parities: dict[str, Parity]) -> Verification:
-    verdicts = (ProfileVerdict(f"L0{index}-D008-fp32", 1e-5, ways) for index, ways in enumerate(parities, start=1))
+    verdicts = (ProfileVerdict(f"L0{index}-D008-fp32", FLOOR, ways) for index, ways in enumerate(parities, start=1))
     return Verification(read_host(), tuple(verdicts))
 
 

@@ -273,12 +273,12 @@ def test_a_profile_that_uses_another_file(key: str, name: str, family: Path) -> 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 99, 0, -1, "1", None, [1], 1.5])
 def test_a_schema_that_this_version_does_not_read(schema: object, family: Path) -> None:
     edit_manifest(family, lambda data: data.update(schema=schema))
-    refuse_manifest(family, f"has schema {schema!r}; this matexport reads schema {SCHEMA}: upgrade matexport")
+    refuse_manifest(family, f"has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
 
 
 def test_a_later_schema_is_named_whatever_else_it_holds(family: Path) -> None:
-    (family / MANIFEST).write_text('{"schema": 2, "everything": "else"}')
-    refuse_manifest(family, "has schema 2")
+    (family / MANIFEST).write_text(json.dumps({"schema": SCHEMA + 1, "everything": "else"}))
+    refuse_manifest(family, f"has schema {SCHEMA + 1}")
 
 
 @pytest.mark.parametrize(("key", "value"), [("layers", 2), ("layers", 0), ("dim", 7), ("dim", 9)])
@@ -358,7 +358,7 @@ def test_a_manifest_that_cannot_be(edit: str, family: Path) -> None:
         (b'"schema"', "has schema None"),
         (b"{}", "has schema None"),
         (b'{"schema": 1}', "missing required field"),
-        (b'{"schema": true}', "Expected `int`, got `bool` - at `$.schema`"),
+        (b'{"schema": true}', "has schema True"),
     ],
     ids=["empty", "cut off", "binary", "deep", "long", "list", "null", "text", "object", "bare schema", "true"],
 )

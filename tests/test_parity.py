@@ -9,9 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from properties import given, st
 
-from matexport.parity import NEIGHBOURS, Parity, compare_vectors
+from matexport.parity import NEIGHBOURS, Parity, compare_codes, compare_vectors, encode_tolerance
+from matexport.profiles import FLOORS
+from matexport.spec import Encoding, Precision, Tolerance
 
 Matrix = NDArray[np.float32]
+FLOOR = Tolerance(max_abs=1e-5)
 
 
 def matrix(*rows: list[float]) -> Matrix:
@@ -34,7 +37,10 @@ def matrices(draw: st.DrawFn) -> tuple[Matrix, Matrix]:
 
 def test_a_matrix_is_itself() -> None:
     vectors = rows_of(12, 8)
-    assert compare_vectors(vectors, vectors.copy()) == Parity(0.0, pytest.approx(1), pytest.approx(1), 1.0, 0)
+    parity = compare_vectors(vectors, vectors.copy())
+    assert (parity.max_abs, parity.neighbours) == (0.0, 1.0)
+    assert parity.cosine_min == pytest.approx(1)
+    assert parity.cosine_mean == pytest.approx(1)
 
 
 def test_an_example_by_hand() -> None:
@@ -58,8 +64,8 @@ def test_a_difference_is_relative_to_what_that_coordinate_reaches_above_one(larg
 
 def test_a_huge_coordinate_excuses_no_other() -> None:
     theirs = matrix([3000, 0.05], [2900, 0.04])
-    assert not compare_vectors(theirs + matrix([0, 0], [0, 0.02]), theirs).within(1e-5)
-    assert compare_vectors(theirs * np.float32(1 + 2e-6), theirs).within(1e-5)
+    assert compare_vectors(theirs + matrix([0, 0], [0, 0.02]), theirs).find_breach(FLOOR)
+    assert compare_vectors(theirs * np.float32(1 + 2e-6), theirs).find_breach(FLOOR) is None
 
 
 def test_large_values_of_ours_do_not_scale_the_difference_away() -> None:
@@ -79,17 +85,17 @@ def test_what_is_not_finite_is_infinitely_far(bad: float, side: str) -> None:
     assert parity.neighbours == 0
     assert math.isnan(parity.cosine_min)
     assert math.isnan(parity.cosine_mean)
-    assert not parity.within(1e30)
+    assert parity.find_breach(Tolerance(max_abs=1e30))
 
 
-def test_within_includes_the_floor_and_no_nan() -> None:
+def test_the_floor_itself_is_kept_and_no_nan_is() -> None:
     def parity(max_abs: float) -> Parity:
         return Parity(max_abs, 1.0, 1.0, 1.0, 0)
 
-    assert parity(1e-5).within(1e-5)
-    assert not parity(float(np.nextafter(1e-5, 1))).within(1e-5)
-    assert not parity(math.nan).within(math.inf)
-    assert not parity(0.0).within(math.nan)
+    assert parity(1e-5).find_breach(FLOOR) is None
+    assert parity(float(np.nextafter(1e-5, 1))).find_breach(FLOOR)
+    assert parity(math.nan).find_breach(Tolerance(max_abs=math.inf))
+    assert parity(0.0).find_breach(Tolerance(max_abs=math.nan))
 
 
 def test_worst_names_the_row_with_the_largest_difference() -> None:
@@ -128,7 +134,7 @@ def test_a_constant_offset_that_cosine_does_not_see() -> None:
     parity = compare_vectors(theirs * np.float32(1.001), theirs)
     assert parity.cosine_min == pytest.approx(1)
     assert parity.neighbours == 1
-    assert not parity.within(1e-5)
+    assert parity.find_breach(FLOOR)
 
 
 @pytest.mark.parametrize(
@@ -156,17 +162,214 @@ def test_what_holds_for_any_two_matrices(pair: tuple[Matrix, Matrix]) -> None:
     relative = difference / np.maximum(1.0, np.abs(theirs).max(axis=0))
     assert parity.max_abs == pytest.approx(relative.max())
     assert parity.max_abs <= difference.max() + 1e-12
-    assert parity.worst == relative.max(axis=1).argmax()
+    if parity.max_abs:
+        assert parity.worst == relative.max(axis=1).argmax()
     assert parity.cosine_min == pytest.approx(swapped.cosine_min)
     assert parity.cosine_mean == pytest.approx(swapped.cosine_mean)
     assert parity.neighbours == pytest.approx(swapped.neighbours)
     assert -1 - 1e-9 <= parity.cosine_min <= parity.cosine_mean + 1e-9 <= 1 + 2e-9
     assert 0 <= parity.neighbours <= 1
-    assert parity.within(parity.max_abs)
+    assert parity.find_breach(Tolerance(max_abs=parity.max_abs)) is None
 
 
 @given(matrices())
 def test_any_matrix_is_itself(pair: tuple[Matrix, Matrix]) -> None:
     parity = compare_vectors(pair[0], pair[0].copy())
-    assert (parity.max_abs, parity.neighbours, parity.worst) == (0, 1, 0)
+    assert (parity.max_abs, parity.neighbours) == (0, 1)
     assert parity.cosine_min == pytest.approx(1)
+
+
+GOOD = Parity(1e-6, 0.999, 0.99, 1.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "breach"),
+    [
+        (Tolerance(), None),
+        (Tolerance(1e-6, 0.999, 0.99), None),
+        (Tolerance(max_abs=9e-7), "max abs difference 1e-06, allowed 9e-07"),
+        (Tolerance(cosine_mean=0.9991), "mean cosine 0.999, allowed 0.9991"),
+        (Tolerance(cosine_min=0.995), "least cosine 0.99, allowed 0.995"),
+        (Tolerance(cosine_mean=math.nan), "mean cosine 0.999, allowed nan"),
+        (Tolerance(cosine_min=math.nan), "least cosine 0.99, allowed nan"),
+        (Tolerance(1e-9, 0.9999, 0.9999), "max abs difference 1e-06, allowed 1e-09"),
+        (Tolerance(spread=1e-30), None),
+    ],
+)
+def test_every_number_of_a_tolerance_is_held_by_itself(tolerance: Tolerance, breach: str | None) -> None:
+    assert GOOD.find_breach(tolerance) == breach
+
+
+def test_a_cosine_that_could_not_be_computed_keeps_no_floor() -> None:
+    nothing = Parity(0.0, math.nan, math.nan, 0.0, 0)
+    assert nothing.find_breach(Tolerance(cosine_mean=-1.0))
+    assert nothing.find_breach(Tolerance(cosine_min=-1.0))
+    assert nothing.find_breach(Tolerance(max_abs=1e-5)) is None
+
+
+# --- codes
+
+
+def to_bits(vectors: Matrix) -> NDArray[np.uint8]:
+    return np.packbits(vectors > 0, axis=-1)
+
+
+def to_steps(vectors: Matrix, ranges: Matrix) -> NDArray[np.int8]:
+    width = (ranges[1].astype(np.float64) - ranges[0]) / 255
+    level = np.floor((vectors - ranges[0].astype(np.float64)) / np.where(width == 0, 1, width))
+    return (np.clip(level, 0, 255) - 128).astype(np.int8)
+
+
+RANGES = matrix([-1, -2, -0.5, 0], [1, 2, 0.5, 0])
+
+
+def test_the_references_own_codes_are_itself() -> None:
+    theirs = rows_of(20, 4)
+    for parity in (
+        compare_codes(to_bits(theirs), theirs, Encoding.UBINARY),
+        compare_codes(to_steps(theirs, RANGES), theirs, Encoding.INT8, RANGES),
+    ):
+        assert (parity.max_abs, parity.neighbours) == (0, 1)
+        assert parity.cosine_min == pytest.approx(1)
+        assert parity.find_breach(Tolerance(max_abs=1e-9, cosine_mean=0.999999, cosine_min=0.999999)) is None
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 20])
+def test_one_flipped_bit_is_as_far_as_its_coordinate(dim: int) -> None:
+    theirs = rows_of(6, dim)
+    codes = to_bits(theirs)
+    place = dim - 1
+    codes[4, place // 8] ^= 128 >> place % 8
+    parity = compare_codes(codes, theirs, Encoding.UBINARY)
+    assert parity.max_abs == pytest.approx(abs(theirs[4, place]) / max(1.0, np.abs(theirs[:, place]).max()))
+    assert parity.worst == 4
+    assert parity.find_breach(FLOOR)
+    assert parity.cosine_min == pytest.approx(1 - 2 / dim)
+    assert parity.cosine_mean == pytest.approx(1 - 2 / dim / 6)
+
+
+@pytest.mark.parametrize("small", [1e-9, -1e-9, 9e-6])
+def test_a_bit_that_flips_on_the_last_digits_of_a_zero_is_no_difference(small: float) -> None:
+    theirs = rows_of(6, 20) / 8
+    theirs[2, 3] = small
+    codes = to_bits(theirs)
+    codes[2, 0] ^= 128 >> 3
+    parity = compare_codes(codes, theirs, Encoding.UBINARY)
+    assert parity.max_abs == pytest.approx(abs(small))
+    assert parity.find_breach(FLOOR) is None
+
+
+def test_the_filling_bits_do_not_count() -> None:
+    theirs = rows_of(3, 5)
+    codes = to_bits(theirs)
+    codes |= 0b111
+    assert compare_codes(codes, theirs, Encoding.UBINARY).max_abs == 0
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_one_step_off_is_as_far_as_the_step_begins(step: int) -> None:
+    width = np.float32(2 / 255)
+    theirs = np.full((3, 4), -1 + 100.25 * width, dtype=np.float32) * matrix([1, 2, 0.5, 0])
+    codes = to_steps(theirs, RANGES)
+    assert codes[1, 0] == 100 - 128
+    codes[1, 0] += step
+    parity = compare_codes(codes, theirs, Encoding.INT8, RANGES)
+    assert parity.max_abs == pytest.approx((0.75 if step > 0 else 0.25) * width, rel=1e-3)
+    assert parity.worst == 1
+    assert parity.find_breach(FLOOR)
+
+
+def test_a_step_that_begins_on_the_last_digit_is_no_difference() -> None:
+    theirs = rows_of(5, 4) * np.float32(0.1)
+    theirs[2, 0] = np.float32(-1) + np.float32(100) * np.float32(2 / 255)
+    for code in (99, 100):
+        codes = to_steps(theirs, RANGES)
+        codes[2, 0] = code - 128
+        assert compare_codes(codes, theirs, Encoding.INT8, RANGES).find_breach(FLOOR) is None
+
+
+def test_values_outside_of_the_ranges_are_at_their_ends() -> None:
+    theirs = matrix([3, -9, 0.1, 0], [0.5, 0.5, 0.1, 0])
+    codes = to_steps(theirs, RANGES)
+    assert codes[0].tolist()[:2] == [127, -128]
+    assert compare_codes(codes, theirs, Encoding.INT8, RANGES).max_abs == 0
+    codes[0, 0] = 126
+    parity = compare_codes(codes, theirs, Encoding.INT8, RANGES)
+    assert parity.max_abs == pytest.approx((3 - 1) / 3)  # its step ends at 1; relative to 3, the largest there
+
+
+def test_codes_of_the_layer_before_are_seen() -> None:
+    """Vectors that are near, as those of two neighbouring layers are."""
+    theirs = rows_of(40, 64)
+    ours = theirs + np.float32(0.5) * rows_of(40, 64, seed=1)
+    ranges = np.stack([theirs.min(axis=0), theirs.max(axis=0)])
+    for parity, encoding in (
+        (compare_codes(to_bits(ours), theirs, Encoding.UBINARY), Encoding.UBINARY),
+        (compare_codes(to_steps(ours, ranges), theirs, Encoding.INT8, ranges), Encoding.INT8),
+    ):
+        for precision in (Precision.FP32, Precision.FP16, Precision.INT8, Precision.Q8):
+            assert parity.find_breach(encode_tolerance(FLOORS[precision], encoding)), (precision, encoding)
+
+
+@pytest.mark.parametrize(
+    ("codes", "encoding", "ranges"),
+    [
+        (np.zeros((3, 1), np.uint8), Encoding.INT8, RANGES),
+        (np.zeros((3, 4), np.uint8), Encoding.INT8, RANGES),
+        (np.zeros((3, 4), np.int8), Encoding.INT8, None),
+        (np.zeros((3, 4), np.int8), Encoding.INT8, RANGES[:, :3]),
+        (np.zeros((3, 4), np.int8), Encoding.INT8, RANGES[:1]),
+        (np.zeros((2, 4), np.int8), Encoding.INT8, RANGES),
+        (np.zeros((3, 1), np.int8), Encoding.UBINARY, None),
+        (np.zeros((3, 2), np.uint8), Encoding.UBINARY, None),
+        (np.zeros((3, 4), np.float32), Encoding.UBINARY, None),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(
+    codes: NDArray[np.generic], encoding: Encoding, ranges: Matrix | None
+) -> None:
+    with pytest.raises(ValueError, match=r"cannot stand for a reference|stand for nothing without"):
+        compare_codes(codes, rows_of(3, 4), encoding, ranges)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_codes_of_a_reference_that_is_not_finite(bad: float) -> None:
+    theirs = rows_of(4, 8)
+    codes = to_bits(theirs)
+    theirs[2, 1] = bad
+    parity = compare_codes(codes, theirs, Encoding.UBINARY)
+    assert (parity.max_abs, parity.worst) == (math.inf, 2)
+    assert parity.find_breach(Tolerance(max_abs=1e30))
+
+
+@pytest.mark.parametrize("cosine", [0.85, 0.93, 0.97, 0.99, 0.999, 0.9999])
+def test_the_tolerance_of_bits_is_the_share_of_planes_between_two_vectors(cosine: float) -> None:
+    """400,000 signs of pairs at that angle."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((400, 1000))
+    other = rng.standard_normal((400, 1000))
+    other -= first * (first * other).sum(1, keepdims=True) / (first**2).sum(1, keepdims=True)
+    other *= np.linalg.norm(first, axis=1, keepdims=True) / np.linalg.norm(other, axis=1, keepdims=True)
+    second = cosine * first + math.sqrt(1 - cosine**2) * other
+    agreement = np.mean(np.sign(first) * np.sign(second))
+    found = encode_tolerance(Tolerance(1e-5, cosine, cosine, 1e-6), Encoding.UBINARY)
+    assert found.cosine_mean == found.cosine_min
+    assert found.cosine_min == pytest.approx(agreement, abs=4 * math.sqrt((1 - agreement) / 400_000))
+    assert (found.max_abs, found.spread) == (1e-5, None)
+
+
+def test_the_tolerance_of_steps_is_that_of_vectors_without_spread() -> None:
+    tolerance = Tolerance(1e-5, 0.99, 0.97, 1e-6)
+    assert encode_tolerance(tolerance, Encoding.INT8) == Tolerance(1e-5, 0.99, 0.97)
+    assert encode_tolerance(tolerance, Encoding.FLOAT32) == tolerance
+    assert encode_tolerance(Tolerance(max_abs=1e-5), Encoding.UBINARY) == Tolerance(max_abs=1e-5)
+
+
+def test_int8_codes_of_vectors_within_the_floor_keep_it() -> None:
+    """256 steps cost far less than what int8 weights do."""
+    theirs = rows_of(200, 64)
+    ranges = np.stack([theirs.min(axis=0), theirs.max(axis=0)])
+    ours = theirs + np.float32(0.1) * rows_of(200, 64, seed=1)
+    assert compare_vectors(ours, theirs).find_breach(FLOORS[Precision.INT8]) is None
+    parity = compare_codes(to_steps(ours, ranges), theirs, Encoding.INT8, ranges)
+    assert parity.find_breach(encode_tolerance(FLOORS[Precision.INT8], Encoding.INT8)) is None

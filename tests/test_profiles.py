@@ -8,8 +8,31 @@ from pathlib import Path
 import pytest
 
 from matexport.errors import RequestError
-from matexport.profiles import FLOORS, MAX_PROBES, check_points, load_job, load_probes, parse_probes
-from matexport.spec import FinalNorm, ParentSource, Point, PoolingMode, Precision, Probe, ReadoutRequest, Tolerance
+from matexport.profiles import (
+    FLOORS,
+    MAX_CALIBRATION_TEXTS,
+    MAX_PROBES,
+    MIN_CALIBRATION_TEXTS,
+    change_precisions,
+    check_points,
+    load_calibration,
+    load_job,
+    load_probes,
+    parse_probes,
+    tighten,
+)
+from matexport.spec import (
+    Encoding,
+    FinalNorm,
+    ParentSource,
+    Point,
+    PoolingMode,
+    Precision,
+    Probe,
+    Profile,
+    ReadoutRequest,
+    Tolerance,
+)
 
 SHIPPED = sorted((Path(__file__).parents[1] / "profiles").glob("*.toml"))
 SMALL = """
@@ -35,7 +58,7 @@ def points_of(folder: Path, points: str) -> tuple[Point, ...]:
 def test_every_shipped_profile_loads(path: Path) -> None:
     job = load_job(path)
     assert job.points == tuple(sorted(set(job.points)))
-    assert job.precisions == (Precision.FP32,)
+    assert set(job.precisions) <= set(Precision)
 
 
 def test_shipped_profiles_are_found() -> None:
@@ -90,12 +113,13 @@ def test_every_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "key", "known"),
     [
-        ("", "point", "parent, points, precisions, readout, probes, tolerances"),
+        ("", "point", "parent, points, precisions, encodings, vocabulary, calibration, readout, probes, tolerances"),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens"),
         ("[points]", "points.dim", "layers, dims, pairs"),
         ("[probes]", "probes.path", "file"),
-        ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs"),
+        ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs, cosine_mean, cosine_min, spread"),
+        ("[calibration]", "calibration.path", "file"),
     ],
 )
 def test_unknown_key_lists_the_known_ones(table: str, key: str, known: str, tmp_path: Path) -> None:
@@ -148,8 +172,202 @@ def test_a_tolerance_may_be_tightened(max_abs: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_abs", ["1.1e-5", "1", "0", "0.0", "-1e-6", "nan", "inf", "-inf"])
 def test_a_tolerance_is_never_loosened(max_abs: str, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"tolerances\.fp32\.max_abs = .* the floor is 1e-05"):
+    with pytest.raises(RequestError, match=r"tolerances\.fp32\.max_abs = .* (the floor is 1e-05|cannot be held)"):
         load_job(write_profile(tmp_path, f"{SMALL}[tolerances.fp32]\nmax_abs = {max_abs}"))
+
+
+#: Precision, field, what is tighter than its floor, and what is looser.
+HELD = [
+    (precision, name, tighter, looser)
+    for precision, floor in FLOORS.items()
+    for name, tighter, looser in (
+        ("max_abs", 0.5, 1.01),
+        ("cosine_mean", 1.00001, 0.999),
+        ("cosine_min", 1.0001, 0.999),
+        ("spread", 0.5, 1.01),
+    )
+    if getattr(floor, name) is not None
+]
+
+
+def write_tolerance(folder: Path, precision: str, name: str, value: object) -> Path:
+    calibration = '[calibration]\nfile = "texts.txt"\n'
+    return write_profile(folder, f"{SMALL}{calibration}[tolerances.{precision}]\n{name} = {value}")
+
+
+def test_every_precision_has_a_floor_that_holds_something() -> None:
+    assert set(FLOORS) == set(Precision)
+    assert len(HELD) == 1 + 2 + 3 * 5
+    cosines = [FLOORS[kind].cosine_mean for kind in (Precision.FP16, Precision.Q8, Precision.Q4_MIXED, Precision.Q4)]
+    assert cosines == sorted(cosines, reverse=True)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("precision", "name", "tighter", "looser"), HELD)
+def test_each_number_may_be_tightened_and_not_loosened(
+    precision: Precision, name: str, tighter: float, looser: float, tmp_path: Path
+) -> None:
+    floor = getattr(FLOORS[precision], name)
+    for value in (floor, floor * tighter):
+        job = load_job(write_tolerance(tmp_path, precision, name, value))
+        assert job.tolerances == {precision: Tolerance(**{name: value})}
+    with pytest.raises(RequestError, match=rf"tolerances\.{precision}\.{name} = .* may tighten it, not loosen it"):
+        load_job(write_tolerance(tmp_path, precision, name, floor * looser))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("max_abs", "spread") for value in ("0", "-1e-9", "nan", "inf", "-inf")),
+        *((name, value) for name in ("cosine_mean", "cosine_min") for value in ("1.01", "-2", "nan", "inf", "-inf")),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_no_vectors_keep_is_refused_with_a_floor_or_without(
+    precision: str, name: str, value: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=rf"tolerances\.{precision}\.{name} = .* cannot be held"):
+        load_job(write_tolerance(tmp_path, precision, name, value))
+
+
+def test_a_number_that_has_no_floor_may_be_asked_for(tmp_path: Path) -> None:
+    job = load_job(write_tolerance(tmp_path, "fp32", "cosine_min", 0.5))
+    assert tighten(job.tolerances[Precision.FP32], FLOORS[Precision.FP32]) == Tolerance(1e-5, cosine_min=0.5)
+
+
+def test_tightening_takes_the_tighter_of_each_number() -> None:
+    floor = Tolerance(1e-5, 0.99, 0.97, 1e-6)
+    assert tighten(Tolerance(), floor) == floor
+    assert tighten(Tolerance(1e-6, 0.999, 0.98, 1e-7), floor) == Tolerance(1e-6, 0.999, 0.98, 1e-7)
+    assert tighten(Tolerance(1e-4, 0.9, 0.9, 1e-5), floor) == floor
+    assert tighten(Tolerance(1e-6, 0.9, 0.98, 1e-5), floor) == Tolerance(1e-6, 0.99, 0.98, 1e-6)
+    nan = float("nan")
+    assert tighten(Tolerance(nan, nan, nan, nan), floor) == floor
+    assert tighten(Tolerance(cosine_mean=0.5), Tolerance(max_abs=1e-5)) == Tolerance(1e-5, cosine_mean=0.5)
+
+
+def test_precisions_encodings_and_a_vocabulary(tmp_path: Path) -> None:
+    text = f"""precisions = ["fp32", "int8", "q4-mixed"]
+encodings = ["ubinary", "float32"]
+vocabulary = "script:Latin"
+{SMALL}
+[calibration]
+file = "texts.txt"
+"""
+    job = load_job(write_profile(tmp_path, text))
+    assert job.precisions == (Precision.FP32, Precision.INT8, Precision.Q4_MIXED)
+    assert job.encodings == (Encoding.UBINARY, Encoding.FLOAT32)
+    assert (job.vocabulary, job.calibration) == ("script:Latin", tmp_path / "texts.txt")
+    assert len(job.profiles) == 2 * 3 * 2
+    assert Profile(Point(2, 8), Precision.INT8, Encoding.UBINARY) in job.profiles
+
+
+@pytest.mark.parametrize("encodings", ["[]", '["int8", "int8"]', '["binary"]', '"int8"'])
+def test_encodings_are_known_and_named_once(encodings: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="encodings"):
+        load_job(write_profile(tmp_path, f"encodings = {encodings}\n{SMALL}"))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('precisions = ["fp32", "int8-static"]', "the precision int8-static needs ranges"),
+        ('encodings = ["int8"]', "the encoding int8 needs ranges"),
+        (
+            'precisions = ["int8-static"]\nencodings = ["float32", "int8"]',
+            "the precision int8-static and the encoding int8 needs ranges",
+        ),
+    ],
+)
+def test_what_needs_calibration_texts_is_refused_without(line: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"{what}.* \[calibration\] file = .*, at least 64 of them"):
+        load_job(write_profile(tmp_path, f"{line}\n{SMALL}"))
+    load_job(write_profile(tmp_path, f'{line}\n{SMALL}[calibration]\nfile = "texts.txt"'))
+
+
+def test_what_needs_none_is_not(tmp_path: Path) -> None:
+    others = [precision for precision in Precision if precision is not Precision.INT8_STATIC]
+    line = f"precisions = {[str(precision) for precision in others]}\nencodings = ['float32', 'ubinary']"
+    assert load_job(write_profile(tmp_path, f"{line}\n{SMALL}")).calibration is None
+
+
+def test_other_precisions_than_the_files(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, SMALL)
+    job = load_job(path)
+    changed = change_precisions(job, [Precision.INT8, Precision.FP32, Precision.INT8], path)
+    assert changed.precisions == (Precision.INT8, Precision.FP32)
+    with pytest.raises(RequestError, match="int8-static needs ranges"):
+        change_precisions(job, [Precision.INT8_STATIC], path)
+
+
+def write_calibration(folder: Path, content: bytes) -> Path:
+    path = folder / "texts.txt"
+    path.write_bytes(content)
+    return path
+
+
+def test_calibration_texts_are_lines(tmp_path: Path) -> None:
+    """At newlines only, blank ones left out; what stands around a text does not belong to it."""
+    lines = [f"text {number}\u2028more" for number in range(MIN_CALIBRATION_TEXTS)]
+    content = "\n\n".join(lines).replace("text 3\u2028", "  text 3\u2028") + "\r\n   \n\t\n"
+    assert load_calibration(write_calibration(tmp_path, content.encode())) == tuple(lines)
+
+
+def test_of_a_long_calibration_file_the_first_texts_are_taken(tmp_path: Path) -> None:
+    lines = [f"text {number}" for number in range(MAX_CALIBRATION_TEXTS + 50)]
+    assert load_calibration(write_calibration(tmp_path, "\n".join(lines).encode())) == tuple(
+        lines[:MAX_CALIBRATION_TEXTS]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [(b"", 0), (b"\n \n\t\r\n", 0), (b"a\n" * 63, 63), (b"a\n\n" * 63 + b" \n", 63)],
+    ids=["empty", "blank", "63", "63 and blanks"],
+)
+def test_too_few_calibration_texts(content: bytes, count: int, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"texts\.txt has {count} texts; ranges need at least 64, one per line"):
+        load_calibration(write_calibration(tmp_path, content))
+    assert len(load_calibration(write_calibration(tmp_path, b"a\n" * 64))) == 64
+
+
+def test_calibration_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot read the calibration texts .*absent\.txt: No such file"):
+        load_calibration(tmp_path / "absent.txt")
+    with pytest.raises(RequestError, match="Is a directory"):
+        load_calibration(tmp_path)
+    with pytest.raises(RequestError, match=r"texts\.txt are not UTF-8 text"):
+        load_calibration(write_calibration(tmp_path, b"a\n" * 100 + b"caf\xe9\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        ("L02-D064-fp32", Profile(Point(2, 64), Precision.FP32)),
+        ("L02-D064-int8", Profile(Point(2, 64), Precision.INT8)),
+        ("L02-D064-int8-int8", Profile(Point(2, 64), Precision.INT8, Encoding.INT8)),
+        ("L02-D064-int8-static", Profile(Point(2, 64), Precision.INT8_STATIC)),
+        ("L02-D064-int8-static-ubinary", Profile(Point(2, 64), Precision.INT8_STATIC, Encoding.UBINARY)),
+        ("L12-D1024-q4-mixed-int8", Profile(Point(12, 1024), Precision.Q4_MIXED, Encoding.INT8)),
+    ],
+)
+def test_profile_names_are_read_back(name: str, profile: Profile) -> None:
+    assert Profile.parse(name) == profile
+    assert profile.name == name
+
+
+def test_every_profile_has_a_name_and_a_file_of_its_own() -> None:
+    profiles = [Profile(Point(1, 8), precision, encoding) for precision in Precision for encoding in Encoding]
+    assert [Profile.parse(profile.name) for profile in profiles] == profiles
+    assert len({profile.graph_file for profile in profiles}) == len(profiles) == 21
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["L02-D064-fp32-float32", "L02-D064-int8-binary", "L02-D064-ubinary", "L02-D064-mixed", "L02-D064-q4-mixed-q4"],
+)
+def test_what_is_no_profile_name(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a profile name"):
+        Profile.parse(name)
 
 
 @pytest.mark.parametrize("precisions", ["[]", '["fp32", "fp32"]', '["fp33"]', '"fp32"'])

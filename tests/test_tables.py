@@ -36,6 +36,7 @@ def test_the_worst_way_of_running_is_shown(exported: Path) -> None:
     rows = {row["profile"]: row for row in describe_profiles(load_family(exported), {NAMES[0]: WAYS})}
     row = rows[NAMES[0]]
     assert (row["max_abs"], row["cosine_min"], row["neighbours"]) == (5e-7, 0.7, 0.5)
+    assert row["cosine_mean"] == 0.9
     assert row["parity"] == {
         "batched": {"max_abs": 2e-7, "cosine_mean": 0.9, "cosine_min": 0.8, "neighbours": 1.0, "worst": 3},
         "single": {"max_abs": 5e-7, "cosine_mean": 0.95, "cosine_min": 0.7, "neighbours": 0.5, "worst": 1},
@@ -50,6 +51,7 @@ def test_a_way_that_gave_no_numbers_is_not_hidden(exported: Path) -> None:
     row = describe_profiles(load_family(exported), {NAMES[0]: ways})[0]
     assert row["max_abs"] == math.inf
     assert math.isnan(row["cosine_min"])  # type: ignore[arg-type]
+    assert math.isnan(row["cosine_mean"])  # type: ignore[arg-type]
 
 
 def test_the_table_of_a_family(exported: Path) -> None:
@@ -57,8 +59,8 @@ def test_the_table_of_a_family(exported: Path) -> None:
     header, rule, first, second, *_ = text.split("\n")
     assert header.split("  ")[0].strip() == "profile"
     assert set(rule) == {"-", " "}
-    assert first.split()[-5:] == ["0.1", "5.0e-07", "0.700000", "0.500", "L01-D008.fp32.onnx"]
-    assert second.split()[-5:] == ["0.1", "-", "-", "-", "L01-D032.fp32.onnx"]
+    assert first.split()[-5:] == ["5.0e-07", "0.900000", "0.700000", "0.500", "L01-D008.fp32.onnx"]
+    assert second.split()[-5:] == ["-", "-", "-", "-", "L01-D032.fp32.onnx"]
     assert len(text.split("\n")) == 2 + len(NAMES)
 
 

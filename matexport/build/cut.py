@@ -6,6 +6,8 @@ backwards. Heads that no exit reads (BERT's pooler) and deeper blocks fall away 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from matexport.build.reach import find_needed_nodes
@@ -21,14 +23,25 @@ def cut_exit(model: ir.Model, output: str, *, name: str) -> ir.Model:
     Raises:
         ValueError: the model has no such output.
     """
+    part = cut_exits(model, [output])
+    part.graph.outputs[0].name = name
+    return part
+
+
+def cut_exits(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
+    """A new model that holds only what some outputs need, in the order of `outputs`; weights are shared.
+
+    Raises:
+        ValueError: the model lacks one of them.
+    """
     part = model.clone()
-    kept = [value for value in part.graph.outputs if value.name == output]
-    if len(kept) != 1:
-        raise ValueError(f"the traced graph has no output {output!r}")
+    found = {value.name: value for value in part.graph.outputs}
+    if missing := [name for name in outputs if name not in found]:
+        raise ValueError(f"the traced graph has no output {missing[0]!r}")
+    kept = [found[name] for name in outputs]
     part.graph.outputs[:] = kept
     needed = find_needed_nodes(kept)
     part.graph.remove([node for node in part.graph if node not in needed], safe=True)
     for weight in [value for value in part.graph.initializers.values() if not value.uses()]:
         del part.graph.initializers[str(weight.name)]
-    kept[0].name = name
     return part

@@ -20,7 +20,7 @@ from matexport.embed import Tokens, Vectors, load_tokenizer, open_session, pad_r
 from matexport.errors import ParityError
 from matexport.manifest import Family
 from matexport.parity import compare_vectors
-from matexport.spec import PaddingSide, Point, Probe, Profile, TextFacts
+from matexport.spec import PaddingSide, Point, Probe, Profile, TextFacts, Tolerance
 from matexport.verify import load_references, run_all_ways
 
 #: Probes that the read-out is checked on, padded into one batch.
@@ -38,7 +38,7 @@ def check_readout(
     rows: Sequence[Tokens],
     text: TextFacts,
     normalize: bool,
-    max_abs: float,
+    tolerance: Tolerance,
 ) -> None:
     """Compare the module that will be traced, in torch and on a padded batch, with the reference.
 
@@ -59,15 +59,15 @@ def check_readout(
         if normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         parity = compare_vectors(vectors, expected[: len(chosen)])
-        if not parity.within(max_abs):
+        if breach := parity.find_breach(tolerance):
             raise ParityError(
-                f"read-out: in torch, {point.name} differs from the parent by {parity.max_abs:.2g} "
-                f"(allowed {max_abs:g}) on probe {parity.worst}",
-                "read-out",
+                f"read-out: in torch, {point.name} is not the parent's: {breach} (probe {parity.worst})", "read-out"
             )
 
 
-def find_failing_stage(family: Family, profile: Profile, suspects: Iterable[Suspect], *, max_abs: float) -> str | None:
+def find_failing_stage(
+    family: Family, profile: Profile, suspects: Iterable[Suspect], *, tolerance: Tolerance
+) -> str | None:
     """The first suspect whose graph does not give a profile's vectors; None when all of them do.
 
     Args:
@@ -80,7 +80,7 @@ def find_failing_stage(family: Family, profile: Profile, suspects: Iterable[Susp
         run = _open_runner(make_model(), output, family)
         ways = run_all_ways(rows, run, family.facts.text.padding_side)
         reference = references[profile.point.name]
-        if any(not compare_vectors(vectors, reference).within(max_abs) for _, vectors in ways):
+        if any(compare_vectors(vectors, reference).find_breach(tolerance) for _, vectors in ways):
             return stage
     return None
 

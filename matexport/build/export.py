@@ -1,6 +1,8 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
-    plan (configuration only) -> load -> reference -> read-out -> trace -> weights -> cut -> rewrite -> verify
+    plan (configuration only) -> load -> reference -> read-out -> trace -> weights
+      -> per precision: quantize -> weights -> per profile: cut -> rewrite -> encode
+      -> verify
 
 Everything happens in a hidden directory beside the destination, which is renamed into place when every profile has
 passed; so a directory that exists has passed, and a process that dies leaves the destination as it was.
@@ -12,32 +14,46 @@ import gc
 import hashlib
 import importlib.metadata
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import onnx_ir as ir
 import torch
 from safetensors.numpy import save
 
 import matexport
-from matexport.build.cut import cut_exit
+from matexport.build.cut import cut_exit, cut_exits
 from matexport.build.diagnose import check_readout, find_failing_stage, tokenize_probes
+from matexport.build.encode import encode_output, find_ranges
 from matexport.build.exits import add_exits, name_layer
 from matexport.build.nested import MIN_EXTERNAL_BYTES, measure_prefix, write_nested_weights
-from matexport.build.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
-from matexport.build.readout import ExitsModule, make_head
-from matexport.build.reference import Vectors, prepare_probes, record_reference
+from matexport.build.parents.text import (
+    TextParent,
+    TextPlan,
+    find_changed_texts,
+    load_parent,
+    plan_parent,
+    runtime_files,
+)
+from matexport.build.quantize.precision import Calibration, Quantizer
+from matexport.build.quantize.runtime import check_runtime
+from matexport.build.readout import ExitsModule, ExitsWithStates, make_head
+from matexport.build.reference import Vectors, count_tokens, prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
 from matexport.build.sources import hash_weights
 from matexport.build.trace import Traced, trace_exits
-from matexport.errors import DestinationError, FamilyError, ParityError
+from matexport.build.vocabulary import SCRIPT_PREFIX, prune_embeddings
+from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.host import read_host
 from matexport.manifest import (
     MANIFEST,
     PROBES,
+    RANGES,
     REFERENCE,
     SCHEMA,
     Family,
@@ -48,20 +64,30 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import NestedHeader
-from matexport.profiles import FLOORS, load_probes
+from matexport.profiles import (
+    FLOORS,
+    MAX_CALIBRATION_TEXTS,
+    MIN_CALIBRATION_TEXTS,
+    load_calibration,
+    load_probes,
+    read_texts,
+)
 from matexport.spec import (
     OUTPUT_NAME,
+    Encoding,
     ExportJob,
     Point,
     Precision,
+    PrecisionFacts,
     Probe,
     Profile,
     ProfileFacts,
     Provenance,
-    Tolerance,
+    VocabularyFacts,
 )
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
 from matexport.verify import (
+    ProfileVerdict,
     Verification,
     load_references,
     load_verification,
@@ -71,8 +97,20 @@ from matexport.verify import (
 
 Progress = Callable[[str, int, int], None]
 
+#: Texts of a vocabulary's corpus that become probes.
+CORPUS_PROBES = 16
+
 #: Packages whose versions decide the bytes of a family.
-VERSIONED = ("matexport", "torch", "transformers", "sentence-transformers", "onnx-ir", "onnxscript", "tokenizers")
+VERSIONED = (
+    "matexport",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True)
@@ -106,22 +144,29 @@ def export_family(
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
     plan = plan_parent(job)
-    probes = prepare_probes(plan, load_probes(job.probes), shipped=job.probes is None)
+    for precision in job.precisions:
+        check_runtime(precision)
+    probes = prepare_probes(plan, [*load_probes(job.probes), *_sample_corpus(job)], shipped=job.probes is None)
+    probes, changed = _leave_out_changed(plan, probes)
     provenance = _describe_provenance(plan, probes)
     report("plan", 1, 1)
     with lock_destination(out):
-        wanted = {Profile(point, precision) for precision in job.precisions for point in job.points}
-        present = _find_up_to_date(out, provenance, wanted, overwrite, report)
+        present = _find_up_to_date(out, provenance, set(job.profiles), overwrite, report)
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
-            verification = _build(plan, probes, provenance, stage, report)
+            verification = _build(plan, probes, changed, provenance, stage, report)
     return Exported(load_family(out), verification, up_to_date=False)
 
 
 def _build(
-    plan: TextPlan, probes: Sequence[Probe], provenance: Provenance, stage: Path, report: Progress
+    plan: TextPlan,
+    probes: Sequence[Probe],
+    changed: tuple[str, ...],
+    provenance: Provenance,
+    stage: Path,
+    report: Progress,
 ) -> Verification:
     """Write the whole family into `stage` and verify it there."""
     for name, content in runtime_files(plan).items():
@@ -135,11 +180,18 @@ def _build(
     reference = record_reference(parent, probes, report)
     (stage / REFERENCE).write_bytes(save({point.name: vectors for point, vectors in reference.items()}))
 
+    if plan.vocabulary:  # after the reference, which is the whole parent's
+        prune_embeddings(parent.backbone, plan.vocabulary.kept)
     traced, header = trace_and_write(parent, probes, reference, stage, report)
     _release_weights(parent)
     del parent
     gc.collect()
-    profiles = cut_profiles(traced, plan, header, stage, report)
+    sources = make_precisions(traced, header, plan, stage, report)
+    profiles = {
+        name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
+    }
+    if Precision.FP32 not in plan.job.precisions:
+        (stage / _weights_file(Precision.FP32)).unlink()
 
     tolerances = {precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in plan.job.precisions}
     facts = FamilyFacts(
@@ -152,12 +204,30 @@ def _build(
         profiles=profiles,
         files=describe_files(stage),
         provenance=provenance,
+        precisions={precision: source.facts for precision, source in sources.items()},
+        instruction_sets=read_host().instruction_sets,
+        vocabulary=_describe_vocabulary(plan, changed),
     )
     write_manifest(stage, facts)
     verification = verify_family(stage, progress=report)
-    _refuse_failures(verification, traced, stage, tolerances)
+    verification = _refuse_failures(verification, sources, stage)
     record_measurement(load_family(stage), verification)
     return verification
+
+
+@dataclass(frozen=True)
+class Source:
+    """One precision of the traced graph, its weights written: what profiles are cut from.
+
+    Attributes:
+        ranges: point name -> (2, dim), for outputs that are encoded as int8.
+    """
+
+    precision: Precision
+    model: ir.Model
+    header: NestedHeader
+    facts: PrecisionFacts
+    ranges: Mapping[str, Vectors]
 
 
 def trace_and_write(
@@ -181,16 +251,17 @@ def trace_and_write(
         rows=tokenize_probes(stage, plan.text, probes),
         text=plan.text,
         normalize=plan.readout.normalize,
-        max_abs=FLOORS[Precision.FP32].max_abs,
+        tolerance=FLOORS[Precision.FP32],
     )
     report("trace", 0, 1)
     _use_plain_attention(parent)
     with torch.no_grad():
         traced = trace_exits(
-            module,
+            ExitsWithStates(module),
             inputs=plan.text.inputs,
             outputs=[name_layer(depth) for depth in depths],
-            vocabulary=plan.config.vocab_size,
+            states=plan.parent.blocks + 1,
+            vocabulary=len(plan.vocabulary.kept) if plan.vocabulary else plan.config.vocab_size,
         )
     add_exits(traced.model, plan.job.points, normalize=plan.readout.normalize)
     report("trace", 1, 1)
@@ -199,17 +270,47 @@ def trace_and_write(
     return traced, header
 
 
-def cut_profiles(
-    traced: Traced, plan: TextPlan, header: NestedHeader, stage: Path, report: Progress
-) -> dict[str, ProfileFacts]:
-    """Cut, rewrite and write the graph of every profile."""
+def make_precisions(
+    traced: Traced, header: NestedHeader, plan: TextPlan, stage: Path, report: Progress
+) -> dict[Precision, Source]:
+    """Each precision of the job, made once from the traced graph, with its weights written."""
+    job = plan.job
+    ranges: dict[str, Vectors] = {}
+    sources: dict[Precision, Source] = {}
+    texts, source = _find_calibration(plan)
+    calibration = Calibration(tokenize_probes(stage, plan.text, texts), plan.text, source)
+    with tempfile.TemporaryDirectory(dir=stage) as temporary:
+        scratch = Path(temporary)
+        quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
+        if Encoding.INT8 in job.encodings:
+            ranges = {point.name: find_ranges(vectors) for point, vectors in quantizer.run_points().items()}
+            (stage / RANGES).write_bytes(save(ranges))
+        for precision in job.precisions:
+            model, facts = quantizer.make(precision)
+            if precision is not Precision.FP32:
+                weights = stage / _weights_file(precision)
+                sources[precision] = Source(
+                    precision, model, write_nested_weights(model, job.points, weights, report), facts, ranges
+                )
+            else:
+                sources[precision] = Source(precision, traced.model, header, facts, ranges)
+    return sources
+
+
+def cut_profiles(source: Source, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
+    """Cut, rewrite, encode and write the graph of every profile of one precision."""
     profiles = {}
-    wanted = [Profile(point, precision) for precision in plan.job.precisions for point in plan.job.points]
+    wanted = [profile for profile in sorted(plan.job.profiles) if profile.precision is source.precision]
+    depth, deep = 0, source.model
     for done, profile in enumerate(wanted):
         report("cut", done, len(wanted))
-        part = cut_exit(traced.model, profile.point.name, name=OUTPUT_NAME)
+        if profile.point.layers != depth:  # once per depth: copying the whole graph is most of a cut
+            depth = profile.point.layers
+            deep = cut_exits(source.model, [point.name for point in plan.job.points if point.layers == depth])
+        part = cut_exit(deep, profile.point.name, name=OUTPUT_NAME)
         narrowed = narrow_to_first_token(part)
-        prefix = measure_prefix(part, header)
+        encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
+        prefix = measure_prefix(part, source.header)
         write_graph(part, stage / profile.graph_file)
         profiles[profile.name] = ProfileFacts(
             layers=profile.point.layers,
@@ -219,33 +320,102 @@ def cut_profiles(
             weights=_weights_file(profile.precision),
             weights_prefix_bytes=prefix,
             narrowed_nodes=narrowed,
+            encoding=profile.encoding,
         )
     report("cut", len(wanted), len(wanted))
     return profiles
 
 
-def _refuse_failures(
-    verification: Verification, traced: Traced, stage: Path, tolerances: Mapping[Precision, Tolerance]
-) -> None:
+def _sample_corpus(job: ExportJob) -> list[Probe]:
+    """Some texts of the corpus that the vocabulary is kept for: parity is to be shown on its words, too."""
+    if job.vocabulary is None or job.vocabulary.startswith(SCRIPT_PREFIX) or job.probes is not None:
+        return []
+    return [Probe(text) for text in read_texts(job.base / job.vocabulary, CORPUS_PROBES, "the corpus")]
+
+
+def _leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
+    """The probes that a pruned vocabulary leaves as they were, and the texts of the others."""
+    texts = [(plan.text.prompts[probe.prompt] if probe.prompt else "") + probe.text for probe in probes]
+    changed = set(find_changed_texts(plan, texts))
+    kept = tuple(probe for probe, text in zip(probes, texts, strict=True) if text not in changed)
+    if len(kept) < 2:
+        raise RequestError(
+            f"vocabulary = {plan.job.vocabulary!r} changes the tokens of {len(changed)} of {len(probes)} probes, and "
+            "parity needs at least 2 that are left: give probes in the kept vocabulary in [probes]"
+        )
+    return kept, tuple(text for text in dict.fromkeys(texts) if text in changed)
+
+
+def _describe_vocabulary(plan: TextPlan, changed: tuple[str, ...]) -> VocabularyFacts | None:
+    vocabulary = plan.vocabulary
+    if vocabulary is None:
+        return None
+    return VocabularyFacts(vocabulary.kept_by, len(vocabulary.kept), vocabulary.parent_tokens, changed)
+
+
+def _find_calibration(plan: TextPlan) -> tuple[tuple[Probe, ...], str]:
+    """The job's calibration texts, or its vocabulary's corpus, or the shipped probes; and which of them it was."""
+    job = plan.job
+    texts, source = tuple(probe.text for probe in load_probes(None)), "the shipped probes"
+    if job.calibration:
+        texts, source = load_calibration(job.calibration), job.calibration.name
+    elif job.vocabulary and not job.vocabulary.startswith(SCRIPT_PREFIX):
+        corpus = read_texts(job.base / job.vocabulary, MAX_CALIBRATION_TEXTS, "the corpus")
+        if len(corpus) >= MIN_CALIBRATION_TEXTS:
+            texts, source = corpus, Path(job.vocabulary).name
+    usable = tuple(probe for probe in map(Probe, texts) if count_tokens(plan, probe))
+    if job.calibration and len(usable) < MIN_CALIBRATION_TEXTS:
+        raise RequestError(
+            f"{job.calibration} has {len(usable)} texts that the parent sees as tokens at all; "
+            f"ranges need at least {MIN_CALIBRATION_TEXTS}"
+        )
+    return usable, f"{len(usable)} texts: {source}"
+
+
+def _refuse_failures(verification: Verification, sources: Mapping[Precision, Source], stage: Path) -> Verification:
+    """Take profiles that are off their floor out of the staged family; raise where that is no matter of precision.
+
+    fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
+    """
     failed = [verdict for verdict in verification.verdicts if not verdict.passed]
     if not failed:
-        return
-    verdict = failed[0]
-    way, parity = verdict.worst
-    profile, family = Profile.parse(verdict.profile), load_family(stage)
-    allowed, exit_name = tolerances[profile.precision].max_abs, profile.point.name
-    suspects = [
-        ("trace", traced.model.clone, exit_name),
-        ("cut", lambda: cut_exit(traced.model, exit_name, name=OUTPUT_NAME), OUTPUT_NAME),
-    ]
-    blamed = find_failing_stage(family, profile, suspects, max_abs=allowed) or "rewrite"
-    text = load_references(family)[0][parity.worst].text
-    raise ParityError(
-        f"{blamed}: {len(failed)} of {len(verification.verdicts)} profiles differ from the parent; "
-        f"{verdict.profile} by {parity.max_abs:.2g} ({way}, allowed {allowed:g}) on probe {parity.worst} "
-        f"({text[:40]!r}); nothing was written",
-        blamed,
+        return verification
+    family = load_family(stage)
+    reasons = {verdict.profile: _explain_failure(verdict, family, sources) for verdict in failed}
+    fatal = [verdict.profile for verdict in failed if Profile.parse(verdict.profile).precision is Precision.FP32]
+    if fatal or len(failed) == len(verification.verdicts):
+        blamed, reason = reasons[fatal[0] if fatal else failed[0].profile]
+        raise ParityError(
+            f"{blamed}: {len(failed)} of {len(verification.verdicts)} profiles are off their floor; {reason}; "
+            "nothing was written",
+            blamed,
+        )
+    kept = {name: facts for name, facts in family.facts.profiles.items() if name not in reasons}
+    used = {name for facts in kept.values() for name in (facts.graph, facts.weights)}
+    for facts in family.facts.profiles.values():
+        for name in {facts.graph, facts.weights} - used:
+            (stage / name).unlink(missing_ok=True)
+    refused = {name: reason for name, (_, reason) in reasons.items()}
+    write_manifest(stage, replace(family.facts, profiles=kept, refused=refused, files=describe_files(stage)))
+    return replace(
+        verification, verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept)
     )
+
+
+def _explain_failure(verdict: ProfileVerdict, family: Family, sources: Mapping[Precision, Source]) -> tuple[str, str]:
+    """The stage that is to blame, and what is wrong with which probe."""
+    profile = Profile.parse(verdict.profile)
+    text = load_references(family)[0][verdict.worst[1].worst].text
+    reason = f"{verdict.profile}: {verdict.breach}, worst on probe {verdict.worst[1].worst} ({text[:40]!r})"
+    if profile.precision is not Precision.FP32:
+        return "quantize", reason
+    source, exit_name = sources[profile.precision], profile.point.name
+    suspects = [
+        ("trace", source.model.clone, exit_name),
+        ("cut", lambda: cut_exit(source.model, exit_name, name=OUTPUT_NAME), OUTPUT_NAME),
+    ]
+    blamed = find_failing_stage(family, profile, suspects, tolerance=verdict.tolerance) or "rewrite"
+    return blamed, reason
 
 
 def _use_plain_attention(parent: TextParent) -> None:
@@ -282,7 +452,8 @@ def _find_up_to_date(
         family = load_family(out)
     except FamilyError:
         return None
-    if family.facts.provenance != provenance or set(family.profiles) != wanted:  # a pack has a part of them
+    asked = {*family.profiles, *(Profile.parse(name) for name in family.facts.refused)}
+    if family.facts.provenance != provenance or asked != wanted:  # a pack has a part of them
         return None
     try:
         check_family(family)
@@ -302,6 +473,9 @@ def _describe_provenance(plan: TextPlan, probes: Sequence[Probe]) -> Provenance:
     inputs = {
         "points": plan.job.points,
         "precisions": plan.job.precisions,
+        "encodings": plan.job.encodings,
+        "calibration": _find_calibration(plan),
+        "vocabulary": plan.vocabulary.kept if plan.vocabulary else None,
         "tolerances": plan.job.tolerances,
         "parent": replace(plan.parent, source=""),  # where it lay does not change what it gives
         "readout": plan.readout,

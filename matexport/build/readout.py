@@ -52,10 +52,15 @@ class ExitsModule(nn.Module):
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(B, T) int64 inputs -> one (B, W) float32 vector per depth."""
+        return self.read(*arguments)[0]
+
+    def read(self, *arguments: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The vectors, and the (B, T, H) states after 0, 1, ... N blocks; the last one after the final norm."""
         inputs = dict(zip(self._inputs, arguments, strict=True))
         output = self.backbone(**inputs, output_hidden_states=True)
         attended = Attended(inputs["attention_mask"])
-        return tuple(self._read(self._state_at(output, depth), attended) for depth in self._depths)
+        vectors = tuple(self._read(self._state_at(output, depth), attended) for depth in self._depths)
+        return vectors, (*output.hidden_states[: self._blocks], output.last_hidden_state)
 
     def _state_at(self, output: Any, depth: int) -> Tensor:
         if depth == self._blocks:
@@ -72,6 +77,19 @@ class ExitsModule(nn.Module):
         for head in self.heads:
             vector = head(vector)
         return vector
+
+
+class ExitsWithStates(nn.Module):
+    """An `ExitsModule` that gives the states, too: what is traced, since they tell the blocks apart in the graph."""
+
+    def __init__(self, exits: ExitsModule) -> None:
+        super().__init__()
+        self.exits = exits
+
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(B, T) int64 inputs -> the vectors, then the states; see `ExitsModule.read`."""
+        vectors, states = self.exits.read(*arguments)
+        return (*vectors, *states)
 
 
 class Attended:

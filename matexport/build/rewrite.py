@@ -142,7 +142,8 @@ def _add_constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
 
 
 def _pass_through(node: ir.Node, axis: int) -> Plan | None:
-    rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rules = {"": _RULES, "ai.onnx": _RULES, "com.microsoft": _CONTRIB_RULES}.get(node.domain, {})
+    rule = rules.get(node.op_type)
     return rule(node, axis) if rule else None
 
 
@@ -185,7 +186,7 @@ def _through_matmul(node: ir.Node, axis: int) -> Plan | None:
     left, out = _rank(node.inputs[0]), _rank(node.outputs[0])
     if left is None or out is None or left < 2 or axis != out - 2:
         return None
-    return (left - 2, None)
+    return (left - 2, *(None for _ in node.inputs[1:]))  # scales and zero points belong to the whole
 
 
 def _through_transpose(node: ir.Node, axis: int) -> Plan | None:
@@ -257,6 +258,9 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Plan | None]] = {
     **dict.fromkeys(_ELEMENTWISE, _through_elementwise),
     "LayerNormalization": _through_last_axis,
     "Softmax": _through_last_axis,
+    "QuantizeLinear": _through_elementwise,
+    "DequantizeLinear": _through_elementwise,
+    "ReduceMax": _through_reduction,
     "ReduceMean": _through_reduction,
     "ReduceSum": _through_reduction,
     "MatMul": _through_matmul,
@@ -267,6 +271,12 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Plan | None]] = {
     "Split": _through_split,
     "Squeeze": _through_squeeze,
     "Unsqueeze": _through_unsqueeze,
+}
+
+#: Operators of onnxruntime's own, which the small precisions use.
+_CONTRIB_RULES: Mapping[str, Callable[[ir.Node, int], Plan | None]] = {
+    "MatMulIntegerToFloat": _through_matmul,
+    "MatMulNBits": _through_matmul,
 }
 
 

@@ -34,21 +34,34 @@ EXAMPLE_SHAPE = (3, 12)
 
 @dataclass(frozen=True)
 class Traced:
-    """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory."""
+    """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory.
+
+    Attributes:
+        states: names of the values that hold the parent's token states after 0, 1, ... N blocks. What the first of
+            them needs and those before it do not is one block.
+    """
 
     model: ir.Model
     facts: TraceFacts
+    states: tuple[str, ...]
 
 
 def trace_exits(
-    module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], vocabulary: int, exporter: str = "dynamo"
+    module: nn.Module,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    states: int,
+    vocabulary: int,
+    exporter: str = "dynamo",
 ) -> Traced:
     """Trace a module once.
 
     Args:
-        module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output.
+        module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output, then the states.
         inputs: names of the graph's inputs.
         outputs: names of its outputs.
+        states: how many states follow.
         vocabulary: number of token ids, for the example.
         exporter: ``dynamo`` (falls back to TorchScript when it fails, and says why) or ``torchscript``.
 
@@ -56,20 +69,23 @@ def trace_exits(
         ParentError: neither exporter can trace the module.
     """
     example = make_example(inputs, vocabulary)
+    state_names = tuple(f"state_{depth}" for depth in range(states))
+    names = [*outputs, *state_names]
     fallback = None
     if exporter == "dynamo":
         try:
-            model = _export_dynamo(module, example, inputs, outputs)
+            model = _export_dynamo(module, example, inputs, names)
         except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
             fallback = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             exporter = "torchscript"
     if exporter == "torchscript":
         try:
-            model = _export_torchscript(module, example, inputs, outputs)
+            model = _export_torchscript(module, example, inputs, names)
         except Exception as error:
             raise ParentError(f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {error}") from error
     _canonicalize(model, inputs)
-    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback))
+    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name not in state_names]
+    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), state_names)
 
 
 def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
@@ -159,8 +175,8 @@ def _name_axes(model: ir.Model, inputs: Sequence[str]) -> None:
 def _name_weights(model: ir.Model) -> None:
     """Call weights as the parent does: the module that was traced holds it as ``backbone``."""
     for value in list(model.graph.initializers.values()):
-        if value.name and value.name.startswith("backbone."):
-            value.name = value.name.removeprefix("backbone.")
+        if value.name and (name := value.name.removeprefix("exits.")).startswith(("backbone.", "heads.")):
+            value.name = name.removeprefix("backbone.")
 
 
 def _store_matrices_as_read(model: ir.Model) -> None:

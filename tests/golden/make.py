@@ -1,4 +1,5 @@
-"""How the frozen families beside this file were made: `python tests/golden/make.py OUT`. Run once per schema.
+"""How the frozen families beside this file were made: `python tests/golden/make.py schema2 OUT`, and `measurements`
+taken out. Run once per schema, by the matexport that wrote that schema.
 
 They are never made again: what is frozen is what an older matexport wrote, and that must verify forever.
 """
@@ -7,25 +8,48 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from parents import make_parent
+from conftest import write_texts
+from parents import calm, make_parent
 
 from matexport.build import export_family
-from matexport.spec import ExportJob, ParentSource, Point
+from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision
+
+PROBES = ['{"text": "the cat sits on the mat"}', '{"text": "a dog", "prompt": "query"}', '{"text": "red snow!"}']
+PROMPTS = {"query": "a cat: "}
 
 
-def main(out: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        make_parent(Path(folder) / "parent", "bert", pooling="cls", dense=[16], prompts={"query": "a cat: "})
-        probes = Path(folder) / "probes.jsonl"
-        texts = ['{"text": "the cat sits on the mat"}', '{"text": "a dog", "prompt": "query"}', '{"text": "red snow!"}']
-        probes.write_text("\n".join(texts))
-        points = (Point(1, 8), Point(2, 16), Point(3, 16))
-        export_family(ExportJob(ParentSource("parent"), points, probes=probes, base=Path(folder)), out)
+def make_schema1(folder: Path) -> ExportJob:
+    """fp32 alone."""
+    make_parent(folder / "parent", "bert", pooling="cls", dense=[16], prompts=PROMPTS)
+    return ExportJob(ParentSource("parent"), (Point(1, 8), Point(2, 16), Point(3, 16)))
+
+
+def make_schema2(folder: Path) -> ExportJob:
+    """fp32 and int8, each with every output encoding. The table has 64 KiB, so that it is quantized as well."""
+    config = {"vocab_size": 512, "num_hidden_layers": 2, "max_position_embeddings": 48}
+    make_parent(folder / "parent", "bert", pooling="mean", prompts=PROMPTS, config=config, change=calm)
+    return ExportJob(
+        ParentSource("parent"),
+        (Point(1, 20),),
+        precisions=(Precision.FP32, Precision.INT8),
+        encodings=tuple(Encoding),
+        calibration=write_texts(folder / "texts.txt"),
+    )
+
+
+def main(schema: str, out: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        job = {"schema1": make_schema1, "schema2": make_schema2}[schema](folder)
+        probes = folder / "probes.jsonl"
+        probes.write_text("\n".join(PROBES))
+        export_family(replace(job, probes=probes, base=folder), out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

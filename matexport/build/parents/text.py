@@ -12,6 +12,7 @@ What the folder says is read by `layout`, what the model is by `architecture`; n
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 from matexport.build.parents.architecture import Architecture, find_final_norm, inspect_architecture
 from matexport.build.parents.layout import Head, Layout, measure_output, read_json, read_layout
 from matexport.build.sources import check_pin, fetch_weights, hash_weights, locate_parent
+from matexport.build.vocabulary import PrunedVocabulary, find_changed, plan_vocabulary, prune_config
 from matexport.errors import ParentError, RequestError
 from matexport.profiles import check_points
 from matexport.spec import (
@@ -41,7 +43,11 @@ INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass(frozen=True)
 class TextPlan:
-    """What is known of a parent before its weights are loaded. `config` and `tokenizer` are transformers' own."""
+    """What is known of a parent before its weights are loaded. `config` and `tokenizer` are transformers' own.
+
+    Attributes:
+        vocabulary: what is left of the vocabulary, when it is pruned; `tokenizer` is the parent's all the same.
+    """
 
     job: ExportJob
     layout: Layout
@@ -50,6 +56,7 @@ class TextPlan:
     parent: ParentFacts
     readout: Readout
     text: TextFacts
+    vocabulary: PrunedVocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,11 @@ def plan_parent(job: ExportJob) -> TextPlan:
     tokenizer = _load_tokenizer(job, layout.backbone)
     if layout.lowercase:
         _lowercase_first(tokenizer.backend_tokenizer)
+    vocabulary = None
+    if job.vocabulary is not None:
+        prompts = tuple(layout.prompts.values())
+        vocabulary = plan_vocabulary(_spell_tokenizer(tokenizer), job.vocabulary, job.base, also=prompts)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return TextPlan(
         job=job,
         layout=layout,
@@ -112,10 +124,11 @@ def plan_parent(job: ExportJob) -> TextPlan:
             inputs=_find_inputs(shape.takes, tokenizer),
             max_tokens=_settle_max_tokens(job, layout, config, tokenizer),
             padding_side=PaddingSide.RIGHT if PoolingMode.CLS in pooling else PaddingSide(tokenizer.padding_side),
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+            pad_token_id=vocabulary.new_ids.get(pad, 0) if vocabulary else pad,
             prompts=layout.prompts,
             default_prompt=layout.default_prompt,
         ),
+        vocabulary=vocabulary,
     )
 
 
@@ -138,17 +151,31 @@ def load_parent(plan: TextPlan) -> TextParent:
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:
     """The files that a family needs beside its graphs to turn text into inputs, by name."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(plan.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    files = {"tokenizer.json": tokenizer.to_str(pretty=False).encode()}
+    tokenizer = plan.vocabulary.tokenizer_json if plan.vocabulary else _spell_tokenizer(plan.tokenizer)
+    files = {"tokenizer.json": tokenizer.encode()}
     for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
         path = plan.layout.backbone / name
         if path.is_file():
             files[name] = path.read_bytes()
-    return files
+    return prune_config(files, plan.vocabulary) if plan.vocabulary else files
+
+
+def find_changed_texts(plan: TextPlan, texts: Sequence[str]) -> list[str]:
+    """The texts whose tokens are others since the vocabulary was pruned."""
+    if plan.vocabulary is None:
+        return []
+    changed = find_changed(_spell_tokenizer(plan.tokenizer), plan.vocabulary, texts)
+    return [text for text, other in zip(texts, changed, strict=True) if other]
+
+
+def _spell_tokenizer(tokenizer: Any) -> str:
+    """The parent's tokenizer as a family holds it: neither padding nor cutting."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return str(plain.to_str(pretty=False))
 
 
 def _load_config(job: ExportJob, path: Path) -> Any:

@@ -1,0 +1,90 @@
+"""Output encodings: codes instead of float32, as sentence-transformers' `quantize_embeddings` makes them, in the graph.
+
+int8: floor((x - start) / step), clipped to 0 .. 255, minus 128, where start and step come from stored ranges of each
+coordinate (step = range / 255). ubinary: one bit per coordinate that is above 0, packed with the first in the highest
+bit, the last byte filled up with zeros. (sentence-transformers 6.2, `util/quantization.py`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from matexport.parity import INT8_STEPS
+from matexport.spec import BATCH_AXIS, Encoding
+
+
+def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float32] | None = None) -> None:
+    """Replace a cut graph's (B, dim) float32 output by its codes, in place.
+
+    Args:
+        model: has one output.
+        ranges: (2, dim), least and greatest value of each coordinate; for int8.
+    """
+    if encoding is Encoding.FLOAT32:
+        return
+    (vectors,) = model.graph.outputs
+    name, dim = vectors.name, int(vectors.shape[1])  # type: ignore[arg-type, index]
+    vectors.name = "vectors"
+    if encoding is Encoding.INT8:
+        assert ranges is not None
+        codes = _encode_int8(model.graph, vectors, ranges)
+        dtype = ir.DataType.INT8
+    else:
+        codes = _encode_bits(model.graph, vectors, dim)
+        dtype = ir.DataType.UINT8
+    codes.name, codes.type = name, ir.TensorType(dtype)
+    codes.shape = ir.Shape([BATCH_AXIS, encoding.width(dim)])
+    model.graph.outputs[:] = [codes]
+
+
+def find_ranges(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, dim) vectors -> (2, dim) least and greatest values."""
+    return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+
+
+def _encode_int8(graph: ir.Graph, vectors: ir.Value, ranges: NDArray[np.float32]) -> ir.Value:
+    steps = (ranges[1] - ranges[0]) / np.float32(INT8_STEPS)
+    steps = np.where(steps == 0, np.float32(1), steps)
+    start = _constant(graph, "range_start", ranges[0])
+    above = _append(graph, "Sub", [vectors, start])
+    level = _append(graph, "Floor", [_append(graph, "Div", [above, _constant(graph, "range_step", steps)])])
+    least = _constant(graph, "least_code", np.array(0, dtype=np.float32))
+    most = _constant(graph, "most_code", np.array(INT8_STEPS, dtype=np.float32))
+    inside = _append(graph, "Clip", [level, least, most])
+    signed = _append(graph, "Sub", [inside, _constant(graph, "half_codes", np.array(128, dtype=np.float32))])
+    return _append(graph, "Cast", [signed], {"to": int(ir.DataType.INT8)})
+
+
+def _encode_bits(graph: ir.Graph, vectors: ir.Value, dim: int) -> ir.Value:
+    above = _append(graph, "Greater", [vectors, _constant(graph, "bit_threshold", np.array(0, dtype=np.float32))])
+    bits = _append(graph, "Cast", [above], {"to": int(ir.DataType.FLOAT)})
+    if dim % 8:
+        pads = np.array([0, 0, 0, 8 - dim % 8], dtype=np.int64)
+        bits = _append(graph, "Pad", [bits, _constant(graph, "bit_pads", pads)])
+    groups = np.array([0, -(-dim // 8), 8], dtype=np.int64)  # 0: as many rows as there are
+    bits = _append(graph, "Reshape", [bits, _constant(graph, "byte_shape", groups)])
+    values = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.float32)
+    places = _append(graph, "Mul", [bits, _constant(graph, "bit_values", values)])
+    axis = _constant(graph, "bit_axis", np.array([-1], dtype=np.int64))
+    return _append(
+        graph, "Cast", [_append(graph, "ReduceSum", [places, axis], {"keepdims": 0})], {"to": int(ir.DataType.UINT8)}
+    )
+
+
+def _append(
+    graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], attributes: dict[str, int] | None = None
+) -> ir.Value:
+    node = ir.node(operator, inputs, attributes)
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+    graph.initializers.add(value)
+    return value
