@@ -60,7 +60,7 @@ def run_export(options: argparse.Namespace) -> int:
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
-        job = change_precisions(job, [Precision(name) for name in options.precision], options.profile)
+        job = change_precisions(job, [Precision(name) for name in options.precision])
     from matexport.build import export_family
     from matexport.build.quiet import quiet_libraries
 

@@ -128,18 +128,18 @@ def load_job(path: Path | str) -> ExportJob:
         base=base,
         name=path.stem,
     )
-    _check_calibration(job, path)
+    check_calibration(job)
     return job
 
 
-def change_precisions(job: ExportJob, precisions: Sequence[Precision], path: Path) -> ExportJob:
-    """The job with other precisions than its profile file `path` names.
+def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> ExportJob:
+    """The job with other precisions than its profile file names.
 
     Raises:
         RequestError: one of them needs calibration texts, and the job has none.
     """
     job = replace(job, precisions=tuple(dict.fromkeys(precisions)))
-    _check_calibration(job, path)
+    check_calibration(job)
     return job
 
 
@@ -257,6 +257,24 @@ def read_texts(path: Path, most: int, what: str) -> tuple[str, ...]:
     return texts
 
 
+def check_calibration(job: ExportJob) -> None:
+    """Refuse a job that needs ranges and has no texts to measure them on.
+
+    Raises:
+        RequestError: saying what needs them.
+    """
+    needing = []
+    if Precision.INT8_STATIC in job.precisions:
+        needing.append("the precision int8-static")
+    if Encoding.INT8 in job.encodings:
+        needing.append("the encoding int8")
+    if needing and job.calibration is None:
+        raise RequestError(
+            f"{job.name}: {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} ranges measured on your "
+            f'texts: give [calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+        )
+
+
 def tighten(asked: Tolerance, floor: Tolerance) -> Tolerance:
     """The tighter of the two, number by number: what is asked cannot loosen the floor."""
 
@@ -271,22 +289,6 @@ def tighten(asked: Tolerance, floor: Tolerance) -> Tolerance:
         cosine_min=choose(asked.cosine_min, floor.cosine_min, operator.ge),
         spread=choose(asked.spread, floor.spread, operator.le),
     )
-
-
-def _check_calibration(job: ExportJob, path: Path) -> None:
-    needing = [
-        what
-        for what, needed in (
-            ("the precision int8-static", Precision.INT8_STATIC in job.precisions),
-            ("the encoding int8", Encoding.INT8 in job.encodings),
-        )
-        if needed
-    ]
-    if needing and job.calibration is None:
-        raise RequestError(
-            f"{path}: {' and '.join(needing)} needs ranges measured on your texts: give "
-            f'[calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
-        )
 
 
 def _check_tolerances(tolerances: Mapping[Precision, Tolerance], path: Path) -> None:

@@ -68,6 +68,7 @@ from matexport.profiles import (
     FLOORS,
     MAX_CALIBRATION_TEXTS,
     MIN_CALIBRATION_TEXTS,
+    check_calibration,
     load_calibration,
     load_probes,
     read_texts,
@@ -143,8 +144,9 @@ def export_family(
     out = Path("artifacts", job.name) if out is None else Path(out)
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
+    check_calibration(job)
     plan = plan_parent(job)
-    for precision in job.precisions:
+    for precision in set(job.precisions) - {Precision.FP32}:
         check_runtime(precision)
     probes = prepare_probes(plan, [*load_probes(job.probes), *_sample_corpus(job)], shipped=job.probes is None)
     probes, changed = _leave_out_changed(plan, probes)
@@ -210,7 +212,7 @@ def _build(
     )
     write_manifest(stage, facts)
     verification = verify_family(stage, progress=report)
-    verification = _refuse_failures(verification, sources, stage)
+    verification = _refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
     return verification
 
@@ -306,7 +308,7 @@ def cut_profiles(source: Source, plan: TextPlan, stage: Path, report: Progress) 
         report("cut", done, len(wanted))
         if profile.point.layers != depth:  # once per depth: copying the whole graph is most of a cut
             depth = profile.point.layers
-            deep = cut_exits(source.model, [point.name for point in plan.job.points if point.layers == depth])
+            deep = cut_exits(source.model, _exits_at(depth, plan.job))
         part = cut_exit(deep, profile.point.name, name=OUTPUT_NAME)
         narrowed = narrow_to_first_token(part)
         encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
@@ -324,6 +326,10 @@ def cut_profiles(source: Source, plan: TextPlan, stage: Path, report: Progress) 
         )
     report("cut", len(wanted), len(wanted))
     return profiles
+
+
+def _exits_at(depth: int, job: ExportJob) -> list[str]:
+    return [point.name for point in job.points if point.layers == depth]
 
 
 def _sample_corpus(job: ExportJob) -> list[Probe]:
@@ -372,7 +378,9 @@ def _find_calibration(plan: TextPlan) -> tuple[tuple[Probe, ...], str]:
     return usable, f"{len(usable)} texts: {source}"
 
 
-def _refuse_failures(verification: Verification, sources: Mapping[Precision, Source], stage: Path) -> Verification:
+def _refuse_failures(
+    verification: Verification, sources: Mapping[Precision, Source], job: ExportJob, stage: Path
+) -> Verification:
     """Take profiles that are off their floor out of the staged family; raise where that is no matter of precision.
 
     fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
@@ -381,7 +389,7 @@ def _refuse_failures(verification: Verification, sources: Mapping[Precision, Sou
     if not failed:
         return verification
     family = load_family(stage)
-    reasons = {verdict.profile: _explain_failure(verdict, family, sources) for verdict in failed}
+    reasons = {verdict.profile: _explain_failure(verdict, family, sources, job) for verdict in failed}
     fatal = [verdict.profile for verdict in failed if Profile.parse(verdict.profile).precision is Precision.FP32]
     if fatal or len(failed) == len(verification.verdicts):
         blamed, reason = reasons[fatal[0] if fatal else failed[0].profile]
@@ -402,7 +410,9 @@ def _refuse_failures(verification: Verification, sources: Mapping[Precision, Sou
     )
 
 
-def _explain_failure(verdict: ProfileVerdict, family: Family, sources: Mapping[Precision, Source]) -> tuple[str, str]:
+def _explain_failure(
+    verdict: ProfileVerdict, family: Family, sources: Mapping[Precision, Source], job: ExportJob
+) -> tuple[str, str]:
     """The stage that is to blame, and what is wrong with which probe."""
     profile = Profile.parse(verdict.profile)
     text = load_references(family)[0][verdict.worst[1].worst].text
@@ -410,12 +420,19 @@ def _explain_failure(verdict: ProfileVerdict, family: Family, sources: Mapping[P
     if profile.precision is not Precision.FP32:
         return "quantize", reason
     source, exit_name = sources[profile.precision], profile.point.name
-    suspects = [
-        ("trace", source.model.clone, exit_name),
-        ("cut", lambda: cut_exit(source.model, exit_name, name=OUTPUT_NAME), OUTPUT_NAME),
-    ]
-    blamed = find_failing_stage(family, profile, suspects, tolerance=verdict.tolerance) or "rewrite"
-    return blamed, reason
+
+    def cut() -> ir.Model:
+        deep = cut_exits(source.model, _exits_at(profile.point.layers, job))
+        return cut_exit(deep, exit_name, name=OUTPUT_NAME)
+
+    def rewrite() -> ir.Model:
+        part = cut()
+        narrow_to_first_token(part)
+        return part
+
+    suspects = [("trace", source.model.clone, exit_name), ("cut", cut, OUTPUT_NAME), ("rewrite", rewrite, OUTPUT_NAME)]
+    floor = family.facts.tolerances[profile.precision]  # the verdict's own is for encoded numbers
+    return find_failing_stage(family, profile, suspects, tolerance=floor) or "encode", reason
 
 
 def _use_plain_attention(parent: TextParent) -> None:

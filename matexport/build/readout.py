@@ -44,7 +44,8 @@ class ExitsModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
-        self._norm = [final_norm] if readout.final_norm is FinalNorm.KEEP and final_norm else []  # not a child twice
+        self._final_norm = [final_norm] if final_norm else []  # in a list, or it would be a child twice
+        self._norms_exits = readout.final_norm is FinalNorm.KEEP
         self._pooling = readout.pooling
         self._depths = tuple(depths)
         self._inputs = tuple(inputs)
@@ -55,19 +56,28 @@ class ExitsModule(nn.Module):
         return self.read(*arguments)[0]
 
     def read(self, *arguments: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The vectors, and the (B, T, H) states after 0, 1, ... N blocks; the last one after the final norm."""
+        """The vectors, and the (B, T, H) states after 0, 1, ... N blocks, all of them before the final norm."""
         inputs = dict(zip(self._inputs, arguments, strict=True))
-        output = self.backbone(**inputs, output_hidden_states=True)
+        normed: list[Tensor] = []  # transformers gives the last state only after its norm
+        hooks = [
+            norm.register_forward_pre_hook(lambda _norm, given: normed.append(given[0])) for norm in self._final_norm
+        ]
+        try:
+            output = self.backbone(**inputs, output_hidden_states=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
         attended = Attended(inputs["attention_mask"])
         vectors = tuple(self._read(self._state_at(output, depth), attended) for depth in self._depths)
-        return vectors, (*output.hidden_states[: self._blocks], output.last_hidden_state)
+        last = normed[-1] if normed else output.last_hidden_state
+        return vectors, (*output.hidden_states[: self._blocks], last)
 
     def _state_at(self, output: Any, depth: int) -> Tensor:
         if depth == self._blocks:
             state: Tensor = output.last_hidden_state
             return state
         state = output.hidden_states[depth]
-        for norm in self._norm:
+        for norm in self._final_norm if self._norms_exits else ():
             state = norm(state)
         return state
 

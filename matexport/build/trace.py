@@ -37,8 +37,9 @@ class Traced:
     """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory.
 
     Attributes:
-        states: names of the values that hold the parent's token states after 0, 1, ... N blocks. What the first of
-            them needs and those before it do not is one block.
+        states: names of the values that hold the parent's token states after 0, 1, ... blocks, up to the deepest
+            one that an exit reads, each before any final norm. What one of them needs and those before it do not is
+            one block.
     """
 
     model: ir.Model
@@ -85,7 +86,10 @@ def trace_exits(
             raise ParentError(f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {error}") from error
     _canonicalize(model, inputs)
     model.graph.outputs[:] = [value for value in model.graph.outputs if value.name not in state_names]
-    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), state_names)
+    common.RemoveUnusedNodesPass()(model)  # what no exit reads: deeper blocks, a norm that is dropped
+    computed = {value.name for node in model.graph for value in node.outputs}
+    read = tuple(name for name in state_names if name in computed)
+    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), read)
 
 
 def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:

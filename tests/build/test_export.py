@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,7 @@ import onnx_ir as ir
 import pytest
 from conftest import POINTS, write_texts
 from filelock import FileLock
+from memory import trace_once
 from parents import make_parent
 
 from matexport import load_family, verify_family
@@ -24,19 +25,25 @@ from matexport.build.trace import Traced
 from matexport.errors import DestinationError, ParityError, RequestError
 from matexport.spec import ExportJob, ParentSource, Point, Precision, ReadoutRequest, Tolerance
 
+TESTS = Path(__file__).parents[1]
 FEW = (Point(1, 8), Point(3, 32))
 STAGES = ["plan", "load", "reference", "trace", "weights", "cut", "verify"]
 
-# Imports everything once, then forks a child for each way to die: importing torch takes longer than the export.
+# Imports and traces once, then forks a child for each way to die: both take longer than the rest of the export.
 CRASH = """
-import os, resource, signal, sys
+import os, resource, signal, sys, tempfile
 from pathlib import Path
-from matexport.build import export_family
+sys.path.insert(0, sys.argv[1])
+from memory import trace_once
+from matexport.build import export, export_family
 from matexport.errors import DestinationError
 from matexport.spec import ExportJob, ParentSource, Point
 
-parent, out, probes, *stages = sys.argv[1:]
+parent, out, probes, *stages = sys.argv[2:]
 job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
+export.trace_exits = trace_once
+with tempfile.TemporaryDirectory() as folder:
+    export_family(job, Path(folder) / "warm")
 
 def die_in(stage):
     def report(now, done, total):
@@ -64,10 +71,13 @@ for stage in stages:
 """
 
 
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
+
 def run_script(script: str, *arguments: object, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -144,7 +154,7 @@ def test_killed_in_any_stage_nothing_appears_and_a_rerun_succeeds(
     parent: Path, few_probes: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "family"
-    lines = run_script(CRASH, parent, out, few_probes, *STAGES).splitlines()
+    lines = run_script(CRASH, TESTS, parent, out, few_probes, *STAGES).splitlines()
     assert lines == [f"{stage} -9 None" for stage in STAGES]
     assert hidden_beside(out) == [".family.staging"]  # what the last one left behind
     export_family(ExportJob(ParentSource(str(parent)), FEW), out)
@@ -156,7 +166,7 @@ def test_killed_while_overwriting_the_old_family_stays(parent: Path, few_probes:
     out = tmp_path / "family"
     export_family(ExportJob(ParentSource(str(parent)), (Point(2, 16),)), out)
     before = read_all(out)
-    run_script(CRASH, parent, out, few_probes, "trace", "cut", "verify")
+    run_script(CRASH, TESTS, parent, out, few_probes, "trace", "cut", "verify")
     assert read_all(out) == before
     assert verify_family(out).passed
     exported = export_family(ExportJob(ParentSource(str(parent)), FEW), out, overwrite=True)
@@ -166,7 +176,7 @@ def test_killed_while_overwriting_the_old_family_stays(parent: Path, few_probes:
 
 def test_a_full_disk_is_said_and_leaves_nothing(parent: Path, few_probes: Path, tmp_path: Path) -> None:
     out = tmp_path / "family"
-    message, outcome = run_script(CRASH, parent, out, few_probes, "full").splitlines()
+    message, outcome = run_script(CRASH, TESTS, parent, out, few_probes, "full").splitlines()
     assert outcome == "full 7 None"
     assert message.startswith(f"cannot write {out}: the file size limit was reached")
     assert hidden_beside(out) == []
@@ -244,8 +254,11 @@ def spoil_trace(traced: Traced) -> None:
     weight.const_value = ir.tensor(weight.const_value.numpy() * 1.001, name=name)  # type: ignore[union-attr]
 
 
-def read_the_layer_before(model: ir.Model, output: str, *, name: str) -> ir.Model:
-    return CUT(model, output.replace("L03", "L02"), name=name)
+def read_the_layer_before(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
+    part = CUTS(model, [output.replace("L03", "L02") for output in outputs])
+    for value, output in zip(part.graph.outputs, outputs, strict=True):
+        value.name = output
+    return part
 
 
 def read_one_dim_on(model: ir.Model, output: str, *, name: str) -> ir.Model:
@@ -261,14 +274,15 @@ def read_one_dim_on(model: ir.Model, output: str, *, name: str) -> ir.Model:
 
 
 CUT = export.cut_exit
-TRACE = export.trace_exits
+CUTS = export.cut_exits
+TRACE = trace_once
 
 
 @pytest.mark.parametrize(
     ("stage", "name", "wrong"),
     [
         ("trace", "trace_exits", lambda *a, **k: (traced := TRACE(*a, **k), spoil_trace(traced))[0]),
-        ("cut", "cut_exit", read_the_layer_before),
+        ("cut", "cut_exits", read_the_layer_before),
         ("cut", "cut_exit", read_one_dim_on),
     ],
     ids=["trace: a weight off by 0.1 %", "cut: layer - 1", "cut: dims shifted by 1"],

@@ -14,6 +14,7 @@ from matexport.build.serialize import write_graph
 from matexport.embed import Tokens, open_session
 from matexport.errors import FamilyError, RequestError
 from matexport.spec import BATCH_AXIS, SEQUENCE_AXIS, PaddingSide, Point, Precision, TextFacts
+from matexport.staging import explain_os_errors
 
 WIDTH, TOKENS = 64, 512
 OPSET, IR_VERSION = 20, 10
@@ -24,10 +25,11 @@ def check_runtime(precision: Precision) -> None:
 
     Raises:
         RequestError: onnxruntime refuses its operators, or cannot run them.
+        DestinationError: there is no room for temporary files.
     """
     tokens = [Tokens((1, 2, 3), (0, 0, 0)), Tokens((4, 5, 6, 7), (0, 0, 0, 0))]
     text = TextFacts(("input_ids",), TOKENS, PaddingSide.RIGHT, 0, {})
-    with tempfile.TemporaryDirectory() as temporary:
+    with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         calibration = Calibration(tokens, text, "")
         states = ("state_0", "state_1")
