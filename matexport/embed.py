@@ -108,7 +108,7 @@ class Embedder:
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         for batch in split_batches(len(rows), batch_size):
             chosen = by_length[batch.start : batch.stop]
-            vectors[chosen] = self.run([rows[index] for index in chosen], self._text.padding_side)
+            vectors[chosen] = self.run([rows[index] for index in chosen])
         if not np.isfinite(vectors).all():
             worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
             raise FamilyError(f"{self.profile} gave a vector that is not finite for text {worst}")
@@ -122,8 +122,13 @@ class Embedder:
         """
         return tokenize_texts(self._tokenizer, self._text, texts, prompt)
 
-    def run(self, rows: Sequence[Tokens], padding_side: PaddingSide) -> Vectors:
-        """Run the graph once on token rows padded to the longest; gives what `embed` gives."""
+    def run(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Vectors:
+        """Run the graph once on token rows padded to the longest; gives what `embed` gives.
+
+        Args:
+            padding_side: on the right a token's position is its own, whatever else is in the batch. The vector is the
+                same with left padding, up to rounding, which a consumer may want that pads as the parent does.
+        """
         feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
         try:
             (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})

@@ -387,7 +387,7 @@ def test_a_measurement_without_a_spread_does_not_cover_the_profile(small: Path) 
 def test_junit_has_a_case_for_the_spread(run: Run, tmp_path: Path) -> None:
     assert run("verify", GOLDEN, "--junit", tmp_path / "r.xml").code == 0
     text = (tmp_path / "r.xml").read_text(encoding="utf-8")
-    assert text.count('name="parity between ways"') == 1
+    assert text.count('name="parity alone and in a batch"') == 1
     assert text.count("<testcase ") == 1 + 6 * 2 + 1
 
 

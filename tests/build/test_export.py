@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
@@ -136,8 +137,8 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, 
         "job = ExportJob(ParentSource(parent), points, precisions=precisions, calibration=Path(texts))\n"
         "export_family(job, out)"
     )
-    for seed in ("1", "2"):
-        run_script(script, parent, tmp_path / seed, texts, PYTHONHASHSEED=seed)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda seed: run_script(script, parent, tmp_path / seed, texts, PYTHONHASHSEED=seed), "12"))
     first, second = read_all(tmp_path / "1"), read_all(tmp_path / "2")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []

@@ -326,7 +326,7 @@ def test_one_scale_for_all_tokens_is_caught(bert: Precise, tmp_path: Path) -> No
     (verdict,) = verify_family(family).verdicts
     assert verdict.breach is not None
     assert verdict.breach.startswith("the same text differs by ")
-    assert verdict.breach.endswith(", allowed 1e-06 (between ways)")
+    assert verdict.breach.endswith(", allowed 1e-06 (alone and in a batch)")
     assert verdict.spread is not None
     assert verdict.spread > 1e-4
     assert all(parity.find_breach(FLOORS[Precision.INT8]) is None for parity in verdict.parity.values())
