@@ -43,7 +43,7 @@ from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
 from matexport.spec import Encoding, PaddingSide, Probe, Profile, Tolerance
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
-BATCH = 8
+BATCH = 4
 
 #: Weights that may be held by sessions that run at the same time.
 PARALLEL_BYTES = 512 << 20

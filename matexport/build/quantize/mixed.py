@@ -1,7 +1,8 @@
 """Which of the parent's blocks q4-mixed keeps at 8 bits: those whose loss at 4 bits, as measured, is largest.
 
 Each block is put to 4 bits alone and the vectors of all depths are compared with those of fp32. Blocks are then raised
-to 8 bits in the order of loss per byte that this costs, until the vectors are near enough or half of them are raised.
+to 8 bits in the order of loss per byte that this costs, until the vectors are near enough or a fifth of the weights is
+raised; one block always may be.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from matexport.spec import Point, TextFacts
 
 #: Mean cosine to fp32, at the worst depth, at which no further block is raised.
 ENOUGH = 0.995
+#: Share of the weights that may be raised: beyond it the file is nearer to q8's size than to q4's.
+MAX_SHARE = 0.2
 #: Texts that blocks are compared on: a ranking needs fewer than a range.
 MAX_TEXTS = 32
 BATCH = 8
@@ -72,12 +75,14 @@ def choose_eight_bit_blocks(
             progress(done, len(blocks))
         losses[block] = float(np.mean(measure_loss([block], [])))
     ranked = sorted(blocks, key=lambda block: -losses[block] / costs[block])
+    room = MAX_SHARE * sum(costs.values())
     raised: list[int] = []
-    while len(raised) < len(blocks) // 2:
-        four = [block for block in blocks if block not in raised]
-        if max(measure_loss(four, raised)) <= 1 - ENOUGH:
+    for block in ranked:
+        if raised and sum(costs[other] for other in (*raised, block)) > room:
+            continue
+        if max(measure_loss([other for other in blocks if other not in raised], raised)) <= 1 - ENOUGH:
             break
-        raised.append(ranked[len(raised)])
+        raised.append(block)
     return sorted(raised)
 
 
