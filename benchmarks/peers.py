@@ -20,6 +20,8 @@ TORCH = "torch==2.13.0"
 OPTIMUM = ("optimum-onnx==0.1.0", "transformers==4.57.6", "onnxruntime")
 #: What writes the int8 presets; the newest sentence-transformers that takes that transformers.
 SENTENCE_TRANSFORMERS = (*OPTIMUM, "sentence-transformers==5.7.0")
+#: Needs no torch.
+FASTEMBED = ("fastembed==0.9.1", "onnxruntime")
 
 
 def add_optimum_option(parser: argparse.ArgumentParser) -> None:
@@ -34,19 +36,23 @@ def make_environment(name: str, packages: Sequence[str]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "matexport-benchmarks" / name
     python = folder / "bin" / "python"
-    if not (folder / "bin" / "optimum-cli").exists():
+    if not (folder / "made").exists():
         say(f"making an environment for {name} in {folder}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        for wanted in ((TORCH,), (TORCH, *packages)):
+        torch = (TORCH,) if packages is not FASTEMBED else ()
+        for wanted in filter(None, (torch, (*torch, *packages))):
             subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
+        (folder / "made").touch()
     return python
 
 
-def read_versions_in(python: Path, packages: Sequence[str]) -> dict[str, str]:
+def read_versions_in(
+    python: Path, packages: Sequence[str], *, common: Sequence[str] = ("optimum", "torch"), peer: str = "optimum"
+) -> dict[str, str]:
     """Versions in a peer's environment, each under a name that says so."""
-    names = ("optimum", "torch", *(package.partition("==")[0] for package in packages))
+    names = (*common, *(package.partition("==")[0] for package in packages))
     code = (
         "import json, sys; from importlib.metadata import version as v; print(json.dumps([v(n) for n in sys.argv[1:]]))"
     )
     versions = json.loads(run_process([python, "-c", code, *names]).stdout)
-    return {f"{name} (with optimum)": found for name, found in zip(names, versions, strict=True)}
+    return {f"{name} (with {peer})": found for name, found in zip(names, versions, strict=True)}

@@ -27,10 +27,12 @@ from kernels import read_kernels
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows, split_batches, tokenize_texts
+from matexport.batches import split_batches
 from matexport.manifest import Family, load_family
 from matexport.profiles import load_probes
+from matexport.session import open_session
 from matexport.spec import OUTPUT_NAME, PaddingSide
+from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
 
 REFERENCE = "fp32"
 

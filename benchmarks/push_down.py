@@ -30,7 +30,7 @@ from matexport.build.parents.text import TextPlan, load_parent, plan_parent, run
 from matexport.build.reference import prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
-from matexport.embed import open_session
+from matexport.session import open_session
 from matexport.spec import OUTPUT_NAME, ExportJob, ParentSource, Point, PoolingMode, Probe, ReadoutRequest
 
 POINT = Point(2, 384)

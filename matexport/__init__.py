@@ -12,7 +12,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matexport.embed import Embedder
+    from matexport.bench import Bench, BenchPlan, bench_family, load_bench, record_bench
+    from matexport.bulk import embed_corpus
+    from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
@@ -27,9 +29,16 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
+    "Bench": "matexport.bench",
+    "BenchPlan": "matexport.bench",
+    "bench_family": "matexport.bench",
+    "embed_corpus": "matexport.bulk",
+    "load_bench": "matexport.bench",
+    "record_bench": "matexport.bench",
     "Embedder": "matexport.embed",
     "Family": "matexport.manifest",
     "MatexportError": "matexport.errors",
+    "Sessions": "matexport.embed",
     "Verification": "matexport.verify",
     "describe_profiles": "matexport.tables",
     "load_family": "matexport.manifest",
@@ -42,16 +51,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bench",
+    "BenchPlan",
     "Embedder",
     "Family",
     "MatexportError",
+    "Sessions",
     "Verification",
     "__version__",
+    "bench_family",
     "describe_profiles",
+    "embed_corpus",
+    "load_bench",
     "load_family",
     "load_job",
     "load_measurement",
     "pack_profile",
+    "record_bench",
     "record_measurement",
     "verify_family",
     "write_junit",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import matexport
-from matexport.spec import Precision
+from matexport.batches import DEFAULT_BATCH_TOKENS
+from matexport.spec import CPU, PROVIDERS, Precision
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -90,13 +91,51 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_family(show)
 
+    bench = _add_command(
+        parsers, "bench", commands["bench"], "measure what each profile costs on this machine",
+        "Per profile: size, cold start (process start to first vector), latency at several shapes, throughput on a mix "
+        "of lengths, peak memory; with 1 thread and with all CPUs of this process. Every measurement runs in a fresh "
+        "process, profiles in turns, forwards and backwards. Kept in FAMILY/measurements/<host>.json. A whole family "
+        "takes minutes: name profiles to be quicker.",
+        "examples:\n  matexport bench artifacts/minilm --profile L02-D064-fp32 --profile L06-D384-fp32\n"
+        "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt",
+    )  # fmt: skip
+    _add_family(bench)
+    bench.add_argument("--profile", action="append", default=[], metavar="NAME",
+                       help="measure this one; may be repeated (default: all)")  # fmt: skip
+    bench.add_argument("--threads", action="append", type=_positive, default=[], metavar="N",
+                       help="may be repeated (default: 1 and all CPUs of this process)")  # fmt: skip
+    bench.add_argument("--shape", action="append", type=_shape, default=[], metavar="BATCHxTOKENS",
+                       help="may be repeated (default: 1x16 1x128 16x32 16x128)")  # fmt: skip
+    bench.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="one text per line, as long as yours are, for the throughput (default: the probes)",
+    )
+    bench.add_argument("--runs", type=_positive, default=200, metavar="N", help="runs of each shape (default: 200)")
+    bench.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="stop a shape after so long, if there were not enough runs by then (default: 10)",
+    )
+    bench.add_argument(
+        "--provider",
+        choices=[*PROVIDERS],
+        default=CPU,
+        help="what runs the graphs (default: cpu); if it does not run all of them, that is an error",
+    )
+
     embed = _add_command(
         parsers, "embed", commands["embed"], "embed texts with one profile",
         "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
         "JSON object per text.",
         "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
         "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
-        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl",
+        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
+        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --engine ray corpus.parquet vectors/",
     )  # fmt: skip
     _add_family(embed)
     embed.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
@@ -104,7 +143,15 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     embed.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
     embed.add_argument("--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl")
     embed.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
-    embed.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="texts per run (default: 32)")
+    embed.add_argument("--batch-tokens", type=_positive, default=DEFAULT_BATCH_TOKENS, metavar="N",
+                       help=f"tokens per run, padding included (default: {DEFAULT_BATCH_TOKENS}); texts of like length "
+                            "share a run")  # fmt: skip
+    embed.add_argument("--engine", choices=["local", "ray"], default="local",
+                       help="ray: embed CORPUS.parquet (or a folder of such files) into the folder OUT, both given in "
+                            "place of texts, with many processes or machines (RAY_ADDRESS); a run that was stopped "
+                            "goes on where it was. Needs the [ray] extra")  # fmt: skip
+    embed.add_argument("--column", metavar="NAME", help="ray: the column of the texts (default: text)")
+    embed.add_argument("--workers", type=_positive, metavar="N", help="ray: processes (default: as the CPUs allow)")
     _add_threads(embed)
 
     pack = _add_command(
@@ -139,6 +186,11 @@ def _add_family(command: argparse.ArgumentParser) -> None:
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all CPUs of this process)")
+
+
+def _shape(text: str) -> tuple[int, int]:
+    batch, _, tokens = text.partition("x")
+    return _positive(batch), _positive(tokens)
 
 
 def _positive(text: str) -> int:

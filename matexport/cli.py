@@ -12,8 +12,9 @@ import contextlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ from matexport.arguments import UNUSABLE, parse_arguments
 from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
+    from matexport.embed import Embedder
     from matexport.manifest import Family
     from matexport.verify import Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
-#: Texts embedded at a time when they come from a file: bounds memory, not speed.
-CHUNK_TEXTS = 2048
+#: Texts between two moves of the progress bar.
+PROGRESS_TEXTS = 256
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,6 +126,40 @@ def run_verify(options: argparse.Namespace) -> int:
     return DONE if verification.passed else REFUSED
 
 
+def run_bench(options: argparse.Namespace) -> int:
+    """``matexport bench FAMILY``"""
+    from matexport.bench import BenchPlan, bench_family, record_bench
+    from matexport.manifest import load_family
+    from matexport.profiles import MAX_MIX_TEXTS, read_texts
+    from matexport.tables import format_bench
+
+    family = load_family(options.family)
+    plan = BenchPlan(
+        profiles=tuple(options.profile),
+        threads=tuple(options.threads),
+        shapes=tuple(options.shape) or BenchPlan().shapes,
+        texts=read_texts(options.texts, MAX_MIX_TEXTS, "the texts") if options.texts else (),
+        runs=options.runs,
+        seconds=options.seconds,
+        provider=options.provider,
+    )
+    with _progress() as progress:
+        bench = bench_family(family, plan, progress=progress)
+    with _explain_os_errors(options.family):
+        path = record_bench(family, bench)
+    if options.json:
+        import msgspec
+
+        _print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(bench, str_keys=True))
+        return DONE
+    print(format_bench(bench))
+    print(
+        f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, provider {bench.provider}"
+    )
+    print(f"milliseconds are medians, in brackets their 95 % interval; kept in {path}")
+    return DONE
+
+
 def run_show(options: argparse.Namespace) -> int:
     """``matexport show FAMILY``"""
     from matexport.host import read_host
@@ -158,28 +194,61 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_embed(options: argparse.Namespace) -> int:
     """``matexport embed FAMILY``"""
+    if options.engine == "ray":
+        return _embed_on_ray(options)
+    if options.workers or options.column:
+        raise RequestError("--workers and --column are for --engine ray")
     from matexport.embed import Embedder
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
         raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")
     if options.json and options.output:
         raise RequestError("--json prints to standard output; leave out --output or --json")
-    with _open_texts(options) as texts:
+    with _open_texts(options) as texts, _progress() as progress:
         embedder = Embedder(options.family, options.profile, threads=options.threads)
-        chunks = _embed_chunks(embedder, texts, options)
+        pairs = _embed_pairs(embedder, texts, options, progress)
         if options.output and options.output.suffix == ".npy":
-            _write_npy(options.output, chunks, embedder)
+            _write_npy(options.output, (vector for _, vector in pairs), embedder)
         elif options.output:
             with _replace_file(options.output) as file:
-                file.writelines(line.encode() for line in _format_lines(chunks))
+                file.writelines(line.encode() for line in _format_lines(pairs))
         elif options.json:
-            pairs = [(text, row) for chunk in chunks for text, row in zip(*chunk, strict=True)]
-            vectors = [row.tolist() for _, row in pairs]
+            vectors = [vector.tolist() for _, vector in pairs]
             _print_json({"profile": embedder.profile, "dim": embedder.dim, "vectors": vectors})
         else:
-            for line in _format_lines(chunks):
+            for line in _format_lines(pairs):
                 sys.stdout.write(line)
             sys.stdout.flush()
+    return DONE
+
+
+def _embed_on_ray(options: argparse.Namespace) -> int:
+    from matexport.bulk import embed_corpus
+
+    if len(options.texts) != 2 or options.input or options.output:
+        raise RequestError(
+            "--engine ray takes a Parquet corpus and a folder to write: embed FAMILY ... CORPUS.parquet OUT"
+        )
+    corpus, out = options.texts
+    with _progress() as progress:
+        result = embed_corpus(
+            options.family,
+            corpus,
+            out,
+            profile=options.profile,
+            prompt=options.prompt,
+            progress=progress,
+            **{
+                name: value
+                for name in ("column", "workers", "threads")
+                if (value := getattr(options, name)) is not None
+            },
+        )
+    if options.json:
+        _print_json({"out": out, "rows": result.rows, "parts": result.parts, "done_before": result.parts_done_before})
+    else:
+        before = f", {result.parts_done_before} of them there before" if result.parts_done_before else ""
+        print(f"{out}: {result.rows} vectors in {result.parts} files{before}")
     return DONE
 
 
@@ -233,28 +302,46 @@ def _strip_lines(lines: Iterable[str]) -> Iterator[str]:
         raise RequestError("the texts are not UTF-8") from None
 
 
-def _embed_chunks(embedder: Any, texts: Iterable[str], options: argparse.Namespace) -> Iterator[tuple[list[str], Any]]:
-    remaining = iter(texts)
-    done = 0
-    with _progress() as progress:
-        while chunk := list(islice(remaining, CHUNK_TEXTS)):
-            yield chunk, embedder.embed(chunk, prompt=options.prompt, batch_size=options.batch_size)
-            done += len(chunk)
+def _embed_pairs(
+    embedder: Embedder, texts: Iterable[str], options: argparse.Namespace, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[str, Any]]:
+    """(text, vector) for each text of a stream."""
+    waiting: deque[str] = deque()
+
+    def note() -> Iterator[str]:
+        for text in texts:
+            waiting.append(text)
+            yield text
+
+    vectors = embedder.embed_iter(note(), prompt=options.prompt, batch_tokens=options.batch_tokens)
+    for done, vector in enumerate(vectors, 1):
+        yield waiting.popleft(), vector
+        if not done % PROGRESS_TEXTS:
             progress("embed", done, 0)
 
 
-def _format_lines(chunks: Iterable[tuple[list[str], Any]]) -> Iterator[str]:
-    for texts, vectors in chunks:
-        for text, vector in zip(texts, vectors, strict=True):
-            yield json.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False) + "\n"
+def _format_lines(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    for text, vector in pairs:
+        yield json.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False) + "\n"
 
 
-def _write_npy(path: Path, chunks: Iterable[tuple[list[str], Any]], embedder: Any) -> None:
+def _write_npy(path: Path, vectors: Iterable[Any], embedder: Embedder) -> None:
+    """An array of as many rows as there turn out to be, written as they come."""
     import numpy as np
+    from numpy.lib import format as npy
 
+    empty = embedder.embed([])
+    count = 0
     with _replace_file(path) as file:  # first: what cannot be written is said before anything is embedded
-        parts = [vectors for _, vectors in chunks]
-        np.save(file, np.concatenate(parts or [embedder.embed([])]), allow_pickle=False)
+        header = npy.header_data_from_array_1_0(empty)
+        npy.write_array_header_1_0(file, header)
+        body = file.tell()
+        for vector in vectors:
+            file.write(np.ascontiguousarray(vector).data)
+            count += 1
+        file.seek(0)  # numpy leaves room in a header for the first axis to grow
+        npy.write_array_header_1_0(file, header | {"shape": (count, *empty.shape[1:])})
+        assert file.tell() == body
 
 
 @contextlib.contextmanager
@@ -367,7 +454,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
 
 
-COMMANDS = {"export": run_export, "verify": run_verify, "show": run_show, "embed": run_embed, "pack": run_pack}
+COMMANDS = {
+    "export": run_export,
+    "verify": run_verify,
+    "show": run_show,
+    "bench": run_bench,
+    "embed": run_embed,
+    "pack": run_pack,
+}
 
 
 if __name__ == "__main__":

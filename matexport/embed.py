@@ -1,5 +1,8 @@
 """Texts -> vectors with one profile of a family: tokenise, run, (n, d) float32. The whole light runtime.
 
+    texts -> windows -> token rows (ahead, in a thread of their own) -> sorted by length -> batches of a token budget
+      -> runs, as many at a time as there are threads -> back in the texts' order
+
 Needs numpy, onnxruntime and tokenizers; opens no socket. Everything that comes from disk is checked before a session
 exists: digests of the files that the profile reads, and what its graph points to (`manifest.check_profile`).
 Pooling, truncation and normalisation are in the graph, so there is nothing here that could disagree with the parent
@@ -8,79 +11,70 @@ but tokenisation, and the parity check runs through this very code.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-# Before onnxruntime is imported: its wheels report usage unless this is set.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import numpy as np
-import onnxruntime
-import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, RequestError
 from matexport.host import count_cpus
-from matexport.manifest import TOKENIZER, Family, check_profile, load_family
-from matexport.spec import OUTPUT_NAME, Encoding, PaddingSide, TextFacts
+from matexport.manifest import Family, check_profile, load_family
+from matexport.session import InferenceSession, open_session
+from matexport.spec import CPU, OUTPUT_NAME, Encoding, PaddingSide
+from matexport.tokens import Feeds, Tokens, find_prompt, load_tokenizer, pad_rows, tokenize_texts
 
 #: float32, or the codes of a profile that encodes its output.
 Vectors = NDArray[Any]
-Feeds = dict[str, NDArray[np.int64]]
-
-DEFAULT_BATCH_SIZE = 32
 
 _DTYPES = {Encoding.FLOAT32: np.float32, Encoding.INT8: np.int8, Encoding.UBINARY: np.uint8}
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """One text as the graph takes it: ids and segment ids, without padding."""
-
-    ids: tuple[int, ...]
-    type_ids: tuple[int, ...]
-
-    @classmethod
-    def of(cls, encoding: tokenizers.Encoding) -> Tokens:
-        return cls(tuple(encoding.ids), tuple(encoding.type_ids))
-
-
 class Embedder:
-    """One profile of a family, ready to embed texts.
+    """One profile of a family, ready to embed texts. May be used by several threads.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
-        threads: intra-op threads; all CPUs of this process by default.
+        threads: how many threads compute; all CPUs of this process by default.
         check: check digests and graph first. Only for a family that this process has just checked.
+        provider: what runs the graph, a key of `matexport.spec.PROVIDERS`; all of it, or it is refused.
 
     Raises:
-        FamilyError: the family has no such profile, or its files are not the ones that were exported.
+        RequestError: onnxruntime lacks the provider.
+        FamilyError: the family has no such profile, its files are not the ones that were exported, or the provider
+            does not run all of the graph.
     """
 
     def __init__(
-        self, family: Family | Path | str, profile: str | None = None, *, threads: int | None = None, check: bool = True
+        self,
+        family: Family | Path | str,
+        profile: str | None = None,
+        *,
+        threads: int | None = None,
+        check: bool = True,
+        provider: str = CPU,
+        _shared: _Shared | None = None,
     ) -> None:
         self.family = family if isinstance(family, Family) else load_family(family)
         self.profile = _choose_profile(self.family, profile)
-        if threads is not None and threads < 1:
-            raise RequestError(f"threads={threads} was asked; at least 1 is needed")
         if check:
             check_profile(self.family, self.profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
         self._width, self._dtype = facts.encoding.width(facts.dim), _DTYPES[facts.encoding]
         self._text = self.family.facts.text
-        self._tokenizer = load_tokenizer(self.family.path, self._text)
-        self._session = open_session(self.family.path / facts.graph, threads=threads)
+        self._shared = _shared or _Shared(self.family, threads)
+        self._session = open_session(self.family.path / facts.graph, threads=self._shared.threads, provider=provider)
 
     def embed(
-        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = DEFAULT_BATCH_SIZE
+        self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
     ) -> Vectors:
         """Embed texts.
 
@@ -88,7 +82,8 @@ class Embedder:
             texts: any number of strings; longer ones than the parent takes are cut, as the parent does.
             prompt: name of one of the parent's prompts to put before each text; the parent's default prompt, if it
                 has one, when left out; ``""`` for none.
-            batch_size: texts per run. Vectors do not depend on it beyond rounding.
+            batch_tokens: tokens per run, padding included; a longer text runs alone. Texts of like length share a
+                run. Vectors do not depend on it beyond rounding.
 
         Returns:
             (len(texts), dim) float32, in the order of the texts; for a profile that encodes its output, (len(texts),
@@ -99,20 +94,31 @@ class Embedder:
             FamilyError: the model gave a vector that is not finite.
         """
         texts = texts if isinstance(texts, str) else list(texts)
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise RequestError("embed takes a list of strings")
-        if batch_size < 1:
-            raise RequestError(f"batch_size={batch_size} was asked; at least 1 is needed")
-        rows = self.tokenize(texts, prompt=prompt)
-        vectors = np.empty((len(rows), self._width), dtype=self._dtype)
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-        for batch in split_batches(len(rows), batch_size):
-            chosen = by_length[batch.start : batch.stop]
-            vectors[chosen] = self.run([rows[index] for index in chosen])
-        if not np.isfinite(vectors).all():
-            worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
-            raise FamilyError(f"{self.profile} gave a vector that is not finite for text {worst}")
+        vectors = np.empty((len(texts), self._width), dtype=self._dtype)
+        done = 0
+        for window in self._embed_windows(texts, prompt, batch_tokens):
+            vectors[done : done + len(window)] = window
+            done += len(window)
         return vectors
+
+    def embed_iter(
+        self, texts: Iterable[str], *, prompt: str | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+    ) -> Iterator[Vectors]:
+        """Embed a stream: one vector per text, in order, in memory that does not grow with the number of texts.
+
+        Texts are taken from `texts` some thousands ahead of the vectors that are given.
+
+        Args:
+            texts, prompt, batch_tokens: as for `embed`.
+
+        Returns:
+            an iterator of (dim,) float32 vectors, or (width,) codes; see `embed`.
+
+        Raises:
+            RequestError, FamilyError: as `embed` does, when the iterator comes to the text.
+        """
+        for window in self._embed_windows(texts, prompt, batch_tokens):
+            yield from window
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
         """Token ids of texts with the prompt put before them, cut to the parent's length, without padding.
@@ -120,7 +126,17 @@ class Embedder:
         Raises:
             RequestError: the prompt is unknown, or a text has no tokens.
         """
-        return tokenize_texts(self._tokenizer, self._text, texts, prompt)
+        return tokenize_texts(self._shared.tokenizer, self._text, texts, prompt)
+
+    def pad(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
+        """The graph's inputs, by name: each (len(rows), longest) int64."""
+        feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
+        return {name: feeds[name] for name in self._text.inputs}
+
+    @property
+    def session(self) -> InferenceSession:
+        """onnxruntime's session on the graph."""
+        return self._session
 
     def run(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Vectors:
         """Run the graph once on token rows padded to the longest; gives what `embed` gives.
@@ -129,9 +145,9 @@ class Embedder:
             padding_side: on the right a token's position is its own, whatever else is in the batch. The vector is the
                 same with left padding, up to rounding, which a consumer may want that pads as the parent does.
         """
-        feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
+        feeds = self.pad(rows, padding_side)
         try:
-            (vectors,) = self._session.run([OUTPUT_NAME], {name: feeds[name] for name in self._text.inputs})
+            (vectors,) = self._session.run([OUTPUT_NAME], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {error}") from None
         if vectors.shape != (len(rows), self._width) or vectors.dtype != self._dtype:
@@ -152,83 +168,99 @@ class Embedder:
     ) -> None:
         self.close()
 
+    def _embed_windows(self, texts: Iterable[str], prompt: str | None, batch_tokens: int) -> Iterator[Vectors]:
+        """Vectors of one window of texts after the other; the next is tokenised while one is run."""
+        if isinstance(texts, str):
+            raise RequestError("embed takes a list of strings")
+        if batch_tokens < 1:
+            raise RequestError(f"batch_tokens={batch_tokens} was asked; at least 1 is needed")
+        find_prompt(self._text, prompt)
+        windows = split_windows(texts)
+        first = next(windows, None)
+        if first is None:
+            return
+        rows, done = self._tokenize_window(first, 0, prompt), 0
+        for window in windows:
+            ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), prompt)
+            yield self._embed_rows(rows, done, batch_tokens)
+            done += len(rows)
+            rows = ahead.result()
+        yield self._embed_rows(rows, done, batch_tokens)
 
-def tokenize_texts(
-    tokenizer: Tokenizer, text: TextFacts, texts: Sequence[str], prompt: str | None = None
-) -> list[Tokens]:
-    """`Embedder.tokenize` without a session."""
-    prefix = _find_prompt(text, prompt)
-    for index, item in enumerate(texts):
-        try:
-            item.encode()
-        except UnicodeEncodeError:
-            raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
-    rows = [Tokens.of(encoding) for encoding in tokenizer.encode_batch([prefix + item for item in texts])]
-    empty = next((index for index, row in enumerate(rows) if not row.ids), None)
-    if empty is not None:
-        raise RequestError(f"text {empty} ({texts[empty][:40]!r}) has no tokens, so the parent has no vector for it")
-    return rows
+    def _tokenize_window(self, texts: Sequence[str], first: int, prompt: str | None) -> list[Tokens]:
+        return tokenize_texts(self._shared.tokenizer, self._text, texts, prompt, first=first)
 
+    def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
+        batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
+        vectors = np.empty((len(rows), self._width), dtype=self._dtype)
 
-def _find_prompt(text: TextFacts, name: str | None) -> str:
-    if name is None:
-        name = text.default_prompt or ""
-    if name == "":
-        return ""
-    if name not in text.prompts:
-        known = ", ".join(text.prompts) or "none"
-        raise RequestError(f"prompt {name!r} was asked; the parent's prompts are: {known}")
-    return text.prompts[name]
+        def run(batch: Sequence[int]) -> None:
+            vectors[batch] = self.run([rows[index] for index in batch])
 
-
-def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:
-    """Token rows as (len(rows), longest) int64 arrays: ``input_ids``, ``attention_mask``, ``token_type_ids``."""
-    shape = (len(rows), max(len(row.ids) for row in rows))
-    feeds = {
-        "input_ids": np.full(shape, pad_token_id, dtype=np.int64),
-        "attention_mask": np.zeros(shape, dtype=np.int64),
-        "token_type_ids": np.zeros(shape, dtype=np.int64),
-    }
-    for index, row in enumerate(rows):
-        length = len(row.ids)
-        span = slice(0, length) if side is PaddingSide.RIGHT else slice(shape[1] - length, shape[1])
-        feeds["input_ids"][index, span] = row.ids
-        feeds["attention_mask"][index, span] = 1
-        feeds["token_type_ids"][index, span] = row.type_ids
-    return feeds
+        if len(batches) == 1:
+            run(batches[0])
+        else:
+            for _ in self._shared.pool.map(run, batches):
+                pass
+        # The sum of squares is finite when all are (unit vectors or raw states): one pass, and a tenth of a short call.
+        if self.encoding is Encoding.FLOAT32 and not math.isfinite(np.vdot(vectors, vectors)):
+            worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
+            if not np.isfinite(vectors[worst]).all():  # and not merely large
+                raise FamilyError(f"{self.profile} gave a vector that is not finite for text {first + worst}")
+        return vectors
 
 
-def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
-    """The tokenizer in a family's folder, cutting at the parent's length and not padding.
+class Sessions(Mapping[str, Embedder]):
+    """Several profiles of one family at once: profile name -> `Embedder`.
+
+    Each is checked and opened when it is first asked for. All share the tokenizer and one pool of threads, and on disk
+    and in the page cache the weights; a session's own copy of its matrices, in the order that the CPU's kernels want,
+    is not shared (onnxruntime offers that to C++ alone).
+
+    Args:
+        family: the directory of a family, or a loaded `Family`.
+        threads: how many threads compute for all profiles together; all CPUs of this process by default.
 
     Raises:
-        FamilyError: the file is no tokenizer that this version of tokenizers reads.
+        FamilyError: when a profile is asked for that is not there, or whose files are not the ones that were exported.
     """
-    try:
-        tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise FamilyError(f"{folder / TOKENIZER} cannot be read: {error}") from None
-    tokenizer.no_padding()
-    try:
-        tokenizer.enable_truncation(text.max_tokens)
-    except Exception as error:
-        raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {error}") from None
-    return tokenizer
+
+    def __init__(self, family: Family | Path | str, *, threads: int | None = None) -> None:
+        self.family = family if isinstance(family, Family) else load_family(family)
+        self._names = tuple(profile.name for profile in self.family.profiles)
+        self._shared = _Shared(self.family, threads)
+        self._open: dict[str, Embedder] = {}
+
+    def __getitem__(self, name: str) -> Embedder:
+        if name not in self._open:
+            self._open[name] = Embedder(self.family, name, _shared=self._shared)
+        return self._open[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def release(self, name: str) -> None:
+        """Close a profile's session; it is opened again when it is asked for again."""
+        opened = self._open.pop(name, None)
+        if opened is not None:
+            opened.close()
 
 
-def open_session(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A CPU session on a graph file, polite to its host: no spinning, no more threads than CPUs it may use."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or count_cpus()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = (
-        4  # an error is raised, too: warnings go to standard error, past any logging configuration
-    )
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(graph.resolve()), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {graph.name}: {error}") from None
+class _Shared:
+    """What the embedders of one family share: the tokenizer, and threads to compute in."""
+
+    def __init__(self, family: Family, threads: int | None) -> None:
+        if threads is not None and threads < 1:
+            raise RequestError(f"threads={threads} was asked; at least 1 is needed")
+        self.threads = threads or count_cpus()
+        self.tokenizer: Tokenizer = load_tokenizer(family.path, family.facts.text)
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
 
 
 def _choose_profile(family: Family, name: str | None) -> str:
@@ -239,9 +271,3 @@ def _choose_profile(family: Family, name: str | None) -> str:
         known = ", ".join(profile.name for profile in family.profiles)
         raise RequestError(f"{family.path} has several profiles; choose one of {known}")
     return family.profiles[0].name
-
-
-def split_batches(count: int, size: int) -> Iterator[range]:
-    """The indices 0 .. count-1 in runs of at most `size`."""
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))

@@ -51,10 +51,41 @@ def read_host() -> Host:
 
 
 def count_cpus() -> int:
-    """CPUs that this process may run on; containers and taskset set fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may use: its affinity (taskset), and the quota of its control group (containers).
+
+    A quota of one and a half CPUs counts as one: a second thread would be stopped half of the time.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _read_quota(root: Path, own: Path) -> float | None:
+    """CPUs that the control groups of this process grant, the least of a group and those above it (cgroup v2, then v1).
+
+    None where there is no limit, or no such thing.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in own.read_text().splitlines()]
+    except OSError:
+        return None
+    limits: list[float] = []
+    for controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "cpu" if controllers else root
+        inner = Path(path.lstrip("/"))
+        for folder in (base / part for part in (inner, *inner.parents)):
+            try:
+                if controllers:
+                    quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if quota.strip() not in ("max", "-1"):
+                    limits.append(int(quota) / int(period))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
+    return min(limits, default=None)
 
 
 def _read_cpuinfo() -> dict[str, str]:

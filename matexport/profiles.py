@@ -50,6 +50,8 @@ MAX_PROBES = 10_000
 MIN_CALIBRATION_TEXTS = 64
 #: More do not move a percentile; the first of a longer file are taken.
 MAX_CALIBRATION_TEXTS = 1024
+#: Of a mix of texts that throughput is measured on.
+MAX_MIX_TEXTS = 1024
 #: A longer line is a file without line breaks.
 MAX_TEXT_CHARACTERS = 1 << 20
 

@@ -359,3 +359,18 @@ class Provenance:
 
     inputs_sha256: str
     versions: Mapping[str, str]
+
+
+#: What a session may run on: the name used here -> onnxruntime's.
+CPU = "cpu"
+PROVIDERS: Mapping[str, str] = {
+    CPU: "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matexport.manifest import Family
 from matexport.parity import Parity
+
+if TYPE_CHECKING:
+    from matexport.bench import Bench, Sample
 
 Parities = Mapping[str, Mapping[str, Parity]]
 
@@ -65,6 +69,39 @@ def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
         for row in rows
     ]
     return format_table(header, cells, left=(0, 8))
+
+
+def format_bench(bench: Bench) -> str:
+    """The table that `bench` prints: one line per profile and number of threads."""
+    timings = [
+        (name, count, profile, timing)
+        for name, profile in bench.profiles.items()
+        for count, timing in sorted(profile.threads.items())
+    ]
+    shapes = list(dict.fromkeys(shape for _, _, _, timing in timings for shape in timing.latency))
+    header = (
+        "profile", "threads", "size MB", "RAM MB", "cold start s", *(f"{shape} ms" for shape in shapes),
+        "1 text ms", "not graph", "texts/s",
+    )  # fmt: skip
+    rows = [
+        (
+            name,
+            str(count),
+            f"{profile.download_bytes / 1e6:.1f}",
+            "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e6:.0f}",
+            f"{timing.first_vector.p50 / 1e3:.2f}",
+            *(_format_sample(timing.latency.get(shape)) for shape in shapes),
+            f"{timing.call.p50:.2f}",
+            f"{timing.overhead:.0%}",
+            f"{timing.texts_per_s:.0f}",
+        )
+        for name, count, profile, timing in timings
+    ]
+    return format_table(header, rows, left=(0,))
+
+
+def _format_sample(sample: Sample | None) -> str:
+    return "-" if sample is None else f"{sample.p50:.2f} [{sample.low:.2f}, {sample.high:.2f}]"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:

@@ -11,7 +11,6 @@ left, when that is what the parent's tokenizer does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -22,25 +21,25 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from matexport.embed import Embedder, Tokens, Vectors, load_tokenizer, split_batches, tokenize_texts
+from matexport.batches import split_batches
+from matexport.embed import Embedder, Vectors
 from matexport.errors import FamilyError, RequestError
 from matexport.graphfile import find_nan_tensor
 from matexport.host import Host, count_cpus, read_host
 from matexport.manifest import (
-    MANIFEST,
-    MEASUREMENTS,
     PROBES,
     RANGES,
     REFERENCE,
     Family,
     check_family,
-    hash_file,
     load_family,
 )
+from matexport.measurements import load_sections, write_sections
 from matexport.nestedfile import PADDING_NAME, read_header
 from matexport.parity import Parity, compare_codes, compare_vectors, encode_tolerance
 from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
 from matexport.spec import Encoding, PaddingSide, Probe, Profile, Tolerance
+from matexport.tokens import Tokens, load_tokenizer, tokenize_texts
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
 BATCH = 4
@@ -227,26 +226,9 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     Returns:
         the file. Written beside it and renamed, so that it is never half there.
     """
-    folder = family.path / MEASUREMENTS
-    folder.mkdir(exist_ok=True)
-    target = folder / f"{verification.host.slug}.json"
-    known = _read_known(target)
-    known["family"] = hash_file(family.path / MANIFEST)
-    known["host"] = msgspec.to_builtins(verification.host)
-    known["parity"] = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
-    known["spread"] = {verdict.profile: verdict.spread for verdict in verification.verdicts}
-    temporary = target.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8")
-    temporary.replace(target)
-    return target
-
-
-def _read_known(path: Path) -> dict[str, object]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    parity = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
+    spread = {verdict.profile: verdict.spread for verdict in verification.verdicts}
+    return write_sections(family, verification.host, {"parity": parity, "spread": spread})
 
 
 @dataclass(frozen=True)
@@ -259,14 +241,11 @@ class Measurement:
 
 def load_measurement(family: Family, host: Host) -> Measurement | None:
     """What was recorded on a host, if there is something that can be read."""
-    path = family.path / MEASUREMENTS / f"{host.slug}.json"
+    known = load_sections(family, host)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["family"] != hash_file(family.path / MANIFEST):
-            return None  # measured on other bytes
-        parity = msgspec.convert(data["parity"], dict[str, dict[str, Parity]])
-        return Measurement(parity, msgspec.convert(data.get("spread", {}), dict[str, float | None]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError):
+        parity = msgspec.convert(known["parity"], dict[str, dict[str, Parity]])
+        return Measurement(parity, msgspec.convert(known.get("spread", {}), dict[str, float | None]))
+    except (KeyError, msgspec.ValidationError):
         return None
 
 

@@ -179,4 +179,5 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a session was created")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    monkeypatch.setattr("matexport.session.open_session", refuse)
     monkeypatch.setattr("matexport.embed.open_session", refuse)

@@ -24,7 +24,7 @@ from matexport.manifest import SCHEMA
 from matexport.verify import load_measurement
 
 NAME = "L02-D032-fp32"
-COMMANDS = ("export", "verify", "show", "embed", "pack")
+COMMANDS = ("export", "verify", "show", "bench", "embed", "pack")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_python_m(exported: Path) -> None:
         ("verify", "F", "extra"),
         ("verify", "F", "--no-such-option"),
         ("embed", "F", "--profile", NAME, "--threads", "0", "text"),
-        ("embed", "F", "--batch-size", "0", "text"),
+        ("embed", "F", "--batch-tokens", "0", "text"),
         ("embed", "F", "--profile", NAME, "--no-such-option", "text"),
         ("pack", "F", NAME),
         ("pack", "F", NAME, "OUT", "extra"),
@@ -264,7 +264,7 @@ def test_a_measurement_that_cannot_be_written(run: Run, family: Path, monkeypatc
     def refuse(path: Path, *_args: object, **_options: object) -> None:
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     result = run("verify", family, "--record")
     assert result.code == 2
     assert "read-only file system" in result.err.lower()
@@ -394,10 +394,10 @@ def test_embed_without_a_text_is_not_taken_for_success(run: Run, exported: Path)
     run("embed", exported, "--profile", NAME, stdin=b"").complains("no texts: give them as arguments")
 
 
-def test_embed_more_texts_than_a_chunk(
+def test_embed_more_texts_than_a_window(
     run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.cli.CHUNK_TEXTS", 4)
+    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 4)
     run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy", *TEXTS)
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), Embedder(exported, NAME).embed(TEXTS), atol=1e-6)
 

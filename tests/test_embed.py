@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from conftest import POINTS, TEXTS
 from forge import edit_manifest, overwrite_values, reseal
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import Oracle
 from parents import VOCABULARY
 
-from matexport import Embedder, load_family, pack_profile
-from matexport.embed import Tokens, load_tokenizer, open_session, pad_rows, split_batches
+from matexport import Embedder, Sessions, load_family, pack_profile
+from matexport.batches import pack_batches, split_batches, split_windows
 from matexport.errors import FamilyError, RequestError
+from matexport.session import open_session
 from matexport.spec import PaddingSide, Point
+from matexport.tokens import Tokens, load_tokenizer, pad_rows
 
 NAME = "L02-D032-fp32"
 WEIGHTS = "weights.fp32.safetensors"
@@ -46,7 +54,7 @@ def expect(oracle: Oracle, layers: int, dim: int, pooling: str = "mean", unit: b
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 def test_every_profile_gives_the_parents_vectors(point: Point, exported: Path, oracle: Oracle) -> None:
-    vectors = Embedder(exported, f"{point.name}-fp32").embed(TEXTS, batch_size=4)
+    vectors = Embedder(exported, f"{point.name}-fp32").embed(TEXTS, batch_tokens=64)
     assert (vectors.dtype, vectors.shape) == (np.float32, (len(TEXTS), point.dim))
     np.testing.assert_allclose(vectors, expect(oracle, point.layers, point.dim), atol=TOLERANCE)
 
@@ -71,13 +79,13 @@ def test_left_padding_last_token_and_prompts(left_exported: Path, left_parent: P
     embedder = Embedder(left_exported, "L01-D016-fp32")
     plain = np.stack([oracle.vector(text, 1, 16, "lasttoken") for text in TEXTS])
     prompted = np.stack([oracle.vector(f"a red house {text}", 1, 16, "lasttoken") for text in TEXTS])
-    np.testing.assert_allclose(embedder.embed(TEXTS, batch_size=3), plain, atol=TOLERANCE)
+    np.testing.assert_allclose(embedder.embed(TEXTS, batch_tokens=64), plain, atol=TOLERANCE)
     np.testing.assert_allclose(embedder.embed(TEXTS, prompt="query"), prompted, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 100])
-def test_the_order_is_kept_for_any_batch_size(batch_size: int, embedder: Embedder, oracle: Oracle) -> None:
-    vectors = embedder.embed(TEXTS, batch_size=batch_size)
+@pytest.mark.parametrize("batch_tokens", [1, 20, 49, 96, 200, 100_000])
+def test_the_order_is_kept_for_any_batch(batch_tokens: int, embedder: Embedder, oracle: Oracle) -> None:
+    vectors = embedder.embed(TEXTS, batch_tokens=batch_tokens)
     np.testing.assert_allclose(vectors, expect(oracle, 2, 32), atol=TOLERANCE)
 
 
@@ -97,7 +105,7 @@ def test_an_empty_text_has_a_vector(embedder: Embedder, oracle: Oracle) -> None:
 
 @pytest.mark.parametrize("texts", ["one text", "", [b"bytes"], ["a", None], ["a", 1], [["a"]]], ids=repr)
 def test_what_is_no_list_of_strings(texts: object, embedder: Embedder) -> None:
-    with pytest.raises(RequestError, match="embed takes a list of strings"):
+    with pytest.raises(RequestError, match=r"embed takes (a list of )?strings"):
         embedder.embed(texts)  # type: ignore[arg-type]
 
 
@@ -173,17 +181,17 @@ def test_no_threads(threads: int, exported: Path) -> None:
         Embedder(exported, NAME, threads=threads)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_no_batch(batch_size: int, embedder: Embedder) -> None:
-    with pytest.raises(RequestError, match=f"batch_size={batch_size} was asked; at least 1 is needed"):
-        embedder.embed(["a"], batch_size=batch_size)
+@pytest.mark.parametrize("batch_tokens", [0, -1])
+def test_no_batch(batch_tokens: int, embedder: Embedder) -> None:
+    with pytest.raises(RequestError, match=f"batch_tokens={batch_tokens} was asked; at least 1 is needed"):
+        embedder.embed(["a"], batch_tokens=batch_tokens)
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (None, 5)])
 def test_threads_are_what_was_asked_or_the_cpus(
     threads: int | None, expected: int, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.embed.count_cpus", lambda: 5)
+    monkeypatch.setattr("matexport.session.count_cpus", lambda: 5)
     options = open_session(exported / "L01-D008.fp32.onnx", threads=threads).get_session_options()
     assert options.intra_op_num_threads == expected
     assert options.inter_op_num_threads == 1
@@ -302,6 +310,100 @@ def test_pad_rows() -> None:
     assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert left["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 1]]
     assert {array.dtype for array in (*right.values(), *left.values())} == {np.dtype(np.int64)}
+
+
+def test_a_stream_gives_what_a_list_gives(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = embedder.embed(TEXTS * 4)
+    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 5)
+    streamed = list(embedder.embed_iter(iter(TEXTS * 4), batch_tokens=100))
+    assert {vector.shape for vector in streamed} == {(32,)}
+    np.testing.assert_allclose(np.stack(streamed), expected, atol=1e-6)
+    assert list(embedder.embed_iter([])) == []
+    with pytest.raises(RequestError, match="prompt 'query' was asked"):
+        next(embedder.embed_iter(["a"], prompt="query"))
+
+
+def test_a_stream_is_read_no_further_than_needed(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts without end: memory does not grow with them."""
+    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 10)
+    taken = itertools.count()
+    vectors = embedder.embed_iter(f"the cat {number}" for number in taken)
+    given = [next(vectors) for _ in range(25)]
+    assert len(given) == 25
+    assert next(taken) <= 25 + 3 * 10
+
+
+@pytest.mark.parametrize("place", [0, 4, 5, 13])
+def test_a_stream_names_the_text_that_is_wrong_by_its_place(
+    place: int, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 5)
+    for wrong in ("\ud800", None):
+        texts: list[Any] = ["a"] * 14
+        texts[place] = wrong
+        with pytest.raises(RequestError, match=f"text {place} "):
+            list(embedder.embed_iter(texts))
+
+
+def test_two_threads_share_an_embedder(embedder: Embedder) -> None:
+    expected = embedder.embed(TEXTS)
+    with ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(lambda _: embedder.embed(TEXTS, batch_tokens=60), range(16)):
+            np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_sessions_hold_several_profiles(exported: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(
+        "matexport.embed.open_session", lambda graph, **options: opened.append(graph.name) or open_session(graph)
+    )
+    sessions = Sessions(exported, threads=2)
+    assert list(sessions) == [f"{point.name}-fp32" for point in POINTS]
+    assert (len(sessions), opened) == (6, [])
+    np.testing.assert_array_equal(sessions[NAME].embed(TEXTS), embedder.embed(TEXTS))
+    assert sessions["L01-D008-fp32"].embed(TEXTS).shape == (6, 8)
+    assert sessions[NAME] is sessions[NAME]
+    assert opened == ["L02-D032.fp32.onnx", "L01-D008.fp32.onnx"]
+    sessions.release(NAME)
+    sessions.release(NAME)
+    assert sessions[NAME].embed(["a"]).shape == (1, 32)
+    assert len(opened) == 3
+    assert "L09-D032-fp32" not in sessions
+    with pytest.raises(FamilyError, match="profile 'L09-D032-fp32' was asked"):
+        sessions["L09-D032-fp32"]
+
+
+def test_sessions_check_a_profile_before_they_open_it(family: Path, no_session: None) -> None:
+    sessions = Sessions(family)
+    graph = family / "L02-D032.fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    with pytest.raises(FamilyError, match=r"L02-D032\.fp32\.onnx"):
+        sessions[NAME]
+
+
+@given(lengths=st.lists(st.integers(1, 512), max_size=60), tokens=st.integers(1, 2048))
+def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], tokens: int) -> None:
+    batches = pack_batches(lengths, tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    longest = [max(lengths[index] for index in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for batch, most in zip(batches, longest, strict=True):
+        assert len(batch) == 1 or len(batch) * most <= tokens
+    for batch, following in pairwise(batches):  # no room was left
+        assert (len(batch) + 1) * lengths[batch[0]] > tokens
+        assert min(lengths[index] for index in batch) >= lengths[following[0]]
+
+
+@given(texts=st.lists(st.text(max_size=30), max_size=40), most=st.integers(1, 9), characters=st.integers(1, 60))
+def test_windows_are_bounded(texts: list[str], most: int, characters: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matexport.batches.WINDOW_TEXTS", most)
+        patch.setattr("matexport.batches.WINDOW_CHARACTERS", characters)
+        windows = list(split_windows(iter(texts)))
+    assert [text for window in windows for text in window] == texts
+    for window in windows:
+        assert 1 <= len(window) <= most
+        assert len(window) == 1 or sum(map(len, window)) <= characters
 
 
 @pytest.mark.parametrize(("count", "size", "lengths"), [(0, 3, []), (3, 3, [3]), (7, 3, [3, 3, 1]), (2, 100, [2])])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from matexport.host import KERNEL_FLAGS, Host, count_cpus, read_host
+from matexport.host import KERNEL_FLAGS, Host, _read_quota, count_cpus, read_host
 
 HOST = Host("AMD EPYC (TM) 7B13 @ 2.4/GHz", "x86_64", ("avx2", "fma"), 2, "Linux-6", "3.11.1", "1.31.0")
 
@@ -88,4 +88,44 @@ def test_cpus_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None
 def test_cpus_where_there_is_no_affinity(reported: int | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: reported)
+    assert count_cpus() == expected
+
+
+def write_groups(root: Path, own: str, limits: dict[str, str]) -> tuple[Path, Path]:
+    """A tree of control groups below `root`, and the list of those that a process is in."""
+    for name, text in limits.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "own").write_text(own)
+    return root / "cgroup", root / "own"
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/app/job\n", {"app/cpu.max": "200000 100000", "app/job/cpu.max": "max 100000"}, 2.0),
+        ("0::/app/job\n", {"app/cpu.max": "200000 100000", "app/job/cpu.max": "50000 100000"}, 0.5),
+        ("0::/app\n", {"app/cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {}, None),
+        ("3:cpu,cpuacct:/box\n2:memory:/box\n",
+         {"cpu/box/cpu.cfs_quota_us": "300000", "cpu/box/cpu.cfs_period_us": "100000"}, 3.0),
+        ("3:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ("0::/\n", {"cpu.max": "nonsense"}, None),
+        ("0::/\n", {"cpu.max": "100 0"}, None),
+    ],
+)  # fmt: skip
+def test_the_quota_of_control_groups(own: str, limits: dict[str, str], expected: float | None, tmp_path: Path) -> None:
+    assert _read_quota(*write_groups(tmp_path, own, limits)) == expected
+
+
+def test_no_control_groups(tmp_path: Path) -> None:
+    assert _read_quota(tmp_path, tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 6), (1.5, 1), (0.2, 1), (4.0, 4), (64.0, 6)])
+def test_cpus_are_those_that_may_be_used(quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr("matexport.host._read_quota", lambda *_: quota)
     assert count_cpus() == expected

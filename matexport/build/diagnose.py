@@ -16,11 +16,13 @@ import torch
 from torch import nn
 
 from matexport.build.serialize import write_graph
-from matexport.embed import Tokens, Vectors, load_tokenizer, open_session, pad_rows, tokenize_texts
+from matexport.embed import Vectors
 from matexport.errors import ParityError
 from matexport.manifest import Family
 from matexport.parity import compare_vectors
+from matexport.session import open_session
 from matexport.spec import PaddingSide, Point, Probe, Profile, TextFacts, Tolerance
+from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
 from matexport.verify import load_references, run_all_ways
 
 #: Probes that the read-out is checked on, padded into one batch.

@@ -126,7 +126,7 @@ def test_ranges_are_those_of_the_calibration_texts(precise: Callable[[str], Prec
     stored = load_file(made.family / "ranges.safetensors")
     assert sorted(stored) == POINTS
     for point, ranges in stored.items():
-        vectors = Embedder(made.family, f"{point}-fp32").embed(read_texts(made.texts), batch_size=1)
+        vectors = Embedder(made.family, f"{point}-fp32").embed(read_texts(made.texts), batch_tokens=1)
         np.testing.assert_allclose(ranges, find_ranges(vectors), atol=1e-6)
 
 

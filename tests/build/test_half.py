@@ -24,7 +24,6 @@ from matexport.build.quantize import half
 from matexport.build.quantize.half import apply_half, round_to_half
 from matexport.build.quantize.observe import observe_peaks
 from matexport.build.quantize.precision import Calibration, Quantizer
-from matexport.embed import Tokens, load_tokenizer, pad_rows, tokenize_texts
 from matexport.errors import RequestError
 from matexport.spec import (
     ExportJob,
@@ -36,6 +35,7 @@ from matexport.spec import (
     ReadoutRequest,
     TextFacts,
 )
+from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
 
 TOKENS, WIDTH, HIDDEN = 256, 64, 96
 TEXT = TextFacts(("input_ids",), 64, PaddingSide.RIGHT, 0, {})

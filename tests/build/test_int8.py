@@ -22,10 +22,10 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.build.quantize.int8 import apply_int8
-from matexport.embed import Tokens
 from matexport.host import read_host
 from matexport.profiles import FLOORS
 from matexport.spec import Encoding, PaddingSide, Precision
+from matexport.tokens import Tokens
 from matexport.verify import load_measurement
 
 WIDTH, HIDDEN, VOCABULARY = 64, 96, 512

@@ -30,7 +30,7 @@ def test_every_architecture_gives_the_parents_vectors(kind: str, tmp_path: Path)
     assert exported.family.facts.trace.exporter == "dynamo"
     oracle = Oracle(parent, NORMS.get(kind))
     for point in POINTS:
-        vectors = Embedder(exported.family, f"{point.name}-fp32").embed(TEXTS, batch_size=3)
+        vectors = Embedder(exported.family, f"{point.name}-fp32").embed(TEXTS, batch_tokens=64)
         expected = np.stack([oracle.vector(text, point.layers, point.dim, pooling) for text in TEXTS])
         np.testing.assert_allclose(vectors, expected, atol=2e-6)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from matexport.batches import split_batches
 from matexport.build.quantize.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.build.quantize.observe import open_values
 from matexport.build.quantize.sites import Floats, find_sites, find_tables
-from matexport.embed import Tokens, split_batches
 from matexport.parity import compare_vectors
 from matexport.spec import Point, TextFacts
+from matexport.tokens import Tokens
 
 #: Mean cosine to fp32, at the worst depth, at which no further block is raised.
 ENOUGH = 0.995

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from matexport.build.quantize.sites import add_constant
 from matexport.build.serialize import write_graph
-from matexport.embed import Tokens, open_session, pad_rows
+from matexport.session import open_session
 from matexport.spec import PaddingSide, TextFacts
+from matexport.tokens import Tokens, pad_rows
 
 Floats = NDArray[np.float32]
 

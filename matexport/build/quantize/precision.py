@@ -17,9 +17,9 @@ from matexport.build.quantize.mixed import choose_eight_bit_blocks
 from matexport.build.quantize.observe import observe_peaks, observe_rows, open_values
 from matexport.build.quantize.sites import Floats, find_sites
 from matexport.build.quantize.static import apply_static_int8
-from matexport.embed import Tokens
 from matexport.errors import RequestError
 from matexport.spec import Point, Precision, PrecisionFacts, TextFacts
+from matexport.tokens import Tokens
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,10 +11,11 @@ import onnxruntime
 
 from matexport.build.quantize.precision import Calibration, Quantizer
 from matexport.build.serialize import write_graph
-from matexport.embed import Tokens, open_session
 from matexport.errors import FamilyError, RequestError
+from matexport.session import open_session
 from matexport.spec import BATCH_AXIS, SEQUENCE_AXIS, PaddingSide, Point, Precision, TextFacts
 from matexport.staging import explain_os_errors
+from matexport.tokens import Tokens
 
 WIDTH, TOKENS = 64, 512
 OPSET, IR_VERSION = 20, 10

@@ -1,0 +1,63 @@
+"""``measurements/<host>.json``: what was measured on one host, in sections (parity, bench, ...). Facts are elsewhere.
+
+A section is believed only when it was measured on these very files: beside it stands the digest of the manifest, which
+holds the digests of all others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from matexport.host import Host
+from matexport.manifest import MANIFEST, MEASUREMENTS, Family, hash_file
+
+#: A file beyond this was not written by us.
+MAX_BYTES = 64 << 20
+
+
+def find_measurements(family: Family, host: Host) -> Path:
+    """The file of one host, whether it is there or not."""
+    return family.path / MEASUREMENTS / f"{host.slug}.json"
+
+
+def load_sections(family: Family, host: Host) -> dict[str, object]:
+    """All sections of a host; empty when there are none that can be read, or they are of other files."""
+    path = find_measurements(family, host)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return {}
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
+            return {}
+    except (OSError, ValueError, KeyError, RecursionError):
+        return {}
+    return known
+
+
+def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -> Path:
+    """Put sections in place of those of the same name, and keep the others.
+
+    Returns:
+        the file. Written beside it and renamed, so that it is never half there.
+    """
+    target = find_measurements(family, host)
+    target.parent.mkdir(exist_ok=True)
+    known = load_sections(family, host)
+    known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **sections}
+    text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

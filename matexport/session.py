@@ -1,0 +1,101 @@
+"""A graph file -> a session of onnxruntime, on the CPU or on the provider that was asked for and on no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+# Before onnxruntime is imported: its wheels report usage unless this is set.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+from onnxruntime import InferenceSession as InferenceSession
+
+from matexport.errors import FamilyError, RequestError
+from matexport.host import count_cpus
+from matexport.spec import CPU, PROVIDERS
+
+#: What computes shapes, indices and masks from the inputs' integers. onnxruntime puts such nodes on the CPU on purpose
+#: (`GetCpuPreferredNodes`): to copy a few integers to a device costs more than to compute them.
+SHAPE_OPERATORS = frozenset(
+    {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "ConstantOfShape", "Expand",
+     "Reshape", "Equal", "Where", "Add", "Sub", "Mul", "Div", "Constant", "Identity", "And", "Not", "Less", "Greater",
+     "LessOrEqual", "GreaterOrEqual"}
+)  # fmt: skip
+#: Nodes that a message names.
+MAX_NAMED = 5
+
+
+def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:
+    """A session on a graph file, polite to its host: no spinning, no more threads than CPUs it may use.
+
+    Args:
+        threads: intra-op threads; all CPUs of this process by default.
+        provider: a key of `matexport.spec.PROVIDERS`.
+
+    Raises:
+        RequestError: the installed onnxruntime has no such provider, or one that does not start here.
+        FamilyError: onnxruntime refuses the graph, or would run some of it on the CPU instead of on the provider.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or count_cpus()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = (
+        4  # an error is raised, too: warnings go to standard error, past any logging configuration
+    )
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider == CPU:
+        return _create(graph, options, [PROVIDERS[CPU]])
+    wanted = PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        known = ", ".join(name for name, full in PROVIDERS.items() if full in available)
+        raise RequestError(
+            f"the provider {provider} was asked; the installed onnxruntime {onnxruntime.__version__} has: {known}"
+        )
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _create(graph, options, [wanted, PROVIDERS[CPU]])
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted:  # its libraries are missing: onnxruntime goes on without it
+        raise RequestError(
+            f"the provider {provider} was asked; it does not start here (a driver or a library is missing)"
+        )
+    assigned = [
+        (part.ep_name, node.op_type, node.name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+    check_assignment(graph.name, provider, assigned)
+    return session
+
+
+def check_assignment(graph: str, provider: str, assigned: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse a session that runs more than shapes elsewhere than on the provider that was asked for.
+
+    Args:
+        graph: its file, for the message.
+        assigned: (provider's full name, operator, node) of every node.
+
+    Raises:
+        FamilyError: naming the nodes.
+    """
+    assigned, wanted = list(assigned), PROVIDERS[provider]
+    elsewhere = [
+        f"{operator} {node}".strip()
+        for where, operator, node in assigned
+        if where != wanted and operator not in SHAPE_OPERATORS
+    ]
+    if not any(where == wanted for where, _, _ in assigned) or elsewhere:
+        named = ", ".join(elsewhere[:MAX_NAMED]) + (" ..." if len(elsewhere) > MAX_NAMED else "")
+        raise FamilyError(
+            f"{graph}: the provider {provider} was asked; "
+            + (f"{len(elsewhere)} nodes would run on the CPU: {named}" if elsewhere else "none of its nodes run there")
+        )
+
+
+def _create(graph: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> InferenceSession:
+    try:
+        return InferenceSession(str(graph.resolve()), options, providers=providers)
+    except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {graph.name}: {error}") from None

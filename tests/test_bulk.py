@@ -1,0 +1,299 @@
+"""A corpus on Ray: every row once, in its own file, whoever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commandline import Run
+from conftest import TEXTS
+
+from matexport import Embedder, embed_corpus, load_family
+from matexport.bulk import PLAN, SUCCESS, PartEmbedder, claim_output, finish_output, plan_corpus
+from matexport.errors import DestinationError, FamilyError, RequestError
+
+NAME = "L02-D032-fp32"
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
+
+
+def write_corpus(path: Path, rows: int, *, group: int = 50, first: int = 0) -> Path:
+    numbers = list(range(first, first + rows))
+    texts = [f"{TEXTS[number % 4]} {number}" for number in numbers]
+    pq.write_table(pa.table({"id": numbers, "text": texts}), path, row_group_size=group)
+    return path
+
+
+def read_vectors(out: Path) -> dict[int, np.ndarray]:
+    rows: dict[int, np.ndarray] = {}
+    for path in sorted(out.glob("part-*.parquet")):
+        table = pq.read_table(path)
+        assert table.column_names == ["id", "text", "embedding"]
+        for number, vector in zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True):
+            assert number not in rows, "doubled"
+            rows[number] = np.array(vector, dtype=np.float32)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A small Ray on this machine, for all tests here."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matexport.bulk.PART_ROWS", 100)
+
+
+def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    write_corpus(corpus / "a.parquet", 230)
+    write_corpus(corpus / "b.parquet", 70, first=230)
+    seen: list[tuple[int, int]] = []
+    result = embed_corpus(
+        exported,
+        corpus,
+        tmp_path / "out",
+        profile=NAME,
+        threads=1,
+        progress=lambda _, done, all: seen.append((done, all)),
+    )
+    assert (result.rows, result.parts, result.parts_done_before) == (300, 4, 0)
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    vectors = read_vectors(tmp_path / "out")
+    assert sorted(vectors) == list(range(300))
+    texts = [f"{TEXTS[number % 4]} {number}" for number in range(300)]
+    expected = Embedder(exported, NAME).embed(texts)
+    np.testing.assert_allclose(np.stack([vectors[number] for number in range(300)]), expected, atol=2e-6)
+    field = pq.read_schema(tmp_path / "out" / "part-000000.parquet").field("embedding")
+    assert field.type == pa.list_(pa.float32(), 32)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *(f"part-{number:06d}.parquet" for number in range(4)), PLAN, SUCCESS,
+    }  # fmt: skip
+
+
+def find_workers() -> list[int]:
+    """Processes that embed: Ray calls them after the class they hold."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def test_a_killed_worker_costs_no_row_and_doubles_none(
+    cluster: Any, small_parts: None, exported: Path, tmp_path: Path
+) -> None:
+    corpus, killed = write_corpus(tmp_path / "corpus.parquet", 3000), []
+
+    def kill(_stage: str, done: int, _total: int) -> None:
+        if done in (2, 12):
+            killed.append(max(find_workers()))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    result = embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, workers=2, threads=1, progress=kill)
+    assert len(set(killed)) == 2
+    assert result.parts == 30
+    assert sorted(read_vectors(tmp_path / "out")) == list(range(3000))
+    assert list((tmp_path / "out").glob(".part*")) == []
+
+
+DIE = """
+import os, pickle, signal, sys
+from pathlib import Path
+from matexport import bulk
+bulk.CHUNK_ROWS = 10
+folder = Path(sys.argv[1])
+plan = pickle.loads((folder / "plan").read_bytes())
+worker = bulk.PartEmbedder(plan, str(folder / "out"), 1)
+embed, calls = worker._embedder.embed, iter(range(99))
+def embed_or_die(*texts, **options):
+    if next(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return embed(*texts, **options)
+worker._embedder.embed = embed_or_die
+worker.write(plan.parts[0])
+"""
+
+
+def test_half_a_part_is_no_part(exported: Path, tmp_path: Path) -> None:
+    """Killed between two chunks: the file has no name that counts, and the next attempt does not read it."""
+    corpus = write_corpus(tmp_path / "corpus.parquet", 40)
+    plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
+    claim_output(tmp_path / "out", plan)
+    (tmp_path / "plan").write_bytes(pickle.dumps(plan))
+    died = subprocess.run([sys.executable, "-c", DIE, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (half,) = (tmp_path / "out").glob("*part*")
+    assert half.name.startswith(".part-000000.parquet.")
+    PartEmbedder(plan, str(tmp_path / "out"), 1).write(plan.parts[0])
+    finish_output(tmp_path / "out", plan)
+    assert sorted(read_vectors(tmp_path / "out")) == list(range(40))
+    assert list((tmp_path / "out").glob(".part*")) == []
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    cluster: Any, small_parts: None, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus.parquet", 300), tmp_path / "out"
+    embed_corpus(exported, corpus, out, profile=NAME, threads=1)
+    (out / SUCCESS).unlink()
+    (out / "part-000001.parquet").unlink()
+    stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    result = embed_corpus(exported, corpus, out, profile=NAME, threads=1)
+    assert result.parts_done_before == 2
+    assert {name: (out / name).stat().st_mtime_ns for name in stamps} == stamps
+    assert sorted(read_vectors(out)) == list(range(300))
+    monkeypatch.setattr("matexport.bulk._run_on_ray", lambda *_: pytest.fail("nothing is left to do"))
+    assert embed_corpus(exported, corpus, out, profile=NAME).parts_done_before == 3
+    # A part of the right name and the wrong rows is no part.
+    pq.write_table(pq.read_table(out / "part-000000.parquet").slice(1), out / "part-000000.parquet")
+    with pytest.raises(DestinationError, match=r"part-000000\.parquet has 99 rows, and should have 100: remove it"):
+        embed_corpus(exported, corpus, out, profile=NAME)
+
+
+def test_a_row_without_text_is_named(cluster: Any, exported: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", None]}), corpus)
+    with pytest.raises(RequestError, match=r"corpus\.parquet: row 2 of row group 0 has no text"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+    assert not (tmp_path / "out" / SUCCESS).exists()
+
+
+# --- without Ray
+
+
+def test_parts_are_row_groups_of_one_file(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matexport.bulk.PART_ROWS", 120)
+    corpus = write_corpus(tmp_path / "corpus.parquet", 330, group=60)
+    family = load_family(exported)
+    plan = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
+    assert [(part.row_groups, part.rows) for part in plan.parts] == [((0, 1), 120), ((2, 3), 120), ((4, 5), 90)]
+    monkeypatch.setattr("matexport.bulk.PART_ROWS", 10)
+    large = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
+    assert [part.rows for part in large.parts] == [60, 60, 60, 60, 60, 30]
+
+
+@pytest.mark.parametrize("encoding", ["int8", "ubinary"])
+def test_codes_keep_their_type(encoding: str, tmp_path: Path) -> None:
+    family = Path(__file__).parent / "golden" / "schema2"
+    profile = next(profile.name for profile in load_family(family).profiles if str(profile.encoding) == encoding)
+    corpus = write_corpus(tmp_path / "corpus.parquet", 20)
+    plan = plan_corpus(load_family(family), corpus, profile=profile, column="text", prompt=None)
+    worker = PartEmbedder(plan, str(tmp_path), 1)
+    worker.write(plan.parts[0])
+    table = pq.read_table(tmp_path / "part-000000.parquet")
+    kind = table.schema.field("embedding").type
+    assert kind.value_type == {"int8": pa.int8(), "ubinary": pa.uint8()}[encoding]
+    expected = Embedder(family, profile).embed(table["text"].to_pylist())
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist()), expected)
+
+
+def test_another_request_does_not_mix_with_what_is_there(exported: Path, tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus.parquet", 20), tmp_path / "out"
+    family = load_family(exported)
+    plan = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
+    claim_output(out, plan)
+    claim_output(out, plan)
+    with pytest.raises(DestinationError, match="begun with another corpus, family, profile or prompt"):
+        claim_output(out, plan_corpus(family, corpus, profile="L01-D008-fp32", column="text", prompt=None))
+    write_corpus(corpus, 21)
+    with pytest.raises(DestinationError, match="begun with another corpus"):
+        claim_output(out, plan_corpus(family, corpus, profile=NAME, column="text", prompt=None))
+    (out / PLAN).write_text("{")
+    with pytest.raises(DestinationError, match="cannot be read"):
+        claim_output(out, plan)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep me")
+    with pytest.raises(DestinationError, match="is not empty and holds no vectors"):
+        claim_output(tmp_path / "mine", plan)
+    assert json.loads(json.dumps(plan.inputs)) == plan.inputs
+
+
+def make_bad(folder: Path, what: str) -> Path:
+    path = folder / "corpus.parquet"
+    if what == "an empty folder":
+        folder.joinpath("empty").mkdir()
+        return folder / "empty"
+    if what == "no file":
+        return path
+    if what == "no Parquet":
+        path.write_bytes(b"hello")
+    elif what == "another column":
+        pq.write_table(pa.table({"body": ["a"]}), path)
+    elif what == "numbers":
+        pq.write_table(pa.table({"text": [1, 2]}), path)
+    else:
+        pq.write_table(pa.table({"text": ["a"], "embedding": [1.0]}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("an empty folder", "holds no .parquet file"),
+        ("no file", "cannot be read as Parquet"),
+        ("no Parquet", "cannot be read as Parquet"),
+        ("another column", "has no column 'text'; its columns are: body"),
+        ("numbers", "the column 'text' holds int64, not text"),
+        ("vectors already", "has a column 'embedding' already"),
+    ],
+)
+def test_a_corpus_that_cannot_be_embedded(what: str, message: str, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        embed_corpus(exported, make_bad(tmp_path, what), tmp_path / "out", profile=NAME)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_the_family_is_said_first(exported: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.parquet", 5)
+    with pytest.raises(FamilyError, match="profile 'L09-D032-fp32' was asked"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile="L09-D032-fp32")
+    with pytest.raises(RequestError, match="prompt 'query' was asked"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, prompt="query")
+
+
+# --- the command
+
+
+def test_on_the_command_line(cluster: Any, run: Run, exported: Path, tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus.parquet", 30), tmp_path / "out"
+    arguments = ("embed", exported, "--profile", NAME, "--engine", "ray", "--threads", "1", corpus, out)
+    result = run(*arguments)
+    assert (result.code, result.out) == (0, f"{out}: 30 vectors in 1 files\n")
+    document = json.loads(run(*arguments, "--json").out)
+    assert document == {"out": str(out), "rows": 30, "parts": 1, "done_before": 1}
+
+
+def test_wrong_arguments(run: Run, exported: Path, tmp_path: Path) -> None:
+    common = ("embed", exported, "--profile", NAME)
+    run(*common, "--engine", "ray", "corpus.parquet").complains("takes a Parquet corpus and a folder")
+    run(*common, "--engine", "ray", "--input", "x", "a", "b").complains("takes a Parquet corpus and a folder")
+    run(*common, "--workers", "2", "a").complains("--workers and --column are for --engine ray")
+    run(*common, "--engine", "ray", tmp_path / "no.parquet", tmp_path / "out").complains("cannot be read as Parquet")
+
+
+def test_without_the_extra(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matexport.bulk.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"needs ray and pyarrow: pip install 'matexport\[ray\]'"):
+        embed_corpus(exported, tmp_path / "corpus.parquet", tmp_path / "out")
