@@ -6,7 +6,7 @@ off) on the same tokens.
 
 * Accuracy: the full point against fp32 on the sentences of STS-B dev, in batches of 32 in the order of the file; every
   fourth also alone, and some of those beside a text of the parent's full length. Without that file, on the shipped
-  probes, which int8 is calibrated on.
+  probes.
 * Speed: the median of turns in one process per number of threads, several such processes in turns, and the median of
   their ratios. The peers' graphs are timed without pooling, which ours contain.
 * Size: weights and graphs of 30 points. Export: whole processes with verification, on as many CPUs as the main job.
@@ -140,7 +140,7 @@ def find_stsb(path: Path) -> Path | None:
     file = path / "stsb-en-dev.csv" if path.is_dir() else path
     if file.is_file():
         return file
-    say(f"{file} is not there: the shipped probes are compared, which int8 is calibrated on, and nothing is correlated")
+    say(f"{file} is not there: the shipped probes are compared, and nothing is correlated")
     return None
 
 

@@ -98,7 +98,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "process, profiles in turns, forwards and backwards. Kept in FAMILY/measurements/<host>.json. A whole family "
         "takes minutes: name profiles to be quicker.",
         "examples:\n  matexport bench artifacts/minilm --profile L02-D064-fp32 --profile L06-D384-fp32\n"
-        "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt",
+        "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt\n"
+        "  matexport bench artifacts/minilm --profile L02-D064-fp32 --against torch",
     )  # fmt: skip
     _add_family(bench)
     bench.add_argument("--profile", action="append", default=[], metavar="NAME",
@@ -127,6 +128,10 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         default=CPU,
         help="what runs the graphs (default: cpu); if it does not run all of them, that is an error",
     )
+    bench.add_argument("--against", choices=["torch"], help="also time the parent itself, in sentence-transformers and "
+                       "cut to the same points, in turns with the profiles; needs the [build] extra")  # fmt: skip
+    bench.add_argument("--parent", metavar="SOURCE", help="where that parent is: a directory, a hub id or "
+                       "package:NAME/path (default: where the family was exported from)")  # fmt: skip
 
     embed = _add_command(
         parsers, "embed", commands["embed"], "embed texts with one profile",
@@ -152,7 +157,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
                             "goes on where it was. Needs the [ray] extra")  # fmt: skip
     embed.add_argument("--column", metavar="NAME", help="ray: the column of the texts (default: text)")
     embed.add_argument("--workers", type=_positive, metavar="N", help="ray: processes (default: as the CPUs allow)")
-    _add_threads(embed)
+    _add_threads(embed, "threads (default: all CPUs of this process; ray: 2 for each worker)")
 
     pack = _add_command(
         parsers, "pack", commands["pack"], "write one profile as a self-contained folder",
@@ -184,8 +189,10 @@ def _add_family(command: argparse.ArgumentParser) -> None:
     command.add_argument("family", type=Path, metavar="FAMILY", help="directory of a family or a pack")
 
 
-def _add_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all CPUs of this process)")
+def _add_threads(
+    command: argparse.ArgumentParser, explanation: str = "threads (default: all CPUs of this process)"
+) -> None:
+    command.add_argument("--threads", type=_positive, metavar="N", help=explanation)
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -3,6 +3,8 @@
     plan -> trials, each a fresh process (`matexport.trial`): every profile and number of threads in turn, then all of
       them again in the opposite order -> samples put together -> medians with intervals -> measurements/<host>.json
 
+The parent itself can take its turns in torch, read at the points of the same profiles (`BenchPlan.parent`).
+
 A fresh process, so that no profile runs in memory that another one warmed; both orders, so that a machine that gets
 slower (heat, neighbours) does so for all alike. Medians come with a bootstrap interval: on a noisy host it is wide, and
 two profiles whose intervals meet are not told apart.
@@ -15,18 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, ParentError, RequestError
 from matexport.host import Host, count_cpus, read_host
 from matexport.manifest import PROBES, RANGES, REFERENCE, Family, check_family, load_family
 from matexport.measurements import load_sections, write_sections
 from matexport.profiles import load_probes
-from matexport.spec import CPU
+from matexport.spec import CPU, Point, Profile
 from matexport.trial import TrialPlan, TrialResult
 
 Progress = Callable[[str, int, int], None]
@@ -36,8 +38,14 @@ DEFAULT_RUNS = 200
 DEFAULT_SECONDS = 10.0
 #: Each profile is measured in so many processes, in turn forwards and backwards.
 ROUNDS = 2
+#: So many processes of each profile get as far as the first vector: two would make no interval. (Of the parent in
+#: torch, only those that are measured: each takes as long as ten of ours.)
+COLD_STARTS = 10
 #: The short text of the cold start and of the split; about 16 tokens for most tokenizers.
 SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
+
+#: The processes' programs. The second needs torch, which nothing else here does.
+TRIAL, LIVE_PARENT = "matexport.trial", "matexport.build.live"
 
 RESAMPLES = 1000
 SECTION = "bench"
@@ -50,19 +58,35 @@ class BenchPlan:
     Attributes:
         profiles: names; all of the family when empty.
         threads: 1 and all CPUs of this process when empty.
-        shapes: (batch, tokens); those beyond the parent's length are left out.
+        shapes: (batch, tokens); when empty, the default ones that the parent's length allows.
         texts: a realistic mix of lengths; the family's probes when empty.
-        runs: of each shape and profile, over all rounds.
+        runs: of each shape and profile, over all rounds; also the most cold starts.
         seconds: for each shape and profile, at most, over all rounds.
+        parent: where the family's parent is (a directory, a hub id, ``package:NAME/path``), to time it in torch at the
+            same points; not timed when None. Needs the ``[build]`` extra.
     """
 
     profiles: tuple[str, ...] = ()
     threads: tuple[int, ...] = ()
-    shapes: tuple[tuple[int, int], ...] = DEFAULT_SHAPES
+    shapes: tuple[tuple[int, int], ...] = ()
     texts: tuple[str, ...] = ()
     runs: int = DEFAULT_RUNS
     seconds: float = DEFAULT_SECONDS
     provider: str = CPU
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one process measures: a profile, or the parent in torch at a profile's point."""
+
+    profile: str
+    threads: int
+    in_torch: bool = False
+
+    def __str__(self) -> str:
+        what = f"the parent at {Profile.parse(self.profile).point.name}" if self.in_torch else self.profile
+        return f"{what}, {self.threads} thread(s)"
 
 
 @dataclass(frozen=True)
@@ -90,7 +114,8 @@ class Timing:
         latency: "BATCHxTOKENS" -> one run of the graph.
         call: embedding one short text.
         tokenize, graph: what that takes for its tokens, and for the run of the graph.
-        texts_per_s: throughput on the mix, the median.
+        mix: embedding all texts of the mix.
+        texts_per_s: throughput on the mix, from the median.
         peak_bytes: largest resident memory of a process that did all of this; None where the system does not say.
     """
 
@@ -99,6 +124,7 @@ class Timing:
     call: Sample
     tokenize: Sample
     graph: Sample
+    mix: Sample
     texts_per_s: float
     peak_bytes: int | None
 
@@ -115,22 +141,26 @@ class ProfileBench:
     Attributes:
         disk_bytes: of all that is needed to run it: graph, prefix of the weights, tokenizer, configuration.
         download_bytes: of the graph and the prefix of the weights.
+        runs, seconds: of each shape, as they were asked for.
+        mix_texts: texts of the mix.
+        parent: the parent in torch at this profile's point, timed in the same run, by number of threads; or nothing.
     """
 
     disk_bytes: int
     download_bytes: int
+    runs: int
+    seconds: float
+    mix_texts: int
     threads: Mapping[int, Timing]
+    parent: Mapping[int, Timing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What `bench_family` measured on one host: by profile, and under what conditions."""
+    """What `bench_family` measured on one host with one provider, by profile."""
 
     host: Host
     provider: str
-    runs: int
-    seconds: float
-    mix_texts: int
     profiles: Mapping[str, ProfileBench]
 
 
@@ -146,27 +176,40 @@ def bench_family(
     Raises:
         RequestError: a profile, a shape or a provider that is not there was asked for.
         FamilyError: the family's files are not the ones that were exported, or a profile does not run.
+        ParentError: the parent to compare with cannot be loaded, or is not this family's.
     """
     family = family if isinstance(family, Family) else load_family(family)
     plan = complete_plan(plan or BenchPlan(), family)
     check_family(family)
     trials = list_trials(plan)
-    results: dict[tuple[str, int], list[TrialResult]] = {}
-    for done, (profile, threads) in enumerate(trials):
+    results: dict[Trial, list[TrialResult]] = {}
+    starts: dict[Trial, list[float]] = {}
+    for done, trial in enumerate(trials):
         if progress:
             progress("bench", done, len(trials))
-        results.setdefault((profile, threads), []).append(_run_process(family, plan, profile, threads))
+        results.setdefault(trial, []).append(_run_process(family, plan, trial))
+        for _ in range(_count_more_starts(plan, trial)):
+            starts.setdefault(trial, []).append(_run_process(family, plan, trial, only_start=True).first_vector_s)
     if progress:
         progress("bench", len(trials), len(trials))
+    timings = {trial: summarise(found, len(plan.texts), starts.get(trial, ())) for trial, found in results.items()}
+    parents: dict[Point, dict[int, Timing]] = {}
+    for trial, timing in timings.items():
+        if trial.in_torch:
+            parents.setdefault(Profile.parse(trial.profile).point, {})[trial.threads] = timing
     profiles = {
         profile: ProfileBench(
             disk_bytes=_measure_disk(family, profile),
             download_bytes=_measure_download(family, profile),
-            threads={count: summarise(results[profile, count], len(plan.texts)) for count in plan.threads},
+            runs=plan.runs,
+            seconds=plan.seconds,
+            mix_texts=len(plan.texts),
+            threads={count: timings[Trial(profile, count)] for count in plan.threads},
+            parent=parents.get(Profile.parse(profile).point, {}),
         )
         for profile in plan.profiles
     }
-    return Bench(read_host(), plan.provider, plan.runs, plan.seconds, len(plan.texts), profiles)
+    return Bench(read_host(), plan.provider, profiles)
 
 
 def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
@@ -183,9 +226,12 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError("runs, seconds and threads must be above 0")
     if any(batch < 1 or tokens < 1 for batch, tokens in plan.shapes):
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
-    shapes = tuple(shape for shape in dict.fromkeys(plan.shapes) if shape[1] <= most)
-    if plan.shapes and not shapes:
-        raise RequestError(f"every shape has more tokens than the parent takes ({most})")
+    shapes = tuple(dict.fromkeys(plan.shapes or (shape for shape in DEFAULT_SHAPES if shape[1] <= most)))
+    for batch, tokens in shapes:
+        if tokens > most:
+            raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {most} tokens")
+    if plan.parent is not None and plan.provider != CPU:
+        raise RequestError(f"the parent in torch runs on the CPU: it is not timed against the provider {plan.provider}")
     return replace(
         plan,
         profiles=tuple(dict.fromkeys(plan.profiles)) or tuple(profile.name for profile in family.profiles),
@@ -195,21 +241,33 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
     )
 
 
-def list_trials(plan: BenchPlan) -> list[tuple[str, int]]:
-    """(profile, threads) in the order of the processes: there and back again."""
-    there = [(profile, threads) for profile in plan.profiles for threads in plan.threads]
+def list_trials(plan: BenchPlan) -> list[Trial]:
+    """In the order of the processes: there and back again."""
+    there: list[Trial] = []
+    points = set()
+    for profile in plan.profiles:
+        there += [Trial(profile, threads) for threads in plan.threads]
+        point = Profile.parse(profile).point
+        if plan.parent is not None and point not in points:
+            there += [Trial(profile, threads, in_torch=True) for threads in plan.threads]
+            points.add(point)
     return [trial for number in range(ROUNDS) for trial in (there[::-1] if number % 2 else there)]
 
 
-def summarise(results: Sequence[TrialResult], texts: int) -> Timing:
-    """The samples of all processes of one profile as one."""
+def summarise(results: Sequence[TrialResult], texts: int, more_starts: Sequence[float] = ()) -> Timing:
+    """The samples of all processes of one profile as one.
+
+    Args:
+        texts: of the mix.
+        more_starts: seconds to the first vector of processes that did no more.
+    """
 
     def pool(name: str) -> Sample:
         return make_sample([value for result in results for value in getattr(result, name)])
 
     peaks = [result.peak_bytes for result in results if result.peak_bytes is not None]
     return Timing(
-        first_vector=make_sample([result.first_vector_s for result in results]),
+        first_vector=make_sample([*(result.first_vector_s for result in results), *more_starts]),
         latency={
             shape: make_sample([value for result in results for value in result.latency_s[shape]])
             for shape in results[0].latency_s
@@ -217,6 +275,7 @@ def summarise(results: Sequence[TrialResult], texts: int) -> Timing:
         call=pool("call_s"),
         tokenize=pool("tokenize_s"),
         graph=pool("graph_s"),
+        mix=pool("mix_s"),
         texts_per_s=texts / float(np.median([value for result in results for value in result.mix_s])),
         peak_bytes=max(peaks, default=None),
     )
@@ -234,38 +293,54 @@ def make_sample(seconds: Sequence[float]) -> Sample:
 def record_bench(family: Family, bench: Bench) -> Path:
     """Keep a bench in ``measurements/<host>.json``, with what else is known there; facts are not touched.
 
-    Profiles that were not measured this time keep what was measured before.
+    Profiles, numbers of threads and providers that were not measured this time keep what was measured before; but
+    numbers of threads only where as much was measured, or their lines would not compare.
     """
-    known = load_bench(family, bench.host)
-    if known is not None and known.provider == bench.provider:
-        bench = replace(bench, profiles={**known.profiles, **bench.profiles})
-    return write_sections(family, bench.host, {SECTION: msgspec.to_builtins(bench, str_keys=True)})
+    known = load_bench(family, bench.host, bench.provider)
+    profiles = dict(known.profiles) if known else {}
+    for name, new in bench.profiles.items():
+        old = profiles.get(name)
+        if old and (old.runs, old.seconds, old.mix_texts) == (new.runs, new.seconds, new.mix_texts):
+            new = replace(new, threads={**old.threads, **new.threads}, parent={**old.parent, **new.parent})
+        profiles[name] = new
+    kept = replace(bench, profiles=profiles)
+    return write_sections(family, bench.host, {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)})
 
 
-def load_bench(family: Family, host: Host) -> Bench | None:
+def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
     """What was measured on a host, if there is something that can be read and that is of these very files."""
     try:
-        return msgspec.convert(load_sections(family, host)[SECTION], Bench, str_keys=True)
+        return msgspec.convert(load_sections(family, host)[_name_section(provider)], Bench, str_keys=True)
     except (KeyError, msgspec.ValidationError):
         return None
 
 
-def _run_process(family: Family, plan: BenchPlan, profile: str, threads: int) -> TrialResult:
-    trial = TrialPlan(
+def _name_section(provider: str) -> str:
+    return SECTION if provider == CPU else f"{SECTION} on {provider}"
+
+
+def _count_more_starts(plan: BenchPlan, trial: Trial) -> int:
+    """Processes that only start, after each one that measures."""
+    return 0 if trial.in_torch else max(0, -(-min(COLD_STARTS, plan.runs) // ROUNDS) - 1)
+
+
+def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: bool = False) -> TrialResult:
+    task = TrialPlan(
         started_ns=time.monotonic_ns(),
         family=str(family.path.resolve()),
-        profile=profile,
-        threads=threads,
+        profile=trial.profile,
+        threads=trial.threads,
         provider=plan.provider,
         shapes=plan.shapes,
         text=SHORT_TEXT,
         mix=plan.texts,
-        runs=-(-plan.runs // ROUNDS),
+        runs=0 if only_start else -(-plan.runs // ROUNDS),
         seconds=plan.seconds / ROUNDS,
+        parent=plan.parent or "",
     )
     finished = subprocess.run(
-        [sys.executable, "-m", "matexport.trial"],
-        input=json.dumps(asdict(trial)),
+        [sys.executable, "-m", LIVE_PARENT if trial.in_torch else TRIAL],
+        input=json.dumps(asdict(task)),
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -273,8 +348,10 @@ def _run_process(family: Family, plan: BenchPlan, profile: str, threads: int) ->
     )
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or [f"ended with {finished.returncode}"]
+        if trial.in_torch:
+            raise ParentError(f"{trial}: {lines[-1]}")
         error = RequestError if finished.returncode == 2 and "provider" in lines[-1] else FamilyError
-        raise error(f"{profile}, {threads} thread(s): {lines[-1]}")
+        raise error(f"{trial}: {lines[-1]}")
     return msgspec.convert(json.loads(finished.stdout.splitlines()[-1]), TrialResult)
 
 

@@ -1,6 +1,6 @@
 """A corpus in Parquet -> its vectors in Parquet, on Ray Data: for what outgrows one process or one machine.
 
-    corpus (a file or a folder) -> parts (runs of row groups) -> workers, each with an embedder -> one file per part
+    corpus (a file or a folder) -> parts (runs of rows) -> workers, each with an embedder -> one file per part
 
 A part is the unit of work, of restarting and of failure. Its file has a name that the plan gives it, is written under
 another name and renamed when it is whole: so a part that is computed twice, because a worker died or a run was started
@@ -17,12 +17,14 @@ import importlib.util
 import json
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matexport.errors import DestinationError, MatexportError, RequestError
+from matexport.batches import DEFAULT_BATCH_TOKENS
+from matexport.errors import DestinationError, FamilyError, MatexportError, RequestError
 from matexport.host import count_cpus
 from matexport.manifest import MANIFEST, Family, hash_file, load_family
 
@@ -34,20 +36,32 @@ Progress = Callable[[str, int, int], None]
 
 PLAN, SUCCESS = "_matexport.json", "_SUCCESS"
 VECTOR_COLUMN = "embedding"
-#: Rows of a part, where row groups are small enough: some minutes of work at most.
+#: Rows of a part, at most: some minutes of work.
 PART_ROWS = 65_536
 #: Rows that a worker holds at a time.
 CHUNK_ROWS = 4096
 DEFAULT_WORKER_THREADS = 2
+#: How often a worker that died is started again, and its part tried again: a part that kills whoever takes it (too
+#: large for the memory, say) must not do so for ever.
+MAX_RESTARTS = 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some row groups of one input file, and the output file that they become."""
+    """A run of rows of one input file, and the output file that they become.
+
+    Attributes:
+        row_groups: in which the rows lie.
+        first: number of the first row in its file.
+        skip: rows of the first row group that belong to parts before.
+        rows: how many.
+    """
 
     number: int
     file: str
     row_groups: tuple[int, ...]
+    first: int
+    skip: int
     rows: int
 
     @property
@@ -94,7 +108,8 @@ def embed_corpus(
     column: str = "text",
     prompt: str | None = None,
     workers: int | None = None,
-    threads: int = DEFAULT_WORKER_THREADS,
+    threads: int | None = None,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> BulkResult:
     """Embed the texts of a Parquet corpus; every column is kept and `embedding` added.
@@ -104,12 +119,14 @@ def embed_corpus(
 
     Args:
         family: the directory of a family or a pack.
-        corpus: a Parquet file, or a folder of them.
+        corpus: a Parquet file, or a folder of them, at any depth; names that begin with a dot or an underscore are left
+            out, as Parquet writers use them for what is no data.
         out: a folder; one Parquet file per part appears in it, and `_SUCCESS` when all are there.
         profile: may be left out when the family has only one.
         column: of the texts.
         workers: processes that embed; as many as Ray's CPUs allow by default.
-        threads: of each worker.
+        threads: of each worker; 2 by default, where a machine of the cluster has so many.
+        batch_tokens: as for `Embedder.embed`.
         progress: called with (stage, done, total) parts.
 
     Raises:
@@ -128,12 +145,13 @@ def embed_corpus(
     plan = plan_corpus(family, Path(corpus), profile=profile, column=column, prompt=prompt)
     out = Path(out).absolute()
     claim_output(out, plan)
+    (out / SUCCESS).unlink(missing_ok=True)  # of a run before, of which something may be missing now
     done = {part.number for part in plan.parts if (out / part.name).is_file()}
     missing = [part for part in plan.parts if part.number not in done]
     report = progress or (lambda _stage, _done, _total: None)
     report("embed", len(done), len(plan.parts))
     if missing:
-        for count, _ in enumerate(_run_on_ray(plan, missing, out, workers, threads), len(done) + 1):
+        for count, _ in enumerate(_run_on_ray(plan, missing, out, workers, threads, batch_tokens), len(done) + 1):
             report("embed", count, len(plan.parts))
     finish_output(out, plan)
     return BulkResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
@@ -143,11 +161,12 @@ def plan_corpus(family: Family, corpus: Path, *, profile: str, column: str, prom
     """Split a corpus into parts. Reads the footers of its files alone.
 
     Raises:
-        RequestError: there is no Parquet file, or one that cannot be read or lacks the column.
+        RequestError: there is no Parquet file, or one that cannot be read, lacks the column, or says that some of its
+            rows have no text.
     """
     import pyarrow
 
-    files = sorted(corpus.glob("*.parquet")) if corpus.is_dir() else [corpus]
+    files = _find_files(corpus) if corpus.is_dir() else [corpus]
     if not files:
         raise RequestError(f"{corpus} holds no .parquet file")
     parts: list[Part] = []
@@ -157,6 +176,7 @@ def plan_corpus(family: Family, corpus: Path, *, profile: str, column: str, prom
             with _open_parquet(file) as opened:
                 schema, metadata = opened.schema_arrow, opened.metadata
                 counts = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+                empty = _count_nulls(metadata, column)
             inputs[str(file.absolute())] = _hash_footer(file)
         except (OSError, pyarrow.ArrowException) as error:
             raise RequestError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
@@ -166,9 +186,10 @@ def plan_corpus(family: Family, corpus: Path, *, profile: str, column: str, prom
             raise RequestError(f"{file}: the column {column!r} holds {schema.field(column).type}, not text")
         if VECTOR_COLUMN in schema.names:
             raise RequestError(f"{file} has a column {VECTOR_COLUMN!r} already, which the vectors would be called")
-        for groups in _pack_groups(counts):
-            rows = sum(counts[group] for group in groups)
-            parts.append(Part(len(parts), str(file.absolute()), groups, rows))
+        if empty:
+            raise RequestError(f"{file}: {empty} rows have no text in {column!r}: leave them out of the corpus")
+        for groups, first, skip, rows in _split_rows(counts):
+            parts.append(Part(len(parts), str(file.absolute()), groups, first, skip, rows))
     return BulkPlan(
         str(family.path.resolve()), hash_file(family.path / MANIFEST), profile, prompt, column, inputs, tuple(parts)
     )
@@ -204,11 +225,17 @@ def finish_output(out: Path, plan: BulkPlan) -> None:
     """Count what is there and say that it is all.
 
     Raises:
-        DestinationError: a part is missing, or has other rows than the plan.
+        DestinationError: a part is missing, cannot be read, or has other rows than the plan.
     """
+    import pyarrow
+
     for part in plan.parts:
-        with _open_parquet(out / part.name) as opened:
-            rows = opened.metadata.num_rows
+        try:
+            with _open_parquet(out / part.name) as opened:
+                rows = opened.metadata.num_rows
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DestinationError(f"{out / part.name} cannot be read ({reason}): remove it and start again") from None
         if rows != part.rows:
             raise DestinationError(f"{out / part.name} has {rows} rows, and should have {part.rows}: remove it")
     for leftover in out.glob(".part-*"):
@@ -219,46 +246,70 @@ def finish_output(out: Path, plan: BulkPlan) -> None:
 class PartEmbedder:
     """What a worker of Ray holds: one embedder. Called with the numbers of parts, it writes their files."""
 
-    def __init__(self, plan: BulkPlan, out: str, threads: int) -> None:
+    def __init__(self, plan: BulkPlan, out: str, threads: int, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
         from matexport.embed import Embedder
 
-        self._plan, self._out = plan, Path(out)
+        self._plan, self._out, self._batch_tokens = plan, Path(out), batch_tokens
         self._embedder = Embedder(plan.family, plan.profile, threads=threads)
+        # Workers start at any time and on any machine: what lies at the family's path may be another one there.
+        self._is_planned = hash_file(Path(plan.family) / MANIFEST) == plan.manifest
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"part": batch["part"], "problem": [self._try(int(number)) for number in batch["part"]]}
 
     def _try(self, number: int) -> str:
         """Write a part; what is wrong with it comes back as text, since Ray would wrap an exception many times."""
+        import pyarrow
+
+        part = self._plan.parts[number]
         try:
-            self.write(self._plan.parts[number])
-        except (MatexportError, OSError) as error:
+            self.write(part)
+        except MatexportError as error:
             return str(error)
+        except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+            return f"{part.file}, rows {part.first} to {part.first + part.rows - 1}: {str(error).splitlines()[0]}"
         return ""
 
     def write(self, part: Part) -> None:
-        """Embed a part; its file appears when all of it is there."""
+        """Embed a part; its file appears when all of it is there.
+
+        Raises:
+            RequestError: a row has no text, or the corpus is no longer what was planned.
+            FamilyError: the family is no longer what was planned.
+        """
         from pyarrow.parquet import ParquetWriter
 
+        if not self._is_planned:
+            raise FamilyError(f"{self._plan.family} is another family now than when this run began")
+        if _hash_footer(Path(part.file)) != self._plan.inputs[part.file]:
+            raise RequestError(f"{part.file} was changed since this run began")
         target = self._out / part.name
-        temporary = target.with_name(f".{part.name}.{os.getpid()}")
-        done = 0
-        with _open_parquet(Path(part.file)) as source:
-            field = make_vector_field(self._embedder)
-            schema = source.schema_arrow.append(field)
-            with ParquetWriter(temporary, schema) as writer:
-                for table in source.iter_batches(CHUNK_ROWS, row_groups=list(part.row_groups)):
-                    texts = table.column(self._plan.column).to_pylist()
-                    if None in texts:
-                        row = texts.index(None) + done
-                        raise RequestError(f"{part.file}: row {row} of {_spell(part.row_groups)} has no text")
-                    vectors = self._embedder.embed(texts, prompt=self._plan.prompt)
-                    column = make_vector_column(vectors, field.type)
-                    writer.write_batch(table.append_column(field, column))
-                    done += len(texts)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        # Process numbers of two machines may be the same, and a worker that Ray believes dead may still be writing.
+        temporary = target.with_name(f".{part.name}.{uuid.uuid4().hex}")
+        row = part.first
+        try:
+            with _open_parquet(Path(part.file)) as source:
+                field = make_vector_field(self._embedder)
+                with ParquetWriter(temporary, source.schema_arrow.append(field)) as writer:
+                    for table in _read_rows(source, part):
+                        vectors = self._embed(table.column(self._plan.column).to_pylist(), f"{part.file}, row", row)
+                        writer.write_batch(table.append_column(field, make_vector_column(vectors, field.type)))
+                        row += len(vectors)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _embed(self, texts: list[str | None], where: str, first: int) -> Any:
+        if None in texts:
+            raise RequestError(f"{where} {first + texts.index(None)} has no text")
+        try:
+            return self._embedder.embed(
+                [text for text in texts if text is not None], prompt=self._plan.prompt, batch_tokens=self._batch_tokens
+            )
+        except RequestError as error:
+            raise RequestError(f"{where}s from {first} on: {error}") from None
 
 
 def make_vector_field(embedder: Any) -> pyarrow.Field:
@@ -276,14 +327,24 @@ def make_vector_column(vectors: Any, kind: pyarrow.DataType) -> pyarrow.Array:
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), type=kind)
 
 
-def _run_on_ray(plan: BulkPlan, parts: list[Part], out: Path, workers: int | None, threads: int) -> Iterator[int]:
+def _run_on_ray(
+    plan: BulkPlan, parts: list[Part], out: Path, workers: int | None, threads: int | None, batch_tokens: int
+) -> Iterator[int]:
     """Let Ray's workers write parts; their numbers as they are done."""
     ray = _import_ray()
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+        here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": count_cpus()}
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **here)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(f"Ray does not start: {str(error).strip().splitlines()[0]}") from error
     try:
         cpus = int(ray.cluster_resources().get("CPU", count_cpus()))
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        if threads is not None and threads > largest:
+            raise RequestError(f"{threads} threads per worker were asked; no machine of the cluster has over {largest}")
+        threads = threads or min(DEFAULT_WORKER_THREADS, max(largest, 1))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
@@ -293,15 +354,19 @@ def _run_on_ray(plan: BulkPlan, parts: list[Part], out: Path, workers: int | Non
             PartEmbedder,
             batch_size=1,
             concurrency=count,
-            num_cpus=min(threads, cpus),
-            fn_constructor_args=(plan, str(out), threads),
+            num_cpus=threads,
+            fn_constructor_args=(plan, str(out), threads, batch_tokens),
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
         )
         for row in done.iter_rows():
             if row["problem"]:
                 raise RequestError(row["problem"])
             yield int(row["part"])
     except ray.exceptions.RayError as error:
-        raise RequestError(f"Ray gave up: {str(error).strip().splitlines()[-1]}") from error
+        raise RequestError(
+            f"Ray gave up: {str(error).strip().splitlines()[-1]} Parts that are done stay; the same command goes on"
+        ) from error
     finally:
         if started:
             ray.shutdown()
@@ -342,25 +407,63 @@ def _hash_footer(file: Path) -> str:
         return hashlib.sha256(size.to_bytes(8, "little") + opened.read()).hexdigest()
 
 
-def _pack_groups(counts: list[int]) -> Iterator[tuple[int, ...]]:
-    """Row groups in runs of at most `PART_ROWS` rows; a larger one is a part by itself."""
+def _find_files(folder: Path) -> list[Path]:
+    """Parquet files at any depth, in the order of their paths."""
+
+    def is_data(file: Path) -> bool:
+        return not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+    return sorted(file for file in folder.rglob("*.parquet") if file.is_file() and is_data(file))
+
+
+def _count_nulls(metadata: Any, column: str) -> int:
+    """Rows without a text, as far as the footer says."""
+    places = [index for index in range(metadata.num_columns) if metadata.schema.column(index).path == column]
+    statistics = [
+        metadata.row_group(group).column(place).statistics
+        for group in range(metadata.num_row_groups)
+        for place in places
+    ]
+    return sum(found.null_count for found in statistics if found is not None and found.has_null_count)
+
+
+def _split_rows(counts: list[int]) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
+    """Runs of at most `PART_ROWS` rows: row groups, first row, rows of the first group to skip, rows.
+
+    Small row groups share a part; a large one becomes several.
+    """
     groups: list[int] = []
-    rows = 0
+    first = rows = 0
     for index, count in enumerate(counts):
         if groups and rows + count > PART_ROWS:
-            yield tuple(groups)
-            groups, rows = [], 0
-        groups.append(index)
-        rows += count
+            yield tuple(groups), first, 0, rows
+            groups, first, rows = [], first + rows, 0
+        if count > PART_ROWS:
+            for skip in range(0, count, PART_ROWS):
+                yield (index,), first + skip, skip, min(PART_ROWS, count - skip)
+            first += count
+        elif count:
+            groups.append(index)
+            rows += count
     if groups:
-        yield tuple(groups)
+        yield tuple(groups), first, 0, rows
+
+
+def _read_rows(source: ParquetFile, part: Part) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a part, `CHUNK_ROWS` at most at a time."""
+    skip, left = part.skip, part.rows
+    for batch in source.iter_batches(CHUNK_ROWS, row_groups=list(part.row_groups)):
+        if skip >= len(batch):
+            skip -= len(batch)
+            continue
+        rows = batch.slice(skip, left)
+        skip, left = 0, left - len(rows)
+        yield rows
+        if not left:
+            return
 
 
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _spell(groups: tuple[int, ...]) -> str:
-    return f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"

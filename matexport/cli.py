@@ -24,6 +24,7 @@ from matexport.errors import DestinationError, FamilyError, MatexportError, Pari
 if TYPE_CHECKING:
     from matexport.embed import Embedder
     from matexport.manifest import Family
+    from matexport.tables import Parities, Spreads
     from matexport.verify import Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
@@ -43,10 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
     except MatexportError as error:
         return _complain(error, UNUSABLE)
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was changed", INTERRUPTED)
+        return _complain(_describe_interruption(options), INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return DONE
+
+
+def _describe_interruption(options: argparse.Namespace) -> str:
+    if getattr(options, "engine", None) == "ray":
+        return "interrupted; the same command goes on where it was"
+    return "interrupted; no file was changed"
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -121,8 +128,8 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         _print_verification(options.family, verification)
     for verdict in verification.verdicts:
-        if not verdict.passed:
-            _complain(f"{verdict.profile} is off its floor: {verdict.breach}", REFUSED)
+        if breach := verdict.find_breach():
+            _complain(f"{verdict.profile} is off its floor: {breach[1]} ({breach[0]})", REFUSED)
     return DONE if verification.passed else REFUSED
 
 
@@ -134,29 +141,41 @@ def run_bench(options: argparse.Namespace) -> int:
     from matexport.tables import format_bench
 
     family = load_family(options.family)
+    if options.parent is not None and not options.against:
+        raise RequestError("--parent is for --against torch")
+    if options.against:
+        from matexport.build import require_build_extra
+
+        require_build_extra()
+    texts = read_texts(options.texts, MAX_MIX_TEXTS, "the texts") if options.texts else ()
+    if options.texts and not texts:
+        raise RequestError(f"the texts {options.texts} are empty: give one per line")
     plan = BenchPlan(
         profiles=tuple(options.profile),
         threads=tuple(options.threads),
-        shapes=tuple(options.shape) or BenchPlan().shapes,
-        texts=read_texts(options.texts, MAX_MIX_TEXTS, "the texts") if options.texts else (),
+        shapes=tuple(options.shape),
+        texts=texts,
         runs=options.runs,
         seconds=options.seconds,
         provider=options.provider,
+        parent=(options.parent or family.facts.parent.source) if options.against else None,
     )
     with _progress() as progress:
         bench = bench_family(family, plan, progress=progress)
+    if not options.json:  # before it is kept: that may fail, and took minutes
+        mix = next(iter(bench.profiles.values())).mix_texts
+        print(format_bench(bench))
+        print(f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, ", end="")
+        print(f"provider {bench.provider}; texts/s on {mix} {'texts of yours' if texts else 'probes'}")
+        print("medians, in brackets their 95 % interval", flush=True)
     with _explain_os_errors(options.family):
         path = record_bench(family, bench)
     if options.json:
         import msgspec
 
         _print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(bench, str_keys=True))
-        return DONE
-    print(format_bench(bench))
-    print(
-        f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, provider {bench.provider}"
-    )
-    print(f"milliseconds are medians, in brackets their 95 % interval; kept in {path}")
+    else:
+        print(f"kept in {path}")
     return DONE
 
 
@@ -169,7 +188,7 @@ def run_show(options: argparse.Namespace) -> int:
 
     family = load_family(options.family)
     measured = load_measurement(family, read_host())
-    rows = describe_profiles(family, measured.parity if measured else None)
+    rows = describe_profiles(family, *((measured.parity, measured.spread) if measured else ()))
     if options.json:
         import msgspec
 
@@ -240,7 +259,7 @@ def _embed_on_ray(options: argparse.Namespace) -> int:
             progress=progress,
             **{
                 name: value
-                for name in ("column", "workers", "threads")
+                for name in ("column", "workers", "threads", "batch_tokens")
                 if (value := getattr(options, name)) is not None
             },
         )
@@ -373,12 +392,13 @@ def _describe_verification(path: Path, verification: Verification) -> dict[str, 
     from matexport.manifest import load_family
     from matexport.tables import describe_profiles
 
-    parities = {verdict.profile: verdict.parity for verdict in verification.verdicts}
+    family = load_family(path)
     passed = {verdict.profile: verdict.passed for verdict in verification.verdicts}
-    rows = describe_profiles(load_family(path), parities)
+    rows = describe_profiles(family, *_split_measured(verification))
     return {
         "passed": verification.passed,
         "host": msgspec.to_builtins(verification.host),
+        "another_instruction_set": _is_another(family, verification),
         "profiles": [row | {"passed": passed[str(row["profile"])]} for row in rows],
     }
 
@@ -387,12 +407,23 @@ def _print_verification(path: Path, verification: Verification) -> None:
     from matexport.manifest import load_family
     from matexport.tables import describe_profiles, format_profiles
 
-    parities = {verdict.profile: verdict.parity for verdict in verification.verdicts}
-    print(format_profiles(describe_profiles(load_family(path), parities)))
-    host, first = verification.host, load_family(path).facts.instruction_sets
+    family, host = load_family(path), verification.host
+    print(format_profiles(describe_profiles(family, *_split_measured(verification))))
     print(f"\nparity on {host.cpu} ({', '.join(host.instruction_sets)}), onnxruntime {host.onnxruntime}")
-    if first and first != host.instruction_sets:
-        print(f"measured anew: the family's own parity was measured on another instruction set ({', '.join(first)})")
+    if _is_another(family, verification):
+        first = ", ".join(family.facts.instruction_sets)
+        print(f"measured anew: the family's own parity was measured on another instruction set ({first})")
+
+
+def _split_measured(verification: Verification) -> tuple[Parities, Spreads]:
+    verdicts = verification.verdicts
+    return {it.profile: it.parity for it in verdicts}, {it.profile: it.spread for it in verdicts}
+
+
+def _is_another(family: Family, verification: Verification) -> bool:
+    """Whether a family was measured on another instruction set than now; False where either is not known."""
+    first, now = family.facts.instruction_sets, verification.host.instruction_sets
+    return bool(first and now and first != now)
 
 
 def _print_decisions(family: Family) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,12 @@ from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, RequestError
 from matexport.host import count_cpus
 from matexport.manifest import Family, check_profile, load_family
-from matexport.session import InferenceSession, open_session
+from matexport.session import load_runtime, open_session
 from matexport.spec import CPU, OUTPUT_NAME, Encoding, PaddingSide
 from matexport.tokens import Feeds, Tokens, find_prompt, load_tokenizer, pad_rows, tokenize_texts
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 #: float32, or the codes of a profile that encodes its output.
 Vectors = NDArray[Any]
@@ -42,7 +46,7 @@ class Embedder:
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
-        threads: how many threads compute; all CPUs of this process by default.
+        threads: of each run, and how many runs go at a time; all CPUs of this process by default.
         check: check digests and graph first. Only for a family that this process has just checked.
         provider: what runs the graph, a key of `matexport.spec.PROVIDERS`; all of it, or it is refused.
 
@@ -64,14 +68,19 @@ class Embedder:
     ) -> None:
         self.family = family if isinstance(family, Family) else load_family(family)
         self.profile = _choose_profile(self.family, profile)
-        if check:
-            check_profile(self.family, self.profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
         self._width, self._dtype = facts.encoding.width(facts.dim), _DTYPES[facts.encoding]
         self._text = self.family.facts.text
-        self._shared = _shared or _Shared(self.family, threads)
-        self._session = open_session(self.family.path / facts.graph, threads=self._shared.threads, provider=provider)
+        self._shared, self._owns_shared = _shared or _Shared(self.family, threads), _shared is None
+        if check:
+            checked = self._shared.pool.submit(check_profile, self.family, self.profile)
+            load_runtime()  # takes as long as the digest of 20 MB, and reads nothing of the family
+            checked.result()
+        self._tokenizer = self._shared.load_tokenizer()
+        self._session: InferenceSession | None = open_session(
+            self.family.path / facts.graph, threads=self._shared.threads, provider=provider
+        )
 
     def embed(
         self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
@@ -118,7 +127,7 @@ class Embedder:
             RequestError, FamilyError: as `embed` does, when the iterator comes to the text.
         """
         for window in self._embed_windows(texts, prompt, batch_tokens):
-            yield from window
+            yield from (vector.copy() for vector in window)  # one that is kept keeps no others in memory
 
     def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
         """Token ids of texts with the prompt put before them, cut to the parent's length, without padding.
@@ -126,7 +135,7 @@ class Embedder:
         Raises:
             RequestError: the prompt is unknown, or a text has no tokens.
         """
-        return tokenize_texts(self._shared.tokenizer, self._text, texts, prompt)
+        return tokenize_texts(self._tokenizer, self._text, texts, prompt)
 
     def pad(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
         """The graph's inputs, by name: each (len(rows), longest) int64."""
@@ -135,7 +144,13 @@ class Embedder:
 
     @property
     def session(self) -> InferenceSession:
-        """onnxruntime's session on the graph."""
+        """onnxruntime's session on the graph.
+
+        Raises:
+            RequestError: the embedder was closed.
+        """
+        if self._session is None:
+            raise RequestError(f"the embedder of {self.profile} was closed")
         return self._session
 
     def run(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Vectors:
@@ -145,20 +160,36 @@ class Embedder:
             padding_side: on the right a token's position is its own, whatever else is in the batch. The vector is the
                 same with left padding, up to rounding, which a consumer may want that pads as the parent does.
         """
-        feeds = self.pad(rows, padding_side)
+        return self.compute(self.pad(rows, padding_side))
+
+    def compute(self, feeds: Feeds) -> Vectors:
+        """Run the graph once on what `pad` gave.
+
+        Raises:
+            FamilyError: onnxruntime cannot run it, or it gives something else than the manifest says.
+        """
+        texts, session = len(feeds[self._text.inputs[0]]), self.session
         try:
-            (vectors,) = self._session.run([OUTPUT_NAME], feeds)
+            (vectors,) = session.run([OUTPUT_NAME], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {error}") from None
-        if vectors.shape != (len(rows), self._width) or vectors.dtype != self._dtype:
-            raise FamilyError(
-                f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {len(rows)} texts"
-            )
+        if vectors.shape != (texts, self._width) or vectors.dtype != self._dtype:
+            raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {texts} texts")
         return vectors  # type: ignore[no-any-return]
 
+    def check(self) -> None:
+        """Check digests and graph, as is done before a session is made unless that was turned off.
+
+        Raises:
+            FamilyError: the files are not the ones that were exported.
+        """
+        check_profile(self.family, self.profile)
+
     def close(self) -> None:
-        """Release the session and its memory."""
-        del self._session
+        """Release the session and its memory; what is running ends first."""
+        self._session = None
+        if self._owns_shared:
+            self._shared.pool.shutdown(wait=False)
 
     def __enter__(self) -> Embedder:
         return self
@@ -180,15 +211,23 @@ class Embedder:
         if first is None:
             return
         rows, done = self._tokenize_window(first, 0, prompt), 0
-        for window in windows:
-            ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), prompt)
+        while True:
+            ahead: Future[list[Tokens]] = Future()
+            try:
+                window = next(windows, None)
+                if window is not None:
+                    ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), prompt)
+            except Exception as error:  # of the source; the texts before it are sound
+                ahead.set_exception(error)
+                window = []
             yield self._embed_rows(rows, done, batch_tokens)
+            if window is None:
+                return
             done += len(rows)
             rows = ahead.result()
-        yield self._embed_rows(rows, done, batch_tokens)
 
     def _tokenize_window(self, texts: Sequence[str], first: int, prompt: str | None) -> list[Tokens]:
-        return tokenize_texts(self._shared.tokenizer, self._text, texts, prompt, first=first)
+        return tokenize_texts(self._tokenizer, self._text, texts, prompt, first=first)
 
     def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
         batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
@@ -219,7 +258,8 @@ class Sessions(Mapping[str, Embedder]):
 
     Args:
         family: the directory of a family, or a loaded `Family`.
-        threads: how many threads compute for all profiles together; all CPUs of this process by default.
+        threads: of each run, and how many runs go at a time for all profiles together; all CPUs of this process by
+            default.
 
     Raises:
         FamilyError: when a profile is asked for that is not there, or whose files are not the ones that were exported.
@@ -230,11 +270,13 @@ class Sessions(Mapping[str, Embedder]):
         self._names = tuple(profile.name for profile in self.family.profiles)
         self._shared = _Shared(self.family, threads)
         self._open: dict[str, Embedder] = {}
+        self._lock = Lock()
 
     def __getitem__(self, name: str) -> Embedder:
-        if name not in self._open:
-            self._open[name] = Embedder(self.family, name, _shared=self._shared)
-        return self._open[name]
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = Embedder(self.family, name, _shared=self._shared)
+            return self._open[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -247,7 +289,8 @@ class Sessions(Mapping[str, Embedder]):
 
     def release(self, name: str) -> None:
         """Close a profile's session; it is opened again when it is asked for again."""
-        opened = self._open.pop(name, None)
+        with self._lock:
+            opened = self._open.pop(name, None)
         if opened is not None:
             opened.close()
 
@@ -259,8 +302,15 @@ class _Shared:
         if threads is not None and threads < 1:
             raise RequestError(f"threads={threads} was asked; at least 1 is needed")
         self.threads = threads or count_cpus()
-        self.tokenizer: Tokenizer = load_tokenizer(family.path, family.facts.text)
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
+        self._family = family
+        self._tokenizer: Tokenizer | None = None
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The family's tokenizer, read when it is first asked for: after its digest was checked."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._family.path, self._family.facts.text)
+        return self._tokenizer
 
 
 def _choose_profile(family: Family, name: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -37,6 +36,8 @@ class Host:
 
 def read_host() -> Host:
     """The host this process runs on."""
+    import importlib.metadata  # 40 ms, which an embedder need not spend
+
     info = _read_cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return Host(

@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from matexport.parity import Parity, Spread
 from matexport.verify import Verification
 
 # What XML 1.0 cannot hold, even escaped.
@@ -40,9 +41,14 @@ def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
     for verdict in verification.verdicts:
         for check, breach in verdict.list_checks():
             case = ElementTree.SubElement(suite, "testcase", classname=verdict.profile, name=f"parity {check}")
+            measured = verdict.parity.get(check) or verdict.spread
             if breach:
-                parity = verdict.parity.get(check, verdict.worst[1])
-                _fail(case, breach, f"{breach}\ncosine min {parity.cosine_min:.6f}\nworst probe {parity.worst}")
+                _fail(case, breach.reason, f"{breach}\n{_spell(measured)}")
+            ElementTree.SubElement(case, "system-out").text = _spell(measured)
+
+
+def _spell(measured: Parity | Spread | None) -> str:
+    return " ".join(f"{name}={value:.6g}" for name, value in vars(measured).items()) if measured else ""
 
 
 def _fail(case: ElementTree.Element, message: str, detail: str) -> None:

@@ -57,6 +57,10 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+#: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.
+HASH_CHUNK = 16 << 20
+
+
 @dataclass(frozen=True)
 class FamilyFacts:
     """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name.
@@ -202,8 +206,12 @@ def list_foreign_files(family: Family) -> list[str]:
 
 def hash_file(path: Path) -> str:
     """sha256 of a file, as a hex digest."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:

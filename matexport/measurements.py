@@ -1,7 +1,7 @@
 """``measurements/<host>.json``: what was measured on one host, in sections (parity, bench, ...). Facts are elsewhere.
 
 A section is believed only when it was measured on these very files: beside it stands the digest of the manifest, which
-holds the digests of all others.
+holds the digests of all others; and with the same instruction sets, which decide what kernels run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,9 @@ def load_sections(family: Family, host: Host) -> dict[str, object]:
         known = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
             return {}
-    except (OSError, ValueError, KeyError, RecursionError):
+        if known["host"]["instruction_sets"] != list(host.instruction_sets):  # a virtual machine may hide some
+            return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return known
 
@@ -48,16 +51,34 @@ def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -
     """
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
-    known = load_sections(family, host)
-    known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **sections}
-    text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _hold(target.parent):
+        known = load_sections(family, host)
+        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **sections}
+        text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
+        # A name that the manifest's check lets lie, should this process be killed.
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".json.tmp")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     return target
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Let no other process of ours write there meanwhile, where the system can lock a folder without a file in it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

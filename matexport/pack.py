@@ -82,9 +82,10 @@ def pack_profile(
             )
             write_manifest(stage, packed)
             verdict = verify_family(stage, progress=progress).verdicts[0]
-            if not verdict.passed:
+            if found := verdict.find_breach():
+                check, breach = found
                 raise ParityError(
-                    f"{profile} is off its floor on this host: {verdict.breach}; nothing was written", "pack"
+                    f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack"
                 )
     return load_family(out)
 

@@ -1,12 +1,14 @@
 """Plain data (parsed TOML or JSON) -> the frozen records of `spec`, refusing what a record does not have.
 
 msgspec checks types and names the path of what is wrong; it ignores unknown keys of dataclasses, so those are
-looked for here, because a misspelt key in a profile would otherwise be a silent default.
+looked for here, because a misspelt key in a profile would otherwise be a silent default; and of a misspelt choice it
+does not say what there is to choose from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import types
 import typing
 from typing import Any, TypeVar
@@ -28,20 +30,24 @@ def read_record(data: object, record: type[T], where: str, error: type[Exception
     Raises:
         error: a key is unknown or missing, or a value has the wrong type.
     """
-    unknown = _find_unknown_key(data, record)
+    unknown = _find_unknown(data, record)
     if unknown:
-        path, known = unknown
-        raise error(f"{where}: unknown key {path!r}; known here: {', '.join(known)}")
+        name, known = unknown
+        raise error(f"{where}: unknown {name}; known here: {', '.join(known)}")
     try:
         return msgspec.convert(data, record, strict=True)
     except msgspec.ValidationError as problem:
         raise error(f"{where}: {problem}") from None
 
 
-def _find_unknown_key(data: object, annotation: Any, path: str = "") -> tuple[str, list[str]] | None:
+def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, list[str]] | None:
+    """The first key or choice that a record does not have, and those that it has."""
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and isinstance(data, str):
+        known = [str(choice.value) for choice in annotation]
+        return None if data in known else (f"{path} {data!r}", known)
     if isinstance(annotation, types.UnionType):
         branches = typing.get_args(annotation)
-        found = [_find_unknown_key(data, branch, path) for branch in branches if branch is not types.NoneType]
+        found = [_find_unknown(data, branch, path) for branch in branches if branch is not types.NoneType]
         return next((hit for hit in found if hit), None)
     if dataclasses.is_dataclass(annotation) and isinstance(data, dict):
         hints = typing.get_type_hints(annotation)
@@ -49,16 +55,19 @@ def _find_unknown_key(data: object, annotation: Any, path: str = "") -> tuple[st
         for key, value in data.items():
             here = f"{path}.{key}" if path else str(key)
             if key not in known:
-                return here, known
-            if hit := _find_unknown_key(value, hints[key], here):
+                return f"key {here!r}", known
+            if hit := _find_unknown(value, hints[key], here):
                 return hit
         return None
     arguments = typing.get_args(annotation)
     if isinstance(data, dict) and len(arguments) == 2:
+        wrong = next((hit for key in data if (hit := _find_unknown(key, arguments[0], path))), None)
+        if wrong:
+            return wrong
         children = ((f"{path}.{key}", value) for key, value in data.items())
     elif isinstance(data, list) and arguments:
         children = ((f"{path}[{index}]", value) for index, value in enumerate(data))
     else:
         return None
     element = arguments[-1] if arguments[-1] is not Ellipsis else arguments[0]
-    return next((hit for where, value in children if (hit := _find_unknown_key(value, element, where))), None)
+    return next((hit for where, value in children if (hit := _find_unknown(value, element, where))), None)

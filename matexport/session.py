@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
-
-# Before onnxruntime is imported: its wheels report usage unless this is set.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime
-from onnxruntime import InferenceSession as InferenceSession
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError
+from matexport.graphfile import find_integer_nodes
 from matexport.host import count_cpus
 from matexport.spec import CPU, PROVIDERS
 
-#: What computes shapes, indices and masks from the inputs' integers. onnxruntime puts such nodes on the CPU on purpose
-#: (`GetCpuPreferredNodes`): to copy a few integers to a device costs more than to compute them.
-SHAPE_OPERATORS = frozenset(
-    {"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Range", "ConstantOfShape", "Expand",
-     "Reshape", "Equal", "Where", "Add", "Sub", "Mul", "Div", "Constant", "Identity", "And", "Not", "Less", "Greater",
-     "LessOrEqual", "GreaterOrEqual"}
-)  # fmt: skip
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
 #: Nodes that a message names.
 MAX_NAMED = 5
 
@@ -38,6 +31,7 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
         RequestError: the installed onnxruntime has no such provider, or one that does not start here.
         FamilyError: onnxruntime refuses the graph, or would run some of it on the CPU instead of on the provider.
     """
+    onnxruntime = load_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_cpus()
     options.inter_op_num_threads = 1
@@ -55,8 +49,7 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
             f"the provider {provider} was asked; the installed onnxruntime {onnxruntime.__version__} has: {known}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _create(graph, options, [wanted, PROVIDERS[CPU]])
-    session.disable_fallback()
+    session = _create(graph, options, [wanted, PROVIDERS[CPU]], enable_fallback=False)
     if session.get_providers()[0] != wanted:  # its libraries are missing: onnxruntime goes on without it
         raise RequestError(
             f"the provider {provider} was asked; it does not start here (a driver or a library is missing)"
@@ -66,16 +59,20 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
-    check_assignment(graph.name, provider, assigned)
+    check_assignment(graph.name, provider, assigned, find_integer_nodes(graph))
     return session
 
 
-def check_assignment(graph: str, provider: str, assigned: Iterable[tuple[str, str, str]]) -> None:
-    """Refuse a session that runs more than shapes elsewhere than on the provider that was asked for.
+def check_assignment(
+    graph: str, provider: str, assigned: Iterable[tuple[str, str, str]], integer_nodes: Container[str]
+) -> None:
+    """Refuse a session that computes numbers elsewhere than on the provider that was asked for.
 
     Args:
         graph: its file, for the message.
         assigned: (provider's full name, operator, node) of every node.
+        integer_nodes: nodes of shapes, indices and masks. onnxruntime puts such nodes on the CPU on purpose
+            (`GetCpuPreferredNodes`): to copy a few integers to a device costs more than to compute them.
 
     Raises:
         FamilyError: naming the nodes.
@@ -84,7 +81,7 @@ def check_assignment(graph: str, provider: str, assigned: Iterable[tuple[str, st
     elsewhere = [
         f"{operator} {node}".strip()
         for where, operator, node in assigned
-        if where != wanted and operator not in SHAPE_OPERATORS
+        if where != wanted and node not in integer_nodes
     ]
     if not any(where == wanted for where, _, _ in assigned) or elsewhere:
         named = ", ".join(elsewhere[:MAX_NAMED]) + (" ..." if len(elsewhere) > MAX_NAMED else "")
@@ -94,8 +91,23 @@ def check_assignment(graph: str, provider: str, assigned: Iterable[tuple[str, st
         )
 
 
-def _create(graph: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> InferenceSession:
+def load_runtime() -> ModuleType:
+    """onnxruntime, imported when it is first needed; it reports usage unless it is told not to before."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    runtime: ModuleType = onnxruntime
+    return runtime
+
+
+def _create(
+    graph: Path, options: SessionOptions, providers: list[str], *, enable_fallback: bool = True
+) -> InferenceSession:
+    onnxruntime = load_runtime()
     try:
-        return InferenceSession(str(graph.resolve()), options, providers=providers)
+        session: InferenceSession = onnxruntime.InferenceSession(
+            str(graph.resolve()), options, providers=providers, enable_fallback=int(enable_fallback)
+        )
+        return session
     except Exception as error:  # onnxruntime's own exception classes share no base but Exception
         raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {graph.name}: {error}") from None

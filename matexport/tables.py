@@ -6,20 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matexport.manifest import Family
-from matexport.parity import Parity
+from matexport.parity import RANGES_WAY, Parity, Spread
+from matexport.spec import Profile
 
 if TYPE_CHECKING:
-    from matexport.bench import Bench, Sample
+    from matexport.bench import Bench, Sample, Timing
 
 Parities = Mapping[str, Mapping[str, Parity]]
+Spreads = Mapping[str, Spread | None]
 
 
-def describe_profiles(family: Family, parities: Parities | None = None) -> list[dict[str, object]]:
+def describe_profiles(
+    family: Family, parities: Parities | None = None, spreads: Spreads | None = None
+) -> list[dict[str, object]]:
     """One record per profile: what it is, what it weighs, how near it is to the parent.
 
     Args:
         family: the family.
         parities: profile -> way of running -> parity on this host, or None when it was not measured here.
+        spreads: profile -> what its vectors owe to the batch; None likewise.
 
     Returns:
         records of plain values, ready for JSON. `download_bytes` is the graph and its prefix of the weights.
@@ -28,7 +33,7 @@ def describe_profiles(family: Family, parities: Parities | None = None) -> list[
     for profile in family.profiles:
         facts = family.profile_facts(profile.name)
         graph_bytes = family.facts.files[facts.graph].bytes
-        ways = (parities or {}).get(profile.name)
+        ways, spread = (parities or {}).get(profile.name), (spreads or {}).get(profile.name)
         rows.append(
             {
                 "profile": profile.name,
@@ -41,10 +46,11 @@ def describe_profiles(family: Family, parities: Parities | None = None) -> list[
                 "weights": facts.weights,
                 "weights_prefix_bytes": facts.weights_prefix_bytes,
                 "download_bytes": graph_bytes + facts.weights_prefix_bytes,
-                "max_abs": max(parity.max_abs for parity in ways.values()) if ways else None,
+                "max_abs": max(parity.max_abs for way, parity in ways.items() if way != RANGES_WAY) if ways else None,
                 "cosine_mean": _least(parity.cosine_mean for parity in ways.values()) if ways else None,
                 "cosine_min": _least(parity.cosine_min for parity in ways.values()) if ways else None,
                 "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
+                "spread": spread.value if spread else None,
                 "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
             }
         )
@@ -53,7 +59,18 @@ def describe_profiles(family: Family, parities: Parities | None = None) -> list[
 
 def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
     """The table that `export`, `verify` and `show` print."""
-    header = ("profile", "layers", "dim", "size MB", "max abs diff", "mean cosine", "min cosine", "neighbours", "graph")
+    header = (
+        "profile",
+        "layers",
+        "dim",
+        "size MB",
+        "max abs diff",
+        "mean cosine",
+        "min cosine",
+        "neighbours",
+        "spread",
+        "graph",
+    )
     cells = [
         (
             str(row["profile"]),
@@ -64,44 +81,58 @@ def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
             _number(row["cosine_mean"], ".6f"),
             _number(row["cosine_min"], ".6f"),
             _number(row["neighbours"], ".3f"),
+            _number(row["spread"], ".0e"),
             str(row["graph"]),
         )
         for row in rows
     ]
-    return format_table(header, cells, left=(0, 8))
+    return format_table(header, cells, left=(0, 9))
 
 
 def format_bench(bench: Bench) -> str:
-    """The table that `bench` prints: one line per profile and number of threads."""
-    timings = [
-        (name, count, profile, timing)
-        for name, profile in bench.profiles.items()
-        for count, timing in sorted(profile.threads.items())
-    ]
-    shapes = list(dict.fromkeys(shape for _, _, _, timing in timings for shape in timing.latency))
+    """The table that `bench` prints: one line per profile and number of threads; then the parent, if it was timed.
+
+    Beside each profile stands how many times the texts per second of the parent at its point it gives.
+    """
+    timings: list[tuple[str, int, tuple[str, str], Timing, Mapping[int, Timing]]] = []
+    parents: dict[tuple[str, int], Timing] = {}
+    for name, profile in bench.profiles.items():
+        sizes = f"{profile.download_bytes / 1e6:.1f}", f"{profile.disk_bytes / 1e6:.1f}"
+        timings += [(name, count, sizes, timing, profile.parent) for count, timing in sorted(profile.threads.items())]
+        point = Profile.parse(name).point.name
+        parents |= {(f"{point} in torch", count): timing for count, timing in sorted(profile.parent.items())}
+    timings += [(name, count, ("-", "-"), timing, {}) for (name, count), timing in parents.items()]
+    shapes = list(dict.fromkeys(shape for _, _, _, timing, _ in timings for shape in timing.latency))
+    against = ["x torch"] if parents else []
     header = (
-        "profile", "threads", "size MB", "RAM MB", "cold start s", *(f"{shape} ms" for shape in shapes),
-        "1 text ms", "not graph", "texts/s",
+        "profile", "threads", "size MB", "disk MB", "RAM MB", "cold start s",
+        *(f"{shape} ms (p95)" for shape in shapes), "1 text ms", "not graph", "texts/s", *against,
     )  # fmt: skip
     rows = [
         (
             name,
             str(count),
-            f"{profile.download_bytes / 1e6:.1f}",
+            *sizes,
             "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e6:.0f}",
             f"{timing.first_vector.p50 / 1e3:.2f}",
             *(_format_sample(timing.latency.get(shape)) for shape in shapes),
             f"{timing.call.p50:.2f}",
             f"{timing.overhead:.0%}",
-            f"{timing.texts_per_s:.0f}",
+            _format_rate(timing),
+            *([f"{timing.texts_per_s / parent[count].texts_per_s:.2f}" if count in parent else "-"] if against else []),
         )
-        for name, count, profile, timing in timings
+        for name, count, sizes, timing, parent in timings
     ]
     return format_table(header, rows, left=(0,))
 
 
+def _format_rate(timing: Timing) -> str:
+    texts = timing.texts_per_s * timing.mix.p50
+    return f"{timing.texts_per_s:.0f} [{texts / timing.mix.high:.0f}, {texts / timing.mix.low:.0f}]"
+
+
 def _format_sample(sample: Sample | None) -> str:
-    return "-" if sample is None else f"{sample.p50:.2f} [{sample.low:.2f}, {sample.high:.2f}]"
+    return "-" if sample is None else f"{sample.p50:.2f} [{sample.low:.2f}, {sample.high:.2f}] ({sample.p95:.2f})"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
@@ -118,7 +149,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def _describe_parity(parity: Parity) -> dict[str, object]:
-    return {name: getattr(parity, name) for name in ("max_abs", "cosine_mean", "cosine_min", "neighbours", "worst")}
+    return {name: getattr(parity, name) for name in vars(parity)}
 
 
 def _least(values: Iterable[float]) -> float:

@@ -1,19 +1,23 @@
 """One process of `matexport bench`: one profile with one number of threads, from process start to last vector.
 
-Run as ``python -m matexport.trial``; takes a plan on standard input and gives a result on standard output, each one
-JSON document. Samples go out raw, so that those of several processes can be put together. Nothing here decides what a
-number means.
+Run as ``python -m matexport.trial`` (or ``matexport.build.live``, for the parent in torch); takes a plan on standard
+input and gives a result on standard output, each one JSON document. Samples go out raw, so that those of several
+processes can be put together. Nothing here decides what a number means.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matexport.tokens import Feeds, Tokens
 
 #: Runs before the clock counts: lazily made buffers, caches, clock speed.
 WARM_UP = 10
@@ -28,8 +32,9 @@ class TrialPlan:
         shapes: (batch, tokens) of runs on token rows.
         text: a short one, embedded alone.
         mix: texts of many lengths, embedded as a user does.
-        runs: of each shape, at most.
+        runs: of each shape, at most; 0 to end at the first vector.
         seconds: for each shape, at most.
+        parent: where the parent is, for the process that times it; its point is the profile's.
     """
 
     started_ns: int
@@ -42,6 +47,26 @@ class TrialPlan:
     mix: tuple[str, ...]
     runs: int
     seconds: float
+    parent: str = ""
+
+
+class Side(Protocol):
+    """What is timed: an `Embedder`, or something else that gives vectors for texts."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Vectors of texts, as a user asks for them."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """What `embed` begins with."""
+
+    def pad(self, rows: Sequence[Tokens]) -> Feeds:
+        """Arrays for `compute`."""
+
+    def compute(self, feeds: Feeds) -> Any:
+        """Vectors of tokens: `embed` without the texts."""
+
+    def check(self) -> None:
+        """Make sure that this is what was asked for; not in the time of the first vector."""
 
 
 @dataclass
@@ -67,28 +92,34 @@ class TrialResult:
     peak_bytes: int | None = None
 
 
-def run_trial(plan: TrialPlan) -> TrialResult:
-    """Measure in this process."""
+def open_embedder(plan: TrialPlan) -> Side:
+    """A profile of a family."""
     from matexport.embed import Embedder
-    from matexport.spec import OUTPUT_NAME
 
-    embedder = Embedder(plan.family, plan.profile, threads=plan.threads, provider=plan.provider)
-    embedder.embed([plan.text])
+    return Embedder(plan.family, plan.profile, threads=plan.threads, provider=plan.provider)
+
+
+def run_trial(plan: TrialPlan, open_side: Callable[[TrialPlan], Side] = open_embedder) -> TrialResult:
+    """Measure in this process."""
+    side = open_side(plan)
+    side.embed([plan.text])
     result = TrialResult(first_vector_s=(time.monotonic_ns() - plan.started_ns) / 1e9)
-    rows = embedder.tokenize([plan.text])
-    feeds = embedder.pad(rows)
+    if not plan.runs:
+        return result
+    side.check()
+    feeds = side.pad(side.tokenize([plan.text]))
     calls: list[tuple[Callable[[], Any], list[float]]] = [
-        (lambda: embedder.embed([plan.text]), result.call_s),
-        (lambda: embedder.tokenize([plan.text]), result.tokenize_s),
-        (lambda: embedder.session.run([OUTPUT_NAME], feeds), result.graph_s),
+        (lambda: side.embed([plan.text]), result.call_s),
+        (lambda: side.tokenize([plan.text]), result.tokenize_s),
+        (lambda: side.compute(feeds), result.graph_s),
     ]
     time_calls(calls, plan.runs, plan.seconds)
-    ids = [row for row in embedder.tokenize(plan.mix) if row.ids]
+    ids = [row for row in side.tokenize(plan.mix) if row.ids]
     for batch, length in plan.shapes:
-        feeds = embedder.pad([stretch(ids[index % len(ids)], length) for index in range(batch)])
+        shaped = side.pad([stretch(ids[index % len(ids)], length) for index in range(batch)])
         samples = result.latency_s.setdefault(f"{batch}x{length}", [])
-        time_calls([(lambda feeds=feeds: embedder.session.run([OUTPUT_NAME], feeds), samples)], plan.runs, plan.seconds)  # type: ignore[misc]
-    time_calls([(lambda: embedder.embed(plan.mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
+        time_calls([(lambda shaped=shaped: side.compute(shaped), samples)], plan.runs, plan.seconds)  # type: ignore[misc]
+    time_calls([(lambda: side.embed(plan.mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
     result.peak_bytes = read_peak_bytes()
     return result
 
@@ -118,6 +149,12 @@ def time_calls(
             samples.append((clock() - start) / 1e9)
 
 
+def hold_cpus(count: int) -> None:
+    """Keep this process, helper threads and tokenizer included, to so many CPUs, where the system has such a call."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
 def read_peak_bytes() -> int | None:
     """Largest resident memory of this process since its program was started.
 
@@ -135,14 +172,15 @@ def read_peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main() -> int:
+def main(open_side: Callable[[TrialPlan], Side] = open_embedder) -> int:
     """Read a plan, measure, print the result; what cannot be done is one line on standard error and exit code 2."""
     from matexport.errors import MatexportError
 
     data = json.load(sys.stdin)
     data["shapes"] = tuple(tuple(shape) for shape in data["shapes"])
+    hold_cpus(data["threads"])
     try:
-        result = run_trial(TrialPlan(**data))
+        result = run_trial(TrialPlan(**data), open_side)
     except MatexportError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -11,9 +11,9 @@ left, when that is what the parent's tokenizer does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,18 @@ from matexport.manifest import (
 )
 from matexport.measurements import load_sections, write_sections
 from matexport.nestedfile import PADDING_NAME, read_header
-from matexport.parity import Parity, compare_codes, compare_vectors, encode_tolerance
+from matexport.parity import (
+    RANGES_TOLERANCE,
+    RANGES_WAY,
+    Breach,
+    Parity,
+    Spread,
+    compare_batched,
+    compare_codes,
+    compare_ranges,
+    compare_vectors,
+    encode_tolerance,
+)
 from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
 from matexport.spec import Encoding, PaddingSide, Probe, Profile, Tolerance
 from matexport.tokens import Tokens, load_tokenizer, tokenize_texts
@@ -55,39 +66,40 @@ class ProfileVerdict:
     """Parity of one profile in each way it was run, and the floor it was held to.
 
     Attributes:
-        spread: largest difference of a coordinate of the same text alone and in a batch, as the runtime pads it (on
-            the right), scaled as `Parity.max_abs` is; None for codes, which are not numbers.
+        spread: what the same text gave alone and in a batch, as the runtime pads it (on the right).
+        vectors: what is wrong with the float32 profile whose vectors these are, where the outputs are codes.
     """
 
     profile: str
     tolerance: Tolerance
     parity: Mapping[str, Parity]
-    spread: float | None = None
+    spread: Spread | None = None
+    vectors: Breach | None = None
 
     @property
     def passed(self) -> bool:
-        return not any(breach for _, breach in self.list_checks())
+        return self.find_breach() is None
 
-    @property
-    def breach(self) -> str | None:
-        """The first check that failed, as text; None when all passed."""
-        return next((f"{breach} ({check})" for check, breach in self.list_checks() if breach), None)
+    def find_breach(self) -> tuple[str, Breach] | None:
+        """The first check that failed, and why; None when all passed."""
+        return next(((check, breach) for check, breach in self.list_checks() if breach), None)
 
     @property
     def worst(self) -> tuple[str, Parity]:
         """The way of running, and its parity, with the largest difference."""
-        return max(self.parity.items(), key=lambda item: item[1].max_abs)
+        ran = [item for item in self.parity.items() if item[0] != RANGES_WAY]
+        return max(ran, key=lambda item: item[1].max_abs)
 
-    def list_checks(self) -> list[tuple[str, str | None]]:
+    def list_checks(self) -> list[tuple[str, Breach | None]]:
         """Every check that the profile was held to, and what is wrong with it."""
-        checks = [(way, parity.find_breach(self.tolerance)) for way, parity in self.parity.items()]
+        checks = [
+            (way, parity.find_breach(RANGES_TOLERANCE if way == RANGES_WAY else self.tolerance))
+            for way, parity in self.parity.items()
+        ]
         if self.tolerance.spread is not None and self.spread is not None:
-            apart = (
-                None
-                if self.spread <= self.tolerance.spread
-                else (f"the same text differs by {self.spread:.2g}, allowed {self.tolerance.spread:g}")
-            )
-            checks.append(("alone and in a batch", apart))
+            checks.append(("alone and in a batch", self.spread.find_breach(self.tolerance)))
+        if self.vectors:
+            checks.append(("as float32", self.vectors))
         return checks
 
 
@@ -142,7 +154,20 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
             raise
     if progress:
         progress("verify", len(order), len(order))
-    return Verification(read_host(), tuple(verdicts[profile.name] for profile in family.profiles))
+    return Verification(read_host(), _hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles]))
+
+
+def _hold_codes_to_vectors(verdicts: Sequence[ProfileVerdict]) -> tuple[ProfileVerdict, ...]:
+    """Codes of vectors that are off their floor are off it, too, however few of their bits show it."""
+    breaches = {verdict.profile: verdict.find_breach() for verdict in verdicts}
+
+    def hold(verdict: ProfileVerdict) -> ProfileVerdict:
+        profile = Profile.parse(verdict.profile)
+        plain = replace(profile, encoding=Encoding.FLOAT32).name
+        breach = breaches.get(plain) if plain != profile.name else None
+        return replace(verdict, vectors=breach[1]) if breach else verdict
+
+    return tuple(map(hold, verdicts))
 
 
 def _share_threads(family: Family, threads: int) -> tuple[int, int]:
@@ -199,7 +224,7 @@ def load_ranges(family: Family) -> dict[str, Vectors]:
         pair = ranges.get(point.name)
         if pair is None or pair.shape != (2, point.dim) or pair.dtype != np.float32:
             raise FamilyError(f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
-        if not np.isfinite(pair).all() or (pair[0] > pair[1]).any():
+        if not np.isfinite(pair).all() or (pair[0] >= pair[1]).any():
             raise FamilyError(f"{RANGES} holds no least and greatest values for {point.name}")
     return ranges
 
@@ -227,7 +252,7 @@ def record_measurement(family: Family, verification: Verification) -> Path:
         the file. Written beside it and renamed, so that it is never half there.
     """
     parity = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
-    spread = {verdict.profile: verdict.spread for verdict in verification.verdicts}
+    spread = {verdict.profile: msgspec.to_builtins(verdict.spread) for verdict in verification.verdicts}
     return write_sections(family, verification.host, {"parity": parity, "spread": spread})
 
 
@@ -236,7 +261,7 @@ class Measurement:
     """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways."""
 
     parity: Mapping[str, Mapping[str, Parity]]
-    spread: Mapping[str, float | None] = field(default_factory=dict)
+    spread: Mapping[str, Spread | None] = field(default_factory=dict)
 
 
 def load_measurement(family: Family, host: Host) -> Measurement | None:
@@ -244,7 +269,7 @@ def load_measurement(family: Family, host: Host) -> Measurement | None:
     known = load_sections(family, host)
     try:
         parity = msgspec.convert(known["parity"], dict[str, dict[str, Parity]])
-        return Measurement(parity, msgspec.convert(known.get("spread", {}), dict[str, float | None]))
+        return Measurement(parity, msgspec.convert(known.get("spread", {}), dict[str, Spread | None]))
     except (KeyError, msgspec.ValidationError):
         return None
 
@@ -257,22 +282,22 @@ def load_verification(family: Family, host: Host) -> Verification | None:
     names = [profile.name for profile in family.profiles]
     if not all(recorded.parity.get(name) and name in recorded.spread for name in names):
         return None
+    probes = len(load_probes(family.path / PROBES))
     return Verification(
-        host, tuple(_judge(family, name, recorded.parity[name], recorded.spread[name]) for name in names)
+        host,
+        _hold_codes_to_vectors(
+            [_judge(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
+        ),
     )
 
 
-def _judge(family: Family, name: str, parity: Mapping[str, Parity], spread: float | None) -> ProfileVerdict:
+def _judge(
+    family: Family, name: str, probes: int, parity: Mapping[str, Parity], spread: Spread | None
+) -> ProfileVerdict:
     # A manifest may tighten the floor; one that loosens it is not believed.
     facts = family.profile_facts(name)
     tolerance = tighten(family.facts.tolerances[facts.precision], FLOORS[facts.precision])
-    return ProfileVerdict(
-        name, encode_tolerance(tolerance, facts.encoding, facts.dim, _count_probes(family)), parity, spread
-    )
-
-
-def _count_probes(family: Family) -> int:
-    return len(load_probes(family.path / PROBES))
+    return ProfileVerdict(name, encode_tolerance(tolerance, facts.encoding, facts.dim, probes), parity, spread)
 
 
 def _verify_profile(
@@ -286,13 +311,15 @@ def _verify_profile(
     reference, point_ranges = references[profile.point.name], ranges.get(profile.point.name)
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
         ways = dict(run_all_ways(tokens, embedder.run, family.facts.text.padding_side))
-    if profile.encoding is not Encoding.FLOAT32:
+    if profile.encoding is Encoding.FLOAT32:
+        parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
+    else:
         parity = {way: compare_codes(codes, reference, profile.encoding, point_ranges) for way, codes in ways.items()}
-        return _judge(family, profile.name, parity, None)
-    parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
+        if point_ranges is not None and profile.encoding is Encoding.INT8:
+            parity[RANGES_WAY] = compare_ranges(reference, point_ranges)
     # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
-    spread = compare_vectors(ways["single"], ways["batched"]).max_abs
-    return _judge(family, profile.name, parity, spread)
+    spread = compare_batched(ways["single"], ways["batched"], profile.encoding)
+    return _judge(family, profile.name, len(reference), parity, spread)
 
 
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:

@@ -7,6 +7,8 @@ import json
 import random
 import re
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from matexport.bench import (
     Bench,
     BenchPlan,
     Timing,
+    Trial,
     bench_family,
     complete_plan,
     list_trials,
@@ -54,7 +57,7 @@ def test_every_profile_is_measured_at_every_shape(measured: Bench, exported: Pat
         (timing,) = profile.threads.values()
         assert list(timing.latency) == ["1x4", "3x8"]
         assert [sample.runs for sample in timing.latency.values()] == [4, 4]
-        assert timing.first_vector.runs == 2, "a process for each order"
+        assert timing.first_vector.runs == 4, "a process for each order, and as many that only start"
         assert timing.call.p50 > timing.graph.p50 > 0
         assert 0 < timing.overhead < 1
         assert timing.texts_per_s > 0
@@ -75,8 +78,9 @@ def test_a_process_starts_before_its_first_vector(measured: Bench) -> None:
 
 
 def test_trials_go_there_and_back() -> None:
-    plan = BenchPlan(profiles=("a", "b", "c"), threads=(1, 4))
-    there = [("a", 1), ("a", 4), ("b", 1), ("b", 4), ("c", 1), ("c", 4)]
+    names = ("L01-D008-fp32", "L01-D008-int8", "L02-D008-fp32")
+    plan = BenchPlan(profiles=names, threads=(1, 4))
+    there = [Trial(name, threads) for name in names for threads in (1, 4)]
     assert list_trials(plan) == there + there[::-1]
 
 
@@ -100,7 +104,8 @@ def test_what_is_left_open(exported: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (BenchPlan(seconds=float("nan")), "runs, seconds and threads must be above 0"),
         (BenchPlan(threads=(1, 0)), "runs, seconds and threads must be above 0"),
         (BenchPlan(shapes=((0, 4),)), "a shape is BATCHxTOKENS"),
-        (BenchPlan(shapes=((1, 49),)), r"every shape has more tokens than the parent takes \(48\)"),
+        (BenchPlan(shapes=((1, 8), (2, 49))), "the shape 2x49 was asked; the parent takes 48 tokens"),
+        (BenchPlan(parent="x", provider="cuda"), "the parent in torch runs on the CPU: it is not timed against"),
     ],
 )
 def test_what_cannot_be_measured(plan: BenchPlan, message: str, exported: Path) -> None:
@@ -171,9 +176,12 @@ def test_samples_of_all_processes_count() -> None:
     assert timing.latency["1x4"].p50 == pytest.approx(2)
     assert timing.latency["1x4"].runs == 3
     assert timing.texts_per_s == pytest.approx(2)
+    assert (timing.mix.runs, timing.mix.p50) == (3, pytest.approx(4000))
     assert timing.peak_bytes == 300
     assert timing.overhead == pytest.approx(0.2)
     assert summarise([make_result(peak_bytes=None)], 8).peak_bytes is None
+    started = summarise([make_result(), make_result()], 8, [0.1, 0.2, 0.3]).first_vector
+    assert (started.runs, started.p50) == (5, pytest.approx(300))
 
 
 # --- what is kept
@@ -203,6 +211,37 @@ def test_other_profiles_keep_what_was_measured(measured: Bench, family: Path) ->
     known = load_bench(loaded, read_host())
     assert known is not None
     assert known.profiles == {SMALL: changed, LARGE: measured.profiles[LARGE]}
+
+
+def test_other_threads_and_providers_keep_what_was_measured(measured: Bench, family: Path) -> None:
+    loaded, small = load_family(family), measured.profiles[SMALL]
+    timing = small.threads[1]
+    record_bench(loaded, measured)
+    record_bench(loaded, replace(measured, profiles={SMALL: replace(small, threads={2: timing})}))
+    known = load_bench(loaded, read_host())
+    assert known is not None
+    assert known.profiles[SMALL].threads == {1: timing, 2: timing}
+    record_bench(loaded, replace(measured, provider="cuda", profiles={SMALL: replace(small, threads={4: timing})}))
+    assert load_bench(loaded, read_host()) == known
+    on_cuda = load_bench(loaded, read_host(), "cuda")
+    assert on_cuda is not None
+    assert on_cuda.profiles[SMALL].threads == {4: timing}
+    # Another mix of texts: lines of the two would stand beside each other and not compare.
+    record_bench(loaded, replace(measured, profiles={SMALL: replace(small, mix_texts=1, threads={8: timing})}))
+    known = load_bench(loaded, read_host())
+    assert known is not None
+    assert known.profiles[SMALL].threads == {8: timing}
+
+
+def test_a_process_is_held_to_its_threads() -> None:
+    code = "import os; from matexport.trial import hold_cpus; hold_cpus(1); print(len(os.sched_getaffinity(0)))"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "1"
+
+
+def test_an_empty_file_of_texts(run: Run, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n \n")
+    run("bench", exported, "--texts", tmp_path / "texts.txt").complains("are empty: give one per line")
 
 
 def test_a_bench_of_other_files_or_hosts_is_not_believed(measured: Bench, family: Path) -> None:
@@ -241,7 +280,7 @@ def test_bench_as_a_user_does(run: Run, family: Path, tmp_path: Path) -> None:
     assert row.split()[:2] == [SMALL, "1"]
     assert "95 % interval" in result.out
     document = json.loads(run("bench", family, *options, "--json").out)
-    assert document["mix_texts"] == len(TEXTS)
+    assert document["profiles"][SMALL]["mix_texts"] == len(TEXTS)
     assert document["profiles"][SMALL]["threads"]["1"]["latency"]["2x8"]["runs"] == 2
     assert Path(document["recorded"]).is_file()
 
@@ -256,4 +295,4 @@ def test_the_table_has_a_line_per_number_of_threads(measured: Bench) -> None:
     profile = replace(measured.profiles[SMALL], threads={2: replace(timing, peak_bytes=None), 1: timing})
     lines = format_bench(replace(measured, profiles={SMALL: profile})).splitlines()
     assert [line.split()[1] for line in lines[2:]] == ["1", "2"]
-    assert lines[3].split()[3] == "-"
+    assert lines[3].split()[4] == "-"

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Run
 from conftest import TEXTS
+from forge import edit_manifest
 
 from matexport import Embedder, embed_corpus, load_family
-from matexport.bulk import PLAN, SUCCESS, PartEmbedder, claim_output, finish_output, plan_corpus
+from matexport.bulk import PLAN, SUCCESS, Part, PartEmbedder, claim_output, finish_output, plan_corpus
 from matexport.errors import DestinationError, FamilyError, RequestError
 
 NAME = "L02-D032-fp32"
@@ -90,15 +91,22 @@ def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Pat
 
 
 def find_workers() -> list[int]:
-    """Processes that embed: Ray calls them after the class they hold."""
-    found = []
+    """Processes that embed, and that this one started: Ray calls them after the class they hold."""
+    parents, workers = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
-                found.append(int(folder.name))
+                workers.append(int(folder.name))
         except OSError:  # it has ended
             continue
-    return found
+
+    def is_ours(process: int) -> bool:
+        while process > 1 and process != os.getpid():
+            process = parents.get(process, 0)
+        return process == os.getpid()
+
+    return [worker for worker in workers if is_ours(worker)]
 
 
 def test_a_killed_worker_costs_no_row_and_doubles_none(
@@ -157,7 +165,7 @@ def test_a_stopped_run_goes_on_where_it_was(
 ) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.parquet", 300), tmp_path / "out"
     embed_corpus(exported, corpus, out, profile=NAME, threads=1)
-    (out / SUCCESS).unlink()
+    assert (out / SUCCESS).is_file()
     (out / "part-000001.parquet").unlink()
     stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     result = embed_corpus(exported, corpus, out, profile=NAME, threads=1)
@@ -170,14 +178,50 @@ def test_a_stopped_run_goes_on_where_it_was(
     pq.write_table(pq.read_table(out / "part-000000.parquet").slice(1), out / "part-000000.parquet")
     with pytest.raises(DestinationError, match=r"part-000000\.parquet has 99 rows, and should have 100: remove it"):
         embed_corpus(exported, corpus, out, profile=NAME)
+    assert not (out / SUCCESS).exists(), "somebody may read it"
+    (out / "part-000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DestinationError, match=r"part-000000\.parquet cannot be read .*: remove it and start again"):
+        embed_corpus(exported, corpus, out, profile=NAME)
+    assert not (out / SUCCESS).exists()
 
 
 def test_a_row_without_text_is_named(cluster: Any, exported: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.parquet"
     pq.write_table(pa.table({"text": ["a", "b", None]}), corpus)
-    with pytest.raises(RequestError, match=r"corpus\.parquet: row 2 of row group 0 has no text"):
+    with pytest.raises(RequestError, match=r"corpus\.parquet: 1 rows have no text in 'text'"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+    assert not (tmp_path / "out").exists(), "the footer says so, before any work"
+    pq.write_table(pa.table({"text": ["a", "b", None]}), corpus, write_statistics=False)
+    with pytest.raises(RequestError, match=r"corpus\.parquet, row 2 has no text"):
         embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
     assert not (tmp_path / "out" / SUCCESS).exists()
+
+
+def test_more_threads_than_any_machine_has(cluster: Any, exported: Path, tmp_path: Path) -> None:
+    """Ray would wait for such a machine for ever."""
+    corpus = write_corpus(tmp_path / "corpus.parquet", 5)
+    with pytest.raises(RequestError, match=r"3 threads per worker were asked; no machine of the cluster has over 2"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=3)
+
+
+def test_a_part_that_kills_its_workers_ends_the_run(
+    cluster: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matexport.bulk.MAX_RESTARTS", 1)
+    monkeypatch.setattr("matexport.bulk.PartEmbedder", Deadly)
+    corpus = write_corpus(tmp_path / "corpus.parquet", 20)
+    with pytest.raises(RequestError, match=r"Ray gave up: .* Parts that are done stay; the same command goes on"):
+        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+    assert not (tmp_path / "out" / SUCCESS).exists()
+    monkeypatch.undo()
+    assert embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1).rows == 20
+
+
+class Deadly(PartEmbedder):
+    """As the kernel ends a process that took too much memory."""
+
+    def write(self, part: Part) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 # --- without Ray
@@ -188,10 +232,80 @@ def test_parts_are_row_groups_of_one_file(exported: Path, tmp_path: Path, monkey
     corpus = write_corpus(tmp_path / "corpus.parquet", 330, group=60)
     family = load_family(exported)
     plan = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
-    assert [(part.row_groups, part.rows) for part in plan.parts] == [((0, 1), 120), ((2, 3), 120), ((4, 5), 90)]
-    monkeypatch.setattr("matexport.bulk.PART_ROWS", 10)
-    large = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
-    assert [part.rows for part in large.parts] == [60, 60, 60, 60, 60, 30]
+    assert [(part.row_groups, part.first, part.rows) for part in plan.parts] == [
+        ((0, 1), 0, 120), ((2, 3), 120, 120), ((4, 5), 240, 90),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("chunk", [7, 4096])
+def test_a_large_row_group_becomes_several_parts(
+    chunk: int, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As most writers make them, of a million rows."""
+    monkeypatch.setattr("matexport.bulk.PART_ROWS", 50)
+    monkeypatch.setattr("matexport.bulk.CHUNK_ROWS", chunk)
+    corpus = write_corpus(tmp_path / "corpus.parquet", 150, group=130)
+    plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
+    assert [(part.row_groups, part.first, part.skip, part.rows) for part in plan.parts] == [
+        ((0,), 0, 0, 50), ((0,), 50, 50, 50), ((0,), 100, 100, 30), ((1,), 130, 0, 20),
+    ]  # fmt: skip
+    (tmp_path / "out").mkdir()
+    worker = PartEmbedder(plan, str(tmp_path / "out"), 1)
+    for part in plan.parts:
+        worker.write(part)
+    finish_output(tmp_path / "out", plan)
+    vectors = read_vectors(tmp_path / "out")
+    assert sorted(vectors) == list(range(150))
+    texts = pq.read_table(corpus)["text"].to_pylist()
+    expected = Embedder(exported, NAME).embed(texts)
+    np.testing.assert_allclose(np.stack([vectors[number] for number in range(150)]), expected, atol=2e-6)
+
+
+def test_files_at_any_depth_are_taken_and_what_is_no_data_is_not(exported: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    for name, first in (("b.parquet", 0), ("year=2024/a.parquet", 10), ("year=2024/.half.parquet", 20)):
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        write_corpus(corpus / name, 10, first=first)
+    (corpus / "_temporary").mkdir()
+    write_corpus(corpus / "_temporary" / "c.parquet", 10)
+    plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
+    assert [Path(part.file).relative_to(corpus).as_posix() for part in plan.parts] == [
+        "b.parquet", "year=2024/a.parquet",
+    ]  # fmt: skip
+
+
+def test_another_family_under_the_same_path_is_noticed(family: Path, tmp_path: Path) -> None:
+    """Exported anew while a run goes on, or another copy on another machine."""
+    corpus = write_corpus(tmp_path / "corpus.parquet", 5)
+    plan = plan_corpus(load_family(family), corpus, profile=NAME, column="text", prompt=None)
+    edit_manifest(family, lambda data: data["refused"].update({"L09-D008-fp32": "gone"}))
+    with pytest.raises(FamilyError, match="is another family now than when this run began"):
+        PartEmbedder(plan, str(tmp_path), 1).write(plan.parts[0])
+    assert list(tmp_path.glob("*part-*")) == []
+
+
+def test_a_corpus_that_changes_meanwhile_is_noticed(exported: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.parquet", 5)
+    plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
+    worker = PartEmbedder(plan, str(tmp_path), 1)
+    write_corpus(corpus, 6)
+    with pytest.raises(RequestError, match=r"corpus\.parquet was changed since this run began"):
+        worker.write(plan.parts[0])
+
+
+def test_a_text_that_cannot_be_embedded_is_found_in_its_file(exported: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.parquet", 5)
+    plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
+    worker = PartEmbedder(plan, str(tmp_path), 1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RequestError("text 3 ('') has no tokens")
+
+    worker._embedder.embed = refuse  # type: ignore[method-assign, assignment]
+    worker._embedder.embed = lambda texts, **_: np.zeros((0, 32), np.float32) if not texts else refuse()  # type: ignore
+    with pytest.raises(RequestError, match=r"corpus\.parquet, rows from 0 on: text 3 \(''\) has no tokens"):
+        worker.write(plan.parts[0])
+    assert list(tmp_path.glob("*part-*")) == []
 
 
 @pytest.mark.parametrize("encoding", ["int8", "ubinary"])

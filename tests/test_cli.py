@@ -127,7 +127,7 @@ def test_interrupted(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matexport.manifest.load_family", interrupt)
-    run("show", exported).complains("interrupted; nothing was changed", code=130)
+    run("show", exported).complains("interrupted; no file was changed", code=130)
 
 
 # --- show
@@ -218,7 +218,8 @@ def test_verify_a_profile_that_is_off(run: Run, family: Path, tmp_path: Path) ->
     result = run("verify", family, "--junit", tmp_path / "r.xml")
     assert result.code == 1
     assert "2.5e-01" in result.out
-    assert result.err.startswith("matexport: L02-D008-fp32 is off its floor: max abs difference 0.25, allowed 1e-05 (")
+    assert result.err.startswith("matexport: L02-D008-fp32 is off its floor: max abs difference 0.25, allowed 1e-05; ")
+    assert result.err.endswith("worst on probe 1 (batched)\n")
     assert result.err.count("\n") == 1
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
     failed = [case.attrib["classname"] for case in suite if case.find("failure") is not None]

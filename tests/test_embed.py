@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_threads_are_what_was_asked_or_the_cpus(
 def test_closes(exported: Path) -> None:
     with Embedder(exported, NAME) as embedder:
         assert embedder.embed(["a"]).shape == (1, 32)
-    assert not hasattr(embedder, "_session")
+    assert embedder._session is None
 
 
 def test_opens_no_socket(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,9 @@ class Note:
 
 sys.meta_path.insert(0, Note())
 {statement}
-assert "onnxruntime" in sys.modules
+assert "onnxruntime" not in sys.modules, "it costs a tenth of a cold start, during which files are checked"
+from matexport.session import load_runtime
+load_runtime()
 """
 
 
@@ -417,3 +420,36 @@ def _tensor_names(weights: Path) -> list[str]:
     from matexport.nestedfile import read_header
 
     return [entry.name for entry in read_header(weights).entries]
+
+
+def test_a_source_that_fails_costs_no_vector_before(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 2)
+
+    def read() -> Iterator[str]:
+        yield from ["a cat", "a dog", "the mat"]
+        raise OSError("the disk is gone")
+
+    vectors = Embedder(exported, NAME).embed_iter(read())
+    expected = Embedder(exported, NAME).embed(["a cat", "a dog"])
+    np.testing.assert_allclose([next(vectors), next(vectors)], expected, atol=1e-6)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(vectors)
+
+
+def test_a_vector_of_a_stream_keeps_no_others(exported: Path) -> None:
+    vector = next(iter(Embedder(exported, NAME).embed_iter(TEXTS)))
+    assert vector.base is None
+
+
+def test_a_closed_embedder_says_so(exported: Path) -> None:
+    embedder = Embedder(exported, NAME)
+    embedder.close()
+    with pytest.raises(RequestError, match=f"the embedder of {NAME} was closed"):
+        embedder.embed(["a cat"])
+
+
+def test_sessions_are_opened_once(exported: Path) -> None:
+    sessions = Sessions(exported, threads=2)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: sessions[NAME], range(32)))
+    assert len({id(embedder) for embedder in found}) == 1

@@ -20,7 +20,7 @@ from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
 from matexport.host import read_host
 from matexport.manifest import MANIFEST, RANGES, REFERENCE
-from matexport.spec import Encoding, Profile
+from matexport.spec import Profile
 from matexport.tables import describe_profiles
 from matexport.verify import load_measurement, load_ranges, load_verification, record_measurement
 
@@ -197,8 +197,10 @@ def test_every_profile_is_held_to_the_floor_of_its_precision_and_encoding() -> N
     for verdict in verify_family(GOLDEN).verdicts:
         profile, held = Profile.parse(verdict.profile), verdict.tolerance
         assert (held.max_abs is not None) == (profile.precision == "fp32")
-        assert (held.spread is not None) == (verdict.profile == PLAIN)
-        assert (verdict.spread is None) == (profile.encoding is not Encoding.FLOAT32)
+        assert held.spread == {"fp32": None, PLAIN: 1e-6, BITS: 0.01, STEPS: 0.01}.get(
+            "fp32" if profile.precision == "fp32" else verdict.profile
+        )
+        assert verdict.spread is not None
         if verdict.profile == BITS:
             assert held.cosine_min is not None
             assert 0.3 < held.cosine_min <= 1 - 2 * np.arccos(0.97) / np.pi + 1e-9, "20 bits, some more of which differ"
@@ -240,6 +242,19 @@ def test_ranges_that_are_not_those_of_the_graph(small: Path) -> None:
     assert failing(small) == ["L01-D020-fp32-int8"]
 
 
+def test_ranges_of_texts_that_are_all_alike(small: Path) -> None:
+    """Graph and file agree, and each code is the one of its vector; but the codes say nothing of it."""
+    arrays = load_file(small / RANGES)
+    middle = arrays[POINT].mean(axis=0)
+    narrow = np.stack([middle - np.float32(1e-3), middle + np.float32(1e-3)])
+    edit_ranges(small, lambda arrays: arrays.update({POINT: narrow}))
+    for precision in ("fp32", "int8"):
+        graph = small / f"L01-D020.{precision}.int8.onnx"
+        change_constant(graph, "range_start", lambda _: narrow[0])
+        change_constant(graph, "range_step", lambda _: (narrow[1] - narrow[0]) / np.float32(255))
+    assert failing(small) == ["L01-D020-fp32-int8", STEPS]
+
+
 def test_another_threshold_for_int8(small: Path) -> None:
     change_constant(small / "L01-D020.fp32.int8.onnx", "range_start", lambda start: start + np.float32(0.002))
     assert failing(small) == ["L01-D020-fp32-int8"]
@@ -267,10 +282,11 @@ def test_the_vectors_of_another_point(small: Path) -> None:
         (lambda arrays: arrays.update({POINT: arrays[POINT][:, :-1].copy()}), r"has no \(2, 20\) ranges"),
         (lambda arrays: arrays.update({POINT: arrays[POINT].astype(np.float64)}), r"has no \(2, 20\) ranges"),
         (lambda arrays: arrays.update({POINT: arrays[POINT][::-1].copy()}), "no least and greatest values"),
+        (lambda arrays: arrays[POINT].__setitem__((1, 3), arrays[POINT][0, 3]), "no least and greatest values"),
         (lambda arrays: arrays[POINT].__setitem__((0, 3), np.nan), "no least and greatest values"),
         (lambda arrays: arrays[POINT].__setitem__((1, 3), np.inf), "no least and greatest values"),
     ],
-    ids=["missing", "a column less", "float64", "upside down", "NaN", "infinite"],
+    ids=["missing", "a column less", "float64", "upside down", "no width", "NaN", "infinite"],
 )
 def test_what_are_no_ranges(edit: Callable[[dict[str, Any]], object], words: str, small: Path) -> None:
     edit_ranges(small, lambda arrays: arrays.update({"other": np.zeros(1, np.float32)}))
@@ -342,7 +358,7 @@ def test_a_manifest_cannot_loosen_a_floor(name: str, value: float | None, small:
 def test_a_manifest_may_tighten_a_floor(small: Path) -> None:
     edit_manifest(small, lambda data: data["tolerances"]["int8"].update(cosine_mean=0.99999999))
     failed = [verdict.profile for verdict in verify_family(small).verdicts if not verdict.passed]
-    assert failed == [PLAIN, STEPS]  # no bit is flipped
+    assert failed == [PLAIN, STEPS, BITS], "no bit is flipped; but the vectors are off what they are held to"
 
 
 # --- what was measured
@@ -355,8 +371,7 @@ def test_what_was_recorded_is_read_back_and_judged(small: Path) -> None:
     assert load_verification(family, read_host()) == verification
     measured = load_measurement(family, read_host())
     assert measured is not None
-    assert measured.spread[BITS] is None
-    assert measured.spread[PLAIN] == next(v.spread for v in verification.verdicts if v.profile == PLAIN)
+    assert measured.spread == {verdict.profile: verdict.spread for verdict in verification.verdicts}
     rows = {row["profile"]: row for row in describe_profiles(family, measured.parity)}
     assert rows[BITS]["cosine_min"] == min(parity.cosine_min for parity in measured.parity[BITS].values())
 
@@ -366,7 +381,7 @@ def test_a_recorded_spread_above_the_floor_is_judged_as_such(small: Path) -> Non
     path = record_measurement(family, verify_family(small))
     for spread, passed in ((2e-6, False), (1e-6, True), (float("nan"), False)):
         data = json.loads(path.read_text())
-        data["spread"][PLAIN] = spread
+        data["spread"][PLAIN]["value"] = spread
         path.write_text(json.dumps(data))
         verification = load_verification(family, read_host())
         assert verification is not None
@@ -387,8 +402,10 @@ def test_a_measurement_without_a_spread_does_not_cover_the_profile(small: Path) 
 def test_junit_has_a_case_for_the_spread(run: Run, tmp_path: Path) -> None:
     assert run("verify", GOLDEN, "--junit", tmp_path / "r.xml").code == 0
     text = (tmp_path / "r.xml").read_text(encoding="utf-8")
-    assert text.count('name="parity alone and in a batch"') == 1
-    assert text.count("<testcase ") == 1 + 6 * 2 + 1
+    assert text.count('name="parity alone and in a batch"') == 3
+    assert text.count('name="parity ranges"') == 2
+    assert text.count("<testcase ") == 1 + 6 * 2 + 3 + 2
+    assert text.count("<system-out>") == 6 * 2 + 3 + 2
 
 
 def test_an_unknown_precision_in_a_manifest_is_named(small: Path) -> None:

@@ -14,8 +14,8 @@ from matexport.parity import Parity
 from matexport.spec import Tolerance
 from matexport.verify import ProfileVerdict, Verification
 
-GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0)
-BAD = Parity(0.25, 0.5, 0.125, 0.5, 3)
+GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0, 0)
+BAD = Parity(0.25, 0.5, 0.125, 0.5, 3, 4)
 FLOOR = Tolerance(max_abs=1e-5)
 
 
@@ -55,13 +55,16 @@ def test_one_way_of_one_profile_failed(tmp_path: Path) -> None:
     suite = read_suite(tmp_path / "r.xml")
     (failed,) = (case for case in suite if case.find("failure") is not None)
     assert (failed.attrib["classname"], failed.attrib["name"]) == ("L02-D008-fp32", "parity single")
-    (failure,) = failed
+    failure = failed.find("failure")
+    assert failure is not None
     assert failure.attrib["message"] == "max abs difference 0.25, allowed 1e-05"
-    assert failure.text == "max abs difference 0.25, allowed 1e-05\ncosine min 0.125000\nworst probe 3"
+    numbers = "max_abs=0.25 cosine_mean=0.5 cosine_min=0.125 neighbours=0.5 worst=3 farthest=4"
+    assert failure.text == f"max abs difference 0.25, allowed 1e-05; worst on probe 3\n{numbers}"
+    assert failed.findtext("system-out") == numbers
 
 
 def test_what_is_not_a_number_failed(tmp_path: Path) -> None:
-    nothing = Parity(float("inf"), float("nan"), float("nan"), 0.0, 0)
+    nothing = Parity(float("inf"), float("nan"), float("nan"), 0.0, 0, 0)
     write_junit(tmp_path / "r.xml", Path("f"), verification({"batched": nothing}))
     assert read_suite(tmp_path / "r.xml").attrib["failures"] == "1"
 

@@ -9,7 +9,19 @@ import pytest
 from numpy.typing import NDArray
 from properties import given, st
 
-from matexport.parity import NEIGHBOURS, Parity, compare_codes, compare_vectors, encode_tolerance
+from matexport.parity import (
+    CODES_SPREAD,
+    NEIGHBOURS,
+    RANGES_TOLERANCE,
+    Breach,
+    Parity,
+    Spread,
+    compare_batched,
+    compare_codes,
+    compare_ranges,
+    compare_vectors,
+    encode_tolerance,
+)
 from matexport.profiles import FLOORS
 from matexport.spec import Encoding, Precision, Tolerance
 
@@ -90,7 +102,7 @@ def test_what_is_not_finite_is_infinitely_far(bad: float, side: str) -> None:
 
 def test_the_floor_itself_is_kept_and_no_nan_is() -> None:
     def parity(max_abs: float) -> Parity:
-        return Parity(max_abs, 1.0, 1.0, 1.0, 0)
+        return Parity(max_abs, 1.0, 1.0, 1.0, 0, 0)
 
     assert parity(1e-5).find_breach(FLOOR) is None
     assert parity(float(np.nextafter(1e-5, 1))).find_breach(FLOOR)
@@ -179,7 +191,7 @@ def test_any_matrix_is_itself(pair: tuple[Matrix, Matrix]) -> None:
     assert parity.cosine_min == pytest.approx(1)
 
 
-GOOD = Parity(1e-6, 0.999, 0.99, 1.0, 3)
+GOOD = Parity(1e-6, 0.999, 0.99, 1.0, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -187,21 +199,60 @@ GOOD = Parity(1e-6, 0.999, 0.99, 1.0, 3)
     [
         (Tolerance(), None),
         (Tolerance(1e-6, 0.999, 0.99), None),
-        (Tolerance(max_abs=9e-7), "max abs difference 1e-06, allowed 9e-07"),
-        (Tolerance(cosine_mean=0.9991), "mean cosine 0.999, allowed 0.9991"),
-        (Tolerance(cosine_min=0.995), "least cosine 0.99, allowed 0.995"),
-        (Tolerance(cosine_mean=math.nan), "mean cosine 0.999, allowed nan"),
-        (Tolerance(cosine_min=math.nan), "least cosine 0.99, allowed nan"),
-        (Tolerance(1e-9, 0.9999, 0.9999), "max abs difference 1e-06, allowed 1e-09"),
+        (Tolerance(max_abs=9e-7), Breach("max abs difference 1e-06, allowed 9e-07", 3)),
+        (Tolerance(cosine_mean=0.9991), Breach("mean cosine 0.999, allowed 0.9991", 5)),
+        (Tolerance(cosine_min=0.995), Breach("least cosine 0.99, allowed 0.995", 5)),
+        (Tolerance(cosine_mean=math.nan), Breach("mean cosine 0.999, allowed nan", 5)),
+        (Tolerance(cosine_min=math.nan), Breach("least cosine 0.99, allowed nan", 5)),
+        (Tolerance(1e-9, 0.9999, 0.9999), Breach("max abs difference 1e-06, allowed 1e-09", 3)),
         (Tolerance(spread=1e-30), None),
     ],
 )
-def test_every_number_of_a_tolerance_is_held_by_itself(tolerance: Tolerance, breach: str | None) -> None:
+def test_every_number_of_a_tolerance_is_held_by_itself(tolerance: Tolerance, breach: Breach | None) -> None:
     assert GOOD.find_breach(tolerance) == breach
 
 
+def test_each_number_has_its_own_worst_row() -> None:
+    """The longest difference is of a long vector; the widest angle of a short one."""
+    theirs = matrix([1, 0], [0, 0.1], [0.6, 0.8])
+    ours = matrix([0.7, 0], [0.05, 0.1], [0.6, 0.8])
+    parity = compare_vectors(ours, theirs)
+    assert (parity.worst, parity.farthest) == (0, 1)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(0.0, True), (1e-6, True), (1.1e-6, False), (math.nan, False)])
+def test_a_spread_is_held_by_itself(value: float, kept: bool) -> None:
+    assert (Spread(value, 2).find_breach(Tolerance(spread=1e-6)) is None) == kept
+    assert Spread(value, 2).find_breach(Tolerance(max_abs=1e-9)) is None
+
+
+def test_the_spread_of_vectors_and_of_codes() -> None:
+    single = rows_of(6, 20) / 5
+    batched = single.copy()
+    batched[4, 7] += np.float32(0.01)
+    assert compare_batched(single, batched, Encoding.FLOAT32) == Spread(pytest.approx(0.01, rel=1e-4), 4)
+    ranges = np.stack([single.min(axis=0), single.max(axis=0)])
+    assert compare_batched(to_steps(single, ranges), to_steps(batched, ranges), Encoding.INT8) == Spread(1 / 120, 4)
+    flipped = single.copy()
+    flipped[3, :5] *= -1
+    assert compare_batched(to_bits(single), to_bits(flipped), Encoding.UBINARY) == Spread(5 / (6 * 24), 3)
+
+
+def test_codes_of_one_scale_for_the_whole_batch_are_seen() -> None:
+    """A shift of 3e-2, as dynamic presets have it, flips a tenth of the bits and most of the steps."""
+    single = rows_of(66, 384) / np.float32(math.sqrt(384))
+    batched = single + np.float32(0.01) * rows_of(66, 384, seed=1)
+    ranges = np.stack([single.min(axis=0), single.max(axis=0)])
+    held = encode_tolerance(FLOORS[Precision.INT8], Encoding.UBINARY)
+    assert compare_batched(to_bits(single), to_bits(batched), Encoding.UBINARY).find_breach(held)
+    assert compare_batched(to_steps(single, ranges), to_steps(batched, ranges), Encoding.INT8).find_breach(held)
+    near = single + np.float32(1e-6) * rows_of(66, 384, seed=1)
+    assert not compare_batched(to_bits(single), to_bits(near), Encoding.UBINARY).find_breach(held)
+    assert not compare_batched(to_steps(single, ranges), to_steps(near, ranges), Encoding.INT8).find_breach(held)
+
+
 def test_a_cosine_that_could_not_be_computed_keeps_no_floor() -> None:
-    nothing = Parity(0.0, math.nan, math.nan, 0.0, 0)
+    nothing = Parity(0.0, math.nan, math.nan, 0.0, 0, 0)
     assert nothing.find_breach(Tolerance(cosine_mean=-1.0))
     assert nothing.find_breach(Tolerance(cosine_min=-1.0))
     assert nothing.find_breach(Tolerance(max_abs=1e-5)) is None
@@ -216,11 +267,11 @@ def to_bits(vectors: Matrix) -> NDArray[np.uint8]:
 
 def to_steps(vectors: Matrix, ranges: Matrix) -> NDArray[np.int8]:
     width = (ranges[1].astype(np.float64) - ranges[0]) / 255
-    level = np.floor((vectors - ranges[0].astype(np.float64)) / np.where(width == 0, 1, width))
+    level = np.floor((vectors - ranges[0].astype(np.float64)) / width)
     return (np.clip(level, 0, 255) - 128).astype(np.int8)
 
 
-RANGES = matrix([-1, -2, -0.5, 0], [1, 2, 0.5, 0])
+RANGES = matrix([-1, -2, -0.5, -0.1], [1, 2, 0.5, 0.1])
 
 
 def test_the_references_own_codes_are_itself() -> None:
@@ -232,6 +283,30 @@ def test_the_references_own_codes_are_itself() -> None:
         assert (parity.max_abs, parity.neighbours) == (0, 1)
         assert parity.cosine_min == pytest.approx(1)
         assert parity.find_breach(Tolerance(max_abs=1e-9, cosine_mean=0.999999, cosine_min=0.999999)) is None
+
+
+@pytest.mark.parametrize("common", [0.0, 0.3], ids=["around zero", "most of it common to all"])
+@pytest.mark.parametrize(("share", "kept"), [(0.01, False), (0.3, False), (0.8, True), (1.0, True)])
+def test_ranges_that_cut_the_vectors_off_are_seen(share: float, kept: bool, common: float) -> None:
+    """The codes of a reference in ranges of other texts are its own codes, and may say next to nothing of it."""
+    centre = np.full(32, common, np.float32)
+    theirs = centre + rows_of(66, 32) / 20
+    ranges = np.stack([theirs.min(axis=0), theirs.max(axis=0)]) - centre
+    narrow = centre + ranges * np.float32(share)
+    assert compare_codes(to_steps(theirs, narrow), theirs, Encoding.INT8, narrow).max_abs == 0
+    parity = compare_ranges(theirs, narrow)
+    assert (parity.find_breach(RANGES_TOLERANCE) is None) == kept
+    outside = np.maximum(narrow[0] - theirs, theirs - narrow[1]).max()
+    assert parity.max_abs == pytest.approx(max(outside, 0), abs=1e-6)
+
+
+def test_the_row_that_is_cut_off_most() -> None:
+    theirs = rows_of(66, 32) / 20
+    ranges = np.stack([theirs.min(axis=0), theirs.max(axis=0)])
+    theirs[7, :4] = 3
+    parity = compare_ranges(theirs, ranges)
+    assert (parity.worst, parity.farthest) == (7, 7)
+    assert parity.find_breach(RANGES_TOLERANCE)
 
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 9, 20])
@@ -269,14 +344,14 @@ def test_the_filling_bits_do_not_count() -> None:
 @pytest.mark.parametrize("step", [1, -1])
 def test_one_step_off_is_as_far_as_the_step_begins(step: int) -> None:
     width = np.float32(2 / 255)
-    theirs = np.full((3, 4), -1 + 100.25 * width, dtype=np.float32) * matrix([1, 2, 0.5, 0])
+    theirs = np.full((3, 4), -1 + 100.25 * width, dtype=np.float32) * matrix([1, 2, 0.5, 0.1])
     codes = to_steps(theirs, RANGES)
     assert codes[1, 0] == 100 - 128
     codes[1, 0] += step
     parity = compare_codes(codes, theirs, Encoding.INT8, RANGES)
     assert parity.max_abs == pytest.approx((0.75 if step > 0 else 0.25) * width, rel=1e-3)
     assert parity.worst == 1
-    assert parity.find_breach(FLOOR)
+    assert parity.find_breach(Tolerance(max_abs=1e-5))
 
 
 def test_a_step_that_begins_on_the_last_digit_is_no_difference() -> None:
@@ -355,12 +430,13 @@ def test_the_tolerance_of_bits_is_the_share_of_planes_between_two_vectors(cosine
     found = encode_tolerance(Tolerance(1e-5, cosine, cosine, 1e-6), Encoding.UBINARY)
     assert found.cosine_mean == found.cosine_min
     assert found.cosine_min == pytest.approx(agreement, abs=4 * math.sqrt((1 - agreement) / 400_000))
-    assert (found.max_abs, found.spread) == (1e-5, None)
+    assert (found.max_abs, found.spread) == (1e-5, CODES_SPREAD)
 
 
-def test_the_tolerance_of_steps_is_that_of_vectors_without_spread() -> None:
+def test_the_tolerance_of_steps_is_that_of_vectors_with_a_spread_of_codes() -> None:
     tolerance = Tolerance(1e-5, 0.99, 0.97, 1e-6)
-    assert encode_tolerance(tolerance, Encoding.INT8) == Tolerance(1e-5, 0.99, 0.97)
+    assert encode_tolerance(tolerance, Encoding.INT8) == Tolerance(1e-5, 0.99, 0.97, CODES_SPREAD)
+    assert encode_tolerance(Tolerance(1e-5), Encoding.INT8) == Tolerance(1e-5)
     assert encode_tolerance(tolerance, Encoding.FLOAT32) == tolerance
     assert encode_tolerance(Tolerance(max_abs=1e-5), Encoding.UBINARY) == Tolerance(max_abs=1e-5)
 
@@ -369,7 +445,7 @@ def test_int8_codes_of_vectors_within_the_floor_keep_it() -> None:
     """256 steps cost far less than what int8 weights do."""
     theirs = rows_of(200, 64)
     ranges = np.stack([theirs.min(axis=0), theirs.max(axis=0)])
-    ours = theirs + np.float32(0.1) * rows_of(200, 64, seed=1)
+    ours = theirs + np.float32(0.08) * rows_of(200, 64, seed=1)
     assert compare_vectors(ours, theirs).find_breach(FLOORS[Precision.INT8]) is None
     parity = compare_codes(to_steps(ours, ranges), theirs, Encoding.INT8, ranges)
     assert parity.find_breach(encode_tolerance(FLOORS[Precision.INT8], Encoding.INT8)) is None

@@ -299,6 +299,9 @@ def test_other_precisions_than_the_files(tmp_path: Path) -> None:
         change_precisions(job, [Precision.INT8_STATIC])
 
 
+LINES = [b"text %d" % number for number in range(MIN_CALIBRATION_TEXTS)]
+
+
 def write_calibration(folder: Path, content: bytes) -> Path:
     path = folder / "texts.txt"
     path.write_bytes(content)
@@ -321,13 +324,19 @@ def test_of_a_long_calibration_file_the_first_texts_are_taken(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("content", "count"),
-    [(b"", 0), (b"\n \n\t\r\n", 0), (b"a\n" * 63, 63), (b"a\n\n" * 63 + b" \n", 63)],
-    ids=["empty", "blank", "63", "63 and blanks"],
+    [
+        (b"", 0),
+        (b"\n \n\t\r\n", 0),
+        (b"\n".join(LINES[:-1]), 63),
+        (b"\n\n".join(LINES[:-1]) + b" \n", 63),
+        (b"a\n" * 1000 + b"b", 2),
+    ],
+    ids=["empty", "blank", "63", "63 and blanks", "the same"],
 )
 def test_too_few_calibration_texts(content: bytes, count: int, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=rf"texts\.txt has {count} texts; ranges need at least 64, one per line"):
+    with pytest.raises(RequestError, match=rf"texts\.txt has {count} different texts; ranges need at least 64, one "):
         load_calibration(write_calibration(tmp_path, content))
-    assert len(load_calibration(write_calibration(tmp_path, b"a\n" * 64))) == 64
+    assert len(load_calibration(write_calibration(tmp_path, b"\n".join([*LINES, *LINES])))) == 64
 
 
 def test_calibration_texts_that_cannot_be_read(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 
 from matexport import Embedder, session
 from matexport.errors import FamilyError, RequestError
+from matexport.graphfile import find_integer_nodes
 from matexport.session import check_assignment, open_session
 from matexport.spec import PROVIDERS
 
@@ -29,7 +32,6 @@ def test_a_provider_that_is_not_installed(provider: str, exported: Path) -> None
 def pretend(monkeypatch: pytest.MonkeyPatch, running: list[str], assigned: list[tuple[str, str, str]]) -> Any:
     """An onnxruntime that has CUDA, whose sessions say that they run on `running`."""
     made = SimpleNamespace(
-        disable_fallback=lambda: None,
         get_providers=lambda: running,
         get_provider_graph_assignment_info=lambda: [
             SimpleNamespace(
@@ -38,45 +40,76 @@ def pretend(monkeypatch: pytest.MonkeyPatch, running: list[str], assigned: list[
             for where, op, name in assigned
         ],
     )
-    monkeypatch.setattr(session.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(session, "_create", lambda *_: made)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(session, "_create", lambda *_, **__: made)
     return made
 
 
-def test_a_provider_whose_libraries_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_provider_whose_libraries_are_missing(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
     """onnxruntime warns at most, and goes on without it."""
     pretend(monkeypatch, [CPU], [(CPU, "MatMul", "a")])
     with pytest.raises(RequestError, match="the provider cuda was asked; it does not start here"):
-        open_session(tmp_path / GRAPH, provider="cuda")
+        open_session(exported / GRAPH, provider="cuda")
 
 
-def test_one_node_that_falls_back_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nodes = [(CUDA, "MatMul", "product"), (CPU, "Shape", "length"), (CPU, "LayerNormalization", "norm_3")]
-    pretend(monkeypatch, [CUDA, CPU], nodes)
-    with pytest.raises(
-        FamilyError, match=rf"{GRAPH}: the provider cuda .* 1 nodes .* on the CPU: LayerNormalization norm_3$"
-    ):
-        open_session(tmp_path / GRAPH, provider="cuda")
-    made = pretend(monkeypatch, [CUDA, CPU], nodes[:2])
-    assert open_session(tmp_path / GRAPH, provider="cuda") is made
+def list_nodes(graph: Path) -> list[tuple[str, str]]:
+    """(operator, name) of every node, in the file's order."""
+    return [(node.op_type, node.name) for node in onnx.load(graph, load_external_data=False).graph.node]
+
+
+def test_shapes_are_told_from_numbers(exported: Path) -> None:
+    """By what flows through a node, not by its operator: an Add of two states is no Add of two lengths."""
+    model = onnx.load(exported / GRAPH, load_external_data=True)
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    whole = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
+    expected = {node.name for node in model.graph.node if all(kinds[output] in whole for output in node.output)}
+    found = find_integer_nodes(exported / GRAPH)
+    assert found == expected
+    operators = {operator for operator, name in list_nodes(exported / GRAPH) if name in found}
+    others = {operator for operator, name in list_nodes(exported / GRAPH) if name not in found}
+    assert {"Gather", "Unsqueeze"} & operators & others or {"Reshape", "Expand", "Cast"} & operators
+    assert {"Add", "Gather", "MatMul"} <= others
+
+
+def assign(graph: Path, *elsewhere: str) -> list[tuple[str, str, str]]:
+    """All on CUDA, but the integers and some more."""
+    whole = find_integer_nodes(graph)
+    return [
+        (CPU if name in whole or name in elsewhere else CUDA, operator, name) for operator, name in list_nodes(graph)
+    ]
+
+
+@pytest.mark.parametrize("operator", ["LayerNormalization", "Add", "Gather", "MatMul"])
+def test_one_node_that_falls_back_is_named(operator: str, monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
+    whole = find_integer_nodes(exported / GRAPH)
+    name = next(name for kind, name in list_nodes(exported / GRAPH) if kind == operator and name not in whole)
+    pretend(monkeypatch, [CUDA, CPU], assign(exported / GRAPH, name))
+    with pytest.raises(FamilyError, match=rf"{GRAPH}: the provider cuda .* 1 nodes .* on the CPU: {operator} {name}$"):
+        open_session(exported / GRAPH, provider="cuda")
+    made = pretend(monkeypatch, [CUDA, CPU], assign(exported / GRAPH))
+    assert open_session(exported / GRAPH, provider="cuda") is made
 
 
 def test_many_nodes_are_counted_and_some_named() -> None:
     nodes = [(CUDA, "Add", "x"), *((CPU, "MatMul", f"n{index}") for index in range(9))]
     with pytest.raises(FamilyError, match=r"9 nodes .* MatMul n0, .*MatMul n4 \.\.\.$"):
-        check_assignment(GRAPH, "cuda", nodes)
+        check_assignment(GRAPH, "cuda", nodes, ())
 
 
 def test_shapes_alone_are_no_run_on_the_provider() -> None:
     with pytest.raises(FamilyError, match="none of its nodes run there"):
-        check_assignment(GRAPH, "cuda", [(CPU, "Shape", "a"), (CPU, "Gather", "b")])
+        check_assignment(GRAPH, "cuda", [(CPU, "Shape", "a"), (CPU, "Gather", "b")], {"a", "b"})
 
 
 def test_on_the_cpu_every_node_is_assigned_to_it(exported: Path) -> None:
     """The record that the check reads is what onnxruntime gives."""
-    options = session.onnxruntime.SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    made = session.onnxruntime.InferenceSession(exported / GRAPH, options, providers=[CPU])
+    made = onnxruntime.InferenceSession(exported / GRAPH, options, providers=[CPU])
     nodes = [
         (part.ep_name, node.op_type) for part in made.get_provider_graph_assignment_info() for node in part.get_nodes()
     ]

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 
 from matexport.manifest import load_family
-from matexport.parity import Parity
+from matexport.parity import Parity, Spread
 from matexport.tables import describe_profiles, format_profiles, format_table
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
-WAYS = {"batched": Parity(2e-7, 0.9, 0.8, 1.0, 3), "single": Parity(5e-7, 0.95, 0.7, 0.5, 1)}
+WAYS = {"batched": Parity(2e-7, 0.9, 0.8, 1.0, 3, 2), "single": Parity(5e-7, 0.95, 0.7, 0.5, 1, 1)}
 
 
 def test_one_row_for_each_profile(exported: Path) -> None:
@@ -38,8 +38,22 @@ def test_the_worst_way_of_running_is_shown(exported: Path) -> None:
     assert (row["max_abs"], row["cosine_min"], row["neighbours"]) == (5e-7, 0.7, 0.5)
     assert row["cosine_mean"] == 0.9
     assert row["parity"] == {
-        "batched": {"max_abs": 2e-7, "cosine_mean": 0.9, "cosine_min": 0.8, "neighbours": 1.0, "worst": 3},
-        "single": {"max_abs": 5e-7, "cosine_mean": 0.95, "cosine_min": 0.7, "neighbours": 0.5, "worst": 1},
+        "batched": {
+            "max_abs": 2e-7,
+            "cosine_mean": 0.9,
+            "cosine_min": 0.8,
+            "neighbours": 1.0,
+            "worst": 3,
+            "farthest": 2,
+        },
+        "single": {
+            "max_abs": 5e-7,
+            "cosine_mean": 0.95,
+            "cosine_min": 0.7,
+            "neighbours": 0.5,
+            "worst": 1,
+            "farthest": 1,
+        },
     }
     assert rows[NAMES[1]]["max_abs"] is None
     assert json.loads(json.dumps(list(rows.values()))) == list(rows.values())
@@ -47,7 +61,7 @@ def test_the_worst_way_of_running_is_shown(exported: Path) -> None:
 
 # `min` keeps the first of two values when the other is NaN, so a broken way could hide behind a sound one.
 def test_a_way_that_gave_no_numbers_is_not_hidden(exported: Path) -> None:
-    ways = WAYS | {"left": Parity(math.inf, math.nan, math.nan, 0.0, 0)}
+    ways = WAYS | {"left": Parity(math.inf, math.nan, math.nan, 0.0, 0, 0)}
     row = describe_profiles(load_family(exported), {NAMES[0]: ways})[0]
     assert row["max_abs"] == math.inf
     assert math.isnan(row["cosine_min"])  # type: ignore[arg-type]
@@ -55,12 +69,12 @@ def test_a_way_that_gave_no_numbers_is_not_hidden(exported: Path) -> None:
 
 
 def test_the_table_of_a_family(exported: Path) -> None:
-    text = format_profiles(describe_profiles(load_family(exported), {NAMES[0]: WAYS}))
+    text = format_profiles(describe_profiles(load_family(exported), {NAMES[0]: WAYS}, {NAMES[0]: Spread(2e-8, 4)}))
     header, rule, first, second, *_ = text.split("\n")
     assert header.split("  ")[0].strip() == "profile"
     assert set(rule) == {"-", " "}
-    assert first.split()[-5:] == ["5.0e-07", "0.900000", "0.700000", "0.500", "L01-D008.fp32.onnx"]
-    assert second.split()[-5:] == ["-", "-", "-", "-", "L01-D032.fp32.onnx"]
+    assert first.split()[-6:] == ["5.0e-07", "0.900000", "0.700000", "0.500", "2e-08", "L01-D008.fp32.onnx"]
+    assert second.split()[-6:] == ["-", "-", "-", "-", "-", "L01-D032.fp32.onnx"]
     assert len(text.split("\n")) == 2 + len(NAMES)
 
 

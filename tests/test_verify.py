@@ -6,6 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from matexport.errors import FamilyError
 from matexport.host import read_host
 from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, check_family, hash_file
 from matexport.nestedfile import read_header
-from matexport.parity import Parity
+from matexport.parity import Parity, Spread
 from matexport.spec import Tolerance
 from matexport.verify import (
     Measurement,
@@ -78,7 +81,7 @@ def test_the_exported_family_passes(exported: Path) -> None:
         assert list(verdict.parity) == ["batched", "single"]
         assert verdict.tolerance == FLOOR
         assert verdict.spread is not None
-        assert verdict.spread < 2e-6
+        assert verdict.spread.value < 2e-6
         assert all(parity.max_abs < 2e-6 for parity in verdict.parity.values())
         assert all(parity.neighbours == 1 for parity in verdict.parity.values())
     assert seen == [("verify", done, 6) for done in range(7)]
@@ -353,8 +356,8 @@ def test_load_references(exported: Path) -> None:
 
 
 def test_a_verdict_is_as_good_as_its_worst_way() -> None:
-    good, bad = Parity(1e-7, 1, 1, 1, 0), Parity(1e-3, 1, 1, 1, 2)
-    nothing = Parity(float("inf"), float("nan"), float("nan"), 0, 1)
+    good, bad = Parity(1e-7, 1, 1, 1, 0, 0), Parity(1e-3, 1, 1, 1, 2, 0)
+    nothing = Parity(float("inf"), float("nan"), float("nan"), 0, 1, 1)
     assert ProfileVerdict("p", FLOOR, {"batched": good, "single": good}).passed
     for other in (bad, nothing):
         verdict = ProfileVerdict("p", FLOOR, {"batched": good, "single": other})
@@ -365,8 +368,8 @@ def test_a_verdict_is_as_good_as_its_worst_way() -> None:
 
 @pytest.fixture
 def verification() -> Verification:
-    ways = {"batched": Parity(1e-7, 1.0, 0.5, 0.25, 3), "single": Parity(2e-7, 1.0, 1.0, 1.0, 0)}
-    return Verification(read_host(), (ProfileVerdict("L01-D008-fp32", FLOOR, ways, 1e-7),))
+    ways = {"batched": Parity(1e-7, 1.0, 0.5, 0.25, 3, 2), "single": Parity(2e-7, 1.0, 1.0, 1.0, 0, 1)}
+    return Verification(read_host(), (ProfileVerdict("L01-D008-fp32", FLOOR, ways, Spread(1e-7, 4)),))
 
 
 def test_what_was_recorded_is_read_back(family: Path, verification: Verification) -> None:
@@ -381,7 +384,8 @@ def test_what_was_recorded_is_read_back(family: Path, verification: Verification
 
 
 def test_values_that_are_no_numbers_are_read_back(family: Path) -> None:
-    nothing = ProfileVerdict("L01-D008-fp32", FLOOR, {"single": Parity(float("inf"), float("nan"), float("nan"), 0, 1)})
+    parity = Parity(float("inf"), float("nan"), float("nan"), 0, 1, 1)
+    nothing = ProfileVerdict("L01-D008-fp32", FLOOR, {"single": parity})
     record_measurement(load_family(family), Verification(read_host(), (nothing,)))
     measured = load_measurement(load_family(family), read_host())
     assert measured is not None
@@ -426,19 +430,22 @@ def test_a_measurement_that_cannot_be_read_is_replaced(content: str, family: Pat
     assert load_measurement(load_family(family), read_host()) is not None
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from matexport import load_family, record_measurement, verify_family
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+record_measurement(load_family(sys.argv[1]), verify_family(sys.argv[1]))
+"""
+
+
 @pytest.fixture
-def interrupted(family: Path, verification: Verification, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A recording that dies just before the file is put in place; the old one's bytes."""
+def interrupted(family: Path, verification: Verification) -> bytes:
+    """A recording that is killed just before the file is put in place; the old one's bytes."""
     before = record_measurement(load_family(family), verification).read_bytes()
-
-    def die(_path: Path, _target: Path) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die)
-        other = dataclasses.replace(verification.verdicts[0], profile="L02-D008-fp32")
-        with pytest.raises(KeyboardInterrupt):
-            record_measurement(load_family(family), dataclasses.replace(verification, verdicts=(other,)))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(family)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((family / MEASUREMENTS).iterdir())) == 2, "what it left"
     return before
 
 

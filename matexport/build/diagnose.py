@@ -62,9 +62,7 @@ def check_readout(
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         parity = compare_vectors(vectors, expected[: len(chosen)])
         if breach := parity.find_breach(tolerance):
-            raise ParityError(
-                f"read-out: in torch, {point.name} is not the parent's: {breach} (probe {parity.worst})", "read-out"
-            )
+            raise ParityError(f"read-out: in torch, {point.name} is not the parent's: {breach}", "read-out")
 
 
 def find_failing_stage(

@@ -22,7 +22,7 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
 
     Args:
         model: has one output.
-        ranges: (2, dim), least and greatest value of each coordinate; for int8.
+        ranges: (2, dim), least and greatest value of each coordinate, which differ; for int8.
     """
     if encoding is Encoding.FLOAT32:
         return

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 import torch
 from safetensors.numpy import save
@@ -71,6 +72,7 @@ from matexport.profiles import (
     check_calibration,
     load_calibration,
     load_probes,
+    load_shipped_calibration,
     read_texts,
 )
 from matexport.spec import (
@@ -146,11 +148,13 @@ def export_family(
     report("plan", 0, 1)
     check_calibration(job)
     plan = plan_parent(job)
-    for precision in set(job.precisions) - {Precision.FP32}:
-        check_runtime(precision)
+    for precision in job.precisions:
+        if precision is not Precision.FP32:
+            check_runtime(precision)
     probes = prepare_probes(plan, [*load_probes(job.probes), *_sample_corpus(job)], shipped=job.probes is None)
     probes, changed = _leave_out_changed(plan, probes)
-    provenance = _describe_provenance(plan, probes)
+    calibration = _choose_calibration(plan, probes)
+    provenance = _describe_provenance(plan, probes, calibration)
     report("plan", 1, 1)
     with lock_destination(out):
         present = _find_up_to_date(out, provenance, set(job.profiles), overwrite, report)
@@ -158,7 +162,7 @@ def export_family(
             return present
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
-            verification = _build(plan, probes, changed, provenance, stage, report)
+            verification = _build(plan, probes, changed, calibration, provenance, stage, report)
     return Exported(load_family(out), verification, up_to_date=False)
 
 
@@ -166,6 +170,7 @@ def _build(
     plan: TextPlan,
     probes: Sequence[Probe],
     changed: tuple[str, ...],
+    calibration: CalibrationTexts,
     provenance: Provenance,
     stage: Path,
     report: Progress,
@@ -188,7 +193,7 @@ def _build(
     _release_weights(parent)
     del parent
     gc.collect()
-    sources = make_precisions(traced, header, plan, stage, report)
+    sources = make_precisions(traced, header, plan, calibration, stage, report)
     profiles = {
         name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
     }
@@ -273,19 +278,18 @@ def trace_and_write(
 
 
 def make_precisions(
-    traced: Traced, header: NestedHeader, plan: TextPlan, stage: Path, report: Progress
+    traced: Traced, header: NestedHeader, plan: TextPlan, texts: CalibrationTexts, stage: Path, report: Progress
 ) -> dict[Precision, Source]:
     """Each precision of the job, made once from the traced graph, with its weights written."""
     job = plan.job
     ranges: dict[str, Vectors] = {}
     sources: dict[Precision, Source] = {}
-    texts, source = _find_calibration(plan)
-    calibration = Calibration(tokenize_probes(stage, plan.text, texts), plan.text, source)
+    calibration = Calibration(tokenize_probes(stage, plan.text, texts.texts), plan.text, texts.source)
     with tempfile.TemporaryDirectory(dir=stage) as temporary:
         scratch = Path(temporary)
         quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
         if Encoding.INT8 in job.encodings:
-            ranges = {point.name: find_ranges(vectors) for point, vectors in quantizer.run_points().items()}
+            ranges = {point.name: _find_ranges(point, vectors) for point, vectors in quantizer.run_points().items()}
             (stage / RANGES).write_bytes(save(ranges))
         for precision in job.precisions:
             model, facts = quantizer.make(precision)
@@ -297,6 +301,18 @@ def make_precisions(
             else:
                 sources[precision] = Source(precision, traced.model, header, facts, ranges)
     return sources
+
+
+def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
+    ranges = find_ranges(vectors)
+    still = np.flatnonzero(ranges[0] == ranges[1])
+    if len(still):
+        raise RequestError(
+            f"the encoding int8 was asked; coordinate {still[0]} of {point.name} has one value for all of the "
+            f"{len(vectors)} calibration texts, and {len(still) - 1} others have: such a coordinate has no steps. "
+            "Give other texts in [calibration], or ask for the encodings float32 or ubinary"
+        )
+    return ranges
 
 
 def cut_profiles(source: Source, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
@@ -359,23 +375,53 @@ def _describe_vocabulary(plan: TextPlan, changed: tuple[str, ...]) -> Vocabulary
     return VocabularyFacts(vocabulary.kept_by, len(vocabulary.kept), vocabulary.parent_tokens, changed)
 
 
-def _find_calibration(plan: TextPlan) -> tuple[tuple[Probe, ...], str]:
-    """The job's calibration texts, or its vocabulary's corpus, or the shipped probes; and which of them it was."""
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The texts that weights are rounded and ranges are measured on, and what they are, for the manifest."""
+
+    texts: tuple[Probe, ...]
+    source: str
+
+
+def _choose_calibration(plan: TextPlan, probes: Sequence[Probe]) -> CalibrationTexts:
+    """The job's calibration texts, or its vocabulary's corpus, or the shipped ones; none of them is a probe.
+
+    A text that a precision was fitted on says little about how near it is to the parent. Texts without tokens, and
+    those that a pruned vocabulary changes, are left out as well.
+
+    Raises:
+        RequestError: fewer than 64 texts are left, and something is to be measured on them.
+    """
     job = plan.job
-    texts, source = tuple(probe.text for probe in load_probes(None)), "the shipped probes"
+    texts, source = load_shipped_calibration(), "shipped"
     if job.calibration:
         texts, source = load_calibration(job.calibration), job.calibration.name
     elif job.vocabulary and not job.vocabulary.startswith(SCRIPT_PREFIX):
         corpus = read_texts(job.base / job.vocabulary, MAX_CALIBRATION_TEXTS, "the corpus")
-        if len(corpus) >= MIN_CALIBRATION_TEXTS:
+        if len(corpus) >= MIN_CALIBRATION_TEXTS + CORPUS_PROBES:
             texts, source = corpus, Path(job.vocabulary).name
-    usable = tuple(probe for probe in map(Probe, texts) if count_tokens(plan, probe))
-    if job.calibration and len(usable) < MIN_CALIBRATION_TEXTS:
-        raise RequestError(
-            f"{job.calibration} has {len(usable)} texts that the parent sees as tokens at all; "
-            f"ranges need at least {MIN_CALIBRATION_TEXTS}"
+    held = {probe.text for probe in probes}
+    fresh = [text for text in texts if text not in held]
+    seen = [text for text in fresh if count_tokens(plan, Probe(text))]
+    changed = set(find_changed_texts(plan, seen))
+    usable = tuple(Probe(text) for text in seen if text not in changed)
+    left_out = ", ".join(
+        f"{count} {why}"
+        for count, why in (
+            (len(texts) - len(fresh), "are probes"),
+            (len(fresh) - len(seen), "have no tokens"),
+            (len(changed), "lose tokens to the vocabulary"),
         )
-    return usable, f"{len(usable)} texts: {source}"
+        if count
+    )
+    measured = any(precision is not Precision.FP32 for precision in job.precisions) or Encoding.INT8 in job.encodings
+    if measured and len(usable) < MIN_CALIBRATION_TEXTS:
+        raise RequestError(
+            f"precisions other than fp32 are measured on at least {MIN_CALIBRATION_TEXTS} different texts; of the "
+            f"{len(texts)} calibration texts ({source}), {left_out or 'none is left out'}, and {len(usable)} are left: "
+            "give more of the kind that will be embedded in [calibration]"
+        )
+    return CalibrationTexts(usable, f"{len(usable)} texts: {source}" + (f" ({left_out})" if left_out else ""))
 
 
 def _refuse_failures(
@@ -390,7 +436,7 @@ def _refuse_failures(
         return verification
     family = load_family(stage)
     reasons = {verdict.profile: _explain_failure(verdict, family, sources, job) for verdict in failed}
-    fatal = [verdict.profile for verdict in failed if Profile.parse(verdict.profile).precision is Precision.FP32]
+    fatal = [verdict.profile for verdict in failed if _is_parent(Profile.parse(verdict.profile))]
     if fatal or len(failed) == len(verification.verdicts):
         blamed, reason = reasons[fatal[0] if fatal else failed[0].profile]
         raise ParityError(
@@ -410,13 +456,20 @@ def _refuse_failures(
     )
 
 
+def _is_parent(profile: Profile) -> bool:
+    return profile.precision is Precision.FP32 and profile.encoding is Encoding.FLOAT32
+
+
 def _explain_failure(
     verdict: ProfileVerdict, family: Family, sources: Mapping[Precision, Source], job: ExportJob
 ) -> tuple[str, str]:
     """The stage that is to blame, and what is wrong with which probe."""
     profile = Profile.parse(verdict.profile)
-    text = load_references(family)[0][verdict.worst[1].worst].text
-    reason = f"{verdict.profile}: {verdict.breach}, worst on probe {verdict.worst[1].worst} ({text[:40]!r})"
+    found = verdict.find_breach()
+    assert found is not None
+    check, breach = found
+    text = load_references(family)[0][breach.probe].text
+    reason = f"{verdict.profile}: {breach.reason} ({check}), worst on probe {breach.probe} ({text[:40]!r})"
     if profile.precision is not Precision.FP32:
         return "quantize", reason
     source, exit_name = sources[profile.precision], profile.point.name
@@ -484,14 +537,14 @@ def _find_up_to_date(
     return Exported(family, verification, up_to_date=True)
 
 
-def _describe_provenance(plan: TextPlan, probes: Sequence[Probe]) -> Provenance:
+def _describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: CalibrationTexts) -> Provenance:
     versions = {name: importlib.metadata.version(name) for name in VERSIONED if name != "matexport"}
     versions["matexport"] = matexport.__version__
     inputs = {
         "points": plan.job.points,
         "precisions": plan.job.precisions,
         "encodings": plan.job.encodings,
-        "calibration": _find_calibration(plan),
+        "calibration": calibration,
         "vocabulary": plan.vocabulary.kept if plan.vocabulary else None,
         "tolerances": plan.job.tolerances,
         "parent": replace(plan.parent, source=""),  # where it lay does not change what it gives

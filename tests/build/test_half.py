@@ -126,9 +126,34 @@ def test_a_block_that_comes_near_the_limit_stays_in_fp32(loudness: float, kept: 
         assert np.abs(ours - theirs).max() < 4e-3 * np.abs(theirs).max()
 
 
+def test_a_weight_beyond_the_limit_keeps_its_block_in_fp32() -> None:
+    """Whatever the calibration texts gave: its product may cancel there."""
+    toy = make_loud_toy()
+    toy.initializers["up_2"][0, 0] = 66_000
+    assert apply_half(toy.model, toy.states, {}) == [2]
+
+
+def test_a_value_that_is_taken_over_from_fp32_counts() -> None:
+    """A statistic of a token, such as the reciprocal of a tiny deviation, stays in fp32 until it is multiplied."""
+    for peak, kept in ((1e3, []), (1e5, [2])):
+        toy = make_loud_toy()
+        values = {str(value.name): value for node in toy.model.graph for value in node.outputs}
+        state, wide = values["state_1"], values["wide_2"]
+        assert state.shape is not None
+        statistic = ir.node("ReduceSum", [state, toy.model.graph.initializers["tokens"]], {"keepdims": 1})
+        product = ir.node("Mul", [wide, statistic.outputs[0]])
+        for node, like, last in ((statistic, state, 1), (product, wide, 96)):
+            node.outputs[0].type, node.outputs[0].shape = like.type, ir.Shape([*state.shape[:-1], last])
+        statistic.outputs[0].name = "statistic"
+        (gelu,) = (use.node for use in wide.uses() if use.node is not product)
+        gelu.replace_input_with(0, product.outputs[0])
+        toy.model.graph.insert_before(gelu, [statistic, product])
+        assert apply_half(toy.model, toy.states, {"statistic": peak}) == kept
+
+
 def test_without_the_check_it_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half-precision arithmetic, that is: onnxruntime's CPU kernels would not show it."""
-    monkeypatch.setattr(half, "HEADROOM", 0.0)
+    monkeypatch.setattr(half, "_overflows", lambda *_: False)
     toy = make_loud_toy(1e6)
     assert apply_half(toy.model, toy.states, calibrate(toy, tmp_path)) == []
     first, second, _ = run_in_half(toy.model, FEEDS)

@@ -23,6 +23,7 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.build.quantize.int8 import apply_int8
 from matexport.host import read_host
+from matexport.parity import Breach
 from matexport.profiles import FLOORS
 from matexport.spec import Encoding, PaddingSide, Precision
 from matexport.tokens import Tokens
@@ -324,11 +325,12 @@ def test_one_scale_for_all_tokens_is_caught(bert: Precise, tmp_path: Path) -> No
     take_one_scale_for_all_tokens(family / "L02-D064.int8.onnx")
     reseal(family)
     (verdict,) = verify_family(family).verdicts
-    assert verdict.breach is not None
-    assert verdict.breach.startswith("the same text differs by ")
-    assert verdict.breach.endswith(", allowed 1e-06 (alone and in a batch)")
     assert verdict.spread is not None
-    assert verdict.spread > 1e-4
+    assert verdict.find_breach() == (
+        "alone and in a batch",
+        Breach(f"the same text differs by {verdict.spread.value:.2g}, allowed 1e-06", verdict.spread.worst),
+    )
+    assert verdict.spread.value > 1e-4
     assert all(parity.find_breach(FLOORS[Precision.INT8]) is None for parity in verdict.parity.values())
 
 
@@ -338,6 +340,6 @@ def test_the_spread_of_every_profile_is_measured(bert: Precise) -> None:
     assert recorded is not None
     for profile in family.profiles:
         spread = recorded.spread[profile.name]
-        assert (spread is None) == (profile.encoding is not Encoding.FLOAT32)
-        if profile.precision is Precision.INT8 and spread is not None:
-            assert spread <= 1e-6
+        assert spread is not None
+        if profile.precision is Precision.INT8 and profile.encoding is Encoding.FLOAT32:
+            assert spread.value <= 1e-6

@@ -124,8 +124,9 @@ def test_other_texts_give_other_scales_and_the_same_texts_the_same_bytes(
     name = "L02-D064-int8-static"
     expected, ours, theirs = (read_scales(path, name) for path in (made.family, same.path, other.path))
     assert ours == expected
-    assert ours.keys() == theirs.keys()
-    assert sum(ours[value] != theirs[value] for value in ours) >= len(ours) / 2
+    known = {float(scale) for scale in ours.values()}  # names shift with what is smoothed
+    assert len(ours) == len(theirs)
+    assert sum(float(scale) not in known for scale in theirs.values()) >= len(ours) / 2
     weights = "weights.int8-static.safetensors"
     assert same.facts.files[weights] == load_family(made.family).facts.files[weights]
     assert same.facts.provenance != other.facts.provenance

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from matexport.build.quantize.observe import MASK_LEVEL
 from matexport.build.quantize.sites import Floats, add_constant, drop_unused, find_blocks, find_tables, iterate_inputs
 from matexport.errors import RequestError
 
@@ -50,7 +51,7 @@ def apply_half(model: ir.Model, states: Sequence[str], peaks: Mapping[str, float
             "fp16 was asked; the TorchScript exporter, which this parent needs, leaves a graph without types, so there "
             "is no telling what may be in half precision: ask for another precision"
         )
-    kept = sorted({blocks[node] for node in half if _overflows(node, peaks)})
+    kept = sorted({blocks[node] for node in half if _overflows(node, half, peaks)})
     half = {node for node in half if blocks[node] not in kept}
     for node in list(model.graph):
         if node in half:
@@ -85,8 +86,27 @@ def _is_vector(value: ir.Value) -> bool:
     return value.dtype is ir.DataType.FLOAT and not statistic
 
 
-def _overflows(node: ir.Node, peaks: Mapping[str, float]) -> bool:
-    return any(peaks.get(str(value.name), 0.0) * HEADROOM > HALF_MAX for value in node.outputs)
+def _overflows(node: ir.Node, half: set[ir.Node], peaks: Mapping[str, float]) -> bool:
+    """Whether a value that a node makes, takes over from fp32, or holds as a weight, is near the limit or beyond."""
+    made = [*node.outputs, *(value for _, value in iterate_inputs(node) if value.producer() not in half)]
+    if any(peaks.get(str(value.name), 0.0) * HEADROOM > HALF_MAX for value in made):
+        return True
+    return any(
+        _find_peak(value) > HALF_MAX
+        for _, value in iterate_inputs(node)
+        if value.is_initializer() and value.dtype is ir.DataType.FLOAT
+    )
+
+
+def _find_peak(weight: ir.Value) -> float:
+    """The largest absolute value of a weight; what masks are made of is left out."""
+    assert weight.const_value is not None
+    numbers = np.asarray(weight.const_value.numpy()).reshape(-1)
+    peak = 0.0
+    for start in range(0, numbers.size, CHUNK):
+        sizes = np.abs(numbers[start : start + CHUNK])
+        peak = max(peak, float(sizes.max(where=sizes < MASK_LEVEL, initial=0.0)))
+    return peak
 
 
 def _convert_inputs(model: ir.Model, node: ir.Node, half: set[ir.Node]) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from matexport.build.quantize.blocks import EMBEDDINGS, Rounded, apply_blocks
+from matexport.build.quantize.embeddings import fits_int4
 from matexport.build.quantize.half import apply_half
 from matexport.build.quantize.int8 import apply_int8
 from matexport.build.quantize.mixed import choose_eight_bit_blocks
 from matexport.build.quantize.observe import observe_peaks, observe_rows, open_values
-from matexport.build.quantize.sites import Floats, find_sites
+from matexport.build.quantize.sites import Floats, find_sites, find_tables
 from matexport.build.quantize.static import apply_static_int8
 from matexport.errors import RequestError
 from matexport.spec import Point, Precision, PrecisionFacts, TextFacts
@@ -84,6 +85,7 @@ class Quantizer:
             self._apply_blocks(model, [], self._blocks, precision)
         elif precision is Precision.Q4:
             self._apply_blocks(model, self._blocks, [], precision)
+            facts = PrecisionFacts(facts.calibration, self._describe_wide_tables())
         elif precision is Precision.Q4_MIXED:
             eight = choose_eight_bit_blocks(
                 self.model,
@@ -97,7 +99,8 @@ class Quantizer:
                 self._progress(precision),
             )
             self._apply_blocks(model, [block for block in self._blocks if block not in eight], eight, precision)
-            facts = PrecisionFacts(facts.calibration, {_name_block(block): Precision.Q8 for block in eight})
+            raised = {_name_block(block): Precision.Q8 for block in eight}
+            facts = PrecisionFacts(facts.calibration, self._describe_wide_tables() | raised)
         return model, facts
 
     def run_points(self) -> dict[Point, Floats]:
@@ -119,6 +122,11 @@ class Quantizer:
             rounded=self._rounded,
             progress=self._progress(precision),
         )
+
+    def _describe_wide_tables(self) -> dict[str, Precision]:
+        """Embeddings whose rows are no whole 4-bit blocks stay at 8 bits."""
+        wide = not all(map(fits_int4, find_tables(self.model, self.states)))
+        return {_name_block(EMBEDDINGS): Precision.Q8} if wide else {}
 
     @property
     def _blocks(self) -> list[int]:

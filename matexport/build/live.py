@@ -1,0 +1,141 @@
+"""The parent itself in torch, read at one point, as its users run it: what ``matexport bench --against torch`` times.
+
+A process of its own, like `matexport.trial`, whose plan and result it shares: ``python -m matexport.build.live``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from matexport.build.parents.architecture import find_final_norm
+from matexport.build.sources import locate_parent
+from matexport.errors import ParentError
+from matexport.manifest import Family, load_family
+from matexport.parity import compare_vectors
+from matexport.spec import FinalNorm, PaddingSide, ParentSource, Point, Profile
+from matexport.tokens import Feeds, Tokens, load_tokenizer, pad_rows, tokenize_texts
+from matexport.trial import Side, TrialPlan, main
+from matexport.verify import load_references
+
+#: sentence-transformers' own default.
+BATCH = 32
+#: Probes that must give the family's reference: enough to know the parent by.
+CHECKED_PROBES = 4
+#: torch in batches against torch one by one, in units of `Parity.max_abs`.
+TOLERANCE = 1e-4
+
+
+class LiveParent:
+    """sentence-transformers' model of the parent, its blocks and vectors cut to one point.
+
+    Args:
+        family: whose parent it is; prompts, length and read-out are as the family says.
+        point: where it is read.
+        source: a directory, a hub id, or ``package:NAME/path``.
+        threads: of torch.
+
+    Raises:
+        ParentError: there is no such parent, or sentence-transformers cannot load it.
+    """
+
+    def __init__(self, family: Family, point: Point, *, source: str, threads: int) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(threads)
+        self.family, self.point, self.source = family, point, source
+        root = locate_parent(ParentSource(source), Path.cwd())
+        try:
+            model = SentenceTransformer(str(root), device="cpu", truncate_dim=point.dim, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ParentError(f"sentence-transformers cannot load {source}: {str(error).splitlines()[0]}") from error
+        self._model = model.float().eval()
+        self._model.max_seq_length = family.facts.text.max_tokens
+        self._normalize = family.facts.readout.normalize
+        self._tokenizer = load_tokenizer(family.path, family.facts.text)
+        cut_blocks(self._model, point.layers, family.facts.readout.final_norm)
+
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> NDArray[np.float32]:
+        """(len(texts), dim) float32, by ``SentenceTransformer.encode``."""
+        vectors: NDArray[np.float32] = self._model.encode(
+            list(texts),
+            prompt_name=prompt,
+            batch_size=BATCH,
+            normalize_embeddings=self._normalize,
+            show_progress_bar=False,
+        )
+        return vectors
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """By the family's tokenizer: the parent's, or as many tokens where its vocabulary was pruned."""
+        return tokenize_texts(self._tokenizer, self.family.facts.text, texts)
+
+    def pad(self, rows: Sequence[Tokens]) -> Feeds:
+        """As `Embedder.pad`."""
+        text = self.family.facts.text
+        feeds = pad_rows(rows, PaddingSide.RIGHT, text.pad_token_id)
+        return {name: feeds[name] for name in text.inputs}
+
+    def compute(self, feeds: Feeds) -> NDArray[np.float32]:
+        """The vectors of padded tokens, without sentence-transformers' sorting and batching."""
+        with torch.inference_mode():
+            features = {name: torch.from_numpy(array) for name, array in feeds.items()}
+            vectors = self._model(features)["sentence_embedding"][:, : self.point.dim]
+            if self._normalize:
+                vectors = nn.functional.normalize(vectors, dim=-1)
+            result: NDArray[np.float32] = vectors.numpy()
+        return result
+
+    def check(self) -> None:
+        """Make sure that this is the parent, cut where the family says.
+
+        Raises:
+            ParentError: some probe has another vector than when the family was made.
+        """
+        probes, references = load_references(self.family)
+        probes = probes[:CHECKED_PROBES]
+        vectors = np.concatenate([self.embed([probe.text], prompt=probe.prompt) for probe in probes])
+        parity = compare_vectors(vectors, references[self.point.name][: len(probes)])
+        if not parity.max_abs <= TOLERANCE:
+            raise ParentError(
+                f"{self.source} in sentence-transformers, cut to {self.point.name}, does not give the vectors that the "
+                f"family was made from (max abs difference {parity.max_abs:.2g} on probe {parity.worst}): name the "
+                "family's own parent with --parent"
+            )
+
+
+def cut_blocks(model: nn.Module, layers: int, final_norm: FinalNorm) -> None:
+    """Leave a transformers model inside of `model` its first blocks, in place.
+
+    Args:
+        final_norm: "drop" takes its final norm away, too, unless all blocks stay.
+    """
+    from transformers import PreTrainedModel
+
+    backbone: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    config = backbone.config.get_text_config()
+    blocks = int(config.num_hidden_layers)
+    if layers == blocks:
+        return
+    norm = find_final_norm(backbone, blocks) if final_norm is FinalNorm.DROP else None
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == blocks]
+    del lists[0][layers:]
+    config.num_hidden_layers = layers
+    if norm:
+        backbone.set_submodule(norm, nn.Identity())
+
+
+def open_parent(plan: TrialPlan) -> Side:
+    """The parent at a plan's profile's point."""
+    point = Profile.parse(plan.profile).point
+    return LiveParent(load_family(plan.family), point, source=plan.parent, threads=plan.threads)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(open_parent))

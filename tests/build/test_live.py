@@ -1,0 +1,120 @@
+"""The parent in torch, timed beside its family: it must be that parent, cut where the profile is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commandline import Run
+from conftest import TEXTS
+from oracle import Oracle
+from parents import make_parent
+
+from matexport import load_family
+from matexport.bench import BenchPlan, Trial, bench_family, list_trials, load_bench, record_bench
+from matexport.build import export_family, live
+from matexport.build.live import LiveParent
+from matexport.errors import ParentError
+from matexport.host import read_host
+from matexport.manifest import Family
+from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
+from matexport.tables import format_bench
+from matexport.trial import TrialPlan, run_trial
+
+SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
+
+
+def open_live(family: Family, point: Point, parent: Path) -> LiveParent:
+    return LiveParent(family, point, source=str(parent), threads=1)
+
+
+def test_it_gives_the_vectors_of_every_point(exported: Path, parent: Path) -> None:
+    family, oracle = load_family(exported), Oracle(parent)
+    for point in {profile.point for profile in family.profiles}:
+        live_parent = open_live(family, point, parent)
+        live_parent.check()
+        expected = np.stack([oracle.vector(text, point.layers, point.dim, "mean") for text in TEXTS])
+        np.testing.assert_allclose(live_parent.embed(TEXTS), expected, atol=1e-5)
+        rows = live_parent.tokenize(TEXTS)
+        np.testing.assert_allclose(live_parent.compute(live_parent.pad(rows)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("final_norm", [FinalNorm.KEEP, FinalNorm.DROP])
+def test_the_final_norm_is_that_of_the_family(final_norm: FinalNorm, left_parent: Path, tmp_path: Path) -> None:
+    job = ExportJob(ParentSource(str(left_parent)), (Point(1, 16), Point(3, 32)), ReadoutRequest(final_norm=final_norm))
+    family = export_family(job, tmp_path / "family").family
+    for point in job.points:
+        open_live(family, point, left_parent).check()
+    other = FinalNorm.DROP if final_norm is FinalNorm.KEEP else FinalNorm.KEEP
+    facts = replace(family.facts, readout=replace(family.facts.readout, final_norm=other))
+    with pytest.raises(ParentError, match="does not give the vectors"):
+        open_live(replace(family, facts=facts), Point(1, 16), left_parent).check()
+
+
+def test_a_block_too_many_is_noticed(exported: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = live.cut_blocks
+    monkeypatch.setattr(live, "cut_blocks", lambda model, layers, norm: cut(model, layers + 1, norm))
+    with pytest.raises(ParentError, match=r"cut to L01-D008, does not give the vectors that the family was made from"):
+        open_live(load_family(exported), Point(1, 8), parent).check()
+
+
+def test_another_parent_is_noticed(exported: Path, tmp_path: Path) -> None:
+    other = make_parent(tmp_path / "other", "bert", seed=1)
+    with pytest.raises(ParentError, match=r"on probe \d+\): name the family's own parent with --parent"):
+        open_live(load_family(exported), Point(3, 32), other).check()
+
+
+def test_it_is_measured_as_a_profile_is(exported: Path, parent: Path) -> None:
+    plan = TrialPlan(0, str(exported), SMALL, 1, "cpu", ((1, 4), (2, 8)), "a dog", tuple(TEXTS), 3, 60.0, str(parent))
+    result = run_trial(plan, live.open_parent)
+    assert {shape: len(samples) for shape, samples in result.latency_s.items()} == {"1x4": 3, "2x8": 3}
+    assert len(result.call_s) == len(result.graph_s) == len(result.mix_s) == 3
+
+
+def test_it_takes_its_turns_once_per_point() -> None:
+    plan = BenchPlan(profiles=(SMALL, "L01-D008-int8", LARGE), threads=(1, 2), parent="somewhere")
+    there = [
+        *(Trial(SMALL, threads) for threads in (1, 2)),
+        *(Trial(SMALL, threads, in_torch=True) for threads in (1, 2)),
+        *(Trial("L01-D008-int8", threads) for threads in (1, 2)),
+        *(Trial(LARGE, threads) for threads in (1, 2)),
+        *(Trial(LARGE, threads, in_torch=True) for threads in (1, 2)),
+    ]
+    assert list_trials(plan) == there + there[::-1]
+
+
+def test_bench_against_torch(family: Path, parent: Path) -> None:
+    plan = BenchPlan(profiles=(SMALL, LARGE), threads=(1,), shapes=((1, 4),), runs=2, parent=str(parent))
+    bench = bench_family(family, plan)
+    for name in (SMALL, LARGE):
+        ours, theirs = bench.profiles[name].threads[1], bench.profiles[name].parent[1]
+        assert theirs.first_vector.runs == 2
+        assert theirs.peak_bytes is not None
+        assert ours.peak_bytes is not None
+        assert theirs.peak_bytes > 2 * ours.peak_bytes, "it has torch in it"
+        (line,) = (line for line in format_bench(bench).splitlines() if line.startswith(name))
+        assert line.split()[-1] == f"{ours.texts_per_s / theirs.texts_per_s:.2f}"
+    assert len(re.findall(r"^L0\S+ in torch", format_bench(bench), re.MULTILINE)) == 2
+    record_bench(load_family(family), bench)
+    assert load_bench(load_family(family), read_host()) == bench
+
+
+def test_the_command(run: Run, family: Path, parent: Path, tmp_path: Path) -> None:
+    quick = ("--profile", SMALL, "--threads", "1", "--shape", "1x4", "--runs", "1")
+    result = run("bench", family, *quick, "--against", "torch", "--parent", parent)
+    assert (result.code, result.err) == (0, "")
+    assert "x torch" in result.out
+    run("bench", family, *quick, "--parent", parent).complains("--parent is for --against torch")
+    result = run("bench", family, *quick, "--against", "torch", "--parent", tmp_path / "absent")
+    result.complains("the parent at L01-D008, 1 thread(s): the parent", "is not a directory")
+
+
+def test_what_only_embeds_never_loads_it(exported: Path) -> None:
+    code = "import sys; import matexport.trial; assert not [name for name in sys.modules if 'torch' in name]"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ.copy())
