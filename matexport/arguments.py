@@ -51,9 +51,9 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     export = _add_command(
         parsers, "export", commands["export"], "export a family and prove every profile against the parent",
         "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
-        "and compare each with the parent's own vectors on the probes. The destination appears when everything has "
-        "passed; when it holds the family of the same inputs already, that is verified instead. Needs the [build] "
-        "extra.",
+        "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
+        "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
+        "the same inputs already, that is verified instead. Needs the [build] extra.",
         "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
     )  # fmt: skip
     export.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
@@ -130,8 +130,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     bench.add_argument("--against", choices=["torch"], help="also time the parent itself, in sentence-transformers and "
                        "cut to the same points, in turns with the profiles; needs the [build] extra")  # fmt: skip
-    bench.add_argument("--parent", metavar="SOURCE", help="where that parent is: a directory, a hub id or "
-                       "package:NAME/path (default: where the family was exported from)")  # fmt: skip
+    bench.add_argument("--parent", metavar="SOURCE", help="with --against: where that parent is: a directory, a hub "
+                       "id or package:NAME/path (default: where the family was exported from)")  # fmt: skip
 
     embed = _add_command(
         parsers, "embed", commands["embed"], "embed texts with one profile",
@@ -162,7 +162,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     pack = _add_command(
         parsers, "pack", commands["pack"], "write one profile as a self-contained folder",
         "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
-        "of its own; embed, show and verify work on it.",
+        "of its own; embed, show, verify and bench work on it.",
         "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small",
     )  # fmt: skip
     _add_family(pack)
@@ -197,7 +197,10 @@ def _add_threads(
 
 def _shape(text: str) -> tuple[int, int]:
     batch, _, tokens = text.partition("x")
-    return _positive(batch), _positive(tokens)
+    try:
+        return _positive(batch), _positive(tokens)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxTOKENS, such as 1x16") from None
 
 
 def _positive(text: str) -> int:

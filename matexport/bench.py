@@ -12,6 +12,7 @@ two profiles whose intervals meet are not told apart.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -142,7 +143,7 @@ class ProfileBench:
         disk_bytes: of all that is needed to run it: graph, prefix of the weights, tokenizer, configuration.
         download_bytes: of the graph and the prefix of the weights.
         runs, seconds: of each shape, as they were asked for.
-        mix_texts: texts of the mix.
+        mix_texts, mix_sha256: number of texts of the mix, and the digest of all of them.
         parent: the parent in torch at this profile's point, timed in the same run, by number of threads; or nothing.
     """
 
@@ -151,6 +152,7 @@ class ProfileBench:
     runs: int
     seconds: float
     mix_texts: int
+    mix_sha256: str
     threads: Mapping[int, Timing]
     parent: Mapping[int, Timing] = field(default_factory=dict)
 
@@ -204,6 +206,7 @@ def bench_family(
             runs=plan.runs,
             seconds=plan.seconds,
             mix_texts=len(plan.texts),
+            mix_sha256=hashlib.sha256("\n".join(plan.texts).encode()).hexdigest(),
             threads={count: timings[Trial(profile, count)] for count in plan.threads},
             parent=parents.get(Profile.parse(profile).point, {}),
         )
@@ -300,8 +303,10 @@ def record_bench(family: Family, bench: Bench) -> Path:
     profiles = dict(known.profiles) if known else {}
     for name, new in bench.profiles.items():
         old = profiles.get(name)
-        if old and (old.runs, old.seconds, old.mix_texts) == (new.runs, new.seconds, new.mix_texts):
-            new = replace(new, threads={**old.threads, **new.threads}, parent={**old.parent, **new.parent})
+        if old and _list_settings(old) == _list_settings(new):
+            again = new.threads.keys()  # what was timed beside these before was not timed in the same run
+            parent = {count: timing for count, timing in old.parent.items() if count not in again}
+            new = replace(new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent})
         profiles[name] = new
     kept = replace(bench, profiles=profiles)
     return write_sections(family, bench.host, {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)})
@@ -313,6 +318,11 @@ def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
         return msgspec.convert(load_sections(family, host)[_name_section(provider)], Bench, str_keys=True)
     except (KeyError, msgspec.ValidationError):
         return None
+
+
+def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
+    shapes = {shape for timing in profile.threads.values() for shape in timing.latency}
+    return profile.runs, profile.seconds, profile.mix_sha256, shapes
 
 
 def _name_section(provider: str) -> str:

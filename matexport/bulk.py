@@ -41,9 +41,9 @@ PART_ROWS = 65_536
 #: Rows that a worker holds at a time.
 CHUNK_ROWS = 4096
 DEFAULT_WORKER_THREADS = 2
-#: How often a worker that died is started again, and its part tried again: a part that kills whoever takes it (too
-#: large for the memory, say) must not do so for ever.
-MAX_RESTARTS = 4
+#: How often a part whose worker died is tried again: one that kills whoever takes it (too large for the memory, say)
+#: must not do so for ever, as Ray Data's default is.
+MAX_RETRIES = 4
 
 
 @dataclass(frozen=True)
@@ -206,16 +206,18 @@ def claim_output(out: Path, plan: BulkPlan) -> None:
         out.mkdir(parents=True, exist_ok=True)
         known = out / PLAN
         if known.is_file():
-            if json.loads(known.read_text(encoding="utf-8")) != json.loads(wanted):
+            before, now = json.loads(known.read_text(encoding="utf-8")), json.loads(wanted)
+            others = [key for key in now if before.get(key) != now[key]]
+            if others:
                 raise DestinationError(
-                    f"{out} was begun with another corpus, family, profile or prompt ({PLAN} says which): choose "
-                    "another folder, or remove it"
+                    f"{out} was begun with another corpus, family, profile or prompt ({PLAN} differs in "
+                    f"{', '.join(others)}): choose another folder, or remove it"
                 )
             return
         if any(out.iterdir()):
             raise DestinationError(f"{out} is not empty and holds no vectors of matexport: choose another folder")
         _write_whole(known, wanted)
-    except ValueError:
+    except (ValueError, AttributeError):
         raise DestinationError(f"{out / PLAN} cannot be read: choose another folder, or remove it") from None
     except OSError as error:
         raise DestinationError(f"cannot write {out}: {(error.strerror or str(error)).lower()}") from None
@@ -345,6 +347,7 @@ def _run_on_ray(
         if threads is not None and threads > largest:
             raise RequestError(f"{threads} threads per worker were asked; no machine of the cluster has over {largest}")
         threads = threads or min(DEFAULT_WORKER_THREADS, max(largest, 1))
+        retries = MAX_RETRIES
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
@@ -356,8 +359,7 @@ def _run_on_ray(
             concurrency=count,
             num_cpus=threads,
             fn_constructor_args=(plan, str(out), threads, batch_tokens),
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RESTARTS,
+            ray_remote_args_fn=lambda: {"max_task_retries": retries},
         )
         for row in done.iter_rows():
             if row["problem"]:

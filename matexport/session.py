@@ -41,6 +41,8 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == CPU:
         return _create(graph, options, [PROVIDERS[CPU]])
+    if provider not in PROVIDERS:
+        raise RequestError(f"the provider {provider} was asked; known are: {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     if wanted not in available:

@@ -227,10 +227,21 @@ def test_other_threads_and_providers_keep_what_was_measured(measured: Bench, fam
     assert on_cuda is not None
     assert on_cuda.profiles[SMALL].threads == {4: timing}
     # Another mix of texts: lines of the two would stand beside each other and not compare.
-    record_bench(loaded, replace(measured, profiles={SMALL: replace(small, mix_texts=1, threads={8: timing})}))
+    record_bench(loaded, replace(measured, profiles={SMALL: replace(small, mix_sha256="0", threads={8: timing})}))
     known = load_bench(loaded, read_host())
     assert known is not None
     assert known.profiles[SMALL].threads == {8: timing}
+
+
+def test_the_parent_counts_in_the_run_that_it_was_timed_in_alone(measured: Bench, family: Path) -> None:
+    loaded, small = load_family(family), measured.profiles[SMALL]
+    timing = small.threads[1]
+    both = replace(small, threads={1: timing, 2: timing}, parent={1: timing, 2: timing})
+    record_bench(loaded, replace(measured, profiles={SMALL: both}))
+    record_bench(loaded, replace(measured, profiles={SMALL: replace(small, threads={2: timing})}))
+    known = load_bench(loaded, read_host())
+    assert known is not None
+    assert (known.profiles[SMALL].threads.keys(), known.profiles[SMALL].parent.keys()) == ({1, 2}, {1})
 
 
 def test_a_process_is_held_to_its_threads() -> None:

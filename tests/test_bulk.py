@@ -207,7 +207,7 @@ def test_more_threads_than_any_machine_has(cluster: Any, exported: Path, tmp_pat
 def test_a_part_that_kills_its_workers_ends_the_run(
     cluster: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.bulk.MAX_RESTARTS", 1)
+    monkeypatch.setattr("matexport.bulk.MAX_RETRIES", 1)
     monkeypatch.setattr("matexport.bulk.PartEmbedder", Deadly)
     corpus = write_corpus(tmp_path / "corpus.parquet", 20)
     with pytest.raises(RequestError, match=r"Ray gave up: .* Parts that are done stay; the same command goes on"):

@@ -20,6 +20,11 @@ CUDA, CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]
 GRAPH = "L01-D008.fp32.onnx"
 
 
+def test_a_provider_that_nobody_knows(exported: Path) -> None:
+    with pytest.raises(RequestError, match="the provider tpu was asked; known are: cpu, cuda"):
+        open_session(exported / GRAPH, provider="tpu")
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino", "coreml"])
 def test_a_provider_that_is_not_installed(provider: str, exported: Path) -> None:
     message = f"the provider {provider} was asked; the installed onnxruntime .* has: cpu$"

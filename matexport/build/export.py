@@ -65,6 +65,7 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import NestedHeader
+from matexport.parity import RANGES_WAY
 from matexport.profiles import (
     FLOORS,
     MAX_CALIBRATION_TEXTS,
@@ -470,6 +471,11 @@ def _explain_failure(
     check, breach = found
     text = load_references(family)[0][breach.probe].text
     reason = f"{verdict.profile}: {breach.reason} ({check}), worst on probe {breach.probe} ({text[:40]!r})"
+    if check == RANGES_WAY:
+        reason += (
+            "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
+            "more different ones"
+        )
     if profile.precision is not Precision.FP32:
         return "quantize", reason
     source, exit_name = sources[profile.precision], profile.point.name
