@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Report, count_repeats, finish, locate_minilm, make_parser, say
+from common import Report, finish, locate_minilm, make_parser, say
 from torch import Tensor, nn
 
 from matexport.profiles import load_probes, load_shipped_calibration
@@ -75,7 +75,6 @@ def main() -> int:
     parser = make_parser("activation_ranges", __doc__, repeats=1)
     parser.add_argument("--stsb", type=Path, default=STSB, help="folder with STS-B")
     options = parser.parse_args()
-    count_repeats(options, quick=1)
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(locate_minilm()), device="cpu")

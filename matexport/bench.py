@@ -268,6 +268,7 @@ def summarise(results: Sequence[TrialResult], texts: int, more_starts: Sequence[
     def pool(name: str) -> Sample:
         return make_sample([value for result in results for value in getattr(result, name)])
 
+    mix = pool("mix_s")
     peaks = [result.peak_bytes for result in results if result.peak_bytes is not None]
     return Timing(
         first_vector=make_sample([*(result.first_vector_s for result in results), *more_starts]),
@@ -278,8 +279,8 @@ def summarise(results: Sequence[TrialResult], texts: int, more_starts: Sequence[
         call=pool("call_s"),
         tokenize=pool("tokenize_s"),
         graph=pool("graph_s"),
-        mix=pool("mix_s"),
-        texts_per_s=texts / float(np.median([value for result in results for value in result.mix_s])),
+        mix=mix,
+        texts_per_s=texts * 1e3 / mix.p50,
         peak_bytes=max(peaks, default=None),
     )
 

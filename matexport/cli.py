@@ -60,13 +60,10 @@ def run_export(options: argparse.Namespace) -> int:
     """``matexport export PROFILE.toml``"""
     from dataclasses import replace
 
-    from matexport.profiles import change_precisions, load_calibration, load_job, load_probes
+    from matexport.profiles import change_precisions, load_job
     from matexport.spec import Precision
 
     job = load_job(options.profile)
-    load_probes(job.probes)  # what is wrong with these files is said before torch is imported
-    if job.calibration:
-        load_calibration(job.calibration)
     if options.parent is not None:
         # What the profile pins is its own parent; a path given here is relative to where the user is.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent

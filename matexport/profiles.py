@@ -103,7 +103,8 @@ def load_job(path: Path | str) -> ExportJob:
         path: a TOML file such as ``profiles/minilm.toml``.
 
     Raises:
-        RequestError: the file cannot be read, has unknown keys, or asks for something that no parent can give.
+        RequestError: the file, or its probes or calibration texts, cannot be read, has unknown keys, or asks for
+            something that no parent can give.
     """
     path = Path(path)
     try:
@@ -133,6 +134,9 @@ def load_job(path: Path | str) -> ExportJob:
         name=path.stem,
     )
     check_calibration(job)
+    load_probes(job.probes)  # what is wrong with these files is said before the parent is looked at
+    if job.calibration:
+        load_calibration(job.calibration)
     return job
 
 

@@ -298,11 +298,12 @@ def test_a_text_that_cannot_be_embedded_is_found_in_its_file(exported: Path, tmp
     plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
     worker = PartEmbedder(plan, str(tmp_path), 1)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise RequestError("text 3 ('') has no tokens")
+    def refuse(texts: list[str], **_: object) -> np.ndarray:
+        if texts:
+            raise RequestError("text 3 ('') has no tokens")
+        return np.zeros((0, 32), np.float32)
 
     worker._embedder.embed = refuse  # type: ignore[method-assign, assignment]
-    worker._embedder.embed = lambda texts, **_: np.zeros((0, 32), np.float32) if not texts else refuse()  # type: ignore
     with pytest.raises(RequestError, match=r"corpus\.parquet, rows from 0 on: text 3 \(''\) has no tokens"):
         worker.write(plan.parts[0])
     assert list(tmp_path.glob("*part-*")) == []

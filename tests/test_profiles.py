@@ -45,6 +45,9 @@ dims = [8]
 
 
 def write_profile(folder: Path, text: str) -> Path:
+    """With the files that it may name."""
+    write_calibration(folder, b"\n".join(LINES))
+    (folder / "mine.jsonl").write_text('{"text": "a dog"}\n{"text": "a cat"}\n', encoding="utf-8")
     path = folder / "profile.toml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -320,6 +323,19 @@ def test_of_a_long_calibration_file_the_first_texts_are_taken(tmp_path: Path) ->
     assert load_calibration(write_calibration(tmp_path, "\n".join(lines).encode())) == tuple(
         lines[:MAX_CALIBRATION_TEXTS]
     )
+
+
+def test_a_profile_whose_texts_are_missing_is_refused_as_it_is_read(tmp_path: Path) -> None:
+    """Before anything that takes long is imported."""
+    named = SMALL + '[calibration]\nfile = "texts.txt"\n[probes]\nfile = "mine.jsonl"\n'
+    path = write_profile(tmp_path, named)
+    assert load_job(path).calibration == tmp_path / "texts.txt"
+    (tmp_path / "texts.txt").write_text("too\nfew\n")
+    with pytest.raises(RequestError, match=r"texts\.txt has 2 different texts"):
+        load_job(path)
+    (tmp_path / "mine.jsonl").unlink()
+    with pytest.raises(RequestError, match=r"cannot read the probes .*mine\.jsonl: No such file"):
+        load_job(path)
 
 
 @pytest.mark.parametrize(
