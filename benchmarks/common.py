@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from matexport.host import read_host
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -213,7 +215,7 @@ def _describe(name: str, report: Report) -> dict[str, Any]:
         "bars": held,
         "measured": report.measured,
         "settings": report.settings,
-        "host": dataclasses.asdict(read_host()),
+        "host": msgspec.structs.asdict(read_host()),
         "versions": {**read_versions(), **report.extra_versions},
     }
 

@@ -58,7 +58,7 @@ def _describe_interruption(options: argparse.Namespace) -> str:
 
 def run_export(options: argparse.Namespace) -> int:
     """``matexport export PROFILE.toml``"""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from matexport.profiles import change_precisions, load_job
     from matexport.spec import Precision

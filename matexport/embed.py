@@ -7,6 +7,9 @@ Needs numpy, onnxruntime and tokenizers; opens no socket. Everything that comes 
 exists: digests of the files that the profile reads, and what its graph points to (`manifest.check_profile`).
 Pooling, truncation and normalisation are in the graph, so there is nothing here that could disagree with the parent
 but tokenisation, and the parity check runs through this very code.
+
+numpy, tokenizers and onnxruntime take half of a cold start to import, so they are imported where they are used: while
+digests are computed, which needs none of them.
 """
 
 from __future__ import annotations
@@ -17,11 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, TypeAlias
 
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, RequestError
@@ -32,12 +31,16 @@ from matexport.spec import CPU, OUTPUT_NAME, Encoding, PaddingSide
 from matexport.tokens import Feeds, Tokens, find_prompt, load_tokenizer, pad_rows, tokenize_texts
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
     from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
 
 #: float32, or the codes of a profile that encodes its output.
-Vectors = NDArray[Any]
+Vectors: TypeAlias = "NDArray[Any]"
 
-_DTYPES = {Encoding.FLOAT32: np.float32, Encoding.INT8: np.int8, Encoding.UBINARY: np.uint8}
+_DTYPES = {Encoding.FLOAT32: "float32", Encoding.INT8: "int8", Encoding.UBINARY: "uint8"}
 
 
 class Embedder:
@@ -70,14 +73,14 @@ class Embedder:
         self.profile = _choose_profile(self.family, profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
-        self._width, self._dtype = facts.encoding.width(facts.dim), _DTYPES[facts.encoding]
         self._text = self.family.facts.text
         self._shared, self._owns_shared = _shared or _Shared(self.family, threads), _shared is None
-        if check:
-            checked = self._shared.pool.submit(check_profile, self.family, self.profile)
-            load_runtime()  # takes as long as the digest of 20 MB, and reads nothing of the family
-            checked.result()
-        self._tokenizer = self._shared.load_tokenizer()
+        tokenizer = self._shared.pool.submit(self._load_checked_tokenizer, check)
+        load_runtime()  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB
+        self._tokenizer = tokenizer.result()
+        import numpy as np
+
+        self._width, self._dtype = facts.encoding.width(facts.dim), np.dtype(_DTYPES[facts.encoding])
         self._session: InferenceSession | None = open_session(
             self.family.path / facts.graph, threads=self._shared.threads, provider=provider
         )
@@ -102,6 +105,8 @@ class Embedder:
             RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
             FamilyError: the model gave a vector that is not finite.
         """
+        import numpy as np
+
         texts = texts if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(texts), self._width), dtype=self._dtype)
         done = 0
@@ -199,6 +204,11 @@ class Embedder:
     ) -> None:
         self.close()
 
+    def _load_checked_tokenizer(self, check: bool) -> Tokenizer:
+        if check:
+            self.check()
+        return self._shared.load_tokenizer()
+
     def _embed_windows(self, texts: Iterable[str], prompt: str | None, batch_tokens: int) -> Iterator[Vectors]:
         """Vectors of one window of texts after the other; the next is tokenised while one is run."""
         if isinstance(texts, str):
@@ -230,6 +240,8 @@ class Embedder:
         return tokenize_texts(self._tokenizer, self._text, texts, prompt, first=first)
 
     def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
+        import numpy as np
+
         batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
         vectors = np.empty((len(rows), self._width), dtype=self._dtype)
 

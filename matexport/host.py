@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from matexport.spec import Record
 
 #: Instruction sets that change which kernels onnxruntime runs, as /proc/cpuinfo spells them.
 KERNEL_FLAGS = (
@@ -15,8 +15,7 @@ KERNEL_FLAGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Record, frozen=True):
     """Where a number was measured. `cpus` is what this process may use, not what the machine has."""
 
     cpu: str
@@ -37,6 +36,7 @@ class Host:
 def read_host() -> Host:
     """The host this process runs on."""
     import importlib.metadata  # 40 ms, which an embedder need not spend
+    import platform
 
     info = _read_cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())

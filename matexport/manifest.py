@@ -13,7 +13,6 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -33,6 +32,7 @@ from matexport.spec import (
     ProfileFacts,
     Provenance,
     Readout,
+    Record,
     TextFacts,
     Tolerance,
     TraceFacts,
@@ -61,8 +61,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 HASH_CHUNK = 16 << 20
 
 
-@dataclass(frozen=True)
-class FamilyFacts:
+class FamilyFacts(Record, frozen=True):
     """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name.
 
     Attributes:
@@ -81,14 +80,13 @@ class FamilyFacts:
     profiles: Mapping[str, ProfileFacts]
     files: Mapping[str, FileFacts]
     provenance: Provenance
-    precisions: Mapping[Precision, PrecisionFacts] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    precisions: Mapping[Precision, PrecisionFacts] = msgspec.field(default_factory=dict)
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
     instruction_sets: tuple[str, ...] = ()
     vocabulary: VocabularyFacts | None = None
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Record, frozen=True):
     """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts."""
 
     path: Path

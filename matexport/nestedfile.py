@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from matexport.errors import FamilyError
+from matexport.spec import Record
 
 DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
@@ -34,8 +34,7 @@ ITEM_BYTES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TensorEntry:
+class TensorEntry(Record, frozen=True):
     """One tensor of a nested file. `offset` counts from the start of the file, in bytes."""
 
     name: str
@@ -49,8 +48,7 @@ class TensorEntry:
         return self.offset + self.nbytes
 
 
-@dataclass(frozen=True)
-class NestedHeader:
+class NestedHeader(Record, frozen=True):
     """The header of a nested file and where its data begins."""
 
     entries: tuple[TensorEntry, ...]

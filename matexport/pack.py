@@ -7,10 +7,10 @@ A pack is verified where it is made, before it appears.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
+from msgspec.structs import replace
 from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
@@ -77,9 +77,7 @@ def pack_profile(
             shutil.copyfile(family.path / PROBES, stage / PROBES)
             if facts.encoding is Encoding.INT8:
                 (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
-            packed = dataclasses.replace(
-                family.facts, profiles={profile: facts}, refused={}, files=describe_files(stage)
-            )
+            packed = replace(family.facts, profiles={profile: facts}, refused={}, files=describe_files(stage))
             write_manifest(stage, packed)
             verdict = verify_family(stage, progress=progress).verdicts[0]
             if found := verdict.find_breach():

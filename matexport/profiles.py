@@ -12,14 +12,15 @@ import math
 import operator
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import islice, pairwise, product
 from pathlib import Path
 
+import msgspec
+
 from matexport.errors import RequestError
 from matexport.records import read_record
-from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Tolerance
+from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Record, Tolerance
 
 #: Parity floor of each precision, for every exit, batched, padded and alone. A profile file may tighten it.
 #:
@@ -58,8 +59,7 @@ MAX_MIX_TEXTS = 1024
 MAX_TEXT_CHARACTERS = 1 << 20
 
 
-@dataclass(frozen=True)
-class PointsTable:
+class PointsTable(Record, frozen=True):
     """The ``[points]`` table: ``pairs``, or every combination of ``layers`` and ``dims``."""
 
     layers: tuple[int, ...] | None = None
@@ -67,22 +67,19 @@ class PointsTable:
     pairs: tuple[tuple[int, int], ...] | None = None
 
 
-@dataclass(frozen=True)
-class ProbesTable:
+class ProbesTable(Record, frozen=True):
     """The ``[probes]`` table."""
 
     file: str
 
 
-@dataclass(frozen=True)
-class CalibrationTable:
+class CalibrationTable(Record, frozen=True):
     """The ``[calibration]`` table."""
 
     file: str
 
 
-@dataclass(frozen=True)
-class ProfileFile:
+class ProfileFile(Record, frozen=True):
     """A profile file as it is written."""
 
     parent: ParentSource
@@ -91,9 +88,9 @@ class ProfileFile:
     encodings: tuple[Encoding, ...] = (Encoding.FLOAT32,)
     vocabulary: str | None = None
     calibration: CalibrationTable | None = None
-    readout: ReadoutRequest = field(default_factory=ReadoutRequest)
+    readout: ReadoutRequest = msgspec.field(default_factory=ReadoutRequest)
     probes: ProbesTable | None = None
-    tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
+    tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
 
 
 def load_job(path: Path | str) -> ExportJob:
@@ -146,7 +143,7 @@ def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> Export
     Raises:
         RequestError: one of them needs calibration texts, and the job has none.
     """
-    job = replace(job, precisions=tuple(dict.fromkeys(precisions)))
+    job = msgspec.structs.replace(job, precisions=tuple(dict.fromkeys(precisions)))
     check_calibration(job)
     return job
 

@@ -1,13 +1,11 @@
 """Plain data (parsed TOML or JSON) -> the frozen records of `spec`, refusing what a record does not have.
 
-msgspec checks types and names the path of what is wrong; it ignores unknown keys of dataclasses, so those are
-looked for here, because a misspelt key in a profile would otherwise be a silent default; and of a misspelt choice it
-does not say what there is to choose from.
+msgspec checks keys and types and names the path of what is wrong; of a misspelt key or choice it does not say what
+there is to choose from, which is looked up here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import types
 import typing
@@ -15,7 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-T = TypeVar("T")
+from matexport.spec import Record
+
+T = TypeVar("T", bound=Record)
 
 
 def read_record(data: object, record: type[T], where: str, error: type[Exception]) -> T:
@@ -23,20 +23,19 @@ def read_record(data: object, record: type[T], where: str, error: type[Exception
 
     Args:
         data: what the parser returned.
-        record: a dataclass.
+        record: its type.
         where: how to call the source in a message, such as the file's path.
         error: the exception to raise.
 
     Raises:
         error: a key is unknown or missing, or a value has the wrong type.
     """
-    unknown = _find_unknown(data, record)
-    if unknown:
-        name, known = unknown
-        raise error(f"{where}: unknown {name}; known here: {', '.join(known)}")
     try:
         return msgspec.convert(data, record, strict=True)
     except msgspec.ValidationError as problem:
+        if unknown := _find_unknown(data, record):
+            name, known = unknown
+            raise error(f"{where}: unknown {name}; known here: {', '.join(known)}") from None
         raise error(f"{where}: {problem}") from None
 
 
@@ -49,9 +48,9 @@ def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, l
         branches = typing.get_args(annotation)
         found = [_find_unknown(data, branch, path) for branch in branches if branch is not types.NoneType]
         return next((hit for hit in found if hit), None)
-    if dataclasses.is_dataclass(annotation) and isinstance(data, dict):
+    if isinstance(annotation, type) and issubclass(annotation, Record) and isinstance(data, dict):
         hints = typing.get_type_hints(annotation)
-        known = [field.name for field in dataclasses.fields(annotation)]
+        known = list(annotation.__struct_fields__)
         for key, value in data.items():
             here = f"{path}.{key}" if path else str(key)
             if key not in known:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-
-import numpy as np
-import tokenizers
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, TypeAlias
 
 from matexport.errors import FamilyError, RequestError
 from matexport.manifest import TOKENIZER
-from matexport.spec import PaddingSide, TextFacts
+from matexport.spec import PaddingSide, Record, TextFacts
 
-Feeds = dict[str, NDArray[np.int64]]
+if TYPE_CHECKING:
+    import numpy as np
+    import tokenizers
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+Feeds: TypeAlias = "dict[str, NDArray[np.int64]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Record, frozen=True):
     """One text as the graph takes it: ids and segment ids, without padding."""
 
     ids: Sequence[int]
@@ -73,6 +73,8 @@ def find_prompt(text: TextFacts, name: str | None) -> str:
 
 def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:
     """Token rows as (len(rows), longest) int64 arrays: ``input_ids``, ``attention_mask``, ``token_type_ids``."""
+    import numpy as np
+
     if len(rows) == 1:  # nothing to pad: what a search box asks for
         ids, type_ids = (np.array([part], dtype=np.int64) for part in (rows[0].ids, rows[0].type_ids))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": type_ids}
@@ -94,6 +96,8 @@ def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
     Raises:
         FamilyError: the file is no tokenizer that this version of tokenizers reads.
     """
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception

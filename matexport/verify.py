@@ -163,7 +163,7 @@ def _hold_codes_to_vectors(verdicts: Sequence[ProfileVerdict]) -> tuple[ProfileV
 
     def hold(verdict: ProfileVerdict) -> ProfileVerdict:
         profile = Profile.parse(verdict.profile)
-        plain = replace(profile, encoding=Encoding.FLOAT32).name
+        plain = Profile(profile.point, profile.precision).name
         breach = breaches.get(plain) if plain != profile.name else None
         return replace(verdict, vectors=breach[1]) if breach else verdict
 

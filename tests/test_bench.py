@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from commandline import Run
 from conftest import TEXTS
@@ -258,7 +259,7 @@ def test_an_empty_file_of_texts(run: Run, exported: Path, tmp_path: Path) -> Non
 def test_a_bench_of_other_files_or_hosts_is_not_believed(measured: Bench, family: Path) -> None:
     loaded = load_family(family)
     record_bench(loaded, measured)
-    assert load_bench(loaded, replace(read_host(), cpu="another")) is None
+    assert load_bench(loaded, msgspec.structs.replace(read_host(), cpu="another")) is None
     edit_manifest(family, lambda data: data["refused"].update({"L09-D008-fp32": "gone"}))
     assert load_sections(load_family(family), read_host()) == {}
     assert load_bench(load_family(family), read_host()) is None

@@ -6,10 +6,10 @@ import importlib.metadata
 import os
 import platform
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from matexport.host import KERNEL_FLAGS, Host, _read_quota, count_cpus, read_host
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
 import pytest
 
 from matexport.errors import FamilyError, RequestError
 from matexport.records import read_record
+from matexport.spec import Record
 
 
 class Colour(StrEnum):
@@ -17,18 +18,16 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(Record, frozen=True):
     size: int
     colour: Colour = Colour.RED
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(Record, frozen=True):
     leaf: Leaf
     spare: Leaf | None = None
     row: tuple[Leaf, ...] = ()
-    named: Mapping[str, Leaf] = field(default_factory=dict)
+    named: Mapping[str, Leaf] = msgspec.field(default_factory=dict)
     label: str | tuple[str, ...] | None = None
 
 

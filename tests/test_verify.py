@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -395,7 +396,7 @@ def test_values_that_are_no_numbers_are_read_back(family: Path) -> None:
 
 def test_another_host_has_its_own(family: Path, verification: Verification) -> None:
     shutil.rmtree(family / MEASUREMENTS)
-    other = dataclasses.replace(read_host(), cpu="another")
+    other = msgspec.structs.replace(read_host(), cpu="another")
     record_measurement(load_family(family), dataclasses.replace(verification, host=other))
     assert load_measurement(load_family(family), read_host()) is None
     record_measurement(load_family(family), verification)

@@ -451,7 +451,9 @@ def _refuse_failures(
         for name in {facts.graph, facts.weights} - used:
             (stage / name).unlink(missing_ok=True)
     refused = {name: reason for name, (_, reason) in reasons.items()}
-    write_manifest(stage, replace(family.facts, profiles=kept, refused=refused, files=describe_files(stage)))
+    write_manifest(
+        stage, msgspec.structs.replace(family.facts, profiles=kept, refused=refused, files=describe_files(stage))
+    )
     return replace(
         verification, verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept)
     )
@@ -553,7 +555,7 @@ def _describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: C
         "calibration": calibration,
         "vocabulary": plan.vocabulary.kept if plan.vocabulary else None,
         "tolerances": plan.job.tolerances,
-        "parent": replace(plan.parent, source=""),  # where it lay does not change what it gives
+        "parent": msgspec.structs.replace(plan.parent, source=""),  # where it lay does not change what it gives
         "readout": plan.readout,
         "text": plan.text,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files(plan).items()},

@@ -3,7 +3,6 @@ blame when a sub-model is not its parent."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import onnx
 import onnx_ir as ir
 import pytest
@@ -196,9 +196,9 @@ def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(
     assert again.verification.passed
     assert read_all(out) == before
     others = [
-        dataclasses.replace(job, points=FEW[:1]),
-        dataclasses.replace(job, readout=ReadoutRequest(normalize=False)),
-        dataclasses.replace(job, tolerances={Precision.FP32: Tolerance(5e-6)}),
+        msgspec.structs.replace(job, points=FEW[:1]),
+        msgspec.structs.replace(job, readout=ReadoutRequest(normalize=False)),
+        msgspec.structs.replace(job, tolerances={Precision.FP32: Tolerance(5e-6)}),
     ]
     for other in others:
         with pytest.raises(DestinationError, match="pass --overwrite to replace it"):

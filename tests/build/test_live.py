@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commandline import Run
 from conftest import TEXTS
+from msgspec.structs import replace
 from oracle import Oracle
 from parents import make_parent
 

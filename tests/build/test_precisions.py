@@ -3,11 +3,11 @@ does not keep its floor."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from commandline import Run, read_lines
 from conftest import PRECISE, PRECISE_POINTS, TEXTS, Precise, read_texts, write_texts
 from forge import reseal
 from memory import trace_once
+from msgspec.structs import replace
 from oracle import Oracle
 from safetensors.numpy import save_file
 from test_export import hidden_beside, read_all
@@ -403,7 +404,7 @@ def test_calibration_files_are_refused_before_any_work(
     texts = tmp_path / "mine.txt"
     if content is not None:
         texts.write_bytes(content)
-    job = write_job(tmp_path, replace(made, texts=texts), f"precisions = {precisions}")
+    job = write_job(tmp_path, dataclasses.replace(made, texts=texts), f"precisions = {precisions}")
     run("export", job, "--out", tmp_path / "out").complains(words, "mine.txt")
     assert not (tmp_path / "out").exists()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Precise, write_texts
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 

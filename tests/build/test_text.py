@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -247,7 +247,7 @@ def test_pickled_weights_load_when_asked(small: Path, tmp_path: Path) -> None:
     oracle = Oracle(small)
     _pickle_the_weights(small)
     job = make_job(small)
-    job = dataclasses.replace(job, parent=dataclasses.replace(job.parent, allow_pickle=True))
+    job = msgspec.structs.replace(job, parent=msgspec.structs.replace(job.parent, allow_pickle=True))
     family = export_family(job, tmp_path / "family").family
     expected = np.stack([oracle.vector(item, BLOCKS, WIDTH) for item in TEXTS])
     np.testing.assert_allclose(Embedder(family).embed(TEXTS), expected, atol=2e-6)
@@ -326,7 +326,7 @@ def test_a_pickled_head_does_not_bring_in_a_pickled_backbone(tmp_path: Path) -> 
     assert plan.parent.weights["model.safetensors"] == pinned
     loaded = load_parent(plan).backbone.get_parameter("embeddings.word_embeddings.weight")
     torch.testing.assert_close(loaded, load_file(parent / "model.safetensors")["embeddings.word_embeddings.weight"])
-    half_pinned = dataclasses.replace(source, sha256={"model.safetensors": pinned})
+    half_pinned = msgspec.structs.replace(source, sha256={"model.safetensors": pinned})
     with pytest.raises(ParentError, match=r"but not 2_Dense/pytorch_model.bin"):
         plan_parent(ExportJob(half_pinned, (Point(BLOCKS, 16),)))
 

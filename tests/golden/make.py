@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import msgspec
 from conftest import write_texts
 from parents import calm, make_parent
 
@@ -48,7 +48,7 @@ def main(schema: str, out: Path) -> None:
         job = {"schema1": make_schema1, "schema2": make_schema2}[schema](folder)
         probes = folder / "probes.jsonl"
         probes.write_text("\n".join(PROBES))
-        export_family(replace(job, probes=probes, base=folder), out)
+        export_family(msgspec.structs.replace(job, probes=probes, base=folder), out)
 
 
 if __name__ == "__main__":
