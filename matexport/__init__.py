@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matexport.bench import Bench, BenchPlan, bench_family, load_bench, record_bench
+    from matexport.bench import BenchPlan, bench_family
     from matexport.bulk import embed_corpus
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matexport.pack import pack_profile
     from matexport.profiles import load_job
     from matexport.tables import describe_profiles
+    from matexport.timings import Bench, load_bench, record_bench
     from matexport.verify import Verification, load_measurement, record_measurement, verify_family
 
 __version__ = "0.1.0"
@@ -29,12 +30,12 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "Bench": "matexport.bench",
+    "Bench": "matexport.timings",
     "BenchPlan": "matexport.bench",
     "bench_family": "matexport.bench",
     "embed_corpus": "matexport.bulk",
-    "load_bench": "matexport.bench",
-    "record_bench": "matexport.bench",
+    "load_bench": "matexport.timings",
+    "record_bench": "matexport.timings",
     "Embedder": "matexport.embed",
     "Family": "matexport.manifest",
     "MatexportError": "matexport.errors",

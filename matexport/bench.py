@@ -17,19 +17,19 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from matexport.errors import FamilyError, ParentError, RequestError
-from matexport.host import Host, count_cpus, read_host
-from matexport.manifest import PROBES, RANGES, REFERENCE, Family, check_family, load_family
-from matexport.measurements import load_sections, write_sections
+from matexport.host import count_cpus, read_host
+from matexport.manifest import PROBES, Family, check_family, load_family
 from matexport.profiles import load_probes
 from matexport.spec import CPU, Point, Profile
+from matexport.timings import Bench, ProfileBench, Sample, Timing
 from matexport.trial import TrialPlan, TrialResult
 
 Progress = Callable[[str, int, int], None]
@@ -49,7 +49,6 @@ SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 TRIAL, LIVE_PARENT = "matexport.trial", "matexport.build.live"
 
 RESAMPLES = 1000
-SECTION = "bench"
 
 
 @dataclass(frozen=True)
@@ -90,86 +89,10 @@ class Trial:
         return f"{what}, {self.threads} thread(s)"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A duration that was measured several times, in milliseconds.
-
-    Attributes:
-        runs: how often.
-        low, high: the bootstrap's 95 % interval of the median.
-    """
-
-    runs: int
-    p50: float
-    p95: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One profile with one number of threads.
-
-    Attributes:
-        first_vector: process start to first vector.
-        latency: "BATCHxTOKENS" -> one run of the graph.
-        call: embedding one short text.
-        tokenize, graph: what that takes for its tokens, and for the run of the graph.
-        mix: embedding all texts of the mix.
-        texts_per_s: throughput on the mix, from the median.
-        peak_bytes: largest resident memory of a process that did all of this; None where the system does not say.
-    """
-
-    first_vector: Sample
-    latency: Mapping[str, Sample]
-    call: Sample
-    tokenize: Sample
-    graph: Sample
-    mix: Sample
-    texts_per_s: float
-    peak_bytes: int | None
-
-    @property
-    def overhead(self) -> float:
-        """The part of a call that is not the graph: tokens, checks and arrays."""
-        return max(0.0, 1 - self.graph.p50 / self.call.p50)
-
-
-@dataclass(frozen=True)
-class ProfileBench:
-    """One profile: its bytes, and its timings by number of threads.
-
-    Attributes:
-        disk_bytes: of all that is needed to run it: graph, prefix of the weights, tokenizer, configuration.
-        download_bytes: of the graph and the prefix of the weights.
-        runs, seconds: of each shape, as they were asked for.
-        mix_texts, mix_sha256: number of texts of the mix, and the digest of all of them.
-        parent: the parent in torch at this profile's point, timed in the same run, by number of threads; or nothing.
-    """
-
-    disk_bytes: int
-    download_bytes: int
-    runs: int
-    seconds: float
-    mix_texts: int
-    mix_sha256: str
-    threads: Mapping[int, Timing]
-    parent: Mapping[int, Timing] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What `bench_family` measured on one host with one provider, by profile."""
-
-    host: Host
-    provider: str
-    profiles: Mapping[str, ProfileBench]
-
-
 def bench_family(
     family: Family | Path | str, plan: BenchPlan | None = None, *, progress: Progress | None = None
 ) -> Bench:
-    """Measure profiles of a family on this host. Writes nothing; see `record_bench`.
+    """Measure profiles of a family on this host. Writes nothing; see `matexport.timings.record_bench`.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.
@@ -201,8 +124,8 @@ def bench_family(
             parents.setdefault(Profile.parse(trial.profile).point, {})[trial.threads] = timing
     profiles = {
         profile: ProfileBench(
-            disk_bytes=_measure_disk(family, profile),
-            download_bytes=_measure_download(family, profile),
+            disk_bytes=family.measure_disk(profile),
+            download_bytes=family.measure_download(profile),
             runs=plan.runs,
             seconds=plan.seconds,
             mix_texts=len(plan.texts),
@@ -294,42 +217,6 @@ def make_sample(seconds: Sequence[float]) -> Sample:
     return Sample(len(values), float(p50), float(p95), float(low), float(high))
 
 
-def record_bench(family: Family, bench: Bench) -> Path:
-    """Keep a bench in ``measurements/<host>.json``, with what else is known there; facts are not touched.
-
-    Profiles, numbers of threads and providers that were not measured this time keep what was measured before; but
-    numbers of threads only where as much was measured, or their lines would not compare.
-    """
-    known = load_bench(family, bench.host, bench.provider)
-    profiles = dict(known.profiles) if known else {}
-    for name, new in bench.profiles.items():
-        old = profiles.get(name)
-        if old and _list_settings(old) == _list_settings(new):
-            again = new.threads.keys()  # what was timed beside these before was not timed in the same run
-            parent = {count: timing for count, timing in old.parent.items() if count not in again}
-            new = replace(new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent})
-        profiles[name] = new
-    kept = replace(bench, profiles=profiles)
-    return write_sections(family, bench.host, {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)})
-
-
-def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
-    """What was measured on a host, if there is something that can be read and that is of these very files."""
-    try:
-        return msgspec.convert(load_sections(family, host)[_name_section(provider)], Bench, str_keys=True)
-    except (KeyError, msgspec.ValidationError):
-        return None
-
-
-def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
-    shapes = {shape for timing in profile.threads.values() for shape in timing.latency}
-    return profile.runs, profile.seconds, profile.mix_sha256, shapes
-
-
-def _name_section(provider: str) -> str:
-    return SECTION if provider == CPU else f"{SECTION} on {provider}"
-
-
 def _count_more_starts(plan: BenchPlan, trial: Trial) -> int:
     """Processes that only start, after each one that measures."""
     return 0 if trial.in_torch else max(0, -(-min(COLD_STARTS, plan.runs) // ROUNDS) - 1)
@@ -364,15 +251,3 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         error = RequestError if finished.returncode == 2 and "provider" in lines[-1] else FamilyError
         raise error(f"{trial}: {lines[-1]}")
     return msgspec.convert(json.loads(finished.stdout.splitlines()[-1]), TrialResult)
-
-
-def _measure_download(family: Family, profile: str) -> int:
-    facts = family.profile_facts(profile)
-    return family.facts.files[facts.graph].bytes + facts.weights_prefix_bytes
-
-
-def _measure_disk(family: Family, profile: str) -> int:
-    profiles = family.facts.profiles.values()
-    others = {facts.graph for facts in profiles} | {facts.weights for facts in profiles} | {PROBES, REFERENCE, RANGES}
-    beside = sum(file.bytes for name, file in family.facts.files.items() if name not in others)
-    return _measure_download(family, profile) + beside

@@ -135,10 +135,11 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_bench(options: argparse.Namespace) -> int:
     """``matexport bench FAMILY``"""
-    from matexport.bench import BenchPlan, bench_family, record_bench
+    from matexport.bench import BenchPlan, bench_family
     from matexport.manifest import load_family
     from matexport.profiles import MAX_MIX_TEXTS, read_texts
     from matexport.tables import format_bench
+    from matexport.timings import record_bench
 
     family = load_family(options.family)
     if options.parent is not None and not options.against:

@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import FamilyError
-from matexport.graphfile import check_entries, check_graph
 from matexport.nestedfile import read_header
 from matexport.records import read_record
 from matexport.spec import (
@@ -46,9 +45,9 @@ REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
 
-#: 2 added precisions and encodings; all that 1 lacks has a default.
-SCHEMA = 2
-READABLE = (1, 2)
+#: 2 added precisions and encodings; 3 graphs of all exits and the trained points. What older ones lack has a default.
+SCHEMA = 3
+READABLE = (1, 2, 3)
 MAX_MANIFEST_BYTES = 16 << 20
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -69,6 +68,9 @@ class FamilyFacts(Record, frozen=True):
         refused: profiles that were asked for and did not keep their floor -> how, and on which probe.
         instruction_sets: of the CPU on which parity was first measured, when the family was made.
         vocabulary: what pruning it did, if it was pruned.
+        exits: precision -> a graph that gives the vectors of all its points in one run, each under the point's name; to
+            evaluate a family in one pass. Its outputs are float32.
+        trained: the points that the parent was trained to be read at; None where nobody said.
     """
 
     schema: int
@@ -84,6 +86,8 @@ class FamilyFacts(Record, frozen=True):
     refused: Mapping[str, str] = msgspec.field(default_factory=dict)
     instruction_sets: tuple[str, ...] = ()
     vocabulary: VocabularyFacts | None = None
+    exits: Mapping[Precision, str] = msgspec.field(default_factory=dict)
+    trained: tuple[Point, ...] | None = None
 
 
 class Family(Record, frozen=True):
@@ -114,6 +118,29 @@ class Family(Record, frozen=True):
             known = ", ".join(profile.name for profile in self.profiles)
             raise FamilyError(f"profile {name!r} was asked; {self.path} has {known}")
         return facts
+
+    def is_trained(self, name: str) -> bool | None:
+        """Whether the parent was trained to be read at a profile's point; None where nobody said."""
+        facts, trained = self.profile_facts(name), self.facts.trained
+        return None if trained is None else Point(facts.layers, facts.dim) in trained
+
+    def measure_download(self, name: str) -> int:
+        """Bytes of a profile's graph and of the prefix of the weights that it needs."""
+        facts = self.profile_facts(name)
+        return self.facts.files[facts.graph].bytes + facts.weights_prefix_bytes
+
+    def measure_disk(self, name: str) -> int:
+        """Bytes of what a pack of a profile needs to run: the tokenizer and configuration, too, without the proof."""
+        files = self.facts.files
+        return self.measure_download(name) + sum(files[side].bytes for side in self.side_files)
+
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """Files of the parent's text side, which every profile shares: neither graphs, nor weights, nor the proof."""
+        profiles = self.facts.profiles.values()
+        others = {PROBES, REFERENCE, RANGES, *self.facts.exits.values()}
+        others |= {facts.graph for facts in profiles} | {facts.weights for facts in profiles}
+        return tuple(sorted(set(self.facts.files) - others))
 
     def profile_files(self, name: str) -> tuple[str, ...]:
         """The files that running one profile reads."""
@@ -169,7 +196,9 @@ def check_family(family: Family) -> None:
     extra = [f"extra: {name} is not listed in {MANIFEST}" for name in list_foreign_files(family)]
     problems = [*extra, *_find_changed_files(family, family.facts.files)]
     if not problems:
-        problems = _find_unsafe_files(family, family.profiles)
+        graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
+        graphs += [_describe_exits(family, precision) for precision in family.facts.exits]
+        problems = _find_unsafe_files(family, graphs)
     _raise_problems(family, problems)
 
 
@@ -186,7 +215,20 @@ def check_profile(family: Family, name: str) -> None:
     """
     problems = _find_changed_files(family, family.profile_files(name))
     if not problems:
-        problems = _find_unsafe_files(family, [Profile.parse(name)])
+        problems = _find_unsafe_files(family, [_describe_graph(family.profile_facts(name))])
+    _raise_problems(family, problems)
+
+
+def check_exits(family: Family, precision: Precision) -> None:
+    """Check the graph of all exits of a precision and the weights it reads, before they are given to a runtime.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed or refused.
+    """
+    graph, weights, prefix_bytes = _describe_exits(family, precision)
+    problems = _find_changed_files(family, (graph, weights, TOKENIZER))
+    if not problems:
+        problems = _find_unsafe_files(family, [(graph, weights, prefix_bytes)])
     _raise_problems(family, problems)
 
 
@@ -248,6 +290,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
             raise FamilyError(f"{manifest} does not list {file_name}")
     if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
         raise FamilyError(f"{manifest} has int8 outputs and does not list {RANGES}")
+    for precision, file_name in facts.exits.items():
+        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
+            raise FamilyError(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise FamilyError(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 
@@ -296,20 +341,32 @@ def _find_file_problem(path: Path, limit: int) -> str | None:
     return None
 
 
-def _find_unsafe_files(family: Family, profiles: Iterable[Profile]) -> list[str]:
+def _find_unsafe_files(family: Family, graphs: Iterable[tuple[str, str, int]]) -> list[str]:
+    """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
+    from matexport.graphfile import check_entries, check_graph  # protobuf: 50 ms, which only looking on does not spend
+
     problems: dict[str, None] = {}
-    for profile in profiles:
-        facts = family.profile_facts(profile.name)
+    for graph, weights, prefix_bytes in graphs:
         try:
-            header = read_header(family.path / facts.weights)
-            size = (family.path / facts.weights).stat().st_size
+            header = read_header(family.path / weights)
+            size = (family.path / weights).stat().st_size
             if size not in {header.data_start, *(entry.end for entry in header.entries)}:
-                raise FamilyError(f"{facts.weights}: ends inside a tensor")
-            check_graph(family.path / facts.graph, {facts.weights: facts.weights_prefix_bytes})
-            check_entries(family.path / facts.graph, facts.weights, header.entries)
+                raise FamilyError(f"{weights}: ends inside a tensor")
+            check_graph(family.path / graph, {weights: prefix_bytes})
+            check_entries(family.path / graph, weights, header.entries)
         except FamilyError as error:
             problems[f"refused: {error}"] = None
     return list(problems)
+
+
+def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:
+    return facts.graph, facts.weights, facts.weights_prefix_bytes
+
+
+def _describe_exits(family: Family, precision: Precision) -> tuple[str, str, int]:
+    """The graph of all exits, which reads as much of the weights as the deepest profile."""
+    profiles = [facts for facts in family.facts.profiles.values() if facts.precision is precision]
+    return family.facts.exits[precision], profiles[0].weights, max(facts.weights_prefix_bytes for facts in profiles)
 
 
 def _raise_problems(family: Family, problems: list[str]) -> None:

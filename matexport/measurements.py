@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,18 +30,26 @@ def find_measurements(family: Family, host: Host) -> Path:
 
 def load_sections(family: Family, host: Host) -> dict[str, object]:
     """All sections of a host; empty when there are none that can be read, or they are of other files."""
-    path = find_measurements(family, host)
+    known = _read(family, find_measurements(family, host))
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return {}
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
-            return {}
-        if known["host"]["instruction_sets"] != list(host.instruction_sets):  # a virtual machine may hide some
-            return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return known
+        if known and known["host"]["instruction_sets"] == list(
+            host.instruction_sets
+        ):  # a virtual machine may hide some
+            return known
+    except (KeyError, TypeError):
+        pass
+    return {}
+
+
+def load_all_sections(family: Family) -> list[tuple[Host, dict[str, object]]]:
+    """The sections of every host that something of these very files was measured on, by the file's name."""
+    found = []
+    folder = family.path / MEASUREMENTS
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() and not folder.is_symlink() else []:
+        known = _read(family, path)
+        with suppress(KeyError, msgspec.ValidationError):
+            found.append((msgspec.convert(known["host"], Host), known))
+    return found
 
 
 def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -> Path:
@@ -66,6 +75,19 @@ def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -
             Path(temporary).unlink(missing_ok=True)
             raise
     return target
+
+
+def _read(family: Family, path: Path) -> dict[str, Any]:
+    """A file's sections; none where it cannot be read, or is of other files than this family's."""
+    try:
+        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
+            return {}
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
+            return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return known
 
 
 @contextmanager

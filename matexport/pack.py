@@ -60,7 +60,7 @@ def pack_profile(
     out = Path(out)
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
-    copied = [name for name in family.facts.files if name not in _files_of_other_kinds(family)]
+    copied = family.side_files
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
         check_profile(family, profile)
@@ -77,7 +77,7 @@ def pack_profile(
             shutil.copyfile(family.path / PROBES, stage / PROBES)
             if facts.encoding is Encoding.INT8:
                 (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
-            packed = replace(family.facts, profiles={profile: facts}, refused={}, files=describe_files(stage))
+            packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
             write_manifest(stage, packed)
             verdict = verify_family(stage, progress=progress).verdicts[0]
             if found := verdict.find_breach():
@@ -86,11 +86,3 @@ def pack_profile(
                     f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack"
                 )
     return load_family(out)
-
-
-def _files_of_other_kinds(family: Family) -> set[str]:
-    """Files that belong to profiles or to the proof, not to the parent's text side."""
-    names = {PROBES, REFERENCE, RANGES}
-    for facts in family.facts.profiles.values():
-        names |= {facts.graph, facts.weights}
-    return names

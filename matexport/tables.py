@@ -10,7 +10,7 @@ from matexport.parity import RANGES_WAY, Parity, Spread
 from matexport.spec import Profile
 
 if TYPE_CHECKING:
-    from matexport.bench import Bench, Sample, Timing
+    from matexport.timings import Bench, Sample, Timing
 
 Parities = Mapping[str, Mapping[str, Parity]]
 Spreads = Mapping[str, Spread | None]

@@ -9,37 +9,33 @@ import re
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from commandline import Run
 from conftest import TEXTS
 from forge import edit_manifest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from matexport import bench as bench_module
 from matexport import load_family, pack_profile, verify_family
 from matexport.bench import (
-    Bench,
     BenchPlan,
-    Timing,
     Trial,
     bench_family,
     complete_plan,
     list_trials,
-    load_bench,
     make_sample,
-    record_bench,
     summarise,
 )
 from matexport.errors import FamilyError, RequestError
 from matexport.host import read_host
 from matexport.measurements import find_measurements, load_sections
 from matexport.tables import format_bench
+from matexport.timings import Bench, Timing, load_bench, record_bench
 from matexport.trial import TrialResult, time_calls
 from matexport.verify import load_measurement, record_measurement
 
@@ -259,7 +255,7 @@ def test_an_empty_file_of_texts(run: Run, exported: Path, tmp_path: Path) -> Non
 def test_a_bench_of_other_files_or_hosts_is_not_believed(measured: Bench, family: Path) -> None:
     loaded = load_family(family)
     record_bench(loaded, measured)
-    assert load_bench(loaded, msgspec.structs.replace(read_host(), cpu="another")) is None
+    assert load_bench(loaded, replace(read_host(), cpu="another")) is None
     edit_manifest(family, lambda data: data["refused"].update({"L09-D008-fp32": "gone"}))
     assert load_sections(load_family(family), read_host()) == {}
     assert load_bench(load_family(family), read_host()) is None

@@ -14,7 +14,7 @@ from oracle import Oracle
 from parents import make_parent
 
 from matexport import load_family
-from matexport.bench import BenchPlan, Trial, bench_family, list_trials, load_bench, record_bench
+from matexport.bench import BenchPlan, Trial, bench_family, list_trials
 from matexport.build import export_family, live
 from matexport.build.live import LiveParent
 from matexport.errors import ParentError
@@ -22,6 +22,7 @@ from matexport.host import read_host
 from matexport.manifest import Family
 from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
 from matexport.tables import format_bench
+from matexport.timings import load_bench, record_bench
 from matexport.trial import TrialPlan, run_trial
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"

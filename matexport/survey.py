@@ -1,0 +1,190 @@
+"""All that is known of a family's profiles, side by side: bytes from the manifest, the rest from every host's file.
+
+What was measured on the host in question counts. Of a number that was not measured there, the worst of the other hosts'
+is taken, and stands beside the host that it is from: an assumption, which `pick` and `report` name as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import msgspec
+
+from matexport import quality, timings
+from matexport.errors import RequestError
+from matexport.host import Host
+from matexport.manifest import Family
+from matexport.measurements import load_all_sections
+from matexport.quality import Quality, TaskQuality
+from matexport.spec import Record
+from matexport.timings import Bench, Timing
+
+
+class Known(Record, frozen=True):
+    """A number, and the host that it was measured on."""
+
+    value: float
+    host: Host
+
+
+class Candidate(Record, frozen=True):
+    """One profile. What nobody measured is None.
+
+    Attributes:
+        trained: whether the parent was trained to be read at this point; None where nobody said.
+        disk_bytes: of all that a pack of it needs to run.
+        peak_bytes: largest resident memory of a process that ran it, with the number of threads of `latency_ms`.
+        latency_ms: median of embedding one short text, or of one run of the shape that was asked for.
+        cold_start_ms: median of process start to first vector.
+        texts_per_s: throughput on a mix of lengths.
+        retention: the least over the tasks that count (`Survey.tasks`).
+    """
+
+    profile: str
+    layers: int
+    dim: int
+    trained: bool | None
+    disk_bytes: int
+    download_bytes: int
+    peak_bytes: Known | None = None
+    latency_ms: Known | None = None
+    cold_start_ms: Known | None = None
+    texts_per_s: Known | None = None
+    retention: Known | None = None
+
+
+class Survey(Record, frozen=True):
+    """Every profile of a family, in the family's order.
+
+    Attributes:
+        host: the one in question.
+        tasks: what `Candidate.retention` is of: the task that was asked for; else the tasks with labels; else those
+            without.
+        hosts: all that something was measured on.
+    """
+
+    host: Host
+    candidates: tuple[Candidate, ...]
+    tasks: tuple[str, ...]
+    hosts: tuple[Host, ...]
+
+
+def survey_family(
+    family: Family,
+    host: Host,
+    *,
+    threads: int | None = None,
+    shape: tuple[int, int] | None = None,
+    task: str | None = None,
+) -> Survey:
+    """Gather what is known of a family's profiles.
+
+    Args:
+        family: a loaded family or pack. Its files are not touched, but for the manifest's digest.
+        host: whose measurements count.
+        threads: of the timings; the most that were measured on a host when left out.
+        shape: (batch, tokens) whose latency counts, instead of that of one short text.
+        task: name of the one that retention is of.
+
+    Raises:
+        RequestError: nobody evaluated that task, or timed that shape; those that are known are listed.
+    """
+    sections = load_all_sections(family)
+    benches, qualities = [], []
+    for where, known in sections:
+        with suppress(KeyError, msgspec.ValidationError):
+            benches.append((where, msgspec.convert(known[timings.SECTION], Bench, str_keys=True)))
+        with suppress(KeyError, msgspec.ValidationError):
+            qualities.append((where, msgspec.convert(known[quality.SECTION], Quality, str_keys=True)))
+    tasks = _choose_tasks([found for _, found in qualities], task)
+    if shape:
+        _check_shape([found for _, found in benches], f"{shape[0]}x{shape[1]}")
+
+    def time_of(profile: str, read: Callable[[Timing], float | None], *, worst: Callable[..., Known]) -> Known | None:
+        found = []
+        for where, bench in benches:
+            counts = bench.profiles[profile].threads if profile in bench.profiles else {}
+            timing = counts.get(threads if threads is not None else max(counts, default=0))
+            value = read(timing) if timing else None
+            if value is not None:
+                found.append(Known(value, where))
+        return _choose(found, host, worst)
+
+    def retention_of(profile: str) -> Known | None:
+        found = []
+        for where, known in qualities:
+            kept = [known.tasks[name].profiles.get(profile) for name in tasks if name in known.tasks]
+            values = [score.retention for score in kept if score is not None and score.retention is not None]
+            if tasks and len(values) == len(tasks):
+                found.append(Known(min(values), where))
+        return _choose(found, host, _least)
+
+    def read_latency(timing: Timing) -> float | None:
+        if shape is None:
+            return timing.call.p50
+        sample = timing.latency.get(f"{shape[0]}x{shape[1]}")
+        return sample.p50 if sample else None
+
+    candidates = tuple(
+        Candidate(
+            profile=profile.name,
+            layers=profile.point.layers,
+            dim=profile.point.dim,
+            trained=family.is_trained(profile.name),
+            disk_bytes=family.measure_disk(profile.name),
+            download_bytes=family.measure_download(profile.name),
+            peak_bytes=time_of(profile.name, lambda timing: timing.peak_bytes, worst=_greatest),
+            latency_ms=time_of(profile.name, read_latency, worst=_greatest),
+            cold_start_ms=time_of(profile.name, lambda timing: timing.first_vector.p50, worst=_greatest),
+            texts_per_s=time_of(profile.name, lambda timing: timing.texts_per_s, worst=_least),
+            retention=retention_of(profile.name),
+        )
+        for profile in family.profiles
+    )
+    return Survey(host, candidates, tasks, tuple(where for where, _ in sections))
+
+
+def _choose_tasks(qualities: Iterable[Quality], wanted: str | None) -> tuple[str, ...]:
+    known: dict[str, TaskQuality] = {}
+    for found in qualities:
+        known |= found.tasks
+    if wanted is not None:
+        if wanted not in known:
+            raise RequestError(
+                f"the task {wanted!r} was asked; evaluated are: {', '.join(sorted(known)) or 'none'} "
+                "(matexport evaluate measures more)"
+            )
+        return (wanted,)
+    labelled = [name for name, task in known.items() if task.kind.has_labels]
+    return tuple(sorted(labelled or known))
+
+
+def _check_shape(benches: Iterable[Bench], shape: str) -> None:
+    known = {
+        name
+        for bench in benches
+        for profile in bench.profiles.values()
+        for timing in profile.threads.values()
+        for name in timing.latency
+    }
+    if shape not in known:
+        raise RequestError(f"the shape {shape} was asked; timed are: {', '.join(sorted(known)) or 'none'}")
+
+
+def _choose(found: list[Known], host: Host, worst: Callable[..., Known]) -> Known | None:
+    here = [known for known in found if is_same_host(known.host, host)]
+    return worst(here or found) if found else None
+
+
+def is_same_host(one: Host, other: Host) -> bool:
+    """Whether numbers of one host hold on the other: same processor, CPUs, kernels and onnxruntime."""
+    return (one.slug, one.instruction_sets) == (other.slug, other.instruction_sets)
+
+
+def _greatest(found: list[Known]) -> Known:
+    return max(found, key=lambda known: known.value)
+
+
+def _least(found: list[Known]) -> Known:
+    return min(found, key=lambda known: known.value)
