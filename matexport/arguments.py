@@ -133,6 +133,34 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     bench.add_argument("--parent", metavar="SOURCE", help="with --against: where that parent is: a directory, a hub "
                        "id or package:NAME/path (default: where the family was exported from)")  # fmt: skip
 
+    evaluate = _add_command(
+        parsers, "evaluate", commands["evaluate"], "measure what each profile keeps of the parent's quality",
+        "Score profiles on your own tasks, and without labels against the whole parent: Spearman of all pairwise "
+        "similarities, and how many of each text's 10 nearest are the parent's. Retention is a profile's score over "
+        "the parent's. All points of a precision are computed in one pass. Kept in "
+        "FAMILY/measurements/<host>.json, where pick and report find it. Without a task, the texts that come with "
+        "matexport are compared. Needs the [evaluate] extra.",
+        "examples:\n  matexport evaluate artifacts/minilm --sts stsb-dev.csv\n"
+        "  matexport evaluate artifacts/minilm --retrieval scifact --shortlist 200\n"
+        "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32",
+    )  # fmt: skip
+    _add_family(evaluate)
+    evaluate.add_argument("--sts", action="append", type=Path, default=[], metavar="FILE.csv",
+                          help="pairs with people's scores: columns sentence1, sentence2, score, with a header that "
+                          "names them or alone in this order; may be repeated")  # fmt: skip
+    evaluate.add_argument("--retrieval", action="append", type=Path, default=[], metavar="DIR",
+                          help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); "
+                          "may be repeated")  # fmt: skip
+    evaluate.add_argument("--split", default="test", metavar="NAME", help="of the qrels (default: test)")
+    evaluate.add_argument("--texts", action="append", type=Path, default=[], metavar="FILE",
+                          help="texts without labels, one per line; may be repeated")  # fmt: skip
+    evaluate.add_argument("--shortlist", type=_positive, metavar="N",
+                          help="retrieval: also find N documents by each smaller dim and re-rank them by the largest; "
+                          "says what that keeps, and how much faster it is")  # fmt: skip
+    evaluate.add_argument("--profile", action="append", default=[], metavar="NAME",
+                          help="score this one; may be repeated (default: all)")  # fmt: skip
+    _add_threads(evaluate)
+
     embed = _add_command(
         parsers, "embed", commands["embed"], "embed texts with one profile",
         "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matexport.embed import Embedder
     from matexport.manifest import Family
     from matexport.tables import Parities, Spreads
+    from matexport.tasks import Task
     from matexport.verify import Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
@@ -177,6 +178,51 @@ def run_bench(options: argparse.Namespace) -> int:
         _print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(bench, str_keys=True))
     else:
         print(f"kept in {path}")
+    return DONE
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """``matexport evaluate FAMILY``"""
+    from matexport.evaluate import evaluate_family, require_evaluate_extra
+    from matexport.manifest import load_family
+    from matexport.quality import record_quality
+    from matexport.tables import format_adaptive, format_quality
+    from matexport.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+
+    require_evaluate_extra()
+    family = load_family(options.family)
+    tasks: list[Task] = [
+        *(load_sts(path) for path in options.sts),
+        *(load_retrieval(path, options.split) for path in options.retrieval),
+        *(load_unlabelled(path) for path in options.texts),
+    ]
+    if options.shortlist and not options.retrieval:
+        raise RequestError("--shortlist is for --retrieval")
+    with _progress() as progress:
+        quality = evaluate_family(
+            family,
+            tasks or [read_shipped_texts()],
+            profiles=options.profile,
+            shortlist=options.shortlist,
+            threads=options.threads,
+            progress=progress,
+        )
+    if not options.json:  # before it is kept: that may fail, and took minutes
+        print(format_quality(family, quality), flush=True)
+        if any(task.adaptive for task in quality.tasks.values()):
+            print(f"\n{format_adaptive(quality)}", flush=True)
+    with _explain_os_errors(options.family):
+        path = record_quality(family, quality)
+    if options.json:
+        import msgspec
+
+        _print_json(
+            {"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(quality, str_keys=True)
+        )
+        return DONE
+    if all(task.parent is None for task in quality.tasks.values()):
+        print("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
+    print(f"\nkept in {path}")
     return DONE
 
 
@@ -491,6 +537,7 @@ COMMANDS = {
     "verify": run_verify,
     "show": run_show,
     "bench": run_bench,
+    "evaluate": run_evaluate,
     "embed": run_embed,
     "pack": run_pack,
 }

@@ -222,16 +222,16 @@ class Embedder:
             return
         rows, done = self._tokenize_window(first, 0, prompt), 0
         while True:
-            ahead: Future[list[Tokens]] = Future()
+            ahead: Future[list[Tokens]] | None = None
             try:
                 window = next(windows, None)
                 if window is not None:
                     ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), prompt)
             except Exception as error:  # of the source; the texts before it are sound
+                ahead = Future()
                 ahead.set_exception(error)
-                window = []
             yield self._embed_rows(rows, done, batch_tokens)
-            if window is None:
+            if ahead is None:
                 return
             done += len(rows)
             rows = ahead.result()

@@ -32,6 +32,9 @@ RANGES_TOLERANCE = Tolerance(cosine_mean=0.95, cosine_min=0.8)
 #: What stands beside the ways of running for int8 outputs: how much their ranges cut off of the parent's own vectors.
 RANGES_WAY = "ranges"
 
+#: Read from the graph of all exits, which is what evaluates a family.
+TOGETHER_WAY = "together"
+
 #: Share of codes that may differ between a text alone and in a batch: where vectors are within 1e-5, one of a hundred
 #: steps of 1e-3 begins between them.
 CODES_SPREAD = 0.01
@@ -160,6 +163,27 @@ def compare_codes(
     high = np.where(level == INT8_STEPS, np.inf, start + (level + 1) * step)
     difference = np.maximum(0.0, np.maximum(low - theirs, theirs - high))
     return _summarise(difference, start + (level + 0.5) * step, _decode_own(theirs, ranges), theirs)
+
+
+def encode_vectors(
+    vectors: Vectors, encoding: Encoding, ranges: Vectors | None = None
+) -> NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]:
+    """(n, d) float32 as the codes that a graph with this encoding gives, as `quantize_embeddings` makes them.
+
+    Args:
+        ranges: (2, d) float32, least and greatest value of each coordinate, for int8.
+
+    Raises:
+        ValueError: int8 was asked without ranges.
+    """
+    if encoding is Encoding.FLOAT32:
+        return vectors
+    if encoding is Encoding.UBINARY:
+        return np.packbits(vectors > 0, axis=1)
+    if ranges is None or ranges.shape != (2, vectors.shape[1]):
+        raise ValueError("int8 codes need the (2, d) ranges of their coordinates")
+    start, step = _split_ranges(ranges)
+    return (np.clip(np.floor((vectors - start) / step), 0, INT8_STEPS) - 128).astype(np.int8)
 
 
 def compare_ranges(reference: Vectors, ranges: Vectors) -> Parity:

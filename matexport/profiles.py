@@ -60,7 +60,7 @@ MAX_TEXT_CHARACTERS = 1 << 20
 
 
 class PointsTable(Record, frozen=True):
-    """The ``[points]`` table: ``pairs``, or every combination of ``layers`` and ``dims``."""
+    """The ``[points]`` and ``[trained]`` tables: ``pairs``, or every combination of ``layers`` and ``dims``."""
 
     layers: tuple[int, ...] | None = None
     dims: tuple[int, ...] | None = None
@@ -90,6 +90,7 @@ class ProfileFile(Record, frozen=True):
     calibration: CalibrationTable | None = None
     readout: ReadoutRequest = msgspec.field(default_factory=ReadoutRequest)
     probes: ProbesTable | None = None
+    trained: PointsTable | None = None
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
 
 
@@ -124,6 +125,7 @@ def load_job(path: Path | str) -> ExportJob:
         precisions=file.precisions,
         encodings=file.encodings,
         vocabulary=file.vocabulary,
+        trained=expand_points(file.trained, f"{path}: trained") if file.trained else None,
         calibration=base / file.calibration.file if file.calibration else None,
         probes=base / file.probes.file if file.probes else None,
         tolerances=file.tolerances,

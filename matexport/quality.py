@@ -51,6 +51,26 @@ class Score(Record, frozen=True):
     others: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
+class Adaptive(Record, frozen=True):
+    """One adaptive retrieval: documents shortlisted by few dims, re-ranked by a profile's own.
+
+    Attributes:
+        profile: the one that re-ranks.
+        shortlist_dim: leading dims that the shortlist is found by, at the same depth, precision and encoding.
+        shortlist: documents on it.
+        score: of the task's metric.
+        recall: share of the 10 documents that the profile finds among all, which it finds on the shortlist.
+        speedup: time of searching all documents by the profile, over this; both exact, in memory.
+    """
+
+    profile: str
+    shortlist_dim: int
+    shortlist: int
+    score: float
+    recall: float
+    speedup: float
+
+
 class TaskQuality(Record, frozen=True):
     """One task.
 
@@ -60,6 +80,7 @@ class TaskQuality(Record, frozen=True):
         data_sha256: digest of what was measured on.
         parent: the whole parent's score; None where the family cannot say.
         profiles: by name.
+        adaptive: searches in two steps, where they were asked for.
     """
 
     kind: TaskKind
@@ -68,6 +89,7 @@ class TaskQuality(Record, frozen=True):
     data_sha256: str
     parent: Score | None
     profiles: Mapping[str, Score]
+    adaptive: tuple[Adaptive, ...] = ()
 
 
 class Quality(Record, frozen=True):
@@ -87,7 +109,9 @@ def record_quality(family: Family, quality: Quality) -> Path:
     for name, new in quality.tasks.items():
         old = tasks.get(name)
         if old and (old.kind, old.metric, old.data_sha256) == (new.kind, new.metric, new.data_sha256):
-            new = msgspec.structs.replace(new, profiles={**old.profiles, **new.profiles})
+            new = msgspec.structs.replace(
+                new, profiles={**old.profiles, **new.profiles}, adaptive=new.adaptive or old.adaptive
+            )
         tasks[name] = new
     kept = msgspec.structs.replace(quality, tasks=tasks)
     return write_sections(family, quality.host, {SECTION: msgspec.to_builtins(kept, str_keys=True)})

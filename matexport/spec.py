@@ -202,6 +202,7 @@ class ExportJob(Record, frozen=True):
         calibration: a file of the texts that ranges are measured on, one per line.
         vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
             (``script:Latin,Cyrillic``); None keeps all.
+        trained: the points that the parent was trained to be read at; None where nobody says.
     """
 
     parent: ParentSource
@@ -212,6 +213,7 @@ class ExportJob(Record, frozen=True):
     probes: Path | None = None
     calibration: Path | None = None
     vocabulary: str | None = None
+    trained: tuple[Point, ...] | None = None
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
     base: Path = msgspec.field(default_factory=Path)
     name: str = "family"

@@ -10,6 +10,7 @@ from matexport.parity import RANGES_WAY, Parity, Spread
 from matexport.spec import Profile
 
 if TYPE_CHECKING:
+    from matexport.quality import Quality
     from matexport.timings import Bench, Sample, Timing
 
 Parities = Mapping[str, Mapping[str, Parity]]
@@ -124,6 +125,47 @@ def format_bench(bench: Bench) -> str:
         for name, count, sizes, timing, parent in timings
     ]
     return format_table(header, rows, left=(0,))
+
+
+def format_quality(family: Family, quality: Quality) -> str:
+    """The table that `evaluate` prints: for each task, its score and the retention."""
+    header, footer = ["profile"], ["the whole parent"]
+    for name, task in quality.tasks.items():
+        header += [f"{name}: {task.metric}", "kept"]
+        footer += [f"{task.parent.score:.4f}" if task.parent else "-", ""]
+    rows = []
+    names = {profile for task in quality.tasks.values() for profile in task.profiles}
+    for profile in (profile.name for profile in family.profiles if profile.name in names):
+        row = [profile + (" *" if family.is_trained(profile) is False else "")]
+        for task in quality.tasks.values():
+            score = task.profiles.get(profile)
+            kept = score.retention if score else None
+            row += [_number(score.score if score else None, ".4f"), _number(kept, ".1%")]
+        rows.append(row)
+    table = format_table(header, [*rows, footer], left=(0,))
+    notes = "\n* the parent was not trained to be read there" if any(row[0].endswith("*") for row in rows) else ""
+    if family.facts.trained is None:
+        notes = "\nwhich points the parent was trained at is not known: name them in the profile file's [trained] table"
+    return table + notes
+
+
+def format_adaptive(quality: Quality) -> str:
+    """Searches in two steps, as `evaluate --shortlist` measured them."""
+    header = ("task", "re-ranked by", "shortlisted by", "documents", "score", "of its own top 10", "speed")
+    rows = [
+        (
+            name,
+            found.profile,
+            f"{found.shortlist_dim} dims",
+            str(found.shortlist),
+            f"{found.score:.4f}",
+            f"{found.recall:.1%}",
+            f"{found.speedup:.1f} x",
+        )
+        for name, task in quality.tasks.items()
+        for found in task.adaptive
+    ]
+    return format_table(header, rows, left=(0, 1))
 
 
 def _format_rate(timing: Timing) -> str:

@@ -6,7 +6,7 @@ nothing of `matexport.build`: the judge did not build the case.
 
 Each profile is run in up to three ways. ``batched``: batches in the probes' own order, padded on the right, so that
 short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the
-left, when that is what the parent's tokenizer does.
+left, when that is what the parent's tokenizer does. ``together``: as batched, read from the graph of all exits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 from matexport.batches import split_batches
 from matexport.embed import Embedder, Vectors
 from matexport.errors import FamilyError, RequestError
+from matexport.exits import ExitsEmbedder
 from matexport.graphfile import find_nan_tensor
 from matexport.host import Host, count_cpus, read_host
 from matexport.manifest import (
@@ -39,6 +40,7 @@ from matexport.nestedfile import PADDING_NAME, read_header
 from matexport.parity import (
     RANGES_TOLERANCE,
     RANGES_WAY,
+    TOGETHER_WAY,
     Breach,
     Parity,
     Spread,
@@ -47,9 +49,10 @@ from matexport.parity import (
     compare_ranges,
     compare_vectors,
     encode_tolerance,
+    encode_vectors,
 )
 from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
-from matexport.spec import Encoding, PaddingSide, Probe, Profile, Tolerance
+from matexport.spec import Encoding, PaddingSide, Precision, Probe, Profile, Tolerance
 from matexport.tokens import Tokens, load_tokenizer, tokenize_texts
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
@@ -135,13 +138,24 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
     probes, references = load_references(family)
     ranges = load_ranges(family)
     tokens = _tokenize_probes(family, probes)
+    exits = {precision: _run_exits(family, precision, tokens, threads) for precision in family.facts.exits}
     # The largest first, so that no thread is left with one at the end.
     order = sorted(family.profiles, key=lambda it: -family.profile_facts(it.name).weights_prefix_bytes)
     workers, threads_each = _share_threads(family, threads or count_cpus())
     verdicts = {}
     with ThreadPoolExecutor(workers) as pool:
         judged = [
-            pool.submit(_verify_profile, family, profile, tokens, references, ranges, threads_each) for profile in order
+            pool.submit(
+                _verify_profile,
+                family,
+                profile,
+                tokens,
+                references,
+                ranges,
+                exits.get(profile.precision),
+                threads_each,
+            )
+            for profile in order
         ]
         try:
             for done, future in enumerate(as_completed(judged)):
@@ -306,11 +320,14 @@ def _verify_profile(
     tokens: list[Tokens],
     references: Mapping[str, Vectors],
     ranges: Mapping[str, Vectors],
+    together: Mapping[str, Vectors] | None,
     threads: int | None,
 ) -> ProfileVerdict:
     reference, point_ranges = references[profile.point.name], ranges.get(profile.point.name)
     with Embedder(family, profile.name, threads=threads, check=False) as embedder:
         ways = dict(run_all_ways(tokens, embedder.run, family.facts.text.padding_side))
+    if together is not None:
+        ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], profile.encoding, point_ranges)
     if profile.encoding is Encoding.FLOAT32:
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
     else:
@@ -320,6 +337,14 @@ def _verify_profile(
     # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
     spread = compare_batched(ways["single"], ways["batched"], profile.encoding)
     return _judge(family, profile.name, len(reference), parity, spread)
+
+
+def _run_exits(family: Family, precision: Precision, tokens: list[Tokens], threads: int | None) -> dict[str, Vectors]:
+    """Point name -> (n, dim) float32, from the graph of all exits."""
+    with ExitsEmbedder(family, precision, threads=threads, check=False) as exits:
+        batches = [[tokens[index] for index in batch] for batch in split_batches(len(tokens), BATCH)]
+        runs = [exits.run(rows) for rows in batches]
+    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
 
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:

@@ -181,3 +181,4 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
     monkeypatch.setattr("matexport.session.open_session", refuse)
     monkeypatch.setattr("matexport.embed.open_session", refuse)
+    monkeypatch.setattr("matexport.exits.open_session", refuse)

@@ -22,6 +22,9 @@ PROFILES = {
         "L01-D020-int8-int8",
         "L01-D020-int8-ubinary",
     ],
+    "schema3": [
+        f"{point}-{precision}" for point in ("L01-D012", "L01-D020", "L02-D020") for precision in ("fp32", "int8")
+    ],
 }
 
 

@@ -65,7 +65,7 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import NestedHeader
-from matexport.parity import RANGES_WAY
+from matexport.parity import RANGES_WAY, TOGETHER_WAY
 from matexport.profiles import (
     FLOORS,
     MAX_CALIBRATION_TEXTS,
@@ -198,6 +198,7 @@ def _build(
     profiles = {
         name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
     }
+    exits = write_exits(sources, profiles, stage)
     if Precision.FP32 not in plan.job.precisions:
         (stage / _weights_file(Precision.FP32)).unlink()
 
@@ -215,6 +216,8 @@ def _build(
         precisions={precision: source.facts for precision, source in sources.items()},
         instruction_sets=read_host().instruction_sets,
         vocabulary=_describe_vocabulary(plan, changed),
+        exits=exits,
+        trained=plan.job.trained,
     )
     write_manifest(stage, facts)
     verification = verify_family(stage, progress=report)
@@ -345,6 +348,20 @@ def cut_profiles(source: Source, plan: TextPlan, stage: Path, report: Progress) 
     return profiles
 
 
+def write_exits(
+    sources: Mapping[Precision, Source], profiles: Mapping[str, ProfileFacts], stage: Path
+) -> dict[Precision, str]:
+    """One more graph per precision, with the exits of all its profiles: what evaluates them in one pass."""
+    exits = {}
+    for precision, source in sources.items():
+        mine = [facts for facts in profiles.values() if facts.precision is precision]
+        points = sorted({Point(facts.layers, facts.dim) for facts in mine})
+        if points:
+            exits[precision] = f"exits.{precision}.onnx"
+            write_graph(cut_exits(source.model, [point.name for point in points]), stage / exits[precision])
+    return exits
+
+
 def _exits_at(depth: int, job: ExportJob) -> list[str]:
     return [point.name for point in job.points if point.layers == depth]
 
@@ -448,11 +465,13 @@ def _refuse_failures(
     kept = {name: facts for name, facts in family.facts.profiles.items() if name not in reasons}
     used = {name for facts in kept.values() for name in (facts.graph, facts.weights)}
     for facts in family.facts.profiles.values():
-        for name in {facts.graph, facts.weights} - used:
+        for name in {facts.graph, facts.weights, *family.facts.exits.values()} - used:
             (stage / name).unlink(missing_ok=True)
+    exits = write_exits(sources, kept, stage)
     refused = {name: reason for name, (_, reason) in reasons.items()}
     write_manifest(
-        stage, msgspec.structs.replace(family.facts, profiles=kept, refused=refused, files=describe_files(stage))
+        stage,
+        msgspec.structs.replace(family.facts, profiles=kept, refused=refused, exits=exits, files=describe_files(stage)),
     )
     return replace(
         verification, verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept)
@@ -478,6 +497,8 @@ def _explain_failure(
             "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
             "more different ones"
         )
+    if check == TOGETHER_WAY:
+        return "cut", reason
     if profile.precision is not Precision.FP32:
         return "quantize", reason
     source, exit_name = sources[profile.precision], profile.point.name
@@ -555,6 +576,7 @@ def _describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: C
         "calibration": calibration,
         "vocabulary": plan.vocabulary.kept if plan.vocabulary else None,
         "tolerances": plan.job.tolerances,
+        "trained": plan.job.trained,
         "parent": msgspec.structs.replace(plan.parent, source=""),  # where it lay does not change what it gives
         "readout": plan.readout,
         "text": plan.text,

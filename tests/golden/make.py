@@ -42,10 +42,17 @@ def make_schema2(folder: Path) -> ExportJob:
     )
 
 
+def make_schema3(folder: Path) -> ExportJob:
+    """fp32 and int8 with a graph of all exits each, and the trained points."""
+    job = make_schema2(folder)
+    points = (Point(1, 12), Point(1, 20), Point(2, 20))
+    return msgspec.structs.replace(job, points=points, encodings=(Encoding.FLOAT32,), trained=points[-1:])
+
+
 def main(schema: str, out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        job = {"schema1": make_schema1, "schema2": make_schema2}[schema](folder)
+        job = {"schema1": make_schema1, "schema2": make_schema2, "schema3": make_schema3}[schema](folder)
         probes = folder / "probes.jsonl"
         probes.write_text("\n".join(PROBES))
         export_family(msgspec.structs.replace(job, probes=probes, base=folder), out)

@@ -1,0 +1,72 @@
+"""Nearest documents of queries: by all dims, or in two steps, as Matryoshka vectors allow. faiss does the searching.
+
+Adaptive retrieval (Kusupati et al. 2022, section 4.3.1): a shortlist by the leading few dims of every document, then
+the shortlist alone by all dims. What it costs is read from memory: the first step a part of each vector, the second all
+of a few.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+
+#: Bytes of the shortlisted vectors that are held at a time.
+GATHER_BYTES = 64 << 20
+
+
+def scale_rows(vectors: Vectors) -> Vectors:
+    """(n, d) rows at length 1, so that inner products are cosines; a zero row stays."""
+    scaled: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return scaled
+
+
+def search_exactly(documents: Vectors, queries: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
+    """The `count` documents of the largest inner product with each query.
+
+    Args:
+        documents: (n, d) float32, contiguous.
+        queries: (q, d) float32.
+
+    Returns:
+        (q, min(count, n)) indices and products, the best first.
+    """
+    import faiss
+
+    products, indices = faiss.knn(queries, documents, min(count, len(documents)), metric=faiss.METRIC_INNER_PRODUCT)
+    return indices, products
+
+
+def search_adaptively(
+    leading: Vectors, documents: Vectors, leading_queries: Vectors, queries: Vectors, *, shortlist: int, count: int
+) -> tuple[NDArray[np.int64], Vectors]:
+    """A shortlist by leading dims, re-ranked by all.
+
+    Args:
+        leading: (n, s) float32, the documents' leading dims at length 1, contiguous.
+        documents: (n, d) float32, all dims at length 1.
+        leading_queries, queries: (q, s) and (q, d), likewise.
+        shortlist: documents that are re-ranked.
+        count: of them that are returned.
+
+    Returns:
+        as `search_exactly`.
+    """
+    shortlist = min(shortlist, len(documents))
+    found, _ = search_exactly(leading, leading_queries, shortlist)
+    count = min(count, shortlist)
+    indices = np.empty((len(queries), count), dtype=np.int64)
+    products = np.empty((len(queries), count), dtype=np.float32)
+    step = max(1, GATHER_BYTES // (shortlist * documents.shape[1] * documents.itemsize))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        scores = np.einsum("qsd,qd->qs", documents[found[part]], queries[part], optimize=False)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        indices[part] = np.take_along_axis(found[part], order, axis=1)
+        products[part] = np.take_along_axis(scores, order, axis=1)
+    return indices, products

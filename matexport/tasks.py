@@ -1,0 +1,239 @@
+"""Files -> the tasks that a family is evaluated on. Reads CSV, JSON Lines and TSV; embeds nothing.
+
+``sts``: a CSV of pairs with people's scores. ``retrieval``: a folder in BEIR's layout (Thakur et al. 2021):
+corpus.jsonl and queries.jsonl with ``_id``, ``text`` (and ``title``), qrels/SPLIT.tsv with query, document and grade.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from matexport.errors import RequestError
+from matexport.profiles import MAX_TEXT_CHARACTERS, load_probes, load_shipped_calibration, read_texts
+from matexport.spec import Record
+
+#: Texts whose pairwise similarities are compared: their number of pairs is the square of it.
+MAX_UNLABELLED = 500
+MIN_UNLABELLED = 20
+MIN_PAIRS = 3
+
+
+class StsTask(Record, frozen=True):
+    """Pairs of texts, and how alike people find them, on any scale."""
+
+    name: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def sha256(self) -> str:
+        return _digest([self.left, self.right, self.scores])
+
+
+class RetrievalTask(Record, frozen=True):
+    """Queries, documents, and which of them answer which.
+
+    Attributes:
+        queries, documents: id -> text; a document's title stands before its text.
+        grades: query id -> document id -> how relevant it is; 0 is not.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    documents: Mapping[str, str]
+    grades: Mapping[str, Mapping[str, int]]
+
+    @property
+    def sha256(self) -> str:
+        return _digest([self.queries, self.documents, self.grades])
+
+
+class UnlabelledTask(Record, frozen=True):
+    """Texts whose similarities a profile should find as the whole parent does."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        return _digest(self.texts)
+
+
+Task = StsTask | RetrievalTask | UnlabelledTask
+
+
+def load_sts(path: Path) -> StsTask:
+    """Read a CSV of pairs.
+
+    Args:
+        path: with a header that names ``sentence1``, ``sentence2`` and ``score``, in any order and beside other
+            columns; or without, these three columns alone.
+
+    Raises:
+        RequestError: it cannot be read, a row is no pair with a number, or all scores are the same.
+    """
+    rows = list(_read_csv(path))
+    columns = (0, 1, 2)
+    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    if {"sentence1", "sentence2", "score"} <= set(names):
+        columns = (names.index("sentence1"), names.index("sentence2"), names.index("score"))
+        rows = rows[1:]
+    left, right, scores = [], [], []
+    for line, row in rows:
+        score = _read_number(row[columns[2]]) if len(row) > max(columns) else None
+        if score is None:
+            raise RequestError(
+                f"{path}, line {line}: no sentence1, sentence2 and score (a number); these three columns are needed, "
+                "or a header that names them"
+            )
+        left.append(row[columns[0]])
+        right.append(row[columns[1]])
+        scores.append(score)
+    if len(scores) < MIN_PAIRS or len(set(scores)) < 2:
+        raise RequestError(f"{path} has {len(scores)} pairs with {len(set(scores))} different scores: nothing to rank")
+    return StsTask(path.stem, tuple(left), tuple(right), tuple(scores))
+
+
+def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
+    """Read a folder in BEIR's layout.
+
+    Args:
+        folder: with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+
+    Raises:
+        RequestError: a file is missing or malformed, or the grades name queries or documents that are not there.
+    """
+    if not folder.is_dir():
+        raise RequestError(
+            f"{folder} is not a folder; BEIR's layout has corpus.jsonl, queries.jsonl and qrels/{split}.tsv"
+        )
+    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
+    documents: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for line, entry in _read_lines(corpus):
+        identity, text = _read_entry(corpus, line, entry)
+        title = entry.get("title") or ""
+        _refuse_repeated(documents, identity, corpus, line)
+        documents[identity] = f"{title} {text}".strip() if isinstance(title, str) else text
+    for line, entry in _read_lines(queries):
+        identity, text = _read_entry(queries, line, entry)
+        _refuse_repeated(texts, identity, queries, line)
+        texts[identity] = text
+    grades: dict[str, dict[str, int]] = {}
+    path = folder / "qrels" / f"{split}.tsv"
+    for line, row in _read_csv(path, delimiter="\t"):
+        if line == 1 and len(row) == 3 and not _is_whole(row[2]):
+            continue  # the header
+        if len(row) == 4:
+            row = [row[0], *row[2:]]  # TREC's own form has a column that nobody reads
+        if len(row) != 3 or not _is_whole(row[2]):
+            raise RequestError(f"{path}, line {line}: no query id, document id and grade, separated by tabs")
+        if row[0] not in texts or row[1] not in documents:
+            missing = f"query {row[0]!r}" if row[0] not in texts else f"document {row[1]!r}"
+            raise RequestError(f"{path}, line {line}: the {missing} is not there")
+        grades.setdefault(row[0], {})[row[1]] = int(row[2])
+    judged = {query: found for query, found in grades.items() if any(grade > 0 for grade in found.values())}
+    if not judged:
+        raise RequestError(f"{path} has no query with a relevant document")
+    empty = [identity for identity, text in (*documents.items(), *texts.items()) if not text.strip()]
+    if empty:
+        raise RequestError(
+            f"{folder}: {len(empty)} queries or documents are empty, such as {empty[0]!r}: leave them out"
+        )
+    return RetrievalTask(folder.resolve().name, {query: texts[query] for query in judged}, documents, judged)
+
+
+def load_unlabelled(path: Path) -> UnlabelledTask:
+    """Read a file with one text per line; of more than 500, every so-manieth is taken.
+
+    Raises:
+        RequestError: it cannot be read, or has fewer than 20 different texts.
+    """
+    return UnlabelledTask(path.stem, thin_out(read_texts(path, 1 << 20, "the texts"), str(path)))
+
+
+def read_shipped_texts() -> UnlabelledTask:
+    """The texts that come with matexport: those that ranges are calibrated on, and the shipped probes."""
+    probes = (probe.text for probe in load_probes(None) if probe.text.strip())
+    return UnlabelledTask("shipped texts", tuple(dict.fromkeys((*load_shipped_calibration(), *probes))))
+
+
+def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """At most 500 texts, spread over all of them.
+
+    Raises:
+        RequestError: there are fewer than 20.
+    """
+    if len(texts) < MIN_UNLABELLED:
+        raise RequestError(
+            f"{where} has {len(texts)} different texts; at least {MIN_UNLABELLED} have neighbours to compare"
+        )
+    return texts[:: -(-len(texts) // MAX_UNLABELLED)]
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line, row) of each row that is not blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if delimiter == ",":
+                reader = csv.reader(file, strict=True)
+            else:
+                reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    yield reader.line_num, row
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} is no table in UTF-8: {error}") from None
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(iter(lambda: file.readline(16 * MAX_TEXT_CHARACTERS), ""), 1):
+                if line.strip():
+                    entry = json.loads(line)
+                    if not isinstance(entry, dict):
+                        raise RequestError(f"{path}, line {number}: no JSON object with _id and text")
+                    yield number, entry
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is no JSON Lines file in UTF-8: {error}") from None
+
+
+def _read_entry(path: Path, line: int, entry: Mapping[str, Any]) -> tuple[str, str]:
+    identity, text = entry.get("_id"), entry.get("text")
+    if not isinstance(identity, str) or not isinstance(text, str):
+        raise RequestError(f"{path}, line {line}: _id and text must be there, and be strings")
+    return identity, text
+
+
+def _refuse_repeated(known: Mapping[str, str], identity: str, path: Path, line: int) -> None:
+    if identity in known:
+        raise RequestError(f"{path}, line {line}: the _id {identity!r} stands there twice")
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_whole(text: str) -> bool:
+    digits = text.strip().removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 10
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
