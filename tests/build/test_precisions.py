@@ -30,6 +30,7 @@ from matexport.build.quantize import runtime
 from matexport.build.quantize.runtime import check_runtime
 from matexport.build.trace import Traced
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.exits import ExitsEmbedder
 from matexport.host import read_host
 from matexport.manifest import check_family
 from matexport.profiles import FLOORS, MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
@@ -268,6 +269,9 @@ def test_some_profiles_of_a_precision_may_stay(made: Precise, tmp_path: Path) ->
     assert family.facts.tolerances == {Precision.INT8: Tolerance(cosine_min=between)}
     assert not (family.path / Profile.parse(f"{found[0][1]}-int8").graph_file).exists()
     assert (family.path / "weights.int8.safetensors").exists()
+    with ExitsEmbedder(family, Precision.INT8) as exits:  # made again, without the one that is not there
+        assert {point.name for point in exits.points} == {found[1][1], found[2][1]}
+        assert {output.name for output in exits._session.get_outputs()} == {found[1][1], found[2][1]}
 
 
 def test_when_every_profile_is_off_nothing_is_written(made: Precise, run: Run, tmp_path: Path) -> None:
