@@ -12,6 +12,7 @@ Bars: <= 0.3 s; and the process loads none of torch, onnxruntime and numpy, whic
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def main() -> int:
     repeats = count_repeats(options, quick=3)
     with tempfile.TemporaryDirectory(prefix="matexport-pick-") as name, use_cpus(CPUS):
         family = forge_family(Path(name) / "family")
+        os.environ["PYTHONDONTWRITEBYTECODE"] = ""  # an installed package has its bytecode
         command = [sys.executable, "-m", "matexport", "pick", str(family), *LIMITS]
         loaded = list_loaded(command)
         chosen = json.loads(run_process([*command, "--json"]).stdout)

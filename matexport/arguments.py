@@ -140,8 +140,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "Of the profiles that keep every limit, choose the one of the best retention, and of equal ones the fastest; "
         "show those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
         "from the manifest, the rest from what bench and evaluate measured: on this host, or else on another one, "
-        "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless --strict. "
-        "MB are 10^6 bytes. Exit code 1: nothing fits.",
+        "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless "
+        "--strict. MB are 10^6 bytes. Exit code 1: nothing fits.",
         "examples:\n  matexport pick artifacts/minilm --max-latency-ms 10 --max-disk-mb 40 --min-retention 0.95\n"
         "  matexport pick artifacts/minilm --device profiles/devices/raspberry-pi-5.toml --out artifacts/for-the-pi",
     )  # fmt: skip
