@@ -53,7 +53,7 @@ class Miss(Record, frozen=True):
 
     Attributes:
         alone: whether it keeps everything else, so that `measured` in place of this one limit would let it through. If
-            no profile does, this is the one closest to the limit of all.
+            none that was measured does, this is the one closest to the limit of all.
     """
 
     limit: str
