@@ -241,7 +241,8 @@ def run_pick(options: argparse.Namespace) -> int:
     if choice.chosen is None:
         return _complain(f"nothing fits: {summarise_rejections(choice.rejections)}", REFUSED)
     if unchecked:
-        return _complain(f"--strict: {', '.join(unchecked)} could not be checked; nothing was chosen", REFUSED)
+        unwritten = "; nothing was written" if options.out else ""
+        return _complain(f"--strict: {', '.join(unchecked)} could not be checked{unwritten}", REFUSED)
     return DONE
 
 

@@ -110,7 +110,7 @@ def survey_family(
         timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
     ]
     if threads is not None:
-        _check_asked(f"{threads} threads", {f"{count} threads" for count, _ in timed})
+        _check_asked(f"threads={threads}", {f"threads={count}" for count, _ in timed})
     if shape:
         _check_asked(f"the shape {shape[0]}x{shape[1]}", {name for _, timing in timed for name in timing.latency})
 
