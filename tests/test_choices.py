@@ -41,7 +41,7 @@ def test_the_choice_with_its_numbers_and_a_reason_for_the_rest(run: Run, known: 
     assert lines[0] == "choice: L02-D032-fp32"
     assert "  retention on sts: 0.96 (this host)" in lines
     assert "  latency: 4 ms (1 thread, this host)" in lines
-    front = [line.split()[0] for line in lines[lines.index("") + 3 :][:2]]
+    front = [line.split()[0] for line in lines[lines.index("") + 4 :][:2]]
     assert front == ["L02-D032-fp32", "L02-D008-fp32"], "three layers are slower and no better"
     for name, reason in {
         "L01-D008-fp32": "retention 0.7 < 0.82",
@@ -140,7 +140,8 @@ def test_out_packs_the_choice(run: Run, known: Path, tmp_path: Path) -> None:
 def write_device(folder: Path, cpu: str) -> Path:
     path = folder / "board.toml"
     path.write_text(
-        'name = "a board"\nsources = ["https://example.org/board"]\n[limits]\nmax_latency_ms = 3\nmin_retention = 0.75\n'
+        'name = "a board"\nsources = ["https://example.org/board"]\n'
+        "[limits]\nmax_latency_ms = 3\nmin_retention = 0.75\n"
         f'[host]\ncpu = "{cpu}"\ncpus = {HERE.cpus}\n'
     )
     return path

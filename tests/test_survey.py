@@ -39,7 +39,7 @@ def test_nothing_measured(exported: Path) -> None:
     loaded = load_family(exported)
     survey = survey_family(loaded, HERE)
     assert [candidate.profile for candidate in survey.candidates] == [profile.name for profile in loaded.profiles]
-    assert survey.tasks == survey.hosts == ()
+    assert survey.tasks == ()
     for candidate in survey.candidates:
         assert candidate.disk_bytes == loaded.measure_disk(candidate.profile) > candidate.download_bytes
         assert candidate.latency_ms is candidate.peak_bytes is candidate.cold_start_ms is candidate.retention is None
