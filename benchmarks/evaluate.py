@@ -48,8 +48,6 @@ HELD_DIM, HELD_SHORTLIST, TOP = 32, 200, 10
 
 PASS = Bar("evaluate 30 points / evaluate one", 2, " x")
 RECALL = Bar(
-    f"recall@{TOP}, tight clusters: shortlist {HELD_SHORTLIST} at {HELD_DIM} dims, re-ranked at {DIM}", 0.95, at_least=True
-)
     f"recall@{TOP}, tight clusters: shortlist {HELD_SHORTLIST} at {HELD_DIM} dims, re-ranked at {DIM}",
     0.95,
     at_least=True,

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matexport.bench import BenchPlan, bench_family
     from matexport.bulk import embed_corpus
+    from matexport.devices import Device, load_device
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
+    from matexport.pick import Choice, choose
     from matexport.profiles import load_job
+    from matexport.spec import Budget
+    from matexport.survey import Survey, survey_family
     from matexport.tables import describe_profiles
     from matexport.timings import Bench, load_bench, record_bench
     from matexport.verify import Verification, load_measurement, record_measurement, verify_family
@@ -36,17 +40,24 @@ _HOMES = {
     "embed_corpus": "matexport.bulk",
     "load_bench": "matexport.timings",
     "record_bench": "matexport.timings",
+    "Budget": "matexport.spec",
+    "Choice": "matexport.pick",
+    "Device": "matexport.devices",
     "Embedder": "matexport.embed",
     "Family": "matexport.manifest",
     "MatexportError": "matexport.errors",
     "Sessions": "matexport.embed",
+    "Survey": "matexport.survey",
     "Verification": "matexport.verify",
+    "choose": "matexport.pick",
     "describe_profiles": "matexport.tables",
+    "load_device": "matexport.devices",
     "load_family": "matexport.manifest",
     "load_job": "matexport.profiles",
     "load_measurement": "matexport.verify",
     "pack_profile": "matexport.pack",
     "record_measurement": "matexport.verify",
+    "survey_family": "matexport.survey",
     "verify_family": "matexport.verify",
     "write_junit": "matexport.junit",
 }
@@ -54,22 +65,29 @@ _HOMES = {
 __all__ = [
     "Bench",
     "BenchPlan",
+    "Budget",
+    "Choice",
+    "Device",
     "Embedder",
     "Family",
     "MatexportError",
     "Sessions",
+    "Survey",
     "Verification",
     "__version__",
     "bench_family",
+    "choose",
     "describe_profiles",
     "embed_corpus",
     "load_bench",
+    "load_device",
     "load_family",
     "load_job",
     "load_measurement",
     "pack_profile",
     "record_bench",
     "record_measurement",
+    "survey_family",
     "verify_family",
     "write_junit",
 ]

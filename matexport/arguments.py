@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         prog="matexport",
         description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
         "each proven equal to its parent at that point.",
-        epilog="exit codes: 0 done, 1 a gate said no (parity, changed files), 2 what was asked cannot be done",
+        epilog="exit codes: 0 done, 1 a gate said no (parity, changed files, a budget), 2 what was asked cannot be "
+        "done",
     )
     parser.add_argument("--version", action="version", version=f"matexport {matexport.__version__}")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -161,6 +163,40 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
                           help="score this one; may be repeated (default: all)")  # fmt: skip
     _add_threads(evaluate)
 
+    pick = _add_command(
+        parsers, "pick", commands["pick"], "choose the best profile that fits a budget",
+        "Of the profiles that keep every limit, choose the one of the best retention, and of equal ones the fastest; "
+        "show those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
+        "from the manifest, the rest from what bench and evaluate measured: on this host, or else on another one, "
+        "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless "
+        "--strict. MB are 10^6 bytes. Exit code 1: nothing fits.",
+        "examples:\n  matexport pick artifacts/minilm --max-latency-ms 10 --max-disk-mb 40 --min-retention 0.95\n"
+        "  matexport pick artifacts/minilm --device profiles/devices/raspberry-pi-5.toml --out artifacts/for-the-pi",
+    )  # fmt: skip
+    _add_family(pick)
+    pick.add_argument("--max-latency-ms", type=_limit, metavar="MS",
+                      help="median of embedding one short text, or of the --shape")  # fmt: skip
+    pick.add_argument("--max-disk-mb", type=_limit, metavar="MB", help="all files that are needed to run it")
+    pick.add_argument("--max-ram-mb", type=_limit, metavar="MB", help="peak resident memory of a process that runs it")
+    pick.add_argument("--max-cold-start-ms", type=_limit, metavar="MS", help="process start to first vector")
+    pick.add_argument("--min-retention", type=_share, metavar="SHARE", help="of the whole parent's quality, 0 to 1")
+    pick.add_argument("--device", type=Path, metavar="FILE.toml",
+                      help="take the limits, and the host whose measurements count, from a device's file (see "
+                      "profiles/devices/); limits given as options go first")  # fmt: skip
+    pick.add_argument("--trained-only", action="store_true", help="reject points that the parent was not trained at")
+    pick.add_argument("--strict", action="store_true", help="exit code 1 when a limit could not be checked")
+    pick.add_argument("--task", metavar="NAME", help="whose retention counts, as evaluate names it (default: the least "
+                      "of the tasks with labels; without any, of the others)")  # fmt: skip
+    pick.add_argument("--shape", type=_shape, metavar="BATCHxTOKENS", help="whose latency counts, such as 1x16")
+    pick.add_argument(
+        "--measure",
+        action="store_true",
+        help="first bench the profiles that lack timings of this host, and keep them; takes minutes",
+    )
+    pick.add_argument("--out", type=Path, metavar="DIR", help="also write the choice there, as pack does")
+    pick.add_argument("--overwrite", action="store_true", help="replace the family or pack in DIR")
+    _add_threads(pick, "whose timings count (default: the most that were measured on a host)")
+
     embed = _add_command(
         parsers, "embed", commands["embed"], "embed texts with one profile",
         "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
@@ -229,6 +265,23 @@ def _shape(text: str) -> tuple[int, int]:
         return _positive(batch), _positive(tokens)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxTOKENS, such as 1x16") from None
+
+
+def _limit(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _limit(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of at most 1, such as 0.95")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -2,7 +2,8 @@
 
 Standard output is a command's result (a table, vectors, or with ``--json`` one JSON document); progress and errors go
 to standard error. Exit codes: 0 done; 1 a gate said no (parity off its floor, a family that is not what was
-exported); 2 what was asked cannot be done; 130 interrupted. torch is imported by ``export`` alone.
+exported, a budget that nothing fits); 2 what was asked cannot be done; 130 interrupted. torch is imported by
+``export`` alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from matexport.arguments import UNUSABLE, parse_arguments
 from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
+    from matexport.devices import Device
     from matexport.embed import Embedder
     from matexport.manifest import Family
     from matexport.tables import Parities, Spreads
@@ -224,6 +226,99 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
     print(f"\nkept in {path}")
     return DONE
+
+
+def run_pick(options: argparse.Namespace) -> int:
+    """``matexport pick FAMILY``"""
+    from msgspec.structs import fields, replace
+
+    from matexport.choices import describe_choice, format_choice, list_unchecked, summarise_rejections
+    from matexport.host import read_host
+    from matexport.manifest import load_family
+    from matexport.pick import choose
+    from matexport.spec import Budget
+    from matexport.survey import survey_family
+
+    if options.overwrite and options.out is None:
+        raise RequestError("--overwrite is for --out DIR")
+    asked = {field.name: getattr(options, field.name) for field in fields(Budget)}
+    budget, device, host = Budget(), None, None
+    if options.device is not None:
+        from matexport.devices import load_device
+
+        device = load_device(options.device)
+        budget, host = device.limits, device.host
+    budget = replace(budget, **{name: limit for name, limit in asked.items() if limit is not None})
+    family = load_family(options.family)
+    if options.out is not None:
+        from matexport.staging import refuse_occupied
+
+        refuse_occupied(options.out, overwrite=options.overwrite)
+    if options.measure:
+        _measure_missing(family, device, options)
+    survey = survey_family(
+        family,
+        host if device else read_host(),
+        threads=options.threads,
+        shape=options.shape,
+        task=options.task,
+    )
+    choice = choose(survey, budget, trained_only=options.trained_only)
+    unchecked = list_unchecked(choice) if options.strict else ()
+    pack = None
+    if options.out is not None and choice.chosen and not unchecked:
+        from matexport.pack import pack_profile
+
+        with _progress() as progress:
+            pack = pack_profile(
+                family, choice.chosen.profile, options.out, overwrite=options.overwrite, progress=progress
+            )
+    if options.json:
+        document = {"family": str(options.family), "device": device.name if device else None}
+        written = str(options.out) if pack else None
+        _print_json(document | describe_choice(survey, choice) | {"pack": written})
+    else:
+        if device:
+            print(f"device: {device.name} ({', '.join(device.sources)})\n")
+        print(format_choice(survey, choice, str(options.family)))
+        if pack:
+            total = sum(file.bytes for file in pack.facts.files.values())
+            print(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+    if choice.chosen is None:
+        return _complain(f"nothing fits: {summarise_rejections(choice.rejections)}", REFUSED)
+    if unchecked:
+        unwritten = "; nothing was written" if options.out else ""
+        return _complain(f"--strict: {', '.join(unchecked)} could not be checked{unwritten}", REFUSED)
+    return DONE
+
+
+def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:
+    """Bench what lacks timings of this host, and keep them."""
+    from matexport.bench import DEFAULT_SHAPES, BenchPlan, bench_family
+    from matexport.host import read_host
+    from matexport.survey import list_unmeasured
+    from matexport.timings import record_bench
+
+    here = read_host()
+    if device and not (device.host and device.host.matches(here)):
+        raise RequestError(
+            f"--measure was asked for {device.name}; this machine is another one ({here.cpu}, {here.cpus} CPUs): run "
+            f"matexport bench on the device, and copy its {options.family}/measurements/*.json here"
+        )
+    profiles = list_unmeasured(family, here, threads=options.threads, shape=options.shape)
+    if not profiles:
+        return
+    shapes: tuple[tuple[int, int], ...] = ()
+    if options.shape and options.shape not in DEFAULT_SHAPES:
+        most = family.facts.text.max_tokens
+        shapes = (*(shape for shape in DEFAULT_SHAPES if shape[1] <= most), options.shape)
+    threads = (options.threads,) if options.threads else ()
+    if shapes:  # other shapes take the place of what was timed before, at any number of threads
+        threads = (1, here.cpus, *threads)
+    with _progress() as progress:
+        bench = bench_family(family, BenchPlan(profiles, threads, shapes), progress=progress)
+    with _explain_os_errors(options.family):
+        record_bench(family, bench)
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -538,6 +633,7 @@ COMMANDS = {
     "show": run_show,
     "bench": run_bench,
     "evaluate": run_evaluate,
+    "pick": run_pick,
     "embed": run_embed,
     "pack": run_pack,
 }

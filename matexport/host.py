@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from matexport.spec import Record
@@ -13,6 +14,22 @@ KERNEL_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8",
     "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
+
+
+#: (implementer, part) of ARM cores -> their name, as `lscpu` gives it (util-linux, sys-utils/lscpu-arm.c). The kernel
+#: names no model for them, or "ARMv8 Processor" for all.
+ARM_CORES = {
+    ("0x41", part): name
+    for part, name in {
+        "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57",
+        "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76",
+        "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77", "0xd0e": "Cortex-A76AE", "0xd40": "Neoverse-V1",
+        "0xd41": "Cortex-A78", "0xd42": "Cortex-A78AE", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510",
+        "0xd47": "Cortex-A710", "0xd48": "Cortex-X2", "0xd49": "Neoverse-N2", "0xd4d": "Cortex-A715",
+        "0xd4e": "Cortex-X3", "0xd4f": "Neoverse-V2", "0xd80": "Cortex-A520", "0xd81": "Cortex-A720",
+        "0xd82": "Cortex-X4", "0xd84": "Neoverse-V3",
+    }.items()
+}  # fmt: skip
 
 
 class Host(Record, frozen=True):
@@ -33,21 +50,38 @@ class Host(Record, frozen=True):
         return "-".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.") for part in parts)[:120]
 
 
+class HostPattern(Record, frozen=True):
+    """Which hosts are machines of one kind.
+
+    Attributes:
+        cpu: name of the processor, as `Host.cpu` has it.
+        cpus: how many of them a process may use; one that was held to fewer ran on less than the machine.
+        instruction_sets: that the host must have, of `KERNEL_FLAGS`.
+    """
+
+    cpu: str
+    cpus: int
+    instruction_sets: tuple[str, ...] = ()
+
+    def matches(self, host: Host) -> bool:
+        """Whether a host is one of them."""
+        return (host.cpu, host.cpus) == (self.cpu, self.cpus) and {*self.instruction_sets} <= {*host.instruction_sets}
+
+
 def read_host() -> Host:
     """The host this process runs on."""
-    import importlib.metadata  # 40 ms, which an embedder need not spend
     import platform
 
     info = _read_cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return Host(
-        cpu=info.get("model name") or platform.processor() or "unknown",
+        cpu=_name_arm_core(info) or info.get("model name") or platform.processor() or "unknown",
         machine=platform.machine(),
         instruction_sets=tuple(flag for flag in KERNEL_FLAGS if flag in flags),
         cpus=count_cpus(),
         os=" ".join((platform.system(), *platform.libc_ver())).strip(),
         python=platform.python_version(),
-        onnxruntime=importlib.metadata.version("onnxruntime"),
+        onnxruntime=_read_version("onnxruntime"),
     )
 
 
@@ -87,6 +121,23 @@ def _read_quota(root: Path, own: Path) -> float | None:
             except (OSError, ValueError, ZeroDivisionError):
                 continue
     return min(limits, default=None)
+
+
+def _read_version(package: str) -> str:
+    """What `importlib.metadata.version` says, which takes 40 ms to import: the first that is found on Python's path."""
+    for folder in sys.path:
+        for metadata in sorted(Path(folder).glob(f"{package}-*.dist-info/METADATA")):
+            with metadata.open(encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    if line.startswith("Version:"):
+                        return line.removeprefix("Version:").strip()
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+def _name_arm_core(info: dict[str, str]) -> str | None:
+    return ARM_CORES.get((info.get("CPU implementer", "").lower(), info.get("CPU part", "").lower()))
 
 
 def _read_cpuinfo() -> dict[str, str]:

@@ -82,12 +82,19 @@ def _read(family: Family, path: Path) -> dict[str, Any]:
     try:
         if path.is_symlink() or path.stat().st_size > MAX_BYTES:
             return {}
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = _parse(path.read_bytes())
         if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
             return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return known
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content)  # three times as fast as json, which reads NaN and all else, too
+    except msgspec.DecodeError:
+        return json.loads(content.decode("utf-8"))
 
 
 @contextmanager

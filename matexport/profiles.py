@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import islice, pairwise, product
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import RequestError
-from matexport.records import read_record
+from matexport.records import read_record, read_toml
 from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision, Probe, ReadoutRequest, Record, Tolerance
 
 #: Parity floor of each precision, for every exit, batched, padded and alone. A profile file may tighten it.
@@ -105,12 +104,7 @@ def load_job(path: Path | str) -> ExportJob:
             something that no parent can give.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise RequestError(f"cannot read the profile {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
-        raise RequestError(f"{path} is not a TOML file: {problem}") from None
+    data = read_toml(path, "profile")
     file = read_record(data, ProfileFile, str(path), RequestError)
     _check_tolerances(file.tolerances, path)
     if not file.precisions or len(set(file.precisions)) != len(file.precisions):

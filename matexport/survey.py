@@ -1,31 +1,38 @@
 """All that is known of a family's profiles, side by side: bytes from the manifest, the rest from every host's file.
 
 What was measured on the host in question counts. Of a number that was not measured there, the worst of the other hosts'
-is taken, and stands beside the host that it is from: an assumption, which `pick` and `report` name as one.
+is taken, and stands beside the host that it is from: an assumption, which `pick` and `report` name as one. Files can
+have been edited by hand: what is not a finite number, or a time or size that is not above 0, counts as not measured.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 
 from matexport import quality, timings
 from matexport.errors import RequestError
-from matexport.host import Host
+from matexport.host import Host, HostPattern
 from matexport.manifest import Family
 from matexport.measurements import load_all_sections
 from matexport.quality import Quality, TaskQuality
 from matexport.spec import Record
-from matexport.timings import Bench, Timing
+from matexport.timings import Bench, Timing, load_bench
+
+#: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
+Where = Host | HostPattern | None
 
 
 class Known(Record, frozen=True):
-    """A number, and the host that it was measured on."""
+    """A number, the host that it was measured on, and for timings with how many threads."""
 
     value: float
     host: Host
+    threads: int | None = None
 
 
 class Candidate(Record, frozen=True):
@@ -64,7 +71,7 @@ class Survey(Record, frozen=True):
         hosts: all that something was measured on.
     """
 
-    host: Host
+    host: Where
     candidates: tuple[Candidate, ...]
     tasks: tuple[str, ...]
     hosts: tuple[Host, ...]
@@ -72,7 +79,7 @@ class Survey(Record, frozen=True):
 
 def survey_family(
     family: Family,
-    host: Host,
+    host: Where,
     *,
     threads: int | None = None,
     shape: tuple[int, int] | None = None,
@@ -82,13 +89,14 @@ def survey_family(
 
     Args:
         family: a loaded family or pack. Its files are not touched, but for the manifest's digest.
-        host: whose measurements count.
+        host: whose measurements count; of several machines of a kind, the worst.
         threads: of the timings; the most that were measured on a host when left out.
         shape: (batch, tokens) whose latency counts, instead of that of one short text.
         task: name of the one that retention is of.
 
     Raises:
-        RequestError: nobody evaluated that task, or timed that shape; those that are known are listed.
+        RequestError: nobody evaluated that task, or timed that shape or number of threads; those that are known are
+            listed.
     """
     sections = load_all_sections(family)
     benches, qualities = [], []
@@ -98,17 +106,22 @@ def survey_family(
         with suppress(KeyError, msgspec.ValidationError):
             qualities.append((where, msgspec.convert(known[quality.SECTION], Quality, str_keys=True)))
     tasks = _choose_tasks([found for _, found in qualities], task)
+    timed = [
+        timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
+    ]
+    if threads is not None:
+        _check_asked(f"threads={threads}", {f"threads={count}" for count, _ in timed})
     if shape:
-        _check_shape([found for _, found in benches], f"{shape[0]}x{shape[1]}")
+        _check_asked(f"the shape {shape[0]}x{shape[1]}", {name for _, timing in timed for name in timing.latency})
 
     def time_of(profile: str, read: Callable[[Timing], float | None], *, worst: Callable[..., Known]) -> Known | None:
         found = []
         for where, bench in benches:
             counts = bench.profiles[profile].threads if profile in bench.profiles else {}
-            timing = counts.get(threads if threads is not None else max(counts, default=0))
-            value = read(timing) if timing else None
-            if value is not None:
-                found.append(Known(value, where))
+            count = threads if threads is not None else max(counts, default=0)
+            value = read(counts[count]) if count in counts else None
+            if value is not None and 0 < value < math.inf:
+                found.append(Known(value, where, count))
         return _choose(found, host, worst)
 
     def retention_of(profile: str) -> Known | None:
@@ -116,7 +129,7 @@ def survey_family(
         for where, known in qualities:
             kept = [known.tasks[name].profiles.get(profile) for name in tasks if name in known.tasks]
             values = [score.retention for score in kept if score is not None and score.retention is not None]
-            if tasks and len(values) == len(tasks):
+            if tasks and len(values) == len(tasks) and all(map(math.isfinite, values)):
                 found.append(Known(min(values), where))
         return _choose(found, host, _least)
 
@@ -126,23 +139,45 @@ def survey_family(
         sample = timing.latency.get(f"{shape[0]}x{shape[1]}")
         return sample.p50 if sample else None
 
+    first = family.profiles[0].name
+    shared_bytes = family.measure_disk(first) - family.measure_download(first)
     candidates = tuple(
         Candidate(
-            profile=profile.name,
+            profile=name,
             layers=profile.point.layers,
             dim=profile.point.dim,
-            trained=family.is_trained(profile.name),
-            disk_bytes=family.measure_disk(profile.name),
-            download_bytes=family.measure_download(profile.name),
-            peak_bytes=time_of(profile.name, lambda timing: timing.peak_bytes, worst=_greatest),
-            latency_ms=time_of(profile.name, read_latency, worst=_greatest),
-            cold_start_ms=time_of(profile.name, lambda timing: timing.first_vector.p50, worst=_greatest),
-            texts_per_s=time_of(profile.name, lambda timing: timing.texts_per_s, worst=_least),
-            retention=retention_of(profile.name),
+            trained=family.is_trained(name),
+            disk_bytes=shared_bytes + family.measure_download(name),
+            download_bytes=family.measure_download(name),
+            peak_bytes=time_of(name, lambda timing: timing.peak_bytes, worst=_greatest),
+            latency_ms=time_of(name, read_latency, worst=_greatest),
+            cold_start_ms=time_of(name, lambda timing: timing.first_vector.p50, worst=_greatest),
+            texts_per_s=time_of(name, lambda timing: timing.texts_per_s, worst=_least),
+            retention=retention_of(name),
         )
         for profile in family.profiles
+        for name in [profile.name]
     )
     return Survey(host, candidates, tasks, tuple(where for where, _ in sections))
+
+
+def list_unmeasured(
+    family: Family, host: Host, *, threads: int | None = None, shape: tuple[int, int] | None = None
+) -> tuple[str, ...]:
+    """Names of the profiles that a host has no timings of.
+
+    Args:
+        threads: with that many of them; with any when left out.
+        shape: (batch, tokens) that must have been timed.
+    """
+    bench = load_bench(family, host)
+
+    def is_timed(profile: str) -> bool:
+        counts = bench.profiles[profile].threads if bench and profile in bench.profiles else {}
+        timing = counts.get(threads if threads is not None else max(counts, default=0))
+        return timing is not None and (shape is None or f"{shape[0]}x{shape[1]}" in timing.latency)
+
+    return tuple(profile.name for profile in family.profiles if not is_timed(profile.name))
 
 
 def _choose_tasks(qualities: Iterable[Quality], wanted: str | None) -> tuple[str, ...]:
@@ -160,21 +195,23 @@ def _choose_tasks(qualities: Iterable[Quality], wanted: str | None) -> tuple[str
     return tuple(sorted(labelled or known))
 
 
-def _check_shape(benches: Iterable[Bench], shape: str) -> None:
-    known = {
-        name
-        for bench in benches
-        for profile in bench.profiles.values()
-        for timing in profile.threads.values()
-        for name in timing.latency
-    }
-    if shape not in known:
-        raise RequestError(f"the shape {shape} was asked; timed are: {', '.join(sorted(known)) or 'none'}")
+def _check_asked(asked: str, timed: set[str]) -> None:
+    if asked.removeprefix("the shape ") not in timed:
+        known = ", ".join(sorted(timed)) or "none"
+        raise RequestError(f"{asked} was asked; timed are: {known} (matexport bench measures more)")
 
 
-def _choose(found: list[Known], host: Host, worst: Callable[..., Known]) -> Known | None:
-    here = [known for known in found if is_same_host(known.host, host)]
+def _choose(found: list[Known], host: Where, worst: Callable[..., Known]) -> Known | None:
+    here = [known for known in found if is_measured_on(known.host, host)]
     return worst(here or found) if found else None
+
+
+@lru_cache(maxsize=256)  # asked for every number of every profile, of a few hosts
+def is_measured_on(measured: Host, host: Where) -> bool:
+    """Whether what was measured on a host counts as measured on the host in question."""
+    if isinstance(host, HostPattern):
+        return host.matches(measured)
+    return host is not None and is_same_host(measured, host)
 
 
 def is_same_host(one: Host, other: Host) -> bool:

@@ -1,10 +1,11 @@
-"""A family as rows, and rows as a plain text table. Pure: nothing is printed here."""
+"""A family as rows, and rows as text. Pure: nothing is printed here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from matexport.columns import format_table
 from matexport.manifest import Family
 from matexport.parity import RANGES_WAY, Parity, Spread
 from matexport.spec import Profile
@@ -175,19 +176,6 @@ def _format_rate(timing: Timing) -> str:
 
 def _format_sample(sample: Sample | None) -> str:
     return "-" if sample is None else f"{sample.p50:.2f} [{sample.low:.2f}, {sample.high:.2f}] ({sample.p95:.2f})"
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """Columns as wide as they need be; numbers on the right, the columns in `left` on the left."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, ["-" * width for width in widths], *rows):
-        padded = (
-            cell.ljust(width) if index in left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
 
 
 def _describe_parity(parity: Parity) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from matexport.host import Host
 from matexport.manifest import MANIFEST, describe_files, load_family, write_manifest
 from matexport.nestedfile import read_header
+from matexport.quality import Quality, Score, TaskKind, TaskQuality
+from matexport.timings import Bench, ProfileBench, Sample, Timing
 
 
 def flip_byte(path: Path, position: int = -1) -> None:
@@ -41,3 +44,39 @@ def overwrite_values(weights: Path, name: str, values: NDArray[Any]) -> None:
     with weights.open("r+b") as file:
         file.seek(entry.offset)
         file.write(np.asarray(values).tobytes())
+
+
+def forge_bench(host: Host, calls_ms: Mapping[str, Mapping[int, float]]) -> Bench:
+    """A bench that nobody ran: profile -> threads -> milliseconds of a call; the graph takes 3 of 4."""
+
+    def sample(value: float) -> Sample:
+        return Sample(10, value, value, value, value)
+
+    def time(call: float) -> Timing:
+        latency = {"1x16": sample(0.75 * call)}
+        rate = 1000 / call if call else 0.0
+        return Timing(
+            sample(100 * call), latency, sample(call), sample(call / 8), sample(0.75 * call), sample(call), rate, 10**8
+        )
+
+    return Bench(
+        host,
+        "cpu",
+        {
+            name: ProfileBench(1, 1, 10, 1.0, 1, "0", {count: time(call) for count, call in calls.items()})
+            for name, calls in calls_ms.items()
+        },
+    )
+
+
+def forge_quality(host: Host, retentions: Mapping[str, Mapping[str, float]]) -> Quality:
+    """An evaluation that nobody ran: a task's name, which is of its kind -> profile -> retention."""
+    return Quality(
+        host,
+        {
+            task: TaskQuality(
+                TaskKind(task), "score", 10, "0", None, {name: Score(0.5, value) for name, value in scores.items()}
+            )
+            for task, scores in retentions.items()
+        },
+    )

@@ -24,7 +24,7 @@ from matexport.manifest import SCHEMA
 from matexport.verify import load_measurement
 
 NAME = "L02-D032-fp32"
-COMMANDS = ("export", "verify", "show", "bench", "embed", "pack")
+COMMANDS = ("export", "verify", "show", "bench", "pick", "embed", "pack")
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,20 @@ def test_arm_features(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.instruction_sets == ("asimd", "asimddp", "i8mm")
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("CPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: 0xd03\n", "Cortex-A53"),
+        ("model name\t: ARMv8 Processor rev 1 (v8l)\nCPU implementer\t: 0x41\nCPU part\t: 0xD42\n", "Cortex-A78AE"),
+        ("CPU implementer\t: 0x51\nCPU part\t: 0xd03\n", "unknown"),
+        ("model name\t: ARMv8 Processor\nCPU implementer\t: 0x41\nCPU part\t: 0xfff\n", "ARMv8 Processor"),
+    ],
+)
+def test_arm_cores_have_the_names_of_lscpu(lines: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert with_cpuinfo(monkeypatch, f"processor\t: 0\n{lines}\nprocessor\t: 1\nCPU part\t: 0xd0b\n").cpu == expected
+
+
 def test_no_cpuinfo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     host = with_cpuinfo(monkeypatch, None)

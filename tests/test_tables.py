@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matexport.manifest import load_family
 from matexport.parity import Parity, Spread
-from matexport.tables import describe_profiles, format_profiles, format_table
+from matexport.tables import describe_profiles, format_profiles
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WAYS = {"batched": Parity(2e-7, 0.9, 0.8, 1.0, 3, 2), "single": Parity(5e-7, 0.95, 0.7, 0.5, 1, 1)}
@@ -76,17 +76,3 @@ def test_the_table_of_a_family(exported: Path) -> None:
     assert first.split()[-6:] == ["5.0e-07", "0.900000", "0.700000", "0.500", "2e-08", "L01-D008.fp32.onnx"]
     assert second.split()[-6:] == ["-", "-", "-", "-", "-", "L01-D032.fp32.onnx"]
     assert len(text.split("\n")) == 2 + len(NAMES)
-
-
-def test_columns_are_aligned() -> None:
-    text = format_table(("name", "n"), [("a", "1"), ("longer", "1000")], left=(0,))
-    assert text == "name       n\n------  ----\na          1\nlonger  1000"
-
-
-def test_no_rows() -> None:
-    assert format_table(("name", "n"), []) == "name  n\n----  -"
-
-
-def test_no_line_ends_in_blanks() -> None:
-    text = format_table(("a", "b"), [("x", "y"), ("x", "longer")], left=(0, 1))
-    assert all(line == line.rstrip() for line in text.split("\n"))

@@ -1,0 +1,241 @@
+"""A choice by budget as text, and as plain values for JSON. Pure: nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from matexport.columns import format_table
+from matexport.host import Host, HostPattern
+from matexport.pick import (
+    LIMITS,
+    Check,
+    Choice,
+    Rejection,
+    read_cold_start,
+    read_disk,
+    read_latency,
+    read_ram,
+    read_retention,
+    show_number,
+)
+from matexport.survey import Candidate, Known, Survey, is_measured_on
+
+NOT_MEASURED = "-"
+
+
+def format_choice(survey: Survey, choice: Choice, family: str) -> str:
+    """What `pick` prints: the choice, the front, a reason for each rejection, and how each limit was checked.
+
+    Args:
+        family: as the user calls it, for the commands that are proposed.
+    """
+    parts = [_format_chosen(survey, choice) if choice.chosen else _format_misses(choice)]
+    if choice.front:
+        parts.append(f"Pareto front, {len(choice.front)} of {len(choice.fitting)} that fit:\n" + _format_front(choice))
+    if choice.rejections:
+        rows = [(rejection.profile, rejection.reason) for rejection in choice.rejections]
+        parts.append(f"rejected, {len(rows)}:\n" + format_table(("profile", "why"), rows, left=(0, 1)))
+    notes = [_format_check(survey, check, family) for check in choice.checks] or ["no limit was set"]
+    parts.append("limits:\n" + "\n".join(f"  {note}" for note in notes))
+    return "\n\n".join([*parts, *_list_warnings(survey, choice, family)])
+
+
+def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
+    """The same as plain values."""
+    return {
+        "chosen": None if choice.chosen is None else _describe_candidate(survey, choice.chosen),
+        "quality_measured": choice.quality_known,
+        "tasks": list(survey.tasks),
+        "fitting": [candidate.profile for candidate in choice.fitting],
+        "front": [_describe_candidate(survey, candidate) for candidate in choice.front],
+        "rejections": [
+            {
+                "profile": rejection.profile,
+                "limit": rejection.limit,
+                "measured": rejection.measured,
+                "allowed": rejection.allowed,
+                "reason": rejection.reason,
+            }
+            for rejection in choice.rejections
+        ],
+        "nearest_misses": [
+            {
+                "limit": miss.limit,
+                "profile": miss.profile,
+                "measured": miss.measured,
+                "allowed": miss.allowed,
+                "keeps_all_else": miss.alone,
+            }
+            for miss in choice.misses
+        ],
+        "limits": [_describe_check(survey, check) for check in choice.checks],
+    }
+
+
+def describe_host(host: Host | HostPattern) -> str:
+    """A host in a few words."""
+    runtime = f", onnxruntime {host.onnxruntime}" if isinstance(host, Host) else ""
+    return f"{host.cpu}, {_count(host.cpus, 'CPU')}{runtime}"
+
+
+def _format_chosen(survey: Survey, choice: Choice) -> str:
+    chosen = choice.chosen
+    assert chosen is not None
+    lines = [f"choice: {chosen.profile}"]
+    if chosen.trained is False:
+        lines[0] += " (a point that the parent was not trained to be read at; --trained-only leaves such out)"
+    tasks = f" on {', '.join(survey.tasks)}" if survey.tasks else ""
+    worst = "the least " if len(survey.tasks) > 1 else ""
+    numbers = (
+        (f"retention{tasks}", read_retention(chosen), "", chosen.retention, worst),
+        ("latency", read_latency(chosen), " ms", chosen.latency_ms, ""),
+        ("memory", read_ram(chosen), " MB", chosen.peak_bytes, ""),
+        ("cold start", read_cold_start(chosen), " ms", chosen.cold_start_ms, ""),
+    )
+    lines.append(f"  disk: {show_number(read_disk(chosen))} MB (manifest)")
+    for what, value, unit, known, which in numbers:
+        if value is None or known is None:
+            lines.append(f"  {what}: not measured")
+        else:
+            threads = f"{_count(known.threads, 'thread')}, " if known.threads else ""
+            lines.append(f"  {what}: {which}{_show(value)}{unit} ({threads}{_name_host(survey, known.host)})")
+    return "\n".join(lines)
+
+
+def _format_misses(choice: Choice) -> str:
+    lines = ["nothing fits"]
+    for miss in choice.misses:
+        limit = LIMITS[miss.limit]
+        kept = "keeps everything else" if miss.alone else "misses something else, too, as all do that miss this"
+        measured, allowed = _show(miss.measured), _show(miss.allowed)
+        lines.append(
+            f"  nearest in {limit.what}: {miss.profile} with {measured}{limit.unit}, "
+            f"{allowed}{limit.unit} allowed; {kept}"
+        )
+    return "\n".join(lines)
+
+
+def _format_front(choice: Choice) -> str:
+    header = ("profile", "retention", "latency ms", "RAM MB", "disk MB", "cold start ms", "trained point")
+    trained = {True: "yes", False: "no", None: "not known"}
+    rows = [
+        (
+            candidate.profile,
+            _show(read_retention(candidate)),
+            _show(read_latency(candidate)),
+            _show(read_ram(candidate)),
+            _show(read_disk(candidate)),
+            _show(read_cold_start(candidate)),
+            trained[candidate.trained],
+        )
+        for candidate in choice.front
+    ]
+    return format_table(header, rows, left=(0,))
+
+
+def _format_check(survey: Survey, check: Check, family: str) -> str:
+    limit = LIMITS[check.limit]
+    asked = f"{limit.what} {'>=' if limit.least else '<='} {_show(check.allowed)}{limit.unit}"
+    if limit.known is None:
+        return f"{asked}: checked, from the sizes in the manifest"
+    if not check.done:
+        return (
+            f"{asked}: COULD NOT BE CHECKED, nobody measured it: run matexport {limit.command} {family}{_where(survey)}"
+        )
+    parts = []
+    if check.here:
+        parts.append(f"checked on measurements of {_name_here(survey)} ({_count(check.here, 'profile')})")
+    for host, count in check.elsewhere:
+        parts.append(f"checked on measurements of {_name_host(survey, host)} ({_count(count, 'profile')})")
+    if check.missing:
+        parts.append(f"{_count(check.missing, 'profile')} not measured, so rejected")
+    return f"{asked}: {'; '.join(parts)}"
+
+
+def _list_warnings(survey: Survey, choice: Choice, family: str) -> list[str]:
+    warnings = []
+    if not choice.quality_known:
+        warnings.append(
+            "quality was not measured, so none is known to be the best: chosen by trained points, then more layers, "
+            f"more dims, the more exact precision; run matexport evaluate {family}"
+        )
+    threads = {it.latency_ms.threads for it in survey.candidates if it.latency_ms}
+    if len(threads) > 1:
+        counts = ", ".join(str(count) for count in sorted(count or 0 for count in threads))
+        warnings.append(
+            f"latencies are of different numbers of threads ({counts}): give --threads to compare like with like"
+        )
+    if any(check.elsewhere for check in choice.checks):
+        warnings.append(
+            f"numbers of another host say what to expect of {_name_here(survey)}, no more: run matexport bench there"
+        )
+    return warnings
+
+
+def _describe_check(survey: Survey, check: Check) -> dict[str, object]:
+    fact = LIMITS[check.limit].known is None
+    return {
+        "limit": check.limit,
+        "allowed": check.allowed,
+        "checked": check.done,
+        "from_manifest": fact,
+        "on_host_in_question": 0 if fact else check.here,
+        "on_other_hosts": {_name_host(survey, host): count for host, count in check.elsewhere},
+        "not_measured": check.missing,
+    }
+
+
+def _describe_candidate(survey: Survey, candidate: Candidate) -> dict[str, object]:
+    def describe(value: float | None, known: Known | None) -> dict[str, object] | None:
+        if value is None or known is None:
+            return None
+        here = is_measured_on(known.host, survey.host)
+        return {"value": value, "host": describe_host(known.host), "host_in_question": here, "threads": known.threads}
+
+    return {
+        "profile": candidate.profile,
+        "layers": candidate.layers,
+        "dim": candidate.dim,
+        "trained": candidate.trained,
+        "disk_mb": read_disk(candidate),
+        "retention": describe(read_retention(candidate), candidate.retention),
+        "latency_ms": describe(read_latency(candidate), candidate.latency_ms),
+        "ram_mb": describe(read_ram(candidate), candidate.peak_bytes),
+        "cold_start_ms": describe(read_cold_start(candidate), candidate.cold_start_ms),
+    }
+
+
+def _name_here(survey: Survey) -> str:
+    return "this host" if isinstance(survey.host, Host) else "the device"
+
+
+def _where(survey: Survey) -> str:
+    return "" if isinstance(survey.host, Host) else " on the device"
+
+
+def _name_host(survey: Survey, host: Host) -> str:
+    if is_measured_on(host, survey.host):
+        return _name_here(survey)
+    same = isinstance(survey.host, Host) and survey.host.slug == host.slug
+    return f"another host ({describe_host(host)}{', with other instruction sets' if same else ''})"
+
+
+def _show(value: float | None) -> str:
+    return NOT_MEASURED if value is None else show_number(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def list_unchecked(choice: Choice) -> Iterable[str]:
+    """The limits that could not be checked, as they are called on the command line."""
+    return ["--" + check.limit.replace("_", "-") for check in choice.checks if not check.done]
+
+
+def summarise_rejections(rejections: Iterable[Rejection]) -> str:
+    """How many profiles each limit rejects, in one line."""
+    counts: dict[str, int] = {}
+    for rejection in rejections:
+        counts[rejection.limit] = counts.get(rejection.limit, 0) + 1
+    return ", ".join(f"--{limit.replace('_', '-')} rejects {count}" for limit, count in counts.items())

@@ -1,0 +1,52 @@
+"""A device's file -> what the device allows, and which measurements were made on one.
+
+``profiles/devices/*.toml`` hold real devices. Every limit in them follows from what `sources` say, by the rule that
+stands beside it as a comment; a limit that no source gives is left to the user.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matexport.errors import RequestError
+from matexport.host import KERNEL_FLAGS, HostPattern
+from matexport.records import read_record, read_toml
+from matexport.spec import Budget, Record
+
+
+class Device(Record, frozen=True):
+    """A device as its file describes it.
+
+    Attributes:
+        sources: addresses of the pages that the limits follow from.
+        limits: what it allows; the command line may put others in their place.
+        host: by what measurements that were made on it are recognised; None where nothing tells it from others.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    limits: Budget
+    host: HostPattern | None = None
+
+
+def load_device(path: Path | str) -> Device:
+    """Read a device's file.
+
+    Raises:
+        RequestError: it cannot be read, has unknown keys (those that are known are listed), no source, or values that
+            cannot be.
+    """
+    path = Path(path)
+    device = read_record(read_toml(path, "device"), Device, str(path), RequestError)
+    if not device.name.strip():
+        raise RequestError(f"{path}: name is empty")
+    if not device.sources or not all(source.startswith(("https://", "http://")) for source in device.sources):
+        raise RequestError(f"{path}: sources must be the addresses of the pages that the limits follow from")
+    if device.host:
+        if device.host.cpus < 1 or not device.host.cpu:
+            raise RequestError(f"{path}: [host] needs the name of the cpu, and cpus of at least 1")
+        if unknown := sorted({*device.host.instruction_sets} - {*KERNEL_FLAGS}):
+            raise RequestError(
+                f"{path}: unknown instruction sets {', '.join(unknown)}; known here: {', '.join(KERNEL_FLAGS)}"
+            )
+    return device

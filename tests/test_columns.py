@@ -1,0 +1,19 @@
+"""Rows as text."""
+
+from __future__ import annotations
+
+from matexport.columns import format_table
+
+
+def test_columns_are_aligned() -> None:
+    text = format_table(("name", "n"), [("a", "1"), ("longer", "1000")], left=(0,))
+    assert text == "name       n\n------  ----\na          1\nlonger  1000"
+
+
+def test_no_rows() -> None:
+    assert format_table(("name", "n"), []) == "name  n\n----  -"
+
+
+def test_no_line_ends_in_blanks() -> None:
+    text = format_table(("a", "b"), [("x", "y"), ("x", "longer")], left=(0, 1))
+    assert all(line == line.rstrip() for line in text.split("\n"))

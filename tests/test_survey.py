@@ -1,0 +1,139 @@
+"""What is known of each profile, and from which host."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forge import edit_manifest, forge_bench, forge_quality
+from msgspec.structs import replace
+
+from matexport import load_family, record_bench, survey_family
+from matexport.errors import RequestError
+from matexport.host import Host, HostPattern, read_host
+from matexport.manifest import MEASUREMENTS, Family
+from matexport.quality import record_quality
+from matexport.survey import Candidate, Known, list_unmeasured
+
+SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
+HERE = read_host()
+THERE = replace(HERE, cpu="another processor")
+ELSEWHERE = replace(HERE, cpu="a third processor")
+
+
+def survey_one(family: Path, name: str = SMALL, host: Any = HERE, **options: Any) -> Candidate:
+    survey = survey_family(load_family(family), host, **options)
+    return next(candidate for candidate in survey.candidates if candidate.profile == name)
+
+
+def record(family: Path, host: Host, calls_ms: dict[int, float], name: str = SMALL) -> Family:
+    loaded = load_family(family)
+    record_bench(loaded, forge_bench(host, {name: calls_ms}))
+    return loaded
+
+
+def test_nothing_measured(exported: Path) -> None:
+    loaded = load_family(exported)
+    survey = survey_family(loaded, HERE)
+    assert [candidate.profile for candidate in survey.candidates] == [profile.name for profile in loaded.profiles]
+    assert survey.tasks == ()
+    for candidate in survey.candidates:
+        assert candidate.disk_bytes == loaded.measure_disk(candidate.profile) > candidate.download_bytes
+        assert candidate.latency_ms is candidate.peak_bytes is candidate.cold_start_ms is candidate.retention is None
+
+
+def test_this_host_counts_before_others_and_the_worst_of_others(family: Path) -> None:
+    record(family, THERE, {1: 9.0})
+    record(family, ELSEWHERE, {1: 7.0})
+    assert survey_one(family).latency_ms == Known(9.0, THERE, 1)
+    assert survey_one(family).texts_per_s == Known(1000 / 9, THERE, 1), "the least"
+    record(family, HERE, {1: 3.0})
+    assert survey_one(family).latency_ms == Known(3.0, HERE, 1)
+    assert survey_one(family, LARGE).latency_ms is None
+
+
+def test_machines_of_a_kind(family: Path) -> None:
+    record(family, HERE, {1: 99.0})
+    record(family, THERE, {1: 9.0})
+    pattern = HostPattern("another processor", HERE.cpus)
+    assert survey_one(family, host=pattern).latency_ms == Known(9.0, THERE, 1)
+    assert survey_one(family, host=replace(pattern, cpus=HERE.cpus + 1)).latency_ms == Known(99.0, HERE, 1), "the worst"
+    assert survey_one(family, host=replace(pattern, instruction_sets=("sme",))).latency_ms == Known(99.0, HERE, 1)
+    assert survey_one(family, host=None).latency_ms == Known(99.0, HERE, 1)
+
+
+def test_the_most_threads_or_those_that_are_asked_for(family: Path) -> None:
+    record(family, HERE, {1: 4.0, 2: 3.0})
+    assert survey_one(family).latency_ms == Known(3.0, HERE, 2)
+    assert survey_one(family, threads=1).latency_ms == Known(4.0, HERE, 1)
+    with pytest.raises(RequestError, match=r"threads=3 was asked; timed are: threads=1, threads=2"):
+        survey_one(family, threads=3)
+
+
+def test_the_shape_that_is_asked_for(family: Path) -> None:
+    record(family, HERE, {1: 4.0})
+    assert survey_one(family, shape=(1, 16)).latency_ms == Known(3.0, HERE, 1), "a run of the graph"
+    with pytest.raises(RequestError, match="the shape 2x16 was asked; timed are: 1x16"):
+        survey_one(family, shape=(2, 16))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
+def test_what_cannot_have_been_measured_was_not(value: float, family: Path) -> None:
+    """The worst of a NaN and a number depends on their order; nothing is at most infinity."""
+    record(family, THERE, {1: value})
+    record(family, ELSEWHERE, {1: 7.0})
+    assert survey_one(family).latency_ms == Known(7.0, ELSEWHERE, 1)
+
+
+def test_the_least_retention_of_the_tasks_with_labels(family: Path) -> None:
+    loaded = load_family(family)
+    tasks = {"sts": {SMALL: 0.9, LARGE: 1.0}, "retrieval": {SMALL: 0.8}, "neighbours": {SMALL: 0.1, LARGE: 0.2}}
+    record_quality(loaded, forge_quality(HERE, tasks))
+    assert survey_family(loaded, HERE).tasks == ("retrieval", "sts")
+    assert survey_one(family).retention == Known(0.8, HERE)
+    assert survey_one(family, LARGE).retention is None, "only one of the two was evaluated"
+    assert survey_one(family, LARGE, task="sts").retention == Known(1.0, HERE)
+    assert survey_one(family, task="neighbours").retention == Known(0.1, HERE)
+    with pytest.raises(RequestError, match="the task 'x' was asked; evaluated are: neighbours, retrieval, sts"):
+        survey_one(family, task="x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_retention_that_is_no_number(value: float, family: Path) -> None:
+    record_quality(load_family(family), forge_quality(HERE, {"sts": {SMALL: value}}))
+    assert survey_one(family).retention is None
+
+
+def test_measurements_of_other_files_do_not_count(family: Path) -> None:
+    record(family, HERE, {1: 4.0})
+    edit_manifest(family, lambda data: data["refused"].update({"L09-D008-fp32": "gone"}))
+    assert survey_one(family).latency_ms is None
+
+
+@pytest.mark.parametrize("spoil", [b"", b"[1]", b"{", b'{"family": 1}', b"\xff", b"[" * 100_000])
+def test_a_file_that_says_nothing_is_passed_over(spoil: bytes, family: Path) -> None:
+    record(family, HERE, {1: 4.0})
+    (family / MEASUREMENTS / "a.json").write_bytes(spoil)
+    assert survey_one(family).latency_ms == Known(4.0, HERE, 1)
+
+
+def test_a_section_that_is_not_one_is_passed_over(family: Path) -> None:
+    record(family, HERE, {1: 4.0})
+    (path,) = (family / MEASUREMENTS).iterdir()
+    data = json.loads(path.read_text())
+    data["bench"]["profiles"] = [1]
+    path.write_text(json.dumps(data))
+    assert survey_one(family).latency_ms is None
+
+
+def test_what_a_host_has_not_timed(family: Path) -> None:
+    loaded = record(family, HERE, {1: 4.0})
+    names = [profile.name for profile in loaded.profiles]
+    assert list_unmeasured(loaded, THERE) == tuple(names)
+    names.remove(SMALL)
+    assert list_unmeasured(loaded, HERE) == list_unmeasured(loaded, HERE, threads=1, shape=(1, 16)) == tuple(names)
+    assert SMALL in list_unmeasured(loaded, HERE, threads=2)
+    assert SMALL in list_unmeasured(loaded, HERE, shape=(1, 128))
