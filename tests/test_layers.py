@@ -29,7 +29,8 @@ LAYERS = {
     "errors": 0, "spec": 0, "records": 1, "host": 1, "graphfile": 1, "nestedfile": 1, "profiles": 1, "manifest": 1,
     "batches": 1, "measurements": 2, "staging": 2, "parity": 2, "session": 2, "tokens": 2, "embed": 3, "timings": 3,
     "quality": 3, "tables": 4, "survey": 4,
-    "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "junit": 5, "pack": 5,
+    "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "drift": 5, "gate": 5, "pack": 5,
+    "junit": 6, "pytest_plugin": 6,
     "__init__": 6, "arguments": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 #: Records that the stages of the build share.
@@ -43,7 +44,7 @@ SHARED_STAGES = {
     "vocabulary",
 }
 LIGHT_EXTERNAL = {
-    "numpy": {"parity", "tokens", "embed", "verify", "bench", "cli"},
+    "numpy": {"parity", "tokens", "embed", "verify", "drift", "bench", "cli"},
     "onnxruntime": {"session"},
     "tokenizers": {"tokens", "embed"},
     "safetensors": {"verify", "pack"},
@@ -66,6 +67,7 @@ LIGHT_EXTERNAL = {
     "tqdm": {"cli"},
     "pyarrow": {"bulk"},
     "ray": {"bulk"},
+    "pytest": {"pytest_plugin"},
 }
 
 
