@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matexport.bench import BenchPlan, bench_family
     from matexport.bulk import embed_corpus
+    from matexport.drift import Drift, compare_families
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.junit import write_junit
@@ -33,6 +34,8 @@ _HOMES = {
     "Bench": "matexport.timings",
     "BenchPlan": "matexport.bench",
     "bench_family": "matexport.bench",
+    "Drift": "matexport.drift",
+    "compare_families": "matexport.drift",
     "embed_corpus": "matexport.bulk",
     "load_bench": "matexport.timings",
     "record_bench": "matexport.timings",
@@ -54,6 +57,7 @@ _HOMES = {
 __all__ = [
     "Bench",
     "BenchPlan",
+    "Drift",
     "Embedder",
     "Family",
     "MatexportError",
@@ -61,6 +65,7 @@ __all__ = [
     "Verification",
     "__version__",
     "bench_family",
+    "compare_families",
     "describe_profiles",
     "embed_corpus",
     "load_bench",
