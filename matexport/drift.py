@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
@@ -36,7 +37,7 @@ from matexport.manifest import TOKENIZER, Family
 from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance
 from matexport.spec import Encoding, Probe, Profile, Record, TextFacts, Tolerance
 from matexport.tokens import Tokens, find_prompt, load_tokenizer, tokenize_texts
-from matexport.verify import Case, Progress, find_tolerance, open_case
+from matexport.verify import Case, Progress, find_plain, find_tolerance, open_case
 
 #: Neighbours that an index is asked for.
 NEIGHBOURS = 10
@@ -160,7 +161,7 @@ def compare_families(
         old=str(theirs.family.path),
         texts=texts,
         same_parent=_digest_parent(ours) == _digest_parent(theirs),
-        profiles=tuple(found),
+        profiles=_hold_codes_to_vectors(ours.family, found),
         only_new=tuple(name for name in _list_names(ours.family) if name not in common),
         only_old=tuple(name for name in _list_names(theirs.family) if name not in common),
         notes=tuple(notes),
@@ -327,6 +328,18 @@ def _compare_profile(
         search=_search(*values),
         reasons=tuple(reasons),
     )
+
+
+def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tuple[ProfileDrift, ...]:
+    """As in `verify`: codes of vectors that moved have moved, too, however few of their bits show it."""
+    reasons = {drift.profile: drift.reasons for drift in found}
+
+    def hold(drift: ProfileDrift) -> ProfileDrift:
+        vectors = reasons.get(find_plain(family, drift.profile) or "", ())
+        more = tuple(f"as float32: {reason}" for reason in vectors if reason not in drift.reasons)
+        return structs.replace(drift, reasons=drift.reasons + more)
+
+    return tuple(map(hold, found))
 
 
 def _allow(new: Family, old: Family, name: str, texts: int) -> Tolerance:

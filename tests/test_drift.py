@@ -28,7 +28,8 @@ from matexport.manifest import PROBES, RANGES
 from matexport.spec import ExportJob, ParentSource, Profile, Tolerance
 
 GOLDEN = Path(__file__).parent / "golden" / "schema2"
-NAMES = [f"L01-D020-{precision}{encoding}" for precision in ("fp32", "int8") for encoding in ("", "-int8", "-ubinary")]
+CODES = ("", "-int8", "-ubinary")
+NAMES = [f"L01-D020-{precision}{encoding}" for precision in ("fp32", "int8") for encoding in CODES]
 WEIGHTS = "weights.fp32.safetensors"
 
 
@@ -68,9 +69,10 @@ def unit(rows: NDArray[Any]) -> NDArray[np.float64]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def texts_of(drift: Drift) -> list[str]:
-    assert all(probe.prompt is None for probe in drift.texts)
-    return [probe.text for probe in drift.texts]
+def embed(family: Path, name: str, drift: Drift) -> NDArray[Any]:
+    """The vectors of all texts that were compared, each alone."""
+    embedder = Embedder(family, name)
+    return np.concatenate([embedder.embed([probe.text], prompt=probe.prompt or "") for probe in drift.texts])
 
 
 # --- what may be queried
@@ -101,13 +103,13 @@ def test_the_probes_of_both_are_compared(exported: Path, parent: Path, tmp_path:
     assert drift.same_parent
     assert [profile.profile for profile in drift.profiles] == ["L01-D032-fp32", "L02-D008-fp32"]
     assert drift.only_old == ("L01-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32")
-    assert texts_of(drift)[:2] == ["a big red house", "the river is blue"]
+    assert [probe.text for probe in drift.texts[:2]] == ["a big red house", "the river is blue"]
     own = len((exported / PROBES).read_text(encoding="utf-8").splitlines())
     assert len(drift.texts) == own + 2
     assert {profile.texts for profile in drift.profiles} == {own + 2}
 
 
-@pytest.mark.parametrize(("difference", "expected"), [(1.7e-5, []), (2.3e-5, ["L01-D020-fp32"])])
+@pytest.mark.parametrize(("difference", "expected"), [(1.7e-5, []), (2.3e-5, NAMES[:3])])
 def test_two_floors_of_coordinates_may_add_up(difference: float, expected: list[str], old: Path) -> None:
     shift = np.zeros(20, np.float32)
     shift[7] = difference
@@ -120,7 +122,7 @@ def test_two_floors_of_coordinates_may_add_up(difference: float, expected: list[
 
 
 # arccos(0.972) is 0.2372: every vector is turned by the same angle, so its cosine is the mean and the least.
-@pytest.mark.parametrize(("angle", "expected"), [(0.22, []), (0.25, ["L01-D020-int8"])])
+@pytest.mark.parametrize(("angle", "expected"), [(0.22, []), (0.25, NAMES[3:])])
 def test_two_floors_of_angles_may_add_up(angle: float, expected: list[str], old: Path) -> None:
     turn = np.kron(np.eye(10), [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     end_with(old / "L01-D020.int8.onnx", ("MatMul", turn.astype(np.float32), {}))
@@ -144,9 +146,9 @@ def test_a_parent_that_was_tuned_a_little(old: Path) -> None:
     reseal(old)
     drift = compare_families(GOLDEN, old)
     assert not drift.same_parent
-    assert rejected(drift) == NAMES[:3], "int8 has weights of its own, which did not move"
-    profile, texts = by_name(drift)["L01-D020-fp32"], texts_of(drift)
-    ours, theirs = (Embedder(family, "L01-D020-fp32").embed(texts) for family in (GOLDEN, old))
+    assert rejected(drift) == NAMES[:3], "and int8 has weights of its own, which did not move"
+    profile = by_name(drift)["L01-D020-fp32"]
+    ours, theirs = (embed(family, "L01-D020-fp32", drift) for family in (GOLDEN, old))
     cosines = (unit(ours) * unit(theirs)).sum(axis=1)
     assert profile.max_abs == pytest.approx(np.abs(ours.astype(np.float64) - theirs).max(), rel=0.01)
     assert profile.max_abs is not None
@@ -154,10 +156,12 @@ def test_a_parent_that_was_tuned_a_little(old: Path) -> None:
     assert (profile.cosine_mean, profile.cosine_min) == pytest.approx((cosines.mean(), cosines.min()), abs=1e-6)
     assert profile.worst == cosines.argmin()
     assert profile.reasons[0].startswith(f"max abs difference {profile.max_abs:.2g}, allowed 2e-05; worst on '")
-    bits = [Embedder(family, "L01-D020-fp32-ubinary").embed(texts) for family in (GOLDEN, old)]
+    bits = [embed(family, "L01-D020-fp32-ubinary", drift) for family in (GOLDEN, old)]
     unpacked = [np.unpackbits(codes, axis=1, count=20) for codes in bits]
     assert by_name(drift)["L01-D020-fp32-ubinary"].equal == pytest.approx((unpacked[0] == unpacked[1]).mean())
-    codes = [Embedder(family, "L01-D020-fp32-int8").embed(texts) for family in (GOLDEN, old)]
+    assert (unpacked[0] == unpacked[1]).all(), "no bit shows it"
+    assert by_name(drift)["L01-D020-fp32-ubinary"].reasons == (f"as float32: {profile.reasons[0]}",)
+    codes = [embed(family, "L01-D020-fp32-int8", drift) for family in (GOLDEN, old)]
     assert by_name(drift)["L01-D020-fp32-int8"].equal == pytest.approx((codes[0] == codes[1]).mean())
 
 
@@ -167,14 +171,13 @@ def test_permuted_dimensions(name: str, old: Path) -> None:
     order = np.random.default_rng(1).permutation(20).astype(np.int64)
     end_with(old / load_family(old).profile_facts(name).graph, ("Gather", order, {"axis": 1}))
     drift = compare_families(GOLDEN, old)
-    assert rejected(drift) == [name]
-    texts = texts_of(drift)
-    new_vectors, old_vectors = (unit(Embedder(family, name).embed(texts)) for family in (GOLDEN, old))
+    assert rejected(drift) == [name, f"{name}-int8", f"{name}-ubinary"], "codes are held to the vectors they are of"
+    new_vectors, old_vectors = (unit(embed(family, name, drift)) for family in (GOLDEN, old))
     np.testing.assert_allclose(new_vectors @ new_vectors.T, old_vectors @ old_vectors.T, atol=1e-6)
     first, overlap, margins = [], [], {"new": [], "old": []}
-    for place in range(len(texts)):
+    for place in range(len(drift.texts)):
         asked = {"new": old_vectors @ new_vectors[place], "old": old_vectors @ old_vectors[place]}
-        others = [index for index in range(len(texts)) if index != place]
+        others = [index for index in range(len(drift.texts)) if index != place]
         ranked = {who: sorted(others, key=lambda index: -scores[index]) for who, scores in asked.items()}
         first.append(ranked["new"][0] == ranked["old"][0])
         overlap.append(len(set(ranked["new"][:10]) & set(ranked["old"][:10])) / min(10, len(others)))
@@ -366,13 +369,16 @@ def test_verify_with_a_baseline_that_drifted(run: Run, old: Path, tmp_path: Path
     end_with(old / "L01-D020.fp32.onnx", ("Gather", np.arange(20)[::-1].copy(), {"axis": 1}))
     result = run("verify", GOLDEN, "--baseline", old, "--junit", tmp_path / "r.xml")
     assert result.code == 1
-    assert result.out.count("not compatible: rebuild it") == 1
+    assert result.out.count("not compatible: rebuild it") == 3
     assert "may be queried" not in result.out
-    (line,) = result.err.splitlines()
+    line, *codes = result.err.splitlines()
+    assert len(codes) == 2
     assert line.startswith(f"matexport: L01-D020-fp32 is not compatible with {old}: max abs difference ")
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()
-    (failed,) = suite.findall("testsuite/testcase/failure/..")
-    assert (failed.attrib["classname"], failed.attrib["name"]) == ("L01-D020-fp32", "drift")
+    failed = suite.findall("testsuite/testcase/failure/..")
+    assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [
+        (name, "drift") for name in NAMES[:3]
+    ]
     document = run("verify", GOLDEN, "--baseline", old, "--json").json
     assert document["passed"] is True, "the family itself is sound"
     assert document["drift"]["compatible"] is False  # type: ignore[index]

@@ -58,6 +58,7 @@ LIGHT_EXTERNAL = {
         "quality",
         "survey",
         "verify",
+        "drift",
         "bench",
         "pack",
         "cli",
