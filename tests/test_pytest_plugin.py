@@ -334,7 +334,7 @@ def test_codes_share_a_process_with_their_vectors(tmp_path: Path) -> None:
         "        for item in items:\n"
         "            print(item.name, *item.get_closest_marker('xdist_group').args, file=file)\n"
     )
-    outcome = check(tmp_path, "--matexport-family", GOLDEN, "--collect-only", "--rootdir", tmp_path)
+    outcome = check(tmp_path, f"--matexport-family={GOLDEN}", "--collect-only")
     assert outcome.code == 0, outcome.out
     groups = [line.split()[1] for line in (tmp_path / "groups.txt").read_text().splitlines()]
     checks = 2 + 3 + 4, 3 + 4 + 5
