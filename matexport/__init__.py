@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matexport.bench import BenchPlan, bench_family
     from matexport.bulk import embed_corpus
     from matexport.devices import Device, load_device
+    from matexport.drift import Drift, compare_families
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.junit import write_junit
@@ -37,6 +38,8 @@ _HOMES = {
     "Bench": "matexport.timings",
     "BenchPlan": "matexport.bench",
     "bench_family": "matexport.bench",
+    "Drift": "matexport.drift",
+    "compare_families": "matexport.drift",
     "embed_corpus": "matexport.bulk",
     "load_bench": "matexport.timings",
     "record_bench": "matexport.timings",
@@ -68,6 +71,7 @@ __all__ = [
     "Budget",
     "Choice",
     "Device",
+    "Drift",
     "Embedder",
     "Family",
     "MatexportError",
@@ -77,6 +81,7 @@ __all__ = [
     "__version__",
     "bench_family",
     "choose",
+    "compare_families",
     "describe_profiles",
     "embed_corpus",
     "load_bench",

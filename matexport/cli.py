@@ -24,11 +24,12 @@ from matexport.errors import DestinationError, FamilyError, MatexportError, Pari
 
 if TYPE_CHECKING:
     from matexport.devices import Device
+    from matexport.drift import Drift
     from matexport.embed import Embedder
     from matexport.manifest import Family
     from matexport.tables import Parities, Spreads
     from matexport.tasks import Task
-    from matexport.verify import Verification
+    from matexport.verify import Case, Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
@@ -102,15 +103,22 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """``matexport verify FAMILY``"""
+    from matexport.drift import compare_families, find_common
     from matexport.junit import write_junit
     from matexport.manifest import load_family
-    from matexport.verify import record_measurement, verify_family
+    from matexport.verify import open_case, record_measurement, verify_case
 
-    family = None
+    family, drift = None, None
+    baseline = load_family(options.baseline) if options.baseline else None
     try:
         family = load_family(options.family)
+        if baseline:
+            find_common(family, baseline)
+        case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
         with _progress() as progress:
-            verification = verify_family(options.family, threads=options.threads, progress=progress)
+            verification = verify_case(case, threads=options.threads, progress=progress)
+            if old is not None:
+                drift = compare_families(case, old, threads=options.threads, progress=progress)
     except FamilyError as error:
         if options.json:
             _print_json({"family": str(options.family), "passed": False, "problems": list(error.problems)})
@@ -122,18 +130,35 @@ def run_verify(options: argparse.Namespace) -> int:
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with _explain_os_errors(options.junit):
-            write_junit(options.junit, options.family, verification)
+            write_junit(options.junit, options.family, verification, drift)
     if options.record:
         with _explain_os_errors(options.family):
             record_measurement(family, verification)
     if options.json:
-        _print_json({"family": str(options.family)} | _describe_verification(options.family, verification))
+        document = {"family": str(options.family)} | _describe_verification(options.family, verification)
+        _print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
         _print_verification(options.family, verification)
+        if drift:
+            _print_drift(drift)
     for verdict in verification.verdicts:
         if breach := verdict.find_breach():
             _complain(f"{verdict.profile} is off its floor: {breach[1]} ({breach[0]})", REFUSED)
-    return DONE if verification.passed else REFUSED
+    for profile in drift.profiles if drift else ():
+        for reason in profile.reasons:
+            _complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
+    return DONE if verification.passed and (drift is None or drift.compatible) else REFUSED
+
+
+def _open_baseline(family: Family) -> Case:
+    """The other family of a comparison; what is wrong with it says that it is that one."""
+    from matexport.verify import open_case
+
+    try:
+        return open_case(family)
+    except FamilyError as error:
+        problems = [f"baseline {family.path}: {problem}" for problem in error.problems]
+        raise FamilyError("; ".join(problems), problems) from None
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -543,6 +568,28 @@ def _describe_verification(path: Path, verification: Verification) -> dict[str, 
         "another_instruction_set": _is_another(family, verification),
         "profiles": [row | {"passed": passed[str(row["profile"])]} for row in rows],
     }
+
+
+def _describe_drift(drift: Drift) -> dict[str, Any]:
+    import msgspec
+
+    profiles = [msgspec.to_builtins(profile) | {"compatible": profile.compatible} for profile in drift.profiles]
+    return msgspec.to_builtins(drift) | {"compatible": drift.compatible, "profiles": profiles}  # type: ignore[no-any-return]
+
+
+def _print_drift(drift: Drift) -> None:
+    from matexport.tables import format_drift
+
+    parent = "the same parent" if drift.same_parent else "another parent (its weights have other digests)"
+    print(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
+    print(format_drift(drift))
+    for side, names in (("NEW", drift.only_new), ("OLD", drift.only_old)):
+        if names:
+            print(f"only in {side}, so not compared: {', '.join(names)}")
+    for note in drift.notes:
+        print(note)
+    if drift.compatible:
+        print("an index that was built with OLD may be queried with NEW, and the other way round")
 
 
 def _print_verification(path: Path, verification: Verification) -> None:

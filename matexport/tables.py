@@ -11,6 +11,7 @@ from matexport.parity import RANGES_WAY, Parity, Spread
 from matexport.spec import Profile
 
 if TYPE_CHECKING:
+    from matexport.drift import Drift
     from matexport.quality import Quality
     from matexport.timings import Bench, Sample, Timing
 
@@ -167,6 +168,29 @@ def format_adaptive(quality: Quality) -> str:
         for found in task.adaptive
     ]
     return format_table(header, rows, left=(0, 1))
+
+
+def format_drift(drift: Drift) -> str:
+    """The table that ``verify --baseline`` prints: one line per profile that both families have."""
+    header = (
+        "profile", "max abs diff", "mean cosine", "min cosine", "equal codes", "top 1", "top 10", "margin (OLD's)",
+        "an index of OLD",
+    )  # fmt: skip
+    cells = [
+        (
+            it.profile,
+            _number(it.max_abs, ".1e"),
+            _number(it.cosine_mean, ".6f"),
+            _number(it.cosine_min, ".6f"),
+            _number(it.equal, ".4f"),
+            _number(it.search and it.search.top_1, ".3f"),
+            _number(it.search and it.search.top_10, ".3f"),
+            f"{it.search.margin:.3f} ({it.search.old_margin:.3f})" if it.search else "-",
+            "compatible" if it.compatible else "not compatible: rebuild it",
+        )
+        for it in drift.profiles
+    ]
+    return format_table(header, cells, left=(0, 8))
 
 
 def _format_rate(timing: Timing) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 import numpy as np
@@ -61,6 +62,10 @@ BATCH = 4
 #: Weights that may be held by sessions that run at the same time.
 PARALLEL_BYTES = 512 << 20
 
+#: Checks beside the ways of running: what a text's vector owes to its batch, and codes held to the vectors they are of.
+SPREAD_CHECK = "alone and in a batch"
+VECTORS_CHECK = "as float32"
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -100,9 +105,9 @@ class ProfileVerdict:
             for way, parity in self.parity.items()
         ]
         if self.tolerance.spread is not None and self.spread is not None:
-            checks.append(("alone and in a batch", self.spread.find_breach(self.tolerance)))
+            checks.append((SPREAD_CHECK, self.spread.find_breach(self.tolerance)))
         if self.vectors:
-            checks.append(("as float32", self.vectors))
+            checks.append((VECTORS_CHECK, self.vectors))
         return checks
 
 
@@ -116,6 +121,32 @@ class Verification:
     @property
     def passed(self) -> bool:
         return all(verdict.passed for verdict in self.verdicts)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family whose files were checked, and what its profiles are judged by. `open_case` makes one.
+
+    Attributes:
+        tokens: of the probes, in their order.
+        references: point name -> the parent's vectors for the probes, (n, dim) float32.
+        ranges: point name -> least and greatest value of each coordinate, (2, dim) float32, where outputs are int8.
+    """
+
+    family: Family
+    probes: tuple[Probe, ...]
+    tokens: list[Tokens]
+    references: Mapping[str, Vectors]
+    ranges: Mapping[str, Vectors]
+    _exits: dict[Precision, dict[str, Vectors]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def run_exits(self, precision: Precision, threads: int | None = None) -> Mapping[str, Vectors] | None:
+        """Point name -> (n, dim) float32 from the graph of all exits, run once; None where the family has none."""
+        with self._lock:
+            if precision in self.family.facts.exits and precision not in self._exits:
+                self._exits[precision] = _run_exits(self.family, precision, self.tokens, threads)
+        return self._exits.get(precision)
 
 
 def verify_family(path: Path | str, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
@@ -132,31 +163,34 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
     Raises:
         FamilyError: files are missing, changed, extra or unsafe. No session was created then.
     """
-    family = load_family(path)
+    return verify_case(open_case(path), threads=threads, progress=progress)
+
+
+def open_case(family: Family | Path | str) -> Case:
+    """Check everything about a family that needs no session: digests, paths, ranges, finite weights, the proof.
+
+    Raises:
+        FamilyError: files are missing, changed, extra or unsafe, or are no proof.
+    """
+    family = family if isinstance(family, Family) else load_family(family)
     check_family(family)
     check_finite_weights(family)
     probes, references = load_references(family)
     ranges = load_ranges(family)
-    tokens = _tokenize_probes(family, probes)
-    exits = {precision: _run_exits(family, precision, tokens, threads) for precision in family.facts.exits}
+    return Case(family, probes, _tokenize_probes(family, probes), references, ranges)
+
+
+def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
+    """`verify_family` once the files were checked: run every profile and judge it."""
+    family = case.family
+    for precision in family.facts.exits:
+        case.run_exits(precision, threads)
     # The largest first, so that no thread is left with one at the end.
     order = sorted(family.profiles, key=lambda it: -family.profile_facts(it.name).weights_prefix_bytes)
     workers, threads_each = _share_threads(family, threads or count_cpus())
     verdicts = {}
     with ThreadPoolExecutor(workers) as pool:
-        judged = [
-            pool.submit(
-                _verify_profile,
-                family,
-                profile,
-                tokens,
-                references,
-                ranges,
-                exits.get(profile.precision),
-                threads_each,
-            )
-            for profile in order
-        ]
+        judged = [pool.submit(judge_profile, case, profile.name, threads=threads_each) for profile in order]
         try:
             for done, future in enumerate(as_completed(judged)):
                 if progress:
@@ -168,10 +202,70 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
             raise
     if progress:
         progress("verify", len(order), len(order))
-    return Verification(read_host(), _hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles]))
+    return Verification(read_host(), hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles]))
 
 
-def _hold_codes_to_vectors(verdicts: Sequence[ProfileVerdict]) -> tuple[ProfileVerdict, ...]:
+def judge_profile(case: Case, name: str, *, threads: int | None = None) -> ProfileVerdict:
+    """Run one profile on the probes in every way, and compare it with the parent.
+
+    Codes are not yet held to the vectors that they are of: `hold_codes_to_vectors` does that, given both verdicts.
+
+    Raises:
+        FamilyError: there is no such profile, or onnxruntime cannot run it.
+    """
+    family, profile, facts = case.family, Profile.parse(name), case.family.profile_facts(name)
+    reference, ranges = case.references[profile.point.name], case.ranges.get(profile.point.name)
+    with Embedder(family, name, threads=threads, check=False) as embedder:
+        ways = dict(run_all_ways(case.tokens, embedder.run, family.facts.text.padding_side))
+    together = case.run_exits(profile.precision, threads)
+    if together is not None:
+        ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], facts.encoding, ranges)
+    if facts.encoding is Encoding.FLOAT32:
+        parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
+    else:
+        parity = {way: compare_codes(codes, reference, facts.encoding, ranges) for way, codes in ways.items()}
+        if ranges is not None and facts.encoding is Encoding.INT8:
+            parity[RANGES_WAY] = compare_ranges(reference, ranges)
+    # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
+    spread = compare_batched(ways["single"], ways["batched"], facts.encoding)
+    return _judge(family, name, len(reference), parity, spread)
+
+
+def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
+    """Names of the checks that a profile will be held to, as `ProfileVerdict.list_checks` names them.
+
+    Of codes, `VECTORS_CHECK` is among them where the family has the float32 profile that they are of; a verdict lists
+    it only when it fails.
+    """
+    facts = family.profile_facts(name)
+    checks = ["batched", "single"]
+    if family.facts.text.padding_side is PaddingSide.LEFT:
+        checks.append("left")
+    if facts.precision in family.facts.exits:
+        checks.append(TOGETHER_WAY)
+    if facts.encoding is Encoding.INT8:
+        checks.append(RANGES_WAY)
+    if find_tolerance(family, name).spread is not None:
+        checks.append(SPREAD_CHECK)
+    if find_plain(family, name):
+        checks.append(VECTORS_CHECK)
+    return tuple(checks)
+
+
+def find_plain(family: Family, name: str) -> str | None:
+    """The profile of a family that gives the float32 vectors which another's codes are of; None where there is none."""
+    profile = Profile.parse(name)
+    plain = Profile(profile.point, profile.precision).name
+    return plain if plain != name and plain in family.facts.profiles else None
+
+
+def find_tolerance(family: Family, name: str) -> Tolerance:
+    """What a profile's float32 vectors are held to: its precision's floor, or the family's own where it is tighter."""
+    precision = family.profile_facts(name).precision
+    return tighten(family.facts.tolerances[precision], FLOORS[precision])  # one that loosens it is not believed
+
+
+def hold_codes_to_vectors(verdicts: Sequence[ProfileVerdict]) -> tuple[ProfileVerdict, ...]:
     """Codes of vectors that are off their floor are off it, too, however few of their bits show it."""
     breaches = {verdict.profile: verdict.find_breach() for verdict in verdicts}
 
@@ -299,7 +393,7 @@ def load_verification(family: Family, host: Host) -> Verification | None:
     probes = len(load_probes(family.path / PROBES))
     return Verification(
         host,
-        _hold_codes_to_vectors(
+        hold_codes_to_vectors(
             [_judge(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
         ),
     )
@@ -308,35 +402,9 @@ def load_verification(family: Family, host: Host) -> Verification | None:
 def _judge(
     family: Family, name: str, probes: int, parity: Mapping[str, Parity], spread: Spread | None
 ) -> ProfileVerdict:
-    # A manifest may tighten the floor; one that loosens it is not believed.
     facts = family.profile_facts(name)
-    tolerance = tighten(family.facts.tolerances[facts.precision], FLOORS[facts.precision])
-    return ProfileVerdict(name, encode_tolerance(tolerance, facts.encoding, facts.dim, probes), parity, spread)
-
-
-def _verify_profile(
-    family: Family,
-    profile: Profile,
-    tokens: list[Tokens],
-    references: Mapping[str, Vectors],
-    ranges: Mapping[str, Vectors],
-    together: Mapping[str, Vectors] | None,
-    threads: int | None,
-) -> ProfileVerdict:
-    reference, point_ranges = references[profile.point.name], ranges.get(profile.point.name)
-    with Embedder(family, profile.name, threads=threads, check=False) as embedder:
-        ways = dict(run_all_ways(tokens, embedder.run, family.facts.text.padding_side))
-    if together is not None:
-        ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], profile.encoding, point_ranges)
-    if profile.encoding is Encoding.FLOAT32:
-        parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
-    else:
-        parity = {way: compare_codes(codes, reference, profile.encoding, point_ranges) for way, codes in ways.items()}
-        if point_ranges is not None and profile.encoding is Encoding.INT8:
-            parity[RANGES_WAY] = compare_ranges(reference, point_ranges)
-    # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
-    spread = compare_batched(ways["single"], ways["batched"], profile.encoding)
-    return _judge(family, profile.name, len(reference), parity, spread)
+    tolerance = encode_tolerance(find_tolerance(family, name), facts.encoding, facts.dim, probes)
+    return ProfileVerdict(name, tolerance, parity, spread)
 
 
 def _run_exits(family: Family, precision: Precision, tokens: list[Tokens], threads: int | None) -> dict[str, Vectors]:

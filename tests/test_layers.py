@@ -30,7 +30,8 @@ LAYERS = {
     "batches": 1, "measurements": 2, "staging": 2, "parity": 2, "session": 2, "tokens": 2, "embed": 3, "timings": 3,
     "quality": 3, "exits": 3, "search": 3, "tasks": 3, "tables": 4, "survey": 4, "evaluate": 5,
     "columns": 0, "devices": 1, "pick": 5, "choices": 6,
-    "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "junit": 5, "pack": 5,
+    "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "drift": 5, "gate": 5, "pack": 5,
+    "junit": 6, "pytest_plugin": 6,
     "__init__": 6, "arguments": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 #: Records that the stages of the build share.
@@ -44,7 +45,7 @@ SHARED_STAGES = {
     "vocabulary",
 }
 LIGHT_EXTERNAL = {
-    "numpy": {"parity", "tokens", "embed", "exits", "search", "evaluate", "verify", "bench", "cli"},
+    "numpy": {"parity", "tokens", "embed", "exits", "search", "evaluate", "verify", "drift", "bench", "cli"},
     "onnxruntime": {"session"},
     "tokenizers": {"tokens", "embed"},
     "safetensors": {"verify", "pack"},
@@ -59,6 +60,7 @@ LIGHT_EXTERNAL = {
         "survey",
         "evaluate",
         "verify",
+        "drift",
         "bench",
         "pack",
         "cli",
@@ -71,6 +73,7 @@ LIGHT_EXTERNAL = {
     "faiss": {"search", "evaluate"},
     "scipy": {"evaluate"},
     "ir_measures": {"evaluate"},
+    "pytest": {"pytest_plugin"},
 }
 
 

@@ -1,0 +1,441 @@
+"""May an index that was built with one family be queried with another? Two exports of what should be one model.
+
+Both families' profiles of the same name embed the probes of both, and the vectors of the same text are compared. What
+they may differ by follows from what each was proven to keep. A profile's vector lies within its tolerance of its
+parent's. If both families have one parent, their vectors lie within the two tolerances of each other, by the triangle
+inequality, whatever decided where in its tolerance each lies:
+
+    coordinates, T each      |new - old| <= T_new + T_old
+    least cosine, c each     angle(new, old) <= arccos(c_new) + arccos(c_old)
+    mean cosine, m each      1 - mean <= (sqrt(1 - m_new) + sqrt(1 - m_old))^2, since the mean of the squared chords
+                             2 - 2 cos is a squared distance (Minkowski)
+    bits, a share h apart    h(new, old) <= h_new + h_old, since Hamming distance is one; cosines of ±1 are 1 - 2 h
+
+What differs by more than that cannot be two renderings of one parent, and an index has to be rebuilt. Codes whose
+tolerance is one of coordinates (fp32) are compared with the other family's stored vectors of the parent, in the
+distance that explains a code (`parity.compare_codes`). Other tokens, ranges or scaling are refused, whatever the
+vectors of the probes say: other texts would show it. The bound is as coarse as the precision. What a search gives is
+measured beside it, and not judged, since it depends on the texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
+from matexport.embed import Embedder
+from matexport.errors import RequestError
+from matexport.manifest import TOKENIZER, Family
+from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance
+from matexport.spec import Encoding, Probe, Profile, Record, TextFacts, Tolerance
+from matexport.tokens import Tokens, find_prompt, load_tokenizer, tokenize_texts
+from matexport.verify import Case, Progress, find_plain, find_tolerance, open_case
+
+#: Neighbours that an index is asked for.
+NEIGHBOURS = 10
+
+#: Queries that are asked at a time.
+QUERIES = 256
+
+#: Characters of a text that a reason shows.
+SHOWN = 60
+
+Array = NDArray[Any]
+
+
+class Search(Record, frozen=True):
+    """Every text as a query for the others, with NEW against OLD's index, and with OLD against it.
+
+    Attributes:
+        top_1: share of the queries whose nearest text is the same.
+        top_10: share of the nearest 10 texts (or of all, where there are fewer) that is the same.
+        margin: mean over the queries of how much nearer (in cosine) OLD's nearest text is than any other when NEW asks;
+            below 0 where it no longer is the nearest.
+        old_margin: the same when OLD asks.
+    """
+
+    top_1: float
+    top_10: float
+    margin: float
+    old_margin: float
+
+
+class ProfileDrift(Record, frozen=True):
+    """How far one profile's vectors moved between two families.
+
+    Attributes:
+        texts: how many were compared: those that both families can take.
+        max_abs: largest difference of a coordinate, as `Parity.max_abs` is scaled. Of codes, where their precision has
+            a tolerance of it, the smallest difference from the other family's stored vectors that explains them.
+        cosine_mean, cosine_min: of the two vectors of a text; of codes, of what they stand for (with OLD's ranges).
+        equal: share of codes, or bits, that are the same; None of float32.
+        worst: index into `Drift.texts` of the text with the least cosine.
+        allowed: what they are held to; `spread` is not used.
+        search: None where fewer than two texts could be compared.
+        reasons: why an index must be rebuilt; empty where it may be queried.
+    """
+
+    profile: str
+    texts: int
+    max_abs: float | None
+    cosine_mean: float | None
+    cosine_min: float | None
+    equal: float | None
+    worst: int | None
+    allowed: Tolerance
+    search: Search | None
+    reasons: tuple[str, ...]
+
+    @property
+    def compatible(self) -> bool:
+        return not self.reasons
+
+
+class Drift(Record, frozen=True):
+    """What `compare_families` found.
+
+    Attributes:
+        new, old: the two directories.
+        texts: the probes of both families, each once.
+        same_parent: whether the digests of the parents' weights are the same.
+        profiles: those that both have, in NEW's order.
+        only_new, only_old: names of the others.
+        notes: what is worth knowing and decides nothing.
+    """
+
+    new: str
+    old: str
+    texts: tuple[Probe, ...]
+    same_parent: bool
+    profiles: tuple[ProfileDrift, ...]
+    only_new: tuple[str, ...]
+    only_old: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def compatible(self) -> bool:
+        """Whether an index built with any profile of OLD may be queried with NEW's profile of the same name."""
+        return all(profile.compatible for profile in self.profiles)
+
+
+def compare_families(
+    new: Case | Family | Path | str,
+    old: Case | Family | Path | str,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Drift:
+    """Compare the vectors of the profiles that two families have in common.
+
+    Args:
+        new, old: directories of families or packs; or what `verify.open_case` gave for them.
+        threads: intra-op threads of the sessions.
+        progress: called with (stage, done, total) as profiles are finished.
+
+    Raises:
+        RequestError: they have no profile in common; both are listed.
+        FamilyError: files of either are missing, changed, extra or unsafe. No session was created then.
+    """
+    ours, theirs = (it if isinstance(it, Case) else open_case(it) for it in (new, old))
+    common = find_common(ours.family, theirs.family)
+    texts = tuple(dict.fromkeys((*ours.probes, *theirs.probes)))
+    rows = _Rows(texts, _tokenize(ours.family, texts), _tokenize(theirs.family, texts))
+    shared, notes = _compare_text_sides(ours.family, theirs.family, rows)
+    found = []
+    for done, name in enumerate(common):
+        if progress:
+            progress("compare", done, len(common))
+        found.append(_compare_profile(ours, theirs, name, rows, shared, threads))
+    if progress:
+        progress("compare", len(common), len(common))
+    return Drift(
+        new=str(ours.family.path),
+        old=str(theirs.family.path),
+        texts=texts,
+        same_parent=_digest_parent(ours) == _digest_parent(theirs),
+        profiles=_hold_codes_to_vectors(ours.family, found),
+        only_new=tuple(name for name in _list_names(ours.family) if name not in common),
+        only_old=tuple(name for name in _list_names(theirs.family) if name not in common),
+        notes=tuple(notes),
+    )
+
+
+def find_common(new: Family, old: Family) -> list[str]:
+    """Names of the profiles that both families have, in NEW's order.
+
+    Raises:
+        RequestError: there are none; the profiles of both are listed.
+    """
+    ours, theirs = _list_names(new), _list_names(old)
+    common = [name for name in ours if name in theirs]
+    if not common:
+        raise RequestError(
+            f"no profile is in both families: {new.path} has {', '.join(ours)}; {old.path} has {', '.join(theirs)}"
+        )
+    return common
+
+
+def combine_tolerances(new: Tolerance, old: Tolerance) -> Tolerance:
+    """How far two vectors may be from each other that are each within a tolerance of a third; see the module.
+
+    A number that either does not hold is not held.
+    """
+
+    def combine(name: str, add: Callable[[Sequence[float]], float]) -> float | None:
+        pair = [value for value in (getattr(new, name), getattr(old, name)) if value is not None]
+        return add(pair) if len(pair) == 2 else None
+
+    return Tolerance(
+        max_abs=combine("max_abs", sum),
+        cosine_mean=combine("cosine_mean", _add_chords),
+        cosine_min=combine("cosine_min", _add_angles),
+    )
+
+
+def _add_chords(cosines: Sequence[float]) -> float:
+    return 1 - sum(math.sqrt(max(0.0, 1 - cosine)) for cosine in cosines) ** 2
+
+
+def _add_angles(cosines: Sequence[float]) -> float:
+    return math.cos(min(math.pi, sum(math.acos(max(-1.0, min(1.0, cosine))) for cosine in cosines)))
+
+
+class _Row(Record, frozen=True):
+    """A text's tokens, and how its pieces are spelt."""
+
+    tokens: Tokens
+    pieces: tuple[str | None, ...]
+
+
+class _Rows:
+    """Token rows of all texts in both families, and which texts both can take."""
+
+    def __init__(self, texts: Sequence[Probe], new: Sequence[_Row | None], old: Sequence[_Row | None]) -> None:
+        self.texts = texts
+        self.pairs = {
+            index: (ours, theirs)
+            for index, (ours, theirs) in enumerate(zip(new, old, strict=True))
+            if ours is not None and theirs is not None
+        }
+        self.lone = [index for index in range(len(texts)) if (new[index] is None) != (old[index] is None)]
+        self.places = {texts[index]: place for place, index in enumerate(self.pairs)}
+
+
+def _tokenize(family: Family, texts: Sequence[Probe]) -> list[_Row | None]:
+    """None of a text with a prompt that the family does not have, or without tokens."""
+    tokenizer = load_tokenizer(family.path, family.facts.text)
+    rows: list[_Row | None] = []
+    for probe in texts:
+        try:
+            (tokens,) = tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")
+        except RequestError:
+            rows.append(None)
+        else:
+            rows.append(_Row(tokens, tuple(tokenizer.id_to_token(token) for token in tokens.ids)))
+    return rows
+
+
+def _compare_text_sides(new: Family, old: Family, rows: _Rows) -> tuple[list[str], list[str]]:
+    """Why no profile's index can be kept, and what is worth knowing beside that."""
+    ours, theirs = new.facts.text, old.facts.text
+    reasons, notes = [], []
+    other = [index for index, (one, two) in rows.pairs.items() if one.tokens.ids != two.tokens.ids]
+    if other:
+        renumbered = all(rows.pairs[index][0].pieces == rows.pairs[index][1].pieces for index in other)
+        reasons.append(
+            f"tokens differ: {len(other)} of {len(rows.pairs)} texts have other token ids, such as "
+            f"{_shorten(rows.texts[other[0]].text)}"
+            + ("; the pieces are the same, so the vocabulary was cut or renumbered" if renumbered else "")
+        )
+    elif new.facts.files[TOKENIZER].sha256 != old.facts.files[TOKENIZER].sha256:
+        notes.append(f"{TOKENIZER} is another file; it gives the same tokens for all {len(rows.pairs)} texts")
+    if ours.max_tokens != theirs.max_tokens:
+        reasons.append(f"tokens differ: texts are cut at {ours.max_tokens} tokens, in OLD at {theirs.max_tokens}")
+    if find_prompt(ours, None) != find_prompt(theirs, None):
+        reasons.append(
+            f"tokens differ: the default prompt is {find_prompt(ours, None)!r}, in OLD {find_prompt(theirs, None)!r}"
+        )
+    changed = [name for name, text in ours.prompts.items() if theirs.prompts.get(name, text) != text]
+    if changed:
+        reasons.append(f"tokens differ: the prompts {', '.join(changed)} have another text")
+    unknown = [index for index in rows.lone if (rows.texts[index].prompt or "") not in _common_prompts(ours, theirs)]
+    if unknown:
+        notes.append(f"{len(unknown)} probes have a prompt that one family lacks; they are not compared")
+    if len(rows.lone) > len(unknown):
+        lone = next(index for index in rows.lone if index not in unknown)
+        reasons.append(f"tokens differ: {_shorten(rows.texts[lone].text)} has none in one of the families")
+    if new.facts.readout.normalize != old.facts.readout.normalize:
+        scaled, raw = ("NEW", "OLD") if new.facts.readout.normalize else ("OLD", "NEW")
+        reasons.append(f"vectors of {scaled} are scaled to unit length, those of {raw} are not")
+    if new.facts.vocabulary != old.facts.vocabulary:
+        sizes = [str(it.facts.vocabulary.tokens) if it.facts.vocabulary else "not cut" for it in (new, old)]
+        notes.append(f"vocabulary: {sizes[0]}, in OLD {sizes[1]}")
+    return reasons, notes
+
+
+def _common_prompts(new: TextFacts, old: TextFacts) -> set[str]:
+    return {"", *(set(new.prompts) & set(old.prompts))}
+
+
+def _compare_profile(
+    new: Case, old: Case, name: str, rows: _Rows, shared: Sequence[str], threads: int | None
+) -> ProfileDrift:
+    facts, reasons = new.family.profile_facts(name), list(shared)
+    point, count = Profile.parse(name).point.name, len(rows.pairs)
+    allowed = _allow(new.family, old.family, name, count)
+    if facts.encoding is Encoding.INT8 and not np.array_equal(new.ranges[point], old.ranges[point]):
+        other = int((new.ranges[point] != old.ranges[point]).any(axis=0).sum())
+        reasons.append(
+            f"int8 ranges differ in {other} of {facts.dim} coordinates: a code stands for another value in OLD"
+        )
+    if not count:
+        reasons.append("no text could be compared")
+        return ProfileDrift(name, 0, None, None, None, None, None, allowed, None, tuple(reasons))
+    ours = _embed(new.family, name, [pair[0].tokens for pair in rows.pairs.values()], threads)
+    theirs = _embed(old.family, name, [pair[1].tokens for pair in rows.pairs.values()], threads)
+    ranges = old.ranges.get(point)
+    values = [_decode(vectors, facts.encoding, facts.dim, ranges) for vectors in (ours, theirs)]
+    parity, equal = compare_vectors(*values), None
+    max_abs: float | None = parity.max_abs
+    if facts.encoding is not Encoding.FLOAT32:
+        equal, max_abs = float((values[0] == values[1]).mean()), None
+        if allowed.max_abs is not None:
+            sides = ((ours, old), (theirs, new))
+            explained = [_explain(codes, case, point, facts.encoding, rows) for codes, case in sides]
+            max_abs, worst = max(explained)
+            parity = replace(parity, max_abs=max_abs, worst=worst)
+    breach = parity.find_breach(allowed)
+    texts = list(rows.pairs)
+    if breach:
+        reasons.append(f"{breach.reason}; worst on {_shorten(rows.texts[texts[breach.probe]].text)}")
+    return ProfileDrift(
+        profile=name,
+        texts=count,
+        max_abs=max_abs,
+        cosine_mean=parity.cosine_mean,
+        cosine_min=parity.cosine_min,
+        equal=equal,
+        worst=texts[parity.farthest],
+        allowed=allowed,
+        search=_search(*values),
+        reasons=tuple(reasons),
+    )
+
+
+def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tuple[ProfileDrift, ...]:
+    """As in `verify`: codes of vectors that moved have moved, too, however few of their bits show it."""
+    reasons = {drift.profile: drift.reasons for drift in found}
+
+    def hold(drift: ProfileDrift) -> ProfileDrift:
+        vectors = reasons.get(find_plain(family, drift.profile) or "", ())
+        more = tuple(f"as float32: {reason}" for reason in vectors if reason not in drift.reasons)
+        return structs.replace(drift, reasons=drift.reasons + more)
+
+    return tuple(map(hold, found))
+
+
+def _allow(new: Family, old: Family, name: str, texts: int) -> Tolerance:
+    """What a profile's vectors, or codes, are held to."""
+    facts = new.profile_facts(name)
+    pair = [find_tolerance(family, name) for family in (new, old)]
+    combined = combine_tolerances(*pair)
+    if facts.encoding is not Encoding.UBINARY:
+        return combined
+    signs = [encode_tolerance(tolerance, facts.encoding, facts.dim, texts or None) for tolerance in pair]
+    return Tolerance(
+        max_abs=combined.max_abs,
+        cosine_mean=_add_shares([it.cosine_mean for it in signs]),
+        cosine_min=_add_shares([it.cosine_min for it in signs]),
+    )
+
+
+def _add_shares(cosines: Sequence[float | None]) -> float | None:
+    """Cosine of two sign patterns that differ from a third in the shares (1 - cosine) / 2."""
+    held = [cosine for cosine in cosines if cosine is not None]
+    return 1 - sum(1 - cosine for cosine in held) if len(held) == len(cosines) else None
+
+
+def _embed(family: Family, name: str, rows: Sequence[Tokens], threads: int | None) -> Array:
+    with Embedder(family, name, threads=threads, check=False) as embedder:
+        batches = pack_batches([len(row.ids) for row in rows], DEFAULT_BATCH_TOKENS)
+        parts = [embedder.run([rows[index] for index in batch]) for batch in batches]
+    vectors = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)
+    for batch, part in zip(batches, parts, strict=True):
+        vectors[batch] = part
+    return vectors
+
+
+def _decode(vectors: Array, encoding: Encoding, dim: int, ranges: Array | None) -> NDArray[np.float32]:
+    """What vectors or codes stand for: (n, dim) float32. Steps are read with OLD's ranges, as its index does."""
+    if encoding is Encoding.UBINARY:
+        return np.where(np.unpackbits(vectors, axis=1, count=dim), np.float32(1), np.float32(-1))
+    if encoding is Encoding.INT8:
+        assert ranges is not None, "a family with int8 outputs has ranges"
+        step = (ranges[1].astype(np.float64) - ranges[0]) / INT8_STEPS
+        return np.asarray(ranges[0] + (vectors.astype(np.float64) + 128.5) * step, np.float32)
+    return vectors
+
+
+def _explain(codes: Array, case: Case, point: str, encoding: Encoding, rows: _Rows) -> tuple[float, int]:
+    """The smallest difference from a family's stored vectors that explains codes, and the place of the worst text."""
+    found = [(row, rows.places[probe]) for row, probe in enumerate(case.probes) if probe in rows.places]
+    if not found:
+        return 0.0, 0
+    reference = case.references[point][[row for row, _ in found]]
+    parity = compare_codes(codes[[place for _, place in found]], reference, encoding, case.ranges.get(point))
+    return parity.max_abs, found[parity.worst][1]
+
+
+def _search(new: Array, old: Array) -> Search | None:
+    """Each text as a query for the others, some queries at a time: all pairs of 20,000 probes would not fit."""
+    count = len(new)
+    if count < 3 or not (np.isfinite(new).all() and np.isfinite(old).all()):
+        return None
+    new, old = _unit_rows(new), _unit_rows(old)
+    nearest, (first, overlap, margins, old_margins) = min(NEIGHBOURS, count - 1), np.zeros((4, count))
+    for start in range(0, count, QUERIES):
+        queries = np.arange(start, min(start + QUERIES, count))
+        ranked, similarities = [], []
+        for asking in (new, old):
+            similarity = asking[queries] @ old.T
+            similarity[np.arange(len(queries)), queries] = -np.inf
+            similarities.append(similarity)
+            ranked.append(np.argsort(-similarity, axis=1, kind="stable")[:, :nearest])
+        first[queries] = ranked[0][:, 0] == ranked[1][:, 0]
+        overlap[queries] = [len(set(a) & set(b)) / nearest for a, b in zip(*ranked, strict=True)]
+        margins[queries], old_margins[queries] = (_lead(it, ranked[1][:, 0]) for it in similarities)
+    return Search(float(first.mean()), float(overlap.mean()), float(margins.mean()), float(old_margins.mean()))
+
+
+def _lead(similarity: Array, nearest: Array) -> Array:
+    """By how much each row's (m, n) `nearest` column (m,) exceeds its greatest other."""
+    rows, others = np.arange(len(similarity)), similarity.copy()
+    others[rows, nearest] = -np.inf
+    lead: Array = similarity[rows, nearest] - others.max(axis=1)
+    return lead
+
+
+def _unit_rows(rows: Array) -> Array:
+    rows = rows.astype(np.float64)
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _list_names(family: Family) -> list[str]:
+    return [profile.name for profile in family.profiles]
+
+
+def _digest_parent(case: Case) -> list[str]:
+    return sorted(case.family.facts.parent.weights.values())
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

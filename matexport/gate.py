@@ -1,0 +1,192 @@
+"""A family's checks one at a time, as a test runner asks for them, and why each fails in lines that a person reads.
+
+The judge is `verify`: its files are checked once, when the first check is asked for, and a profile runs when the first
+of its own is. A check that cannot be made has failed: of files that are not the exported ones nothing is run, and a
+floor of retention that nobody measured is not kept. No opinion of its own, and no knowledge of pytest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from matexport.errors import MatexportError
+from matexport.host import read_host
+from matexport.manifest import Family, load_family
+from matexport.parity import Breach
+from matexport.spec import Record
+from matexport.survey import Survey, survey_family
+from matexport.verify import (
+    SPREAD_CHECK,
+    VECTORS_CHECK,
+    Case,
+    ProfileVerdict,
+    find_plain,
+    hold_codes_to_vectors,
+    judge_profile,
+    list_expected_checks,
+    open_case,
+)
+
+DIGESTS, RETENTION = "digests", "retention"
+
+#: Checks of a verdict whose names are not fit to be selected with: -> what they are called here.
+SHORT = {SPREAD_CHECK: "spread", VECTORS_CHECK: "float32"}
+
+#: Characters of a probe's text that a failure shows.
+SHOWN = 80
+
+
+class Check(Record, frozen=True, order=True):
+    """One check of a family; of its files where there is no profile."""
+
+    name: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is asked of a family beyond `verify`.
+
+    Attributes:
+        threads: of a profile's session; all CPUs of this process by default.
+        min_retention: the least share of the parent's quality that every profile keeps; None asks for none.
+        task: name of the one that retention is of; see `survey_family`.
+    """
+
+    threads: int | None = None
+    min_retention: float | None = None
+    task: str | None = None
+
+
+class Gate:
+    """One family and what is asked of it. Nothing is read until a check is listed or made, and all of it once."""
+
+    def __init__(self, path: Path, demand: Demand) -> None:
+        self.path, self.demand = path, demand
+        self._verdicts: dict[str, ProfileVerdict | str] = {}
+
+    def list_checks(self) -> list[Check]:
+        """All checks, in the family's order; of a family whose manifest cannot be read, `DIGESTS` alone."""
+        family = self._family
+        checks = [Check(DIGESTS)]
+        if isinstance(family, str):
+            return checks
+        for profile in family.profiles:
+            names = [SHORT.get(name, name) for name in list_expected_checks(family, profile.name)]
+            if self.demand.min_retention is not None:
+                names.append(RETENTION)
+            checks += [Check(name, profile.name) for name in names]
+        return checks
+
+    def find_failure(self, check: Check) -> str | None:
+        """Why a check fails: one to three lines; None when it passes."""
+        case = self._case
+        if check.profile is None:
+            return None if isinstance(case, Case) else case
+        where = f"{check.profile}, {check.name}"
+        if isinstance(case, str):
+            return f"{where}: not checked, since the family's files are refused: {case.splitlines()[0]}"
+        if check.name == RETENTION:
+            reason = self._find_retention_failure(check.profile)
+            return reason and f"{where}: {reason}"
+        verdict = self._judge(case, check.profile)
+        if isinstance(verdict, str):
+            return f"{where}: {verdict}"
+        found = {SHORT.get(name, name): breach for name, breach in verdict.list_checks()}
+        if check.name not in found and check.name != SHORT[VECTORS_CHECK]:  # which a verdict lists when it fails
+            return f"{where}: was not made"
+        breach = found.get(check.name)
+        return f"{where}: {self._spell(case, verdict, check, breach)}" if breach else None
+
+    def name_group(self, check: Check) -> str:
+        """What checks share that one process should make: they are of the same vectors, or of the files."""
+        family = self._family
+        if isinstance(family, str):
+            return DIGESTS
+        name = check.profile or family.profiles[0].name
+        return find_plain(family, name) or name
+
+    @cached_property
+    def _family(self) -> Family | str:
+        try:
+            return load_family(self.path)
+        except (MatexportError, OSError) as error:
+            return _describe(error)
+
+    @cached_property
+    def _case(self) -> Case | str:
+        """The checked family, or what is wrong with its files, a line for each."""
+        if isinstance(self._family, str):
+            return self._family
+        try:
+            return open_case(self._family)
+        except (MatexportError, OSError) as error:
+            return _describe(error)
+
+    def _judge(self, case: Case, name: str) -> ProfileVerdict | str:
+        """A profile's verdict, held to its vectors where it gives codes; or why it could not be run."""
+        verdict = self._run(case, name)
+        plain = find_plain(case.family, name)
+        if plain is None or isinstance(verdict, str):
+            return verdict
+        vectors = self._run(case, plain)
+        return vectors if isinstance(vectors, str) else hold_codes_to_vectors([vectors, verdict])[1]
+
+    def _run(self, case: Case, name: str) -> ProfileVerdict | str:
+        if name not in self._verdicts:
+            try:
+                self._verdicts[name] = judge_profile(case, name, threads=self.demand.threads)
+            except (MatexportError, OSError) as error:
+                self._verdicts[name] = _describe(error)
+        return self._verdicts[name]
+
+    def _spell(self, case: Case, verdict: ProfileVerdict, check: Check, breach: Breach) -> str:
+        probe = case.probes[breach.probe]
+        prompt = f" (prompt {probe.prompt!r})" if probe.prompt else ""
+        lines = [breach.reason, f"worst on probe {breach.probe}{prompt}: {_shorten(probe.text)}"]
+        measured = verdict.parity.get(check.name)
+        if measured:
+            numbers = ("max_abs", "cosine_mean", "cosine_min", "neighbours")
+            lines.append("measured: " + ", ".join(f"{name} {getattr(measured, name):.6g}" for name in numbers))
+        return "\n".join(lines)
+
+    @cached_property
+    def _survey(self) -> Survey | str:
+        assert isinstance(self._family, Family), "asked for of families that could be read"
+        try:
+            return survey_family(self._family, read_host(), task=self.demand.task)
+        except MatexportError as error:
+            return str(error)
+
+    def _find_retention_failure(self, name: str) -> str | None:
+        survey, floor = self._survey, self.demand.min_retention
+        assert floor is not None, "listed only where it is asked"
+        if isinstance(survey, str):
+            return survey
+        (candidate,) = (it for it in survey.candidates if it.profile == name)
+        known = candidate.retention
+        if known is None:
+            return (
+                f"at least {floor:g} was asked, and nobody measured it on these files\n"
+                f"run: matexport evaluate {self.path} (it is kept in {self.path}/measurements, to be kept with the "
+                "family)"
+            )
+        if known.value >= floor:  # NaN is not
+            return None
+        tasks = ", ".join(survey.tasks)
+        return (
+            f"{known.value:.4f} of the parent's quality, at least {floor:g} asked\n"
+            f"least over the tasks: {tasks}; measured on {known.host.cpu}"
+        )
+
+
+def _describe(error: Exception) -> str:
+    """One line for each problem."""
+    problems = getattr(error, "problems", None) or (str(error),)
+    return "\n".join(" ".join(problem.split()) for problem in problems)
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

@@ -1,0 +1,57 @@
+"""docs/ci.md: its workflow is YAML, and its commands do on a small family what is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from test_pytest_plugin import INSTALLED, ROOT
+
+PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+
+
+def read_workflow() -> dict[Any, Any]:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    workflow: dict[Any, Any] = yaml.safe_load(block)
+    return workflow
+
+
+def test_the_workflow_is_whole() -> None:
+    workflow = read_workflow()
+    assert workflow["env"]["ORT_DISABLE_TELEMETRY"] == "1"
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` so
+    (job,) = workflow["jobs"].values()
+    assert all(("run" in step) != ("uses" in step) for step in job["steps"])
+
+
+def test_its_commands_do_what_is_written(exported: Path, tmp_path: Path) -> None:
+    for folder in ("artifacts/minilm", "released/artifacts/minilm"):
+        shutil.copytree(exported, tmp_path / folder)
+    (job,) = read_workflow()["jobs"].values()
+    commands = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    ours = [command for command in commands if command[0] in ("pytest", "matexport")]
+    assert [command[0] for command in ours] == ["pytest", "matexport", "matexport"]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
+    for program, *arguments in ours:
+        plugin = ["-p", "matexport.pytest_plugin"] if program == "pytest" and not INSTALLED else []
+        done = subprocess.run(
+            [sys.executable, "-m", program, *plugin, *arguments],
+            cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.xml")) == ["drift.xml", "parity.xml", "verify.xml"]
+
+
+def test_every_option_that_it_names_exists() -> None:
+    known = (ROOT / "matexport" / "pytest_plugin.py").read_text() + (ROOT / "matexport" / "arguments.py").read_text()
+    named = set(re.findall(r"--matexport-[a-z-]+|--baseline|--junit\b", PAGE))
+    assert len(named) >= 6
+    assert all(f'"{option}"' in known for option in named)
