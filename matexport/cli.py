@@ -289,6 +289,25 @@ def run_pack(options: argparse.Namespace) -> int:
     return DONE
 
 
+def run_report(options: argparse.Namespace) -> int:
+    """``matexport report FAMILY``"""
+    from matexport.findings import Limits, gather_findings
+    from matexport.report import require_report_extra, write_report
+
+    require_report_extra()
+    limits = Limits(options.max_latency_ms, options.max_disk_mb, options.max_ram_mb, options.min_retention)
+    findings = gather_findings(options.family, limits=limits, threads=options.threads, task=options.task)
+    report = write_report(findings, options.out)
+    if options.json:
+        files = {str(report.page): report.page_bytes, str(report.card): report.card_bytes}
+        _print_json(
+            {"family": str(options.family), "report": str(report.page), "card": str(report.card), "bytes": files}
+        )
+    else:
+        print(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
+    return DONE
+
+
 @contextlib.contextmanager
 def _open_texts(options: argparse.Namespace) -> Iterator[Iterable[str]]:
     """The texts of `embed`, one at a time."""
@@ -493,6 +512,7 @@ COMMANDS = {
     "bench": run_bench,
     "embed": run_embed,
     "pack": run_pack,
+    "report": run_report,
 }
 
 

@@ -30,7 +30,8 @@ LAYERS = {
     "batches": 1, "measurements": 2, "staging": 2, "parity": 2, "session": 2, "tokens": 2, "embed": 3, "timings": 3,
     "quality": 3, "tables": 4, "survey": 4,
     "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "junit": 5, "pack": 5,
-    "__init__": 6, "arguments": 6, "cli": 7, "__main__": 8,
+    "plots": 4, "findings": 5, "page": 6, "card": 7, "report": 8,
+    "__init__": 9, "arguments": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 #: Records that the stages of the build share.
 SHARED_STAGES = {
@@ -66,6 +67,9 @@ LIGHT_EXTERNAL = {
     "tqdm": {"cli"},
     "pyarrow": {"bulk"},
     "ray": {"bulk"},
+    "matplotlib": {"plots", "page"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 
