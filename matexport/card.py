@@ -108,7 +108,11 @@ def _describe_profiles(findings: Findings) -> list[str]:
     rows = []
     for it in findings.survey.candidates:
         standing = findings.standings.get(it.profile)
-        parity = "–" if standing is None else f"{standing.number} {standing.value:.6g}"
+        parity = (
+            "–"
+            if standing is None
+            else f"{standing.number} " + format(standing.value, ".2g" if standing.number.startswith("max") else ".6f")
+        )
         off = it.profile in findings.broken
         rows.append(
             (

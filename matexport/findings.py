@@ -90,7 +90,7 @@ class Findings:
 
     Attributes:
         manifest_sha256: digest of ``family.json``, which holds those of all files.
-        verdicts: by host that recorded parity, and by profile.
+        verdicts: by host that recorded parity, this one first, and by profile.
         benches: what was timed, by host and provider.
     """
 
@@ -170,7 +170,8 @@ def gather_findings(
     )
     _check_threads(benches, threads)
     check_files(family, [PROBES])
-    verdicts = ((where, load_verdicts(family, where)) for where in survey.hosts)
+    hosts = sorted(survey.hosts, key=lambda where: not is_same_host(where, survey.host))
+    verdicts = ((where, load_verdicts(family, where)) for where in hosts)
     return Findings(
         family=family,
         manifest_sha256=hash_file(family.path / MANIFEST),

@@ -23,6 +23,9 @@ from matexport.tables import describe_profiles
 #: A sequential map that colour-blind readers and grey printers order rightly (Nuñez, Anderton and Renslow 2018).
 COLOUR_MAP = "cividis"
 
+#: What is beyond was not measured but forged, and would stretch an axis out of what matplotlib draws.
+MAX_DRAWN = 1e15
+
 TRAINED, UNTRAINED = "trained", "untrained"
 
 
@@ -85,7 +88,8 @@ class Missing:
 class Plot:
     title: str
     svg: str = ""
-    front: str = ""
+    front: Sequence[str] = ()
+    count: int = 0
     left_out: str = ""
     missing: Missing | None = None
 
@@ -151,8 +155,9 @@ def command(findings: Findings, verb: str, *options: str) -> str:
 
 
 def name_hosts(findings: Findings) -> Mapping[Host, str]:
-    """A letter (or more) for each host that something was measured on."""
-    return {host: _letter(index) for index, host in enumerate(findings.survey.hosts)}
+    """A letter (or more) for each host that something was measured on; this one first."""
+    hosts = sorted(findings.survey.hosts, key=lambda host: not is_same_host(host, findings.survey.host))
+    return {host: _letter(index) for index, host in enumerate(hosts)}
 
 
 def _letter(index: int) -> str:
@@ -210,11 +215,11 @@ def judge(findings: Findings, letters: Mapping[Host, str]) -> list[Line]:
 
 def tabulate_failures(findings: Findings, letters: Mapping[Host, str]) -> Table | None:
     rows = [
-        [Cell(name), Cell("refused when the family was made", style="bad"), Cell(reason, style="wrap")]
+        [Cell(name), Cell("refused when the family was made", style="bad narrow"), Cell(reason, style="wrap")]
         for name, reason in findings.family.facts.refused.items()
     ]
     rows += [
-        [Cell(name), Cell(f"off its floor on host {letters[host]}", style="bad"), Cell(reason, style="wrap")]
+        [Cell(name), Cell(f"off its floor on host {letters[host]}", style="bad narrow"), Cell(reason, style="wrap")]
         for name, breaches in findings.broken.items()
         for host, reason in breaches
     ]
@@ -411,7 +416,7 @@ def list_spots(findings: Findings, cost: str) -> list[Spot]:
     for candidate in findings.survey.candidates:
         value, kept = getattr(candidate, cost), candidate.retention
         value = value.value if isinstance(value, Known) else value
-        if value is None or kept is None or not (math.isfinite(value) and math.isfinite(kept.value)):
+        if value is None or kept is None or not (abs(value) < MAX_DRAWN and abs(kept.value) < MAX_DRAWN):
             continue
         profile = Profile.parse(candidate.profile)
         spots.append(
@@ -440,24 +445,24 @@ def draw_plots(findings: Findings) -> list[Plot]:
             plots.append(Plot(title, missing=lacking))
             continue
         front = pick_front(spots)
-        told = ", ".join(f"{it.name} ({it.retention:.3f} at {it.cost:.3g})" for it in front) or "none"
+        told = [f"{it.name}: {it.retention:.3f} at {it.cost:.3g}" for it in front]
         bounds = "".join(
             f"; budget {word} {value:g}"
             for word, value in (("at most", most), ("retention at least", limits.min_retention))
             if value is not None
         )
-        label = f"{title}, {axis}: {_count(len(spots), 'profile')}{bounds}. On the front: {told}"
+        label = f"{title}, {axis}: {_count(len(spots), 'profile')}{bounds}. On the front: {', '.join(told) or 'none'}"
         lacking_count = len(findings.survey.candidates) - len(spots)
-        left_out = f"{_count(lacking_count, 'profile')} without both numbers left out." if lacking_count else ""
+        left_out = f"{_count(lacking_count, 'profile')} left out, for want of both numbers." if lacking_count else ""
         svg = draw_tradeoff(spots, name, axis=axis, description=label, most=most, least=limits.min_retention)
-        plots.append(Plot(title, svg, told, left_out))
+        plots.append(Plot(title, svg, told, len(spots), left_out))
     return plots if any(plot.svg for plot in plots) else []
 
 
 def list_series(findings: Findings) -> list[tuple[str, str, str]]:
     """(colour, symbol, name) of what the plots show."""
     series = [
-        (COLOURS[precision], MARKERS[encoding][1], _name_group(precision, encoding))
+        (f"var(--c-{precision},{COLOURS[precision]})", MARKERS[encoding][1], _name_group(precision, encoding))
         for (precision, encoding), _ in _list_groups(findings)
     ]
     candidates = findings.survey.candidates
@@ -491,11 +496,12 @@ def describe_threads(findings: Findings) -> str:
 def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
     limits, standings = findings.limits, findings.standings
     columns = [
-        Column("profile"), Column("layers", True), Column("dim", True), Column("precision"), Column("vectors"),
-        Column("trained"), Column("retention", True), Column("latency ms", True), Column("cold start ms", True),
-        Column("texts/s", True), Column("RAM MB", True), Column("disk MB", True), Column("download MB", True),
-        Column("parity"), Column("max abs diff", True), Column("mean cosine", True), Column("least cosine", True),
-        Column("neighbours", True), Column("spread", True), *([Column("budget")] if limits.given else []),
+        Column("profile"), Column("layers", True), Column("dim", True), Column("retention", True),
+        Column("latency ms", True), Column("RAM MB", True), Column("disk MB", True),
+        *([Column("budget")] if limits.given else []), Column("parity"), Column("cold start ms", True),
+        Column("texts/s", True), Column("download MB", True), Column("precision"), Column("vectors"),
+        Column("trained"), Column("max abs diff", True), Column("mean cosine", True), Column("least cosine", True),
+        Column("neighbours", True), Column("spread", True),
     ]  # fmt: skip
     parities = {name: it.verdict.parity for name, it in standings.items()}
     spreads = {name: it.verdict.spread for name, it in standings.items()}
@@ -512,42 +518,41 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         mark = _mark(findings, letters, standing.host) if standing else ""
         trained = {True: "yes", False: "no", None: "–"}[it.trained]
         excess = limits.find_excess(it)
-        cells = [
-            Cell(it.profile, it.profile),
-            _number(it.layers, "d"),
-            _number(it.dim, "d"),
-            Cell(profile.precision, str(profile.precision)),
-            Cell(profile.encoding, str(profile.encoding)),
-            Cell(trained, None if it.trained is None else trained),
-            known(it.retention, ".4f"),
-            known(it.latency_ms, ".2f"),
-            known(it.cold_start_ms, ".0f"),
-            known(it.texts_per_s, ".0f"),
-            known(it.peak_bytes, ".0f", MB),
-            _number(it.disk_bytes / MB, ".1f"),
-            _number(it.download_bytes / MB, ".1f"),
-            _judge_cell(standing, mark),
-            _number(row["max_abs"], ".1e", mark),
-            _number(row["cosine_mean"], ".6f", mark),
-            _number(row["cosine_min"], ".6f", mark),
-            _number(row["neighbours"], ".3f", mark),
-            _number(row["spread"], ".0e", mark),
-        ]
-        if limits.given:
-            cells.append(
-                Cell("; ".join(excess) or "kept", "outside" if excess else "kept", style="bad" if excess else "good")
-            )
-        rows.append(cells)
+        budget = Cell("; ".join(excess) or "kept", "outside" if excess else "kept", style="bad" if excess else "good")
+        rows.append(
+            [
+                Cell(it.profile, it.profile),
+                _number(it.layers, "d"),
+                _number(it.dim, "d"),
+                known(it.retention, ".4f"),
+                known(it.latency_ms, ".2f"),
+                known(it.peak_bytes, ".0f", MB),
+                _number(it.disk_bytes / MB, ".1f"),
+                *([budget] if limits.given else []),
+                _judge_cell(standing, mark, [letters[host] for host, _ in findings.broken.get(it.profile, ())]),
+                known(it.cold_start_ms, ".0f"),
+                known(it.texts_per_s, ".0f"),
+                _number(it.download_bytes / MB, ".1f"),
+                Cell(profile.precision, str(profile.precision)),
+                Cell(profile.encoding, str(profile.encoding)),
+                Cell(trained, None if it.trained is None else trained),
+                _number(row["max_abs"], ".1e", mark),
+                _number(row["cosine_mean"], ".6f", mark),
+                _number(row["cosine_min"], ".6f", mark),
+                _number(row["neighbours"], ".3f", mark),
+                _number(row["spread"], ".0e", mark),
+            ]
+        )
     return Table("table-profiles", "All profiles", columns, rows, sortable=True)
 
 
-def _judge_cell(standing: Standing | None, mark: str) -> Cell:
+def _judge_cell(standing: Standing | None, mark: str, broken: Sequence[str]) -> Cell:
+    """`broken`: letters of the hosts on which the profile is off its floor."""
     if standing is None:
         return Cell("–")
-    passed = standing.verdict.passed
-    return Cell(
-        "passed" if passed else "off its floor", "passed" if passed else "off", mark, "good" if passed else "bad"
-    )
+    if not broken:
+        return Cell("passed", "passed", mark, "good")
+    return Cell(f"off its floor on {', '.join(broken)}", "off", style="bad")
 
 
 def tabulate_tasks(findings: Findings, letters: Mapping[Host, str]) -> Table:

@@ -207,10 +207,10 @@ def _label(figure: Figure, axes: Axes, front: Sequence[Spot], spots: Sequence[Sp
     labelled = 0
     for spot in sorted(front, key=lambda it: -it.retention):
         x, y = axes.transData.transform((spot.cost, spot.retention))
-        width, height = 6.2 * len(spot.label) * scale, 11 * scale
+        width, height = 6.6 * len(spot.label) * scale, 11 * scale
         for dx, dy in _list_offsets(width, height, scale):
             box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
-            inside = box[0] >= frame.x0 and box[2] <= frame.x1 and box[1] >= frame.y0 and box[3] <= frame.y1
+            inside = box[0] >= frame.x0 + 3 * scale and box[2] <= frame.x1 and box[1] >= frame.y0 and box[3] <= frame.y1
             if inside and not any(_overlap(box, other) for other in taken):
                 axes.annotate(spot.label, (spot.cost, spot.retention), (dx / scale, dy / scale), fontsize=9,
                               textcoords="offset points", ha="center", va="center", zorder=6)  # fmt: skip
@@ -241,6 +241,8 @@ def _embed(svg: str, name: str, description: str, titles: Mapping[str, str]) -> 
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
     body = re.sub(r"font-family: [^;\"]+; ", "", body)
+    for precision, colour in COLOURS.items():
+        body = body.replace(colour, f"var(--c-{precision},{colour})")  # a page may have others on dark ground
     view_box = re.search(r'viewBox="([^"]+)"', body)
     assert view_box
     head = f'<svg class="plot" role="img" aria-label="{escape(description, {chr(34): "&quot;"})}"'
