@@ -258,11 +258,8 @@ def escape_markdown(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Inline code that holds any text on one line."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).replace("|", "¦")
-    ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{pad}{text}{pad}{ticks}"
+    """Inline code; text that code could not hold on every renderer is escaped instead."""
+    return escape_markdown(text) if re.search(r"[`<>&|\x00-\x1f\x7f-\x9f\u2028\u2029]", text) else f"`{text}`"
 
 
 def _fence(text: str, language: str) -> str:

@@ -218,7 +218,7 @@ def stand(host: Host, verdict: ProfileVerdict) -> Standing:
     by_cosine = tolerance.max_abs is None and tolerance.cosine_min is not None
     number, value = ("least cosine", least) if by_cosine else ("max abs difference", difference)
     allowed = tolerance.cosine_min if by_cosine else tolerance.max_abs
-    return Standing(host, verdict, number, value, allowed, max(0.0, _worst(used)))
+    return Standing(host, verdict, number, value, allowed, _worst(used))
 
 
 def _worst(values: object) -> float:

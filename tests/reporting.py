@@ -1,4 +1,4 @@
-"""Families with numbers that nobody measured, for reports: plausible, and worked out here rather than by the package."""
+"""Families with numbers that nobody measured, for reports: plausible, and worked out apart from the package."""
 
 from __future__ import annotations
 

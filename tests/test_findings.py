@@ -99,7 +99,7 @@ def test_tasks_of_this_host_come_first_and_those_with_labels(family: Path) -> No
     record_scores(loaded, {SMALL: 0.7}, name="a", kind=TaskKind.SIMILARITY)
     assert [(task.name, task.host) for task in gather_findings(family).tasks] == [("sts", OTHER), ("a", read_host())]
     record_scores(loaded, {SMALL: 0.6})
-    assert [(task.name, task.host) for task in gather_findings(family).tasks][0] == ("sts", read_host())
+    assert next((task.name, task.host) for task in gather_findings(family).tasks) == ("sts", read_host())
 
 
 def test_timings_are_those_of_the_threads(family: Path) -> None:
