@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matexport.findings import MB, Findings
-from matexport.page import command, describe_family, describe_host, describe_threads, name_hosts
 from matexport.profiles import FLOORS, tighten
 from matexport.quality import TaskKind
 from matexport.spec import Encoding, Precision, Profile
 from matexport.survey import Known
+from matexport.words import command, describe_family, describe_host, describe_threads, name_hosts
 
 #: How a hub spells the kinds of tasks that have labels.
 HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "Retrieval"}

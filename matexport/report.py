@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from matexport.card import render_card
 from matexport.errors import DestinationError, MissingExtraError, RequestError
 from matexport.findings import Findings
+from matexport.heatmaps import list_gradient
 from matexport.manifest import CARD, REPORT, Family
-from matexport.page import lay_out, list_gradient
+from matexport.page import lay_out
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -30,8 +30,8 @@ LAYERS = {
     "batches": 1, "measurements": 2, "staging": 2, "parity": 2, "session": 2, "tokens": 2, "embed": 3, "timings": 3,
     "quality": 3, "tables": 4, "survey": 4,
     "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "junit": 5, "pack": 5,
-    "plots": 4, "findings": 5, "page": 6, "card": 7, "report": 8,
-    "__init__": 9, "arguments": 9, "cli": 10, "__main__": 11,
+    "plots": 4, "findings": 5, "words": 6, "heatmaps": 7, "datatables": 7, "card": 7, "page": 8, "report": 9,
+    "__init__": 10, "arguments": 10, "cli": 11, "__main__": 12,
 }  # fmt: skip
 #: Records that the stages of the build share.
 SHARED_STAGES = {
@@ -67,7 +67,7 @@ LIGHT_EXTERNAL = {
     "tqdm": {"cli"},
     "pyarrow": {"bulk"},
     "ray": {"bulk"},
-    "matplotlib": {"plots", "page"},
+    "matplotlib": {"plots", "heatmaps"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
 }
