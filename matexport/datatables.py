@@ -83,7 +83,9 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         mark = mark_host(findings, letters, standing.host) if standing else ""
         trained = {True: "yes", False: "no", None: "–"}[it.trained]
         excess = limits.find_excess(it)
-        budget = Cell("; ".join(excess) or "kept", "outside" if excess else "kept", style="bad" if excess else "good")
+        budget = Cell(
+            "; ".join(excess) or "kept", "outside" if excess else "kept", style="bad narrow" if excess else "good"
+        )
         rows.append(
             [
                 Cell(it.profile, it.profile),
