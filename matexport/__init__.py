@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from matexport.bulk import embed_corpus
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
+    from matexport.findings import Limits, gather_findings
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.profiles import load_job
+    from matexport.report import write_report
     from matexport.tables import describe_profiles
     from matexport.timings import Bench, load_bench, record_bench
     from matexport.verify import Verification, load_measurement, record_measurement, verify_family
@@ -38,10 +40,12 @@ _HOMES = {
     "record_bench": "matexport.timings",
     "Embedder": "matexport.embed",
     "Family": "matexport.manifest",
+    "Limits": "matexport.findings",
     "MatexportError": "matexport.errors",
     "Sessions": "matexport.embed",
     "Verification": "matexport.verify",
     "describe_profiles": "matexport.tables",
+    "gather_findings": "matexport.findings",
     "load_family": "matexport.manifest",
     "load_job": "matexport.profiles",
     "load_measurement": "matexport.verify",
@@ -49,6 +53,7 @@ _HOMES = {
     "record_measurement": "matexport.verify",
     "verify_family": "matexport.verify",
     "write_junit": "matexport.junit",
+    "write_report": "matexport.report",
 }
 
 __all__ = [
@@ -56,6 +61,7 @@ __all__ = [
     "BenchPlan",
     "Embedder",
     "Family",
+    "Limits",
     "MatexportError",
     "Sessions",
     "Verification",
@@ -63,6 +69,7 @@ __all__ = [
     "bench_family",
     "describe_profiles",
     "embed_corpus",
+    "gather_findings",
     "load_bench",
     "load_family",
     "load_job",
@@ -72,6 +79,7 @@ __all__ = [
     "record_measurement",
     "verify_family",
     "write_junit",
+    "write_report",
 ]
 
 
