@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from matexport.drift import Drift, compare_families
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
+    from matexport.findings import gather_findings
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.pick import Choice, choose
     from matexport.profiles import load_job
+    from matexport.report import write_report
     from matexport.spec import Budget
     from matexport.survey import Survey, survey_family
     from matexport.tables import describe_profiles
@@ -55,6 +57,7 @@ _HOMES = {
     "choose": "matexport.pick",
     "describe_profiles": "matexport.tables",
     "load_device": "matexport.devices",
+    "gather_findings": "matexport.findings",
     "load_family": "matexport.manifest",
     "load_job": "matexport.profiles",
     "load_measurement": "matexport.verify",
@@ -63,6 +66,7 @@ _HOMES = {
     "survey_family": "matexport.survey",
     "verify_family": "matexport.verify",
     "write_junit": "matexport.junit",
+    "write_report": "matexport.report",
 }
 
 __all__ = [
@@ -84,6 +88,7 @@ __all__ = [
     "compare_families",
     "describe_profiles",
     "embed_corpus",
+    "gather_findings",
     "load_bench",
     "load_device",
     "load_family",
@@ -95,6 +100,7 @@ __all__ = [
     "survey_family",
     "verify_family",
     "write_junit",
+    "write_report",
 ]
 
 

@@ -239,6 +239,33 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     pack.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
     pack.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     pack.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
+
+    report = _add_command(
+        parsers, "report", commands["report"], "write what is known of a family as one HTML page and a model card",
+        "One page that loads nothing, so it can be mailed and read offline: heat maps of retention and parity over "
+        "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
+        "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
+        "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
+        "limits, the budget is drawn in. Needs the [report] extra.",
+        "examples:\n  matexport report artifacts/minilm\n"
+        "  matexport report artifacts/minilm --max-latency-ms 5 --max-disk-mb 60 --min-retention 0.95\n"
+        "  matexport report artifacts/minilm --out minilm.html",
+    )  # fmt: skip
+    _add_family(report)
+    report.add_argument("--out", type=Path, metavar="FILE.html",
+                        help="the page; the card lies beside it as FILE.md (default: FAMILY/report.html and "
+                        "FAMILY/README.md)")  # fmt: skip
+    report.add_argument("--task", metavar="NAME", help="the one that retention is of (default: the least over the "
+                        "tasks with labels, or over those without)")  # fmt: skip
+    _add_threads(report, "the timings with so many threads (default: the most that were measured)")
+    for name, metavar, explanation in (
+        ("latency-ms", "MS", "latency of one short text"),
+        ("disk-mb", "MB", "size on disk, in 10^6 bytes"),
+        ("ram-mb", "MB", "peak memory, in 10^6 bytes"),
+    ):
+        report.add_argument(f"--max-{name}", type=_limit, metavar=metavar, help=f"draw this limit of {explanation}")
+    report.add_argument("--min-retention", type=_share, metavar="SHARE",
+                        help="draw this least share of the parent's quality, such as 0.95")  # fmt: skip
     return parser
 
 

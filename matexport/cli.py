@@ -455,6 +455,31 @@ def run_pack(options: argparse.Namespace) -> int:
     return DONE
 
 
+def run_report(options: argparse.Namespace) -> int:
+    """``matexport report FAMILY``"""
+    from matexport.findings import gather_findings
+    from matexport.report import require_report_extra, write_report
+    from matexport.spec import Budget
+
+    require_report_extra()
+    budget = Budget(
+        max_latency_ms=options.max_latency_ms,
+        max_disk_mb=options.max_disk_mb,
+        max_ram_mb=options.max_ram_mb,
+        min_retention=options.min_retention,
+    )
+    findings = gather_findings(options.family, budget=budget, threads=options.threads, task=options.task)
+    report = write_report(findings, options.out)
+    if options.json:
+        files = {str(report.page): report.page_bytes, str(report.card): report.card_bytes}
+        _print_json(
+            {"family": str(options.family), "report": str(report.page), "card": str(report.card), "bytes": files}
+        )
+    else:
+        print(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
+    return DONE
+
+
 @contextlib.contextmanager
 def _open_texts(options: argparse.Namespace) -> Iterator[Iterable[str]]:
     """The texts of `embed`, one at a time."""
@@ -683,6 +708,7 @@ COMMANDS = {
     "pick": run_pick,
     "embed": run_embed,
     "pack": run_pack,
+    "report": run_report,
 }
 
 

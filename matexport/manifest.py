@@ -44,6 +44,9 @@ PROBES = "probes.jsonl"
 REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
+#: What `matexport report` writes. They hold measurements, so no digest covers them; they may lie there or not.
+REPORT = "report.html"
+CARD = "README.md"
 
 #: 2 added precisions and encodings; 3 graphs of all exits and the trained points. What older ones lack has a default.
 SCHEMA = 3
@@ -183,7 +186,8 @@ def write_manifest(root: Path, facts: FamilyFacts) -> None:
 
 def describe_files(root: Path) -> dict[str, FileFacts]:
     """Digest and size of every file in `root` that a manifest lists, by name."""
-    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name != MANIFEST)
+    others = {MANIFEST, REPORT, CARD}
+    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name not in others)
     return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
 
 
@@ -233,9 +237,9 @@ def check_exits(family: Family, precision: Precision) -> None:
 
 
 def list_foreign_files(family: Family) -> list[str]:
-    """What lies in a family's folder and is neither listed in its manifest, nor a measurement."""
-    known = {MANIFEST, *family.facts.files}
-    extra = [path for path in family.path.iterdir() if path.name not in known and path.name != MEASUREMENTS]
+    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor a report."""
+    known = {MANIFEST, MEASUREMENTS, *family.facts.files}
+    extra = [path for path in family.path.iterdir() if path.name not in known and not _is_report(path)]
     measurements = family.path / MEASUREMENTS
     if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
         extra.append(measurements)
@@ -310,6 +314,15 @@ def _check_text(text: TextFacts, manifest: Path) -> None:
 def _is_measurement(path: Path) -> bool:
     """Or what an interrupted recording left of one."""
     return path.name.endswith((".json", ".json.tmp")) and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _is_report(path: Path) -> bool:
+    """Or what an interrupted `report` left of one."""
+    known = any(
+        path.name == name or (path.name.startswith(f"{name}.") and path.name.endswith(".tmp"))
+        for name in (REPORT, CARD)
+    )
+    return known and stat.S_ISREG(path.lstat().st_mode)
 
 
 def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:

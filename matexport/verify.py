@@ -384,18 +384,25 @@ def load_measurement(family: Family, host: Host) -> Measurement | None:
 
 def load_verification(family: Family, host: Host) -> Verification | None:
     """What was recorded on a host, judged by the family's floors; None unless it covers every profile."""
+    verdicts = load_verdicts(family, host)
+    return Verification(host, verdicts) if len(verdicts) == len(family.profiles) else None
+
+
+def load_verdicts(family: Family, host: Host) -> tuple[ProfileVerdict, ...]:
+    """What was recorded on a host, judged by the family's floors: only the profiles that were run there."""
     recorded = load_measurement(family, host)
     if recorded is None:
-        return None
-    names = [profile.name for profile in family.profiles]
-    if not all(recorded.parity.get(name) and name in recorded.spread for name in names):
-        return None
+        return ()
+    names = [
+        profile.name
+        for profile in family.profiles
+        if set(recorded.parity.get(profile.name, ())) - {RANGES_WAY} and profile.name in recorded.spread
+    ]
+    if not names:
+        return ()
     probes = len(load_probes(family.path / PROBES))
-    return Verification(
-        host,
-        hold_codes_to_vectors(
-            [_judge(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
-        ),
+    return hold_codes_to_vectors(
+        [_judge(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
     )
 
 

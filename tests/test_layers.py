@@ -32,7 +32,8 @@ LAYERS = {
     "columns": 0, "devices": 1, "pick": 5, "choices": 6,
     "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "drift": 5, "gate": 5, "pack": 5,
     "junit": 6, "pytest_plugin": 6,
-    "__init__": 6, "arguments": 6, "cli": 7, "__main__": 8,
+    "plots": 4, "findings": 5, "words": 6, "heatmaps": 7, "datatables": 7, "card": 7, "page": 8, "report": 9,
+    "__init__": 10, "arguments": 10, "cli": 11, "__main__": 12,
 }  # fmt: skip
 #: Records that the stages of the build share.
 SHARED_STAGES = {
@@ -74,6 +75,9 @@ LIGHT_EXTERNAL = {
     "scipy": {"evaluate"},
     "ir_measures": {"evaluate"},
     "pytest": {"pytest_plugin"},
+    "matplotlib": {"plots", "heatmaps"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 

@@ -1,0 +1,312 @@
+"""Findings -> a model card: YAML that a hub reads, and Markdown that people do.
+
+Text from a manifest or a measurement is escaped: what it holds is shown, and is neither markup nor HTML. YAML is
+written here rather than with a library: a dozen keys, every string quoted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matexport.findings import MB, Findings
+from matexport.profiles import FLOORS, tighten
+from matexport.quality import TaskKind
+from matexport.spec import Encoding, Precision, Profile
+from matexport.survey import Known
+from matexport.words import command, describe_family, describe_host, describe_threads, name_hosts
+
+#: How a hub spells the kinds of tasks that have labels.
+HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "Retrieval"}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+def render_card(findings: Findings, generator: str) -> str:
+    """The card, front matter first."""
+    blocks = [
+        f"---\n{format_yaml(describe_metadata(findings))}\n---",
+        f"<!-- Written by {generator}, which replaces it. -->",
+        f"# {escape_markdown(findings.name)}",
+        escape_markdown(describe_family(findings)),
+        f"Parent: {_code(findings.family.facts.parent.source)}.",
+        *_describe_profiles(findings),
+        *_describe_use(findings),
+        *_describe_parity(findings),
+        *_describe_quality(findings),
+        *_describe_limits(findings),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def describe_metadata(findings: Findings) -> dict[str, Any]:
+    """What the hub's YAML says. There is no licence in it: a manifest does not know the parent's."""
+    facts = findings.family.facts
+    quantized = any(it.precision not in (Precision.FP32, Precision.FP16) for it in facts.profiles.values())
+    metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "sentence-similarity"}
+    if is_hub_id(facts.parent.source):
+        metadata["base_model"] = facts.parent.source
+        if quantized:
+            metadata["base_model_relation"] = "quantized"
+    tags = ["matryoshka", "2d-matryoshka", "onnx", "onnxruntime", "sentence-embeddings", "feature-extraction"]
+    metadata["tags"] = [*tags, *(["quantized"] if quantized else [])]
+    if results := list_results(findings):
+        metadata["model-index"] = [{"name": findings.name, "results": results}]
+    return metadata
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a parent's source is a hub id beyond doubt: of a local directory a manifest keeps the bare name."""
+    return bool(_HUB_ID.fullmatch(source))
+
+
+def list_results(findings: Findings) -> list[dict[str, Any]]:
+    """Scores on tasks with labels, as a hub's ``model-index`` has them: one metric for each profile."""
+    results = []
+    for task in findings.tasks:
+        quality = task.quality
+        scores = {
+            name: quality.profiles[name].score for name in findings.family.facts.profiles if name in quality.profiles
+        }
+        scores = {name: score for name, score in scores.items() if math.isfinite(score)}
+        if quality.kind not in HUB_TASKS or not scores:
+            continue
+        kind = HUB_TASKS[quality.kind]
+        metric = re.sub(r"[^a-z0-9]+", "_", quality.metric.lower().replace("@", "_at_")).strip("_") or "score"
+        results.append(
+            {
+                "task": {"type": kind, "name": kind},
+                "dataset": {"type": _slug(task.name), "name": task.name},
+                "metrics": [
+                    {"type": metric, "value": round(score, 6), "name": f"{quality.metric}, {name}"}
+                    for name, score in scores.items()
+                ],
+            }
+        )  # fmt: skip
+    return results
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "data"
+
+
+def _describe_profiles(findings: Findings) -> list[str]:
+    header = (
+        "profile",
+        "layers",
+        "dim",
+        "trained",
+        "disk MB",
+        "RAM MB",
+        "latency ms",
+        "texts/s",
+        "retention",
+        "parity",
+    )
+    rows = []
+    for it in findings.survey.candidates:
+        standing = findings.standings.get(it.profile)
+        parity = (
+            "–"
+            if standing is None
+            else f"{standing.number} " + format(standing.value, ".2g" if standing.number.startswith("max") else ".6f")
+        )
+        off = it.profile in findings.broken
+        rows.append(
+            (
+                it.profile, str(it.layers), str(it.dim), {True: "yes", False: "no", None: "–"}[it.trained],
+                f"{it.disk_bytes / MB:.1f}", _known(it.peak_bytes, ".0f", MB), _known(it.latency_ms, ".2f"),
+                _known(it.texts_per_s, ".0f"), _known(it.retention, ".4f"), parity + (", off its floor" if off else ""),
+            )
+        )  # fmt: skip
+    threads = describe_threads(findings)
+    notes = [
+        f"Latency is the median of one short text {threads}." if threads
+        else f"Not timed yet: {_code(command(findings, 'bench'))} measures latency, memory and throughput."
+    ]  # fmt: skip
+    tasks = findings.survey.tasks
+    notes.append(
+        f"Retention is the score over the whole parent's, the least of: {escape_markdown(', '.join(tasks))}." if tasks
+        else f"Quality was not measured yet: {_code(command(findings, 'evaluate'))} measures it."
+    )  # fmt: skip
+    refused = [
+        f"- {_code(name)} is not here: {escape_markdown(reason)}"
+        for name, reason in findings.family.facts.refused.items()
+    ]
+    return ["## Profiles", format_pipes(header, rows), " ".join(notes), *(["\n".join(refused)] if refused else [])]
+
+
+def _describe_use(findings: Findings) -> list[str]:
+    profile = choose_example(findings)
+    dim, encoding = profile.point.dim, profile.encoding
+    kind = "float32" if encoding is Encoding.FLOAT32 else "uint8" if encoding is Encoding.UBINARY else "int8"
+    shell = command(findings, "embed", "--profile", profile.name, "a text", "another text")
+    python = (
+        "import matexport\n\n"
+        f"embedder = matexport.Embedder({findings.name!r}, profile={profile.name!r})\n"
+        f'vectors = embedder.embed(["a text", "another text"])  # (2, {encoding.width(dim)}) {kind}'
+    )
+    pack = command(findings, "pack", profile.name, "small")
+    prompts = findings.family.facts.text.prompts
+    said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
+    return [
+        "## Use",
+        _fence(shell, "console"),
+        _fence(python, "python"),
+        f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}. {said}".strip(),
+    ]
+
+
+def choose_example(findings: Findings) -> Profile:
+    """A profile to show: in float vectors if there is one, and not off its floor; the deepest and widest of them."""
+    profiles = findings.family.profiles
+    sound = [it for it in profiles if it.name not in findings.broken] or profiles
+    return max(sound, key=lambda it: (it.encoding is Encoding.FLOAT32, it.point, -list(Precision).index(it.precision)))
+
+
+def _describe_parity(findings: Findings) -> list[str]:
+    facts, letters = findings.family.facts, name_hosts(findings)
+    lines = [
+        "Parity is the distance between a sub-model and the parent **at the same point**: every profile is run on the "
+        "family's probes, in batches and one text at a time, and compared with the parent's own stored vectors. It "
+        "says that a sub-model is faithful, not that the parent is any good at that point; retention says that."
+    ]
+    floors = []
+    for precision in Precision:
+        if precision in facts.tolerances:
+            floor = tighten(facts.tolerances[precision], FLOORS[precision])
+            held = [
+                f"{name} {word} {value:g}"
+                for name, word, value in (
+                    ("max abs difference", "at most", floor.max_abs),
+                    ("mean cosine", "at least", floor.cosine_mean),
+                    ("least cosine", "at least", floor.cosine_min),
+                    ("alone and in a batch", "within", floor.spread),
+                )
+                if value is not None
+            ]
+            floors.append(f"- {precision}: {', '.join(held)}")
+    lines.append("Floors:\n\n" + "\n".join(floors))
+    total = len(findings.family.profiles)
+    told = [
+        f"- host {letters[host]}, {escape_markdown(describe_host(host))}: "
+        f"{sum(it.passed for it in verdicts.values())} of {total} passed"
+        for host, verdicts in findings.verdicts
+    ]
+    told += [
+        f"- {_code(name)} is off its floor on host {letters[host]}: {escape_markdown(reason)}"
+        for name, breaches in findings.broken.items()
+        for host, reason in breaches
+    ]
+    lines.append("\n".join(told) or "No host has recorded it since the family was made.")
+    lines.append(f"To repeat it on your machine: {_code(command(findings, 'verify'))}.")
+    return ["## Parity", *lines]
+
+
+def _describe_quality(findings: Findings) -> list[str]:
+    if not findings.tasks:
+        return []
+    rows = [
+        (
+            task.name, str(task.quality.kind), task.quality.metric, str(task.quality.texts),
+            f"{task.quality.parent.score:.4f}" if task.quality.parent else "–",
+        )
+        for task in findings.tasks
+    ]  # fmt: skip
+    return [
+        "## Quality",
+        format_pipes(("task", "kind", "metric", "texts", "parent's score"), rows),
+        "Similarity and neighbours need no labels: they compare with the whole parent. Each profile's scores are in "
+        "the HTML report.",
+    ]
+
+
+def _describe_limits(findings: Findings) -> list[str]:
+    facts = findings.family.facts
+    lines = [
+        "The sub-models have the parent's own limits, and its licence, which is not recorded here: see the parent.",
+        f"Texts are cut after {facts.text.max_tokens} tokens.",
+        "Timings hold on the hosts that they were measured on, and nowhere else.",
+    ]
+    if facts.trained is None:
+        lines.append("Nobody said which points the parent was trained to be read at; others may be of little use.")
+    else:
+        lines.append("The parent was not trained to be read at points marked untrained.")
+    if vocabulary := facts.vocabulary:
+        lines.append(
+            f"The vocabulary was cut to {vocabulary.tokens} of {vocabulary.parent_tokens} tokens "
+            f"({escape_markdown(vocabulary.kept_by)}): other texts are read worse."
+        )
+    return ["## Limits", "\n".join(f"- {line}" for line in lines)]
+
+
+def _known(number: Known | None, form: str, unit: float = 1.0) -> str:
+    return "–" if number is None else format(number.value / unit, form)
+
+
+# --- Markdown
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is: on one line, no markup, no HTML, no table cell of its own."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", text)
+    return re.sub(r"(?i)\b(https?|ftp|mailto|www)(?=[:.])", r"\1&#8203;", text)  # no link of its own, either
+
+
+def _code(text: str) -> str:
+    """Inline code; text that code could not hold on every renderer is escaped instead."""
+    return escape_markdown(text) if re.search(r"[`<>&|\x00-\x1f\x7f-\x9f\u2028\u2029]", text) else f"`{text}`"
+
+
+def _fence(text: str, language: str) -> str:
+    ticks = "`" * max(3, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def format_pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells are escaped."""
+    lines = [header, ["---"] * len(header), *([escape_markdown(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# --- YAML
+
+
+def format_yaml(value: Any, indent: int = 0) -> str:
+    """Mappings and lists of them in blocks, every string in double quotes: YAML 1.1 and 1.2 read the same."""
+    space = "  " * indent
+    if isinstance(value, dict):
+        lines = []
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                lines.append(f"{space}{key}:\n{format_yaml(item, indent + 1)}")
+            else:
+                lines.append(f"{space}{key}: {_scalar(item)}")
+        return "\n".join(lines)
+    lines = []
+    for item in value:
+        block = format_yaml(item, indent + 1).lstrip() if isinstance(item, dict | list) else _scalar(item)
+        lines.append(f"{space}- {block}")
+    return "\n".join(lines)
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, float):
+        text = f"{value:.6f}"
+        return text.rstrip("0") + ("0" if text.rstrip("0").endswith(".") else "")
+    if isinstance(value, int):
+        return str(value)
+    return '"' + "".join(map(_quote, str(value))) + '"'
+
+
+def _quote(character: str) -> str:
+    code = ord(character)
+    if character in '"\\':
+        return f"\\{character}"
+    if 0x20 <= code < 0x7F:
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,224 @@
+"""Findings -> the tables of a report's page, each cell with what it is sorted by: text and numbers, no HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from matexport.findings import MB, Findings, Standing, find_excess
+from matexport.host import Host
+from matexport.profiles import FLOORS, tighten
+from matexport.spec import CPU, Budget, Precision, Profile
+from matexport.survey import Known, is_same_host
+from matexport.tables import describe_profiles
+from matexport.words import (
+    count_noun,
+    format_number,
+    mark_host,
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and what it is sorted by: None is missing, and stands last."""
+
+    text: str
+    value: float | str | None = None
+    mark: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    id: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    sortable: bool = False
+
+
+def tabulate_failures(findings: Findings, letters: Mapping[Host, str]) -> Table | None:
+    rows = [
+        [Cell(name), Cell("refused when the family was made", style="bad narrow"), Cell(reason, style="wrap")]
+        for name, reason in findings.family.facts.refused.items()
+    ]
+    rows += [
+        [Cell(name), Cell(f"off its floor on host {letters[host]}", style="bad narrow"), Cell(reason, style="wrap")]
+        for name, breaches in findings.broken.items()
+        for host, reason in breaches
+    ]
+    columns = (Column("profile"), Column("what"), Column("how"))
+    return Table("failures", "What failed", columns, rows) if rows else None
+
+
+def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    budget, standings = findings.budget, findings.standings
+    limited = budget != Budget()
+    columns = [
+        Column("profile"), Column("layers", True), Column("dim", True), Column("retention", True),
+        Column("latency ms", True), Column("RAM MB", True), Column("disk MB", True),
+        *([Column("budget")] if limited else []), Column("parity"), Column("cold start ms", True),
+        Column("texts/s", True), Column("download MB", True), Column("precision"), Column("vectors"),
+        Column("trained"), Column("max abs diff", True), Column("mean cosine", True), Column("least cosine", True),
+        Column("neighbours", True), Column("spread", True),
+    ]  # fmt: skip
+    parities = {name: it.verdict.parity for name, it in standings.items()}
+    spreads = {name: it.verdict.spread for name, it in standings.items()}
+    described = {row["profile"]: row for row in describe_profiles(findings.family, parities, spreads)}
+
+    def known(number: Known | None, form: str, unit: float = 1.0) -> Cell:
+        if number is None:
+            return Cell("–")
+        return _number(number.value / unit, form, mark_host(findings, letters, number.host))
+
+    rows = []
+    for it in findings.survey.candidates:
+        profile, row, standing = Profile.parse(it.profile), described[it.profile], standings.get(it.profile)
+        mark = mark_host(findings, letters, standing.host) if standing else ""
+        trained = {True: "yes", False: "no", None: "–"}[it.trained]
+        excess = find_excess(budget, it)
+        kept = Cell(
+            "; ".join(excess) or "kept", "outside" if excess else "kept", style="bad narrow" if excess else "good"
+        )
+        rows.append(
+            [
+                Cell(it.profile, it.profile),
+                _number(it.layers, "d"),
+                _number(it.dim, "d"),
+                known(it.retention, ".4f"),
+                known(it.latency_ms, ".2f"),
+                known(it.peak_bytes, ".0f", MB),
+                _number(it.disk_bytes / MB, ".1f"),
+                *([kept] if limited else []),
+                _judge_cell(standing, mark, [letters[host] for host, _ in findings.broken.get(it.profile, ())]),
+                known(it.cold_start_ms, ".0f"),
+                known(it.texts_per_s, ".0f"),
+                _number(it.download_bytes / MB, ".1f"),
+                Cell(profile.precision, str(profile.precision)),
+                Cell(profile.encoding, str(profile.encoding)),
+                Cell(trained, None if it.trained is None else trained),
+                _number(row["max_abs"], ".1e", mark),
+                _number(row["cosine_mean"], ".6f", mark),
+                _number(row["cosine_min"], ".6f", mark),
+                _number(row["neighbours"], ".3f", mark),
+                _number(row["spread"], ".0e", mark),
+            ]
+        )
+    return Table("table-profiles", "All profiles", columns, rows, sortable=True)
+
+
+def _judge_cell(standing: Standing | None, mark: str, broken: Sequence[str]) -> Cell:
+    """`broken`: letters of the hosts on which the profile is off its floor."""
+    if standing is None:
+        return Cell("–")
+    if not broken:
+        return Cell("passed", "passed", mark, "good")
+    return Cell(f"off its floor on {', '.join(broken)}", "off", style="bad")
+
+
+def tabulate_tasks(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    columns = (Column("task"), Column("kind"), Column("metric"), Column("texts", True), Column("parent", True),
+               Column("counts"), Column("host"), Column("data sha256"))  # fmt: skip
+    rows = [
+        [
+            Cell(task.name, task.name),
+            Cell(task.quality.kind, str(task.quality.kind)),
+            Cell(task.quality.metric, task.quality.metric),
+            _number(task.quality.texts, "d"),
+            _number(task.quality.parent.score if task.quality.parent else None, ".4f"),
+            Cell("for retention" if task.name in findings.survey.tasks else "–"),
+            Cell(letters[task.host], letters[task.host]),
+            Cell(task.quality.data_sha256[:16], task.quality.data_sha256),
+        ]
+        for task in findings.tasks
+    ]
+    return Table("table-tasks", "Tasks", columns, rows)
+
+
+def tabulate_scores(findings: Findings) -> Table:
+    columns = [Column("profile"), *(Column(f"{task.name}: {task.quality.metric}", True) for task in findings.tasks)]
+    rows = []
+    for profile in findings.family.profiles:
+        scores = [task.quality.profiles.get(profile.name) for task in findings.tasks]
+        rows.append([Cell(profile.name, profile.name), *(_number(it.score if it else None, ".4f") for it in scores)])
+    return Table("table-scores", "Scores of every profile on every task", columns, rows, sortable=True)
+
+
+def tabulate_hosts(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    titles = ("host", "CPU", "CPUs", "instruction sets", "system", "Python", "onnxruntime", "measured")
+    columns = [Column(title) for title in titles]
+    rows = []
+    proven = dict(findings.verdicts)
+    for host, letter in letters.items():
+        what = [f"parity of {count_noun(len(proven[host]), 'profile')}"] if host in proven else []
+        for bench in findings.benches:
+            if bench.host == host:
+                on = "" if bench.provider == CPU else f" on {bench.provider}"
+                counts = sorted({count for profile in bench.profiles.values() for count in profile.threads})
+                what.append(f"timings{on} of {count_noun(len(bench.profiles), 'profile')} with {_join(counts)} threads")
+        if evaluated := [task.name for task in findings.tasks if task.host == host]:
+            what.append(f"quality on {', '.join(evaluated)}")
+        this = " (this host)" if is_same_host(host, findings.host) else ""
+        rows.append(
+            [
+                Cell(letter + this), Cell(host.cpu), Cell(str(host.cpus)),
+                Cell(", ".join(host.instruction_sets) or "–", style="wrap"), Cell(f"{host.os}, {host.machine}"),
+                Cell(host.python), Cell(host.onnxruntime), Cell("; ".join(what) or "–", style="wrap"),
+            ]
+        )  # fmt: skip
+    return Table("table-hosts", "Hosts that something was measured on", columns, rows)
+
+
+def tabulate_floors(findings: Findings) -> Table:
+    facts = findings.family.facts
+    numbers = ("max abs diff", "mean cosine", "least cosine", "spread")
+    columns = [
+        Column("precision"),
+        *(Column(title, True) for title in numbers),
+        Column("calibrated on"),
+        Column("held at a higher precision"),
+    ]
+    rows = []
+    for precision in Precision:
+        if precision not in facts.tolerances:
+            continue
+        floor, made = tighten(facts.tolerances[precision], FLOORS[precision]), facts.precisions.get(precision)
+        held = ", ".join(f"{part} in {to}" for part, to in made.kept.items()) if made else ""
+        rows.append(
+            [
+                Cell(precision), _number(floor.max_abs, "g"), _number(floor.cosine_mean, "g"),
+                _number(floor.cosine_min, "g"), _number(floor.spread, "g"),
+                Cell((made and made.calibration) or "–", style="wrap"), Cell(held or "–", style="wrap"),
+            ]
+        )  # fmt: skip
+    return Table("table-floors", "Floors", columns, rows)
+
+
+def tabulate_files(findings: Findings) -> Table:
+    columns = (Column("file"), Column("bytes", True), Column("sha256"))
+    files = findings.family.facts.files
+    rows = [
+        [Cell(name, name), _number(files[name].bytes, ",d"), Cell(files[name].sha256, files[name].sha256)]
+        for name in sorted(files)
+    ]
+    return Table("table-files", "Files", columns, rows, sortable=True)
+
+
+def _number(value: object, form: str, mark: str = "") -> Cell:
+    if not isinstance(value, int | float):
+        return Cell("–")
+    if value != value:
+        return Cell("not a number", mark=mark)
+    shown = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, repr(value))
+    return Cell(format_number(value, form), shown, mark)
+
+
+def _join(counts: Iterable[int]) -> str:
+    return " and ".join(map(str, counts)) or "no"

@@ -1,0 +1,215 @@
+"""All that a report says of a family, gathered: what `survey` knows, each host's verdicts, scores, and what failed.
+
+Parity follows the survey's rule: this host's where it was recorded here, else the worst of the other hosts', named.
+Reads the manifest, the probes and ``measurements/``; computes nothing on arrays, writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from matexport.host import Host, read_host
+from matexport.manifest import MANIFEST, PROBES, Family, check_files, hash_file, load_family
+from matexport.parity import RANGES_WAY
+from matexport.quality import TaskQuality, load_quality
+from matexport.spec import PROVIDERS, Budget
+from matexport.survey import Candidate, Survey, is_same_host, survey_family
+from matexport.timings import Bench, load_bench
+from matexport.verify import ProfileVerdict, load_verdicts
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a profile is from the parent at its point, on one host, and how much of its floor that uses.
+
+    Attributes:
+        number: name of the number that stands for it: what its precision is held by.
+        used: share of what the floor allows, of the number that uses most; above 1, or NaN, is a breach.
+    """
+
+    host: Host
+    verdict: ProfileVerdict
+    number: str
+    value: float
+    allowed: float | None
+    used: float
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One task as one host evaluated it."""
+
+    name: str
+    host: Host
+    quality: TaskQuality
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a family.
+
+    Attributes:
+        manifest_sha256: digest of ``family.json``, which holds those of all files.
+        verdicts: by host that recorded parity, this one first, and by profile.
+        benches: what was timed, by host and provider.
+    """
+
+    family: Family
+    manifest_sha256: str
+    survey: Survey
+    host: Host
+    budget: Budget
+    threads: int | None
+    verdicts: tuple[tuple[Host, Mapping[str, ProfileVerdict]], ...]
+    tasks: tuple[TaskScores, ...]
+    benches: tuple[Bench, ...]
+
+    @property
+    def name(self) -> str:
+        """What the family's folder is called: commands of a report name it so, wherever it was written."""
+        return self.family.path.resolve().name
+
+    @cached_property
+    def standings(self) -> Mapping[str, Standing]:
+        """By profile, where any host recorded it."""
+        found: dict[str, list[Standing]] = {}
+        for host, verdicts in self.verdicts:
+            for name, verdict in verdicts.items():
+                found.setdefault(name, []).append(stand(host, verdict))
+        here = self.host
+        chosen = {}
+        for name, standings in found.items():
+            ours = [standing for standing in standings if is_same_host(standing.host, here)]
+            chosen[name] = max(ours or standings, key=lambda it: (it.verdict.passed is False, _rank(it.used)))
+        return chosen
+
+    @cached_property
+    def broken(self) -> Mapping[str, tuple[tuple[Host, str], ...]]:
+        """Profile -> on which hosts it is off its floor, and how."""
+        found: dict[str, list[tuple[Host, str]]] = {}
+        for host, verdicts in self.verdicts:
+            for name, verdict in verdicts.items():
+                if breach := verdict.find_breach():
+                    found.setdefault(name, []).append((host, f"{breach[1]} ({breach[0]})"))
+        return {name: tuple(breaches) for name, breaches in found.items()}
+
+    @cached_property
+    def unproven(self) -> tuple[str, ...]:
+        """Profiles whose parity no host recorded."""
+        return tuple(profile.name for profile in self.family.profiles if profile.name not in self.standings)
+
+
+def gather_findings(
+    family: Family | Path | str,
+    *,
+    host: Host | None = None,
+    budget: Budget | None = None,
+    threads: int | None = None,
+    task: str | None = None,
+) -> Findings:
+    """Gather what a report of a family or pack says.
+
+    Args:
+        family: the directory, or a loaded family.
+        host: whose measurements count; this one when left out.
+        threads: of the timings; the most that were measured on a host when left out.
+        task: the one that retention is of; see `survey.Survey.tasks`.
+
+    Raises:
+        FamilyError: it is none, or its probes are not those that were exported.
+        RequestError: nobody evaluated that task, or timed that number of threads, .
+    """
+    family = family if isinstance(family, Family) else load_family(family)
+    host = host or read_host()
+    survey = survey_family(family, host, threads=threads, task=task)
+    benches = tuple(
+        bench
+        for where in survey.hosts
+        for provider in PROVIDERS
+        if (bench := load_bench(family, where, provider)) is not None
+    )
+    check_files(family, [PROBES])
+    hosts = sorted(survey.hosts, key=lambda where: not is_same_host(where, host))
+    verdicts = ((where, load_verdicts(family, where)) for where in hosts)
+    return Findings(
+        family=family,
+        manifest_sha256=hash_file(family.path / MANIFEST),
+        survey=survey,
+        host=host,
+        budget=budget or Budget(),
+        threads=threads,
+        verdicts=tuple((where, {it.profile: it for it in found}) for where, found in verdicts if found),
+        tasks=_list_tasks(family, host, survey),
+        benches=benches,
+    )
+
+
+def find_excess(budget: Budget, candidate: Candidate) -> tuple[str, ...]:
+    """How a profile is outside of a budget, a phrase for each limit; what nobody measured is outside, too."""
+    ram, latency, start, kept = (
+        candidate.peak_bytes, candidate.latency_ms, candidate.cold_start_ms, candidate.retention
+    )  # fmt: skip
+    numbers: tuple[tuple[str, float | None, float | None, str], ...] = (
+        ("latency", latency.value if latency else None, budget.max_latency_ms, "ms"),
+        ("disk", candidate.disk_bytes / MB, budget.max_disk_mb, "MB"),
+        ("RAM", ram.value / MB if ram else None, budget.max_ram_mb, "MB"),
+        ("cold start", start.value if start else None, budget.max_cold_start_ms, "ms"),
+    )
+    found = []
+    for name, value, limit, unit in numbers:
+        if limit is not None and value is None:
+            found.append(f"{name} not measured")
+        elif limit is not None and value is not None and not value <= limit:
+            found.append(f"{name} {value:.4g} > {limit:g} {unit}")
+    if budget.min_retention is not None and kept is None:
+        found.append("retention not measured")
+    elif budget.min_retention is not None and kept is not None and not kept.value >= budget.min_retention:
+        found.append(f"retention {kept.value:.4g} < {budget.min_retention:g}")
+    return tuple(found)
+
+
+def stand(host: Host, verdict: ProfileVerdict) -> Standing:
+    """A verdict as one number, and the share of its floor that is used."""
+    ways = [parity for way, parity in verdict.parity.items() if way != RANGES_WAY]
+    tolerance = verdict.tolerance
+    difference = _worst(parity.max_abs for parity in ways)
+    least = -_worst(-parity.cosine_min for parity in ways)
+    mean = -_worst(-parity.cosine_mean for parity in ways)
+    used = [0.0]
+    if tolerance.max_abs is not None:
+        used.append(difference / tolerance.max_abs)
+    used += [
+        (1 - value) / (1 - allowed) if allowed < 1 else (0.0 if value >= allowed else math.inf)
+        for value, allowed in ((least, tolerance.cosine_min), (mean, tolerance.cosine_mean))
+        if allowed is not None
+    ]
+    by_cosine = tolerance.max_abs is None and tolerance.cosine_min is not None
+    number, value = ("least cosine", least) if by_cosine else ("max abs difference", difference)
+    allowed = tolerance.cosine_min if by_cosine else tolerance.max_abs
+    return Standing(host, verdict, number, value, allowed, _worst(used))
+
+
+def _worst(values: object) -> float:
+    """The greatest; NaN above all."""
+    return max(values, key=_rank)  # type: ignore[call-overload, no-any-return]
+
+
+def _rank(value: float) -> tuple[bool, float]:
+    return (value != value, value)
+
+
+def _list_tasks(family: Family, host: Host, survey: Survey) -> tuple[TaskScores, ...]:
+    """Every task once, from this host if it evaluated it, else from the first that did; those with labels first."""
+    here = [where for where in survey.hosts if is_same_host(where, host)]
+    found: dict[str, TaskScores] = {}
+    for where in dict.fromkeys([*here, *survey.hosts]):
+        known = load_quality(family, where)
+        for name, task in known.tasks.items() if known else ():
+            found.setdefault(name, TaskScores(name, where, task))
+    return tuple(sorted(found.values(), key=lambda it: (not it.quality.kind.has_labels, it.name)))

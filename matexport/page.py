@@ -1,0 +1,326 @@
+"""Findings -> what each place of the report's page shows: lines, tables and heat maps as plain text. No HTML here.
+
+All text of a family and its measurements stays a `str`, which the template escapes. The only markup is what `plots`
+drew. Numbers from another host than the one in question carry that host's letter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matexport.datatables import (
+    tabulate_failures,
+    tabulate_files,
+    tabulate_floors,
+    tabulate_hosts,
+    tabulate_profiles,
+    tabulate_scores,
+    tabulate_tasks,
+)
+from matexport.findings import MB, Findings, find_excess
+from matexport.heatmaps import list_marks, map_parity, map_retention
+from matexport.host import Host
+from matexport.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
+from matexport.spec import Budget, Point, Profile
+from matexport.survey import Known, is_same_host
+from matexport.words import (
+    command,
+    count_noun,
+    describe_family,
+    describe_host,
+    describe_threads,
+    list_groups,
+    name_group,
+    name_hosts,
+)
+
+#: What is beyond was not measured but forged, and would stretch an axis out of what matplotlib draws.
+MAX_DRAWN = 1e15
+
+
+@dataclass(frozen=True)
+class Missing:
+    """In place of what nobody measured: what is missing, what to do, and the command that does it."""
+
+    what: str
+    todo: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    title: str
+    svg: str = ""
+    front: Sequence[str] = ()
+    count: int = 0
+    left_out: str = ""
+    missing: Missing | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    text: str
+    style: str = ""
+
+
+def lay_out(findings: Findings) -> dict[str, Any]:
+    """Everything that the template names `page`."""
+    facts, survey = findings.family.facts, findings.survey
+    letters = name_hosts(findings)
+    sections = [
+        ("verdict", "Verdict"), ("retention", "Retention"), ("parity", "Parity"), ("tradeoffs", "Trade-offs"),
+        ("profiles", "Profiles"), ("tasks", "Tasks"), ("hosts", "Hosts"), ("parent", "Parent"), ("floors", "Floors"),
+        ("files", "Files"),
+    ]  # fmt: skip
+    retention = map_retention(findings, letters)
+    kept = [known.value for it in survey.candidates if (known := it.retention) and math.isfinite(known.value)]
+    return {
+        "title": f"{findings.name}: sub-models of {facts.parent.source}",
+        "lead": describe_family(findings),
+        "identity": list_identity(findings),
+        "sections": sections,
+        "verdicts": judge(findings, letters),
+        "proven": not findings.unproven,
+        "failures": tabulate_failures(findings, letters),
+        "unproven": _say_unproven(findings),
+        "budget": describe_budget(findings),
+        "retention": retention if kept else [],
+        "retention_note": _note_retention(findings),
+        "retention_scale": (f"{min(kept):.3f}", f"{max(kept):.3f}") if kept else ("", ""),
+        "no_retention": _miss_retention(findings, len(kept)),
+        "marks": list_marks(findings, letters),
+        "parity": map_parity(findings, letters),
+        "no_parity": _say_unproven(findings),
+        "plots": (plots := draw_plots(findings)),
+        "no_plots": None if plots else _miss_retention(findings, 0),
+        "legend": list_series(findings),
+        "plot_note": _note_plots(findings),
+        "profiles": tabulate_profiles(findings, letters),
+        "profiles_note": _note_profiles(findings, letters),
+        "tasks": tabulate_tasks(findings, letters) if findings.tasks else None,
+        "scores": tabulate_scores(findings) if findings.tasks else None,
+        "no_tasks": Missing("No task was evaluated.", "Measure quality with", command(findings, "evaluate")),
+        "hosts": tabulate_hosts(findings, letters),
+        "hosts_note": _note_hosts(findings, letters),
+        "parent": list_parent(findings),
+        "floors": tabulate_floors(findings),
+        "files": tabulate_files(findings),
+        "files_note": "What the manifest says of each file. This page did not read them; to check every digest, and "
+        "parity on your machine:",
+        "verify_command": command(findings, "verify"),
+        "versions": [*sorted(facts.provenance.versions.items()), ("inputs sha256", facts.provenance.inputs_sha256)],
+    }
+
+
+def list_identity(findings: Findings) -> list[tuple[str, str]]:
+    facts = findings.family.facts
+    weights = [(f"sha256 of {name}", digest) for name, digest in sorted(facts.parent.weights.items())]
+    return [("parent", facts.parent.source), *weights, ("sha256 of family.json", findings.manifest_sha256)]
+
+
+def judge(findings: Findings, letters: Mapping[Host, str]) -> list[Line]:
+    """A line for each host that recorded parity, and for what was refused."""
+    total = len(findings.family.profiles)
+    lines = []
+    for host, verdicts in findings.verdicts:
+        passed = sum(verdict.passed for verdict in verdicts.values())
+        failed, unknown = len(verdicts) - passed, total - len(verdicts)
+        text = (
+            f"{passed} of {count_noun(total, 'profile')} passed parity on {describe_host(host)} (host {letters[host]})"
+        )
+        text += f"; {failed} off their floor" if failed else ""
+        text += f"; {unknown} not recorded" if unknown else ""
+        lines.append(Line(f"{text}.", "no" if failed else "unknown" if unknown else ""))
+    if not lines:
+        lines.append(
+            Line(f"No host has recorded the parity of these {total} profiles. They passed once, when the family was "
+                 "made, or it would not exist.", "unknown")
+        )  # fmt: skip
+    if refused := len(findings.family.facts.refused):
+        lines.append(Line(f"{count_noun(refused, 'profile')} that {_was(refused)} asked for did not keep the floor "
+                          "when the family was made, and "
+                          f"{'is' if refused == 1 else 'are'} not in it.", "no"))  # fmt: skip
+    return lines
+
+
+def _say_unproven(findings: Findings) -> Missing | None:
+    names = findings.unproven
+    if not names:
+        return None
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    whose = "any profile" if len(names) == len(findings.family.profiles) else f"{len(names)} profiles ({shown})"
+    return Missing(
+        f"The parity of {whose} was recorded on no host.", "Measure it with", command(findings, "verify", "--record")
+    )
+
+
+def describe_budget(findings: Findings) -> str:
+    budget = findings.budget
+    if budget == Budget():
+        return ""
+    parts = [
+        text
+        for value, text in (
+            (budget.max_latency_ms, f"at most {budget.max_latency_ms:g} ms" if budget.max_latency_ms else ""),
+            (budget.max_ram_mb, f"{budget.max_ram_mb:g} MB of memory" if budget.max_ram_mb else ""),
+            (budget.max_disk_mb, f"{budget.max_disk_mb:g} MB on disk" if budget.max_disk_mb else ""),
+            (budget.min_retention, f"a retention of at least {budget.min_retention:g}" if budget.min_retention else ""),
+        )
+        if value is not None
+    ]
+    inside = [it.profile for it in findings.survey.candidates if not find_excess(budget, it)]
+    sound = [name for name in inside if name not in findings.broken]
+    names = f": {', '.join(sound)}" if 0 < len(sound) <= 12 else ""
+    return (
+        f"Budget: {', '.join(parts)}. {len(sound)} of {count_noun(len(findings.survey.candidates), 'profile')} "
+        f"{'keeps' if len(sound) == 1 else 'keep'} it{names}."
+    )
+
+
+def _note_retention(findings: Findings) -> str:
+    tasks = findings.survey.tasks
+    if not tasks:
+        return "Quality of a sub-model over the whole parent's."
+    of = f"the task {tasks[0]}" if len(tasks) == 1 else f"the least over {len(tasks)} tasks: {', '.join(tasks)}"
+    trained = (
+        "" if findings.family.facts.trained is not None else " Nobody said which points the parent was trained at."
+    )
+    return f"Quality of a sub-model over the whole parent's, 1 being the parent's own: {of}.{trained}"
+
+
+def _miss_retention(findings: Findings, known: int) -> Missing | None:
+    total = len(findings.survey.candidates)
+    if known == total:
+        return None
+    what = f"Of {total - known} of {total} profiles no retention is known." if known else "No retention was measured."
+    return Missing(what, "Measure it with", command(findings, "evaluate"))
+
+
+def list_spots(findings: Findings, cost: str) -> list[Spot]:
+    """The profiles whose cost and retention are known: `cost` is ``latency_ms``, ``peak_bytes`` or ``disk_bytes``."""
+    spots = []
+    for candidate in findings.survey.candidates:
+        value, kept = getattr(candidate, cost), candidate.retention
+        value = value.value if isinstance(value, Known) else value
+        if value is None or kept is None or not (abs(value) < MAX_DRAWN and abs(kept.value) < MAX_DRAWN):
+            continue
+        profile = Profile.parse(candidate.profile)
+        spots.append(
+            Spot(
+                candidate.profile, f"{candidate.layers}×{candidate.dim}", profile.precision, profile.encoding,
+                value / MB if cost.endswith("_bytes") else value, kept.value,
+                hollow=candidate.trained is False, crossed=candidate.profile in findings.broken,
+            )
+        )  # fmt: skip
+    return spots
+
+
+def draw_plots(findings: Findings) -> list[Plot]:
+    """Retention against each cost; none where no retention is known."""
+    budget = findings.budget
+    plots = []
+    for cost, name, axis, most in (
+        ("latency_ms", "latency", "latency of one short text, ms", budget.max_latency_ms),
+        ("peak_bytes", "memory", "peak memory, MB", budget.max_ram_mb),
+        ("disk_bytes", "disk", "size on disk, MB", budget.max_disk_mb),
+    ):
+        spots = list_spots(findings, cost)
+        title = f"Retention against {name}"
+        if not spots:
+            lacking = Missing(f"No {name} was measured.", "Measure it with", command(findings, "bench"))
+            plots.append(Plot(title, missing=lacking))
+            continue
+        front = pick_front(spots)
+        told = [f"{it.name}: {it.retention:.3f} at {it.cost:.3g}" for it in front]
+        bounds = "".join(
+            f"; budget {word} {value:g}"
+            for word, value in (("at most", most), ("retention at least", budget.min_retention))
+            if value is not None
+        )
+        label = (
+            f"{title}, {axis}: {count_noun(len(spots), 'profile')}{bounds}. On the front: {', '.join(told) or 'none'}"
+        )
+        lacking_count = len(findings.survey.candidates) - len(spots)
+        left_out = (
+            f"{count_noun(lacking_count, 'profile')} left out, for want of both numbers." if lacking_count else ""
+        )
+        svg = draw_tradeoff(spots, name, axis=axis, description=label, most=most, least=budget.min_retention)
+        plots.append(Plot(title, svg, told, len(spots), left_out))
+    return plots if any(plot.svg for plot in plots) else []
+
+
+def list_series(findings: Findings) -> list[tuple[str, str, str]]:
+    """(colour, symbol, name) of what the plots show."""
+    series = [
+        (f"var(--c-{precision},{COLOURS[precision]})", MARKERS[encoding][1], name_group(precision, encoding))
+        for (precision, encoding), _ in list_groups(findings)
+    ]
+    candidates = findings.survey.candidates
+    if any(it.trained is False for it in candidates):
+        series.append(("inherit", "○", "hollow: untrained point"))
+    if findings.broken:
+        series.append(("inherit", "×", "off its parity floor, on no front"))
+    if findings.budget != Budget():
+        series.append(("inherit", "╌", "budget; outside it is shaded"))
+    return series
+
+
+def _note_plots(findings: Findings) -> str:
+    threads = describe_threads(findings)
+    return f"Points carry their names. Latency and memory {threads}." if threads else "Points carry their names."
+
+
+def _note_hosts(findings: Findings, letters: Mapping[Host, str]) -> str:
+    here = describe_host(findings.host)
+    if not letters:
+        return f"Nothing was measured on any host. This page was written on {here}."
+    if any(is_same_host(host, findings.host) for host in letters):
+        return f"The numbers are those of {here}. What was not measured there is the worst of the other hosts'."
+    return (
+        f"This page was written on {here}, where nothing was measured: each number is the worst of the other hosts', "
+        "and an assumption here."
+    )
+
+
+def _note_profiles(findings: Findings, letters: Mapping[Host, str]) -> str:
+    text = "Press a column's title to sort by it, and again for the other direction. – is not measured."
+    if threads := describe_threads(findings):
+        text += f" Latency is the median of one short text {threads}."
+    if any(not is_same_host(host, findings.host) for host in letters):
+        text += " A raised letter names the host of a number that was not measured on this one."
+    return text
+
+
+def list_parent(findings: Findings) -> list[tuple[str, str]]:
+    facts = findings.family.facts
+    readout, text, trace = facts.readout, facts.text, facts.trace
+    pairs = [
+        ("architecture", f"{facts.parent.architecture}, {facts.parent.blocks} blocks, width {facts.parent.width}, "
+         f"vectors of {facts.parent.output_width}, {facts.parent.dtype}"),
+        ("read-out", " -> ".join([" + ".join(readout.pooling), *readout.heads])),
+        ("final norm", str(readout.final_norm)),
+        ("after the cut", "unit length" if readout.normalize else "not scaled"),
+        ("text", f"up to {text.max_tokens} tokens, padded on the {text.padding_side} by the parent"),
+        *((f"prompt {name!r}", prompt + (" (default)" if name == text.default_prompt else ""))
+          for name, prompt in text.prompts.items()),
+        ("trained points", _describe_trained(facts.trained)),
+        ("graphs", f"opset {trace.opset}, IR {trace.ir_version}, traced with {trace.exporter}"
+         + (f" ({trace.fallback})" if trace.fallback else "")),
+    ]  # fmt: skip
+    if vocabulary := facts.vocabulary:
+        pairs.append(("vocabulary", f"{vocabulary.tokens} of {vocabulary.parent_tokens} tokens ({vocabulary.kept_by}); "
+                      f"{count_noun(len(vocabulary.changed_probes), 'probe')} left out"))  # fmt: skip
+    return pairs
+
+
+def _describe_trained(trained: tuple[Point, ...] | None) -> str:
+    if trained is None:
+        return "nobody said"
+    return ", ".join(f"{it.layers} layers × {it.dim}" for it in sorted(trained)) or "none"
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"

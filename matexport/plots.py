@@ -1,0 +1,257 @@
+"""Trade-offs as inline SVG: retention against a cost, the front, and the budget. matplotlib is imported when used.
+
+The same points give the same bytes: ids come from a fixed salt, and no date is written. Text stays text, and everything
+that is ink takes the colour of the page's text, so that a plot reads on light and on dark ground. Points carry a title
+that browsers show. Only numbers and profile names, which have a fixed spelling, get into a plot.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
+
+from matexport.spec import Encoding, Precision
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours (2008), which colour-blind readers tell apart; their yellow darkened to show on white.
+COLOURS: Mapping[Precision, str] = {
+    Precision.FP32: "#0072b2",
+    Precision.FP16: "#56b4e9",
+    Precision.INT8: "#d55e00",
+    Precision.INT8_STATIC: "#cc79a7",
+    Precision.Q8: "#009e73",
+    Precision.Q4: "#e69f00",
+    Precision.Q4_MIXED: "#b5a800",
+}
+#: matplotlib's marker, and the character that a legend shows for it.
+MARKERS: Mapping[Encoding, tuple[str, str]] = {
+    Encoding.FLOAT32: ("o", "●"),
+    Encoding.INT8: ("s", "■"),
+    Encoding.UBINARY: ("^", "▲"),
+}
+
+#: Drawn with it, and then given the page's own colour.
+_INK = "#010203"
+#: Inches at 72 units each. As wide as a phone shows without scaling, so that 11 units of text are 10 pixels there.
+_SIZE = (5.0, 4.0)
+#: More names on a front hide each other; all of them stand in the text under the plot.
+_MAX_LABELS = 7
+#: A scale with more than this between its ends is logarithmic.
+_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One profile of a plot.
+
+    Attributes:
+        cost, retention: finite; less of the first and more of the second is better.
+        hollow: drawn so: the parent was not trained to be read there.
+        crossed: drawn so, and not on the front: off its parity floor.
+    """
+
+    name: str
+    label: str
+    precision: Precision
+    encoding: Encoding
+    cost: float
+    retention: float
+    hollow: bool = False
+    crossed: bool = False
+
+
+def find_front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
+    """Which of n pairs no other beats: none costs at most as much and gains at least as much, and differs.
+
+    Returns:
+        indices, by cost; pairs that are equal are all there. O(n log n).
+    """
+    front: list[int] = []
+    best = -math.inf
+    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -gains[index])):
+        if gains[index] > best:
+            front.append(index)
+            best = gains[index]
+        elif front and (costs[index], gains[index]) == (costs[front[-1]], gains[front[-1]]):
+            front.append(index)
+    return front
+
+
+def draw_tradeoff(
+    spots: Sequence[Spot],
+    name: str,
+    *,
+    axis: str,
+    description: str,
+    most: float | None = None,
+    least: float | None = None,
+) -> str:
+    """One plot as an ``<svg>`` element.
+
+    Args:
+        spots: at least one.
+        name: distinguishes the ids of this plot from those of others on a page; letters.
+        axis: what the cost is, with its unit.
+        description: for those who do not see the plot.
+        most, least: the budget: greatest cost, least retention.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"matexport {name}",
+        "font.size": 11,
+        "text.parse_math": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    }
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans"], **style}):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        _scale(axes, [spot.cost for spot in spots], [spot.retention for spot in spots], most, least)
+        axes.set_xlabel(axis)
+        axes.set_ylabel("retention")
+        axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+        axes.set_axisbelow(True)
+        _draw_budget(axes, most, least)
+        front = pick_front(spots)
+        axes.step(
+            [spot.cost for spot in front],
+            [spot.retention for spot in front],
+            where="post",
+            color=_INK,
+            linewidth=1.2,
+        )
+        for index, spot in enumerate(spots):
+            colour = COLOURS[spot.precision]
+            axes.plot(
+                [spot.cost], [spot.retention], MARKERS[spot.encoding][0], markersize=7, markeredgewidth=1.1,
+                markerfacecolor="none" if spot.hollow else colour, gid=f"spot-{index}",
+                markeredgecolor=colour if spot.hollow else _INK, zorder=4,
+            )  # fmt: skip
+            if spot.crossed:
+                axes.plot([spot.cost], [spot.retention], "x", color=_INK, markersize=10, markeredgewidth=1.6, zorder=5)
+        _label(figure, axes, front, spots)
+        buffer = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    titles = {f"spot-{index}": spot.name for index, spot in enumerate(spots)}
+    return _embed(buffer.getvalue(), name, description, titles)
+
+
+def pick_front(spots: Sequence[Spot]) -> list[Spot]:
+    """The spots that no other beats, by cost; one off its parity floor is no choice."""
+    sound = [spot for spot in spots if not spot.crossed]
+    return [sound[index] for index in find_front([it.cost for it in sound], [it.retention for it in sound])]
+
+
+def _scale(
+    axes: Axes, costs: Sequence[float], retentions: Sequence[float], most: float | None, least: float | None
+) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    costs = [*costs, *([most] if most is not None else [])]
+    low, high = min(costs), max(costs)
+    if low > 0 and high / low > _LOG_RATIO:
+        axes.set_xscale("log")
+        pad = (high / low) ** 0.06
+        axes.set_xlim(low / pad, high * pad**2)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set_xlim(low - pad, high + 2 * pad)
+    if 1e-3 <= abs(high) < 1e6:
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    shown = [*retentions, *([least] if least is not None else [])]
+    pad = 0.08 * (max(shown) - min(shown)) or 0.02
+    axes.set_ylim(min(shown) - pad, max(shown) + pad)
+
+
+def _draw_budget(axes: Axes, most: float | None, least: float | None) -> None:
+    """Its lines, and a shade over what is outside."""
+    line: dict[str, Any] = {"color": _INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
+    shade: dict[str, Any] = {"color": _INK, "alpha": 0.07, "linewidth": 0}
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    if most is not None:
+        axes.axvline(most, gid="budget-most", **line)
+        axes.fill_between([most, right], bottom, top, **shade)
+        axes.annotate(f"at most {most:g}", (most, bottom), (-4, 4), textcoords="offset points", rotation=90,
+                      ha="right", va="bottom", fontsize=9)  # fmt: skip
+    if least is not None:
+        edge = right if most is None else most
+        axes.axhline(least, gid="budget-least", **line)
+        axes.fill_between([left, edge], bottom, least, **shade)
+        axes.annotate(f"at least {least:g}", (right, least), (-2, 3), textcoords="offset points", ha="right",
+                      va="bottom", fontsize=9)  # fmt: skip
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def _label(figure: Figure, axes: Axes, front: Sequence[Spot], spots: Sequence[Spot]) -> None:
+    """Name what is on the front, where a name covers neither another nor a point."""
+    figure.draw_without_rendering()
+    centres = [axes.transData.transform((spot.cost, spot.retention)) for spot in spots]
+    taken = [_box_around(x, y, 9, 9) for x, y in centres]
+    frame, scale = axes.bbox, figure.dpi / 72
+    labelled = 0
+    for spot in sorted(front, key=lambda it: -it.retention):
+        x, y = axes.transData.transform((spot.cost, spot.retention))
+        width, height = 6.6 * len(spot.label) * scale, 11 * scale
+        for dx, dy in _list_offsets(width, height, scale):
+            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
+            inside = box[0] >= frame.x0 + 3 * scale and box[2] <= frame.x1 and box[1] >= frame.y0 and box[3] <= frame.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                axes.annotate(spot.label, (spot.cost, spot.retention), (dx / scale, dy / scale), fontsize=9,
+                              textcoords="offset points", ha="center", va="center", zorder=6)  # fmt: skip
+                taken.append(box)
+                labelled += 1
+                break
+        if labelled == _MAX_LABELS:
+            return
+
+
+def _list_offsets(width: float, height: float, scale: float) -> Iterator[tuple[float, float]]:
+    side, up = width / 2 + 7 * scale, height / 2 + 6 * scale
+    yield from ((0, up), (-side, 0), (side, 0), (-side * 0.8, up), (side * 0.8, up), (0, -up), (side * 0.8, -up))
+
+
+def _box_around(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _embed(svg: str, name: str, description: str, titles: Mapping[str, str]) -> str:
+    """What matplotlib wrote as a file -> an element for a page: its own ids, no links, the page's ink and font."""
+    body = svg[svg.index("<svg") :]
+    # Its style sheet would hold for the whole page.
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
+    body = re.sub(r"font-family: [^;\"]+; ", "", body)
+    for precision, colour in COLOURS.items():
+        body = body.replace(colour, f"var(--c-{precision},{colour})")  # a page may have others on dark ground
+    view_box = re.search(r'viewBox="([^"]+)"', body)
+    assert view_box
+    head = f'<svg class="plot" role="img" aria-label="{escape(description, {chr(34): "&quot;"})}"'
+    body = f'{head} viewBox="{view_box[1]}" xmlns="http://www.w3.org/2000/svg">' + body[body.index(">") + 1 :]
+    for gid, title in titles.items():
+        body = body.replace(f'<g id="{gid}">', f"<g><title>{escape(title)}</title>")
+    used = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
+    body = re.sub(r' id="([^"]+)"', lambda it: f' id="{name}-{it[1]}"' if it[1] in used else "", body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    return re.sub(r">\s+<", "><", body).strip()

@@ -1,0 +1,162 @@
+"""A family and what was measured on it -> one HTML page that loads nothing, and a Markdown model card beside it.
+
+What stands in a manifest or a measurement is untrusted: the template escapes all of it, and the page's policy lets run
+one script, by its digest, and load nothing. Same family, measurements and host, same bytes: no time is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.card import render_card
+from matexport.errors import DestinationError, MissingExtraError, RequestError
+from matexport.findings import Findings
+from matexport.heatmaps import list_gradient
+from matexport.manifest import CARD, REPORT, Family
+from matexport.page import lay_out
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+#: What both files carry, so that nothing else is replaced by them.
+GENERATOR = "matexport report"
+
+_NEEDED = ("jinja2", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The two files of a report. Sizes in bytes."""
+
+    page: Path
+    card: Path
+    page_bytes: int
+    card_bytes: int
+
+
+def require_report_extra() -> None:
+    """Raise MissingExtraError, with the pip line, unless the packages of the ``[report]`` extra are there."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"a report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here; "
+            "install the [report] extra, in matexport's own directory: pip install -c constraints.txt -e '.[report]'"
+        )
+
+
+def write_report(findings: Findings, out: Path | None = None) -> Report:
+    """Write the page and the card.
+
+    Args:
+        findings: what `findings.gather_findings` found.
+        out: the page, ``*.html``; the card lies beside it with the suffix ``.md``. When left out,
+            ``FAMILY/report.html`` and ``FAMILY/README.md``.
+
+    Raises:
+        RequestError: `out` has another suffix.
+        DestinationError: something else lies there, the family lists such a file, or it cannot be written.
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    require_report_extra()
+    page, card = _choose_targets(findings.family, out)
+    contents = {page: render_page(findings), card: render_card(findings, GENERATOR)}
+    _write_together({path: text.encode("utf-8", "replace") for path, text in contents.items()})
+    return Report(page, card, page.stat().st_size, card.stat().st_size)
+
+
+def render_page(findings: Findings) -> str:
+    """The page as HTML."""
+    require_report_extra()
+    from markupsafe import Markup
+
+    # Ours, from the package; nothing from disk gets here.
+    css, script = (Markup(_read_data(name)) for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = lay_out(findings)
+    plots = [vars(plot) | {"svg": Markup(plot.svg)} for plot in page["plots"]]
+    colours = list_gradient()
+    return _open_templates().get_template("report.html.jinja").render(
+        page=page | {"plots": plots},
+        css=css,
+        script=script,
+        policy=policy,
+        generator=GENERATOR,
+        gradient=",".join(colours),
+        gradient_back=",".join(reversed(colours)),
+    )  # fmt: skip
+
+
+def _open_templates() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_read_data))
+
+
+def _read_data(name: str) -> str:
+    return resources.files("matexport").joinpath("data", name).read_text(encoding="utf-8")
+
+
+def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:
+    inside = family.path / REPORT
+    if out is None or out.absolute().resolve() == inside.absolute().resolve():
+        targets = inside, family.path / CARD
+        if listed := {REPORT, CARD} & family.facts.files.keys():
+            raise DestinationError(
+                f"{family.path} lists {sorted(listed)[0]} as a file of its own, and a report would replace it: "
+                "give --out"
+            )
+    else:
+        if out.suffix != ".html":
+            raise RequestError(f"--out {out} was asked; its name must end in .html")
+        if out.absolute().resolve().is_relative_to(family.path.resolve()):
+            raise DestinationError(
+                f"{out} is inside the family, where a report is called {REPORT}; leave out --out, or write elsewhere"
+            )
+        targets = out, out.with_suffix(".md")
+    for target in targets:
+        _refuse_other(target)
+    return targets
+
+
+def _refuse_other(target: Path) -> None:
+    """Only what a report wrote is replaced by one: a README.md may be somebody's."""
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise DestinationError(f"{target} exists and is not a regular file; move it, or give --out")
+    try:
+        ours = not target.exists() or GENERATOR.encode() in target.read_bytes()
+    except OSError as error:
+        raise DestinationError(f"cannot read {target}: {(error.strerror or str(error)).lower()}") from None
+    if not ours:
+        raise DestinationError(f"{target} exists and was not written by `{GENERATOR}`; move it, or give --out")
+
+
+def _write_together(contents: dict[Path, bytes]) -> None:
+    """Every file is complete beside its place before the first is put there."""
+    with ExitStack() as stack:
+        written = []
+        try:
+            for path, content in contents.items():
+                # A name that the manifest's check lets lie, should this process be killed.
+                descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
+                stack.callback(Path(temporary).unlink, missing_ok=True)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                Path(temporary).chmod(0o644)
+                written.append((Path(temporary), path))
+            for source, path in written:
+                source.replace(path)
+        except OSError as error:
+            raise DestinationError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

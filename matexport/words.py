@@ -1,0 +1,87 @@
+"""How a report names and spells things: hosts by a letter, groups of profiles, numbers, commands of this family."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+
+from matexport.findings import Findings
+from matexport.host import Host
+from matexport.spec import CPU, Encoding, Precision, Profile
+from matexport.survey import is_same_host
+
+
+def command(findings: Findings, verb: str, *options: str) -> str:
+    """A command line for this family, as a shell takes it."""
+    return shlex.join(["matexport", verb, findings.name, *options])
+
+
+def name_hosts(findings: Findings) -> Mapping[Host, str]:
+    """A letter (or more) for each host that something was measured on; this one first."""
+    hosts = sorted(findings.survey.hosts, key=lambda host: not is_same_host(host, findings.host))
+    return {host: _letter(index) for index, host in enumerate(hosts)}
+
+
+def _letter(index: int) -> str:
+    letters = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters
+
+
+def describe_family(findings: Findings) -> str:
+    facts = findings.family.facts
+    points = {(it.layers, it.dim) for it in facts.profiles.values()}
+    precisions = [it for it in Precision if any(profile.precision is it for profile in facts.profiles.values())]
+    return (
+        f"{count_noun(len(facts.profiles), 'ONNX sub-model')} of one {facts.parent.architecture} encoder "
+        f"({facts.parent.blocks} blocks, {facts.parent.output_width} dims): {count_noun(len(points), 'point')} "
+        f"(layers, dim) in {', '.join(precisions)}. Each is a cut of the parent's own graph, held to the parent's "
+        "vectors at the same point."
+    )
+
+
+def describe_host(host: Host) -> str:
+    sets = f" ({', '.join(host.instruction_sets)})" if host.instruction_sets else ""
+    return f"{host.cpu}{sets}, {count_noun(host.cpus, 'CPU')}, onnxruntime {host.onnxruntime}"
+
+
+def describe_threads(findings: Findings) -> str:
+    counts = {
+        findings.threads if findings.threads is not None else max(profile.threads)
+        for bench in findings.benches
+        for profile in bench.profiles.values()
+        if bench.provider == CPU and profile.threads
+    }
+    return f"with {' or '.join(map(str, sorted(counts)))} thread{'s' if counts != {1} else ''}" if counts else ""
+
+
+def list_groups(findings: Findings) -> list[tuple[tuple[Precision, Encoding], list[Profile]]]:
+    profiles = findings.family.profiles
+    return [
+        ((precision, encoding), members)
+        for precision in Precision
+        for encoding in Encoding
+        if (members := [it for it in profiles if (it.precision, it.encoding) == (precision, encoding)])
+    ]
+
+
+def name_group(precision: Precision, encoding: Encoding) -> str:
+    return str(precision) if encoding is Encoding.FLOAT32 else f"{precision}, vectors as {encoding}"
+
+
+def format_number(value: float | None, form: str) -> str:
+    if value is None:
+        return "–"
+    return format(value, form) if math.isfinite(value) else {True: "∞", False: "not a number"}[value == value]
+
+
+def mark_host(findings: Findings, letters: Mapping[Host, str], host: Host) -> str:
+    return "" if is_same_host(host, findings.host) else letters[host]
+
+
+def count_noun(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,128 @@
+"""What is gathered: this host's numbers before others', the worst of these; floors, limits, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from forge import edit_manifest, flip_byte
+from reporting import OTHER, record_parity, record_scores, record_timings
+
+from matexport import load_family
+from matexport.errors import FamilyError
+from matexport.findings import find_excess, gather_findings, stand
+from matexport.host import read_host
+from matexport.parity import Parity
+from matexport.spec import Budget, Tolerance
+from matexport.survey import Candidate, Known
+from matexport.verify import ProfileVerdict, load_verdicts, load_verification
+
+SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
+
+
+def test_this_host_comes_before_others_and_the_worst_of_those(family: Path) -> None:
+    loaded = load_family(family)
+    (family / "measurements").joinpath(f"{read_host().slug}.json").unlink()
+    record_parity(loaded, {SMALL: 3e-6, LARGE: 2e-6}, OTHER)
+    assert gather_findings(family).standings[SMALL].host == OTHER
+    record_parity(loaded, {SMALL: 1e-7})
+    found = gather_findings(family)
+    assert (found.standings[SMALL].host, found.standings[SMALL].value) == (read_host(), 1e-7)
+    assert (found.standings[LARGE].host, found.standings[LARGE].value) == (OTHER, 2e-6)
+    assert set(found.unproven) == {it.name for it in loaded.profiles} - {SMALL, LARGE}
+    assert [host for host, _ in found.verdicts] == [read_host(), OTHER]
+    assert found.broken == {}
+
+
+def test_a_few_profiles_are_judged_and_do_not_pass_for_all(family: Path) -> None:
+    loaded = load_family(family)
+    record_parity(loaded, {SMALL: 1e-4})
+    (verdict,) = load_verdicts(loaded, read_host())
+    assert (verdict.profile, verdict.passed) == (SMALL, False)
+    assert load_verification(loaded, read_host()) is None
+    record_parity(loaded, dict.fromkeys((it.name for it in loaded.profiles), 1e-7))
+    verification = load_verification(loaded, read_host())
+    assert verification is not None
+    assert verification.passed
+
+
+def test_numbers_that_are_none_are_breaches(family: Path) -> None:
+    loaded = load_family(family)
+    record_parity(loaded, {SMALL: math.nan, LARGE: math.inf})
+    found = gather_findings(family)
+    assert found.broken.keys() == {SMALL, LARGE}
+    assert math.isnan(found.standings[SMALL].used)
+    assert found.standings[LARGE].used == math.inf
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "number", "used"),
+    [
+        (Tolerance(max_abs=1e-5), "max abs difference", 0.2),
+        (Tolerance(cosine_mean=0.99, cosine_min=0.9), "least cosine", 0.5),
+        (Tolerance(max_abs=1e-5, cosine_min=0.9), "max abs difference", 0.5),
+        (Tolerance(cosine_mean=0.999), "max abs difference", 4.0),
+        (Tolerance(cosine_min=1.0), "least cosine", math.inf),
+    ],
+)
+def test_the_share_of_a_floor(tolerance: Tolerance, number: str, used: float) -> None:
+    parities = {
+        "batched": Parity(1e-6, 0.996, 0.98, 1.0, 0, 0),
+        "single": Parity(2e-6, 0.998, 0.95, 1.0, 0, 0),
+        "ranges": Parity(1.0, 0.0, 0.0, 0.0, 0, 0),
+    }
+    standing = stand(OTHER, ProfileVerdict(SMALL, tolerance, parities))
+    assert standing.number == number
+    assert standing.used == pytest.approx(used)
+
+
+def test_limits_name_every_excess_and_what_is_not_known() -> None:
+    candidate = Candidate(SMALL, 1, 8, None, 60_000_000, 1, None, Known(2.0, OTHER), retention=Known(0.9, OTHER))
+    assert find_excess(Budget(), candidate) == ()
+    assert find_excess(Budget(2.0, 60.0, min_retention=0.9), candidate) == ()
+    assert find_excess(Budget(1.99, 59.9, 100.0, min_retention=0.91), candidate) == (
+        "latency 2 > 1.99 ms",
+        "disk 60 > 59.9 MB",
+        "RAM not measured",
+        "retention 0.9 < 0.91",
+    )
+    bare = Candidate(SMALL, 1, 8, None, 1, 1)
+    assert find_excess(Budget(min_retention=0.1), bare) == ("retention not measured",)
+
+
+def test_tasks_of_this_host_come_first_and_those_with_labels(family: Path) -> None:
+    from matexport.quality import TaskKind
+
+    loaded = load_family(family)
+    record_scores(loaded, {SMALL: 0.5}, OTHER)
+    record_scores(loaded, {SMALL: 0.7}, name="a", kind=TaskKind.SIMILARITY)
+    assert [(task.name, task.host) for task in gather_findings(family).tasks] == [("sts", OTHER), ("a", read_host())]
+    record_scores(loaded, {SMALL: 0.6})
+    assert next((task.name, task.host) for task in gather_findings(family).tasks) == ("sts", read_host())
+
+
+def test_timings_are_those_of_the_threads(family: Path) -> None:
+    loaded = load_family(family)
+    record_timings(loaded, {SMALL: 4.0})
+    record_timings(loaded, {SMALL: 1.5}, threads=4)
+
+    def latency(threads: int | None) -> float:
+        known = gather_findings(family, threads=threads).survey.candidates[0].latency_ms
+        assert known
+        return known.value
+
+    assert (latency(None), latency(1)) == (1.5, 4.0)
+
+
+def test_probes_that_changed_are_not_read(family: Path) -> None:
+    flip_byte(family / "probes.jsonl")
+    with pytest.raises(FamilyError, match=r"changed: probes\.jsonl"):
+        gather_findings(family)
+
+
+def test_measurements_of_other_files_do_not_count(family: Path) -> None:
+    record_scores(load_family(family), {SMALL: 0.5})
+    edit_manifest(family, lambda data: data["refused"].update({"L09-D008-fp32": "gone"}))
+    found = gather_findings(family)
+    assert (found.tasks, found.verdicts, found.survey.hosts) == ((), (), ())
