@@ -24,7 +24,7 @@ from matexport.manifest import SCHEMA
 from matexport.verify import load_measurement
 
 NAME = "L02-D032-fp32"
-COMMANDS = ("export", "verify", "show", "bench", "pick", "embed", "pack")
+COMMANDS = ("export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_verify_json_and_junit(run: Run, exported: Path, tmp_path: Path) -> None
     assert document["host"]["cpus"] == read_host().cpus  # type: ignore[index]
     assert [row["passed"] for row in document["profiles"]] == [True] * 6  # type: ignore[attr-defined]
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
-    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("13", "0")  # the files, and six profiles in two ways
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("19", "0")  # the files, and six profiles in three ways
 
 
 def test_verify_a_changed_file(run: Run, family: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_verify_a_profile_that_is_off(run: Run, family: Path, tmp_path: Path) ->
     assert result.err.count("\n") == 1
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
     failed = [case.attrib["classname"] for case in suite if case.find("failure") is not None]
-    assert failed == ["L02-D008-fp32"] * 2
+    assert failed == ["L02-D008-fp32"] * 3
 
 
 def test_verify_a_profile_that_is_off_json(run: Run, family: Path) -> None:

@@ -25,6 +25,7 @@ from matexport.quality import Quality, Score, TaskKind, TaskQuality, record_qual
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "schema2"
+WAYS = ("batched", "single", "together")
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WEIGHTS = "weights.fp32.safetensors"
 #: Where this checkout is installed with its entry point, the plugin is loaded already.
@@ -102,13 +103,13 @@ def test_without_a_family_nothing_is_loaded(tmp_path: Path) -> None:
 def test_a_sound_family_in_an_empty_directory(project: Path) -> None:
     outcome = check(project, "--matexport-family", "art/small", "--junitxml", "r.xml")
     assert outcome.code == 0, outcome.out
-    ways = [f"art/small::{name}::{way}" for name in NAMES for way in ("batched", "single")]
+    ways = [f"art/small::{name}::{way}" for name in NAMES for way in WAYS]
     assert outcome.results == dict.fromkeys(["art/small::digests", *ways], "PASSED")
-    assert "collected 13 items" in outcome.out
+    assert "collected 19 items" in outcome.out
     cases = ElementTree.parse(project / "r.xml").getroot().findall("testsuite/testcase")
     assert [(case.attrib["classname"], case.attrib["name"]) for case in cases] == [
         ("art.small", "digests"),
-        *((f"art.small.{name}", way) for name in NAMES for way in ("batched", "single")),
+        *((f"art.small.{name}", way) for name in NAMES for way in WAYS),
     ]
 
 
@@ -120,7 +121,7 @@ def test_every_check_of_every_kind(left_exported: Path, tmp_path: Path) -> None:
         *_, profile, way = name.split("::")
         found.setdefault(profile, []).append(way)
     ways = ["batched", "single"]
-    assert found["L01-D016-fp32"] == [*ways, "left"]
+    assert found["L01-D016-fp32"] == [*ways, "left", "together"]
     assert found["L01-D020-fp32"] == ways
     assert found["L01-D020-fp32-ubinary"] == [*ways, "float32"]
     assert found["L01-D020-fp32-int8"] == [*ways, "ranges", "float32"]
@@ -142,10 +143,10 @@ def test_items_are_added_to_what_is_collected(project: Path) -> None:
     (project / "test_own.py").write_text("def test_own():\n    assert True\n")
     family = ("--matexport-family", "art/small")
     both = check(project, *family)
-    assert len(both.results) == 14
+    assert len(both.results) == 20
     assert next(iter(both.results)) == "test_own.py::test_own"
     only = check(project, *family, "--matexport-only")
-    assert len(only.results) == 13
+    assert len(only.results) == 19
     assert "test_own.py::test_own" not in only.results
     some = check(project, *family, "-k", "(L02-D032 and batched) or test_own")
     assert list(some.results) == ["test_own.py::test_own", "art/small::L02-D032-fp32::batched"]
@@ -158,10 +159,10 @@ def test_the_ini_file(project: Path) -> None:
         "[pytest]\nmatexport_families =\n    art/small\nmatexport_min_retention = 0.9\n"
     )
     outcome = check(project)
-    assert len(outcome.results) == 20
+    assert len(outcome.results) == 26
     assert outcome.failed == [f"art/small::{name}::retention" for name in NAMES]
     assert list(check(project, "test_own.py").results) == ["test_own.py::test_own"], "a path was given"
-    assert len(check(project, "-n", "2").results) == 20
+    assert len(check(project, "-n", "2").results) == 26
 
 
 # --- what fails
@@ -178,7 +179,7 @@ def test_a_weight_of_the_last_block_that_moved(project: Path) -> None:
     outcome = check(project, "--matexport-family", "art/small", "--junitxml", "r.xml")
     assert outcome.code == 1
     assert [verdict.profile for verdict in rejected] == ["L03-D008-fp32", "L03-D032-fp32"]
-    assert outcome.failed == [f"art/small::{it.profile}::{way}" for it in rejected for way in ("batched", "single")]
+    assert outcome.failed == [f"art/small::{it.profile}::{way}" for it in rejected for way in WAYS]
     (failure, *_) = ElementTree.parse(project / "r.xml").getroot().findall("testsuite/testcase/failure")
     assert failure.text is not None
     first, second, third = failure.text.splitlines()
@@ -198,7 +199,7 @@ def test_one_coordinate_of_one_reference(project: Path) -> None:
     save_file(arrays, family / REFERENCE)
     reseal(family)
     outcome = check(project, "--matexport-family", "art/small")
-    assert outcome.failed == [f"art/small::L02-D008-fp32::{way}" for way in ("batched", "single")]
+    assert outcome.failed == [f"art/small::L02-D008-fp32::{way}" for way in WAYS]
     assert "allowed 1e-05\nworst on probe 3: " in outcome.out
 
 
@@ -225,7 +226,7 @@ def test_a_changed_file_fails_everything_and_runs_nothing(project: Path) -> None
     )
     outcome = check(project, "--matexport-family", "art/small")
     assert outcome.code == 1
-    assert len(outcome.failed) == 13
+    assert len(outcome.failed) == 19
     problem = "changed: L02-D032.fp32.onnx has another sha256 than the manifest says"
     assert f"\n{problem}\n" in outcome.out
     assert f"L01-D008-fp32, batched: not checked, since the family's files are refused: {problem}" in outcome.out
@@ -322,9 +323,9 @@ def test_in_several_processes(dist: str, project: Path) -> None:
     reseal(family)
     outcome = check(project, "--matexport-family", "art/small", "-n", "2", "--dist", dist)
     results = {name.partition("@")[0]: result for name, result in outcome.results.items()}
-    assert len(results) == 14, outcome.out
+    assert len(results) == 20, outcome.out
     failed = sorted(name for name, result in results.items() if result == "FAILED")
-    assert failed == [f"art/small::L02-D008-fp32::{way}" for way in ("batched", "single")]
+    assert failed == [f"art/small::L02-D008-fp32::{way}" for way in WAYS]
 
 
 def test_codes_share_a_process_with_their_vectors(tmp_path: Path) -> None:
