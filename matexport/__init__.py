@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from matexport.drift import Drift, compare_families
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
+    from matexport.evaluate import evaluate_family
     from matexport.findings import gather_findings
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.pick import Choice, choose
     from matexport.profiles import load_job
+    from matexport.quality import load_quality, record_quality
     from matexport.report import write_report
     from matexport.spec import Budget
     from matexport.survey import Survey, survey_family
     from matexport.tables import describe_profiles
+    from matexport.tasks import load_retrieval, load_sts, load_unlabelled
     from matexport.timings import Bench, load_bench, record_bench
     from matexport.verify import Verification, load_measurement, record_measurement, verify_family
 
@@ -57,7 +60,13 @@ _HOMES = {
     "choose": "matexport.pick",
     "describe_profiles": "matexport.tables",
     "load_device": "matexport.devices",
+    "evaluate_family": "matexport.evaluate",
     "gather_findings": "matexport.findings",
+    "load_quality": "matexport.quality",
+    "load_retrieval": "matexport.tasks",
+    "load_sts": "matexport.tasks",
+    "load_unlabelled": "matexport.tasks",
+    "record_quality": "matexport.quality",
     "load_family": "matexport.manifest",
     "load_job": "matexport.profiles",
     "load_measurement": "matexport.verify",
@@ -88,15 +97,21 @@ __all__ = [
     "compare_families",
     "describe_profiles",
     "embed_corpus",
+    "evaluate_family",
     "gather_findings",
     "load_bench",
     "load_device",
     "load_family",
     "load_job",
     "load_measurement",
+    "load_quality",
+    "load_retrieval",
+    "load_sts",
+    "load_unlabelled",
     "pack_profile",
     "record_bench",
     "record_measurement",
+    "record_quality",
     "survey_family",
     "verify_family",
     "write_junit",
