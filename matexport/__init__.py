@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matexport.errors import MatexportError
     from matexport.evaluate import evaluate_family
     from matexport.findings import gather_findings
+    from matexport.host import read_host
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
@@ -47,6 +48,7 @@ _HOMES = {
     "compare_families": "matexport.drift",
     "embed_corpus": "matexport.bulk",
     "load_bench": "matexport.timings",
+    "read_host": "matexport.host",
     "record_bench": "matexport.timings",
     "Budget": "matexport.spec",
     "Choice": "matexport.pick",
@@ -109,6 +111,7 @@ __all__ = [
     "load_sts",
     "load_unlabelled",
     "pack_profile",
+    "read_host",
     "record_bench",
     "record_measurement",
     "record_quality",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from matexport.columns import format_table
+from matexport.columns import format_table, show_plain
 from matexport.host import Host, HostPattern
 from matexport.pick import (
     LIMITS,
@@ -46,6 +46,7 @@ def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
         "chosen": None if choice.chosen is None else _describe_candidate(survey, choice.chosen),
         "quality_measured": choice.quality_known,
         "tasks": list(survey.tasks),
+        "tasks_left_out": dict(survey.left_out),
         "fitting": [candidate.profile for candidate in choice.fitting],
         "front": [_describe_candidate(survey, candidate) for candidate in choice.front],
         "rejections": [
@@ -75,7 +76,7 @@ def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
 def describe_host(host: Host | HostPattern) -> str:
     """A host in a few words."""
     runtime = f", onnxruntime {host.onnxruntime}" if isinstance(host, Host) else ""
-    return f"{host.cpu}, {_count(host.cpus, 'CPU')}{runtime}"
+    return show_plain(f"{host.cpu}, {_count(host.cpus, 'CPU')}{runtime}")
 
 
 def _format_chosen(survey: Survey, choice: Choice) -> str:
@@ -84,7 +85,7 @@ def _format_chosen(survey: Survey, choice: Choice) -> str:
     lines = [f"choice: {chosen.profile}"]
     if chosen.trained is False:
         lines[0] += " (a point that the parent was not trained to be read at; --trained-only leaves such out)"
-    tasks = f" on {', '.join(survey.tasks)}" if survey.tasks else ""
+    tasks = show_plain(f" on {', '.join(survey.tasks)}") if survey.tasks else ""
     worst = "the least " if len(survey.tasks) > 1 else ""
     numbers = (
         (f"retention{tasks}", read_retention(chosen), "", chosen.retention, worst),
@@ -159,6 +160,7 @@ def _list_warnings(survey: Survey, choice: Choice, family: str) -> list[str]:
             "quality was not measured, so none is known to be the best: chosen by trained points, then more layers, "
             f"more dims, the more exact precision; run matexport evaluate {family}"
         )
+    warnings += [show_plain(f"the task {name} does not count: {why}") for name, why in survey.left_out.items()]
     threads = {it.latency_ms.threads for it in survey.candidates if it.latency_ms}
     if len(threads) > 1:
         counts = ", ".join(str(count) for count in sorted(count or 0 for count in threads))

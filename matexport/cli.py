@@ -614,7 +614,14 @@ def _print_drift(drift: Drift) -> None:
     for note in drift.notes:
         print(note)
     if drift.compatible:
-        print("an index that was built with OLD may be queried with NEW, and the other way round")
+        count = len(drift.profiles)
+        print(
+            f"an index that was built with OLD may be queried with NEW, and the other way round, by the {count} ",
+            end="",
+        )
+        print("profile(s) that both have")
+        if drift.only_old:
+            print(f"an index of one of the {len(drift.only_old)} that only OLD has cannot be queried with NEW")
 
 
 def _print_verification(path: Path, verification: Verification) -> None:

@@ -122,7 +122,7 @@ class Drift(Record, frozen=True):
 
     @property
     def compatible(self) -> bool:
-        """Whether an index built with any profile of OLD may be queried with NEW's profile of the same name."""
+        """Whether an index built with a profile that both have may be queried with the other's; see `only_old`."""
         return all(profile.compatible for profile in self.profiles)
 
 
@@ -310,8 +310,12 @@ def _compare_profile(
         if allowed.max_abs is not None:
             sides = ((ours, old), (theirs, new))
             explained = [_explain(codes, case, point, facts.encoding, rows) for codes, case in sides]
-            max_abs, worst = max(explained)
-            parity = replace(parity, max_abs=max_abs, worst=worst)
+            known = [found for found in explained if found is not None]
+            if not known:
+                reasons.append("no probe of either family tokenises alike in both: nothing to hold the codes to")
+            else:
+                max_abs, worst = max(known)
+                parity = replace(parity, max_abs=max_abs, worst=worst)
     breach = parity.find_breach(allowed)
     texts = list(rows.pairs)
     if breach:
@@ -384,11 +388,14 @@ def _decode(vectors: Array, encoding: Encoding, dim: int, ranges: Array | None) 
     return vectors
 
 
-def _explain(codes: Array, case: Case, point: str, encoding: Encoding, rows: _Rows) -> tuple[float, int]:
-    """The smallest difference from a family's stored vectors that explains codes, and the place of the worst text."""
+def _explain(codes: Array, case: Case, point: str, encoding: Encoding, rows: _Rows) -> tuple[float, int] | None:
+    """The smallest difference from a family's stored vectors that explains codes, and the place of the worst text.
+
+    None where none of its probes is among the texts that are compared.
+    """
     found = [(row, rows.places[probe]) for row, probe in enumerate(case.probes) if probe in rows.places]
     if not found:
-        return 0.0, 0
+        return None
     reference = case.references[point][[row for row, _ in found]]
     parity = compare_codes(codes[[place for _, place in found]], reference, encoding, case.ranges.get(point))
     return parity.max_abs, found[parity.worst][1]

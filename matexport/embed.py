@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -108,9 +109,13 @@ class Embedder:
         import numpy as np
 
         texts = texts if isinstance(texts, str) else list(texts)
+        windows = self._embed_windows(texts, prompt, batch_tokens)
+        first = next(windows, None)
+        if first is not None and len(first) == len(texts):
+            return first
         vectors = np.empty((len(texts), self._width), dtype=self._dtype)
         done = 0
-        for window in self._embed_windows(texts, prompt, batch_tokens):
+        for window in () if first is None else chain([first], windows):
             vectors[done : done + len(window)] = window
             done += len(window)
         return vectors
@@ -242,17 +247,20 @@ class Embedder:
     def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
         import numpy as np
 
-        batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
-        vectors = np.empty((len(rows), self._width), dtype=self._dtype)
-
-        def run(batch: Sequence[int]) -> None:
-            vectors[batch] = self.run([rows[index] for index in batch])
-
-        if len(batches) == 1:
-            run(batches[0])
+        if len(rows) == 1:  # what a search box asks for
+            vectors = self.run(rows)
         else:
-            for _ in self._shared.pool.map(run, batches):
-                pass
+            vectors = np.empty((len(rows), self._width), dtype=self._dtype)
+
+            def run(batch: Sequence[int]) -> None:
+                vectors[batch] = self.run([rows[index] for index in batch])
+
+            batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
+            if len(batches) == 1:
+                run(batches[0])
+            else:
+                for _ in self._shared.pool.map(run, batches):
+                    pass
         # The sum of squares is finite when all are (unit vectors or raw states): one pass, and a tenth of a short call.
         if self.encoding is Encoding.FLOAT32 and not math.isfinite(np.vdot(vectors, vectors)):
             worst = int((~np.isfinite(vectors)).any(axis=1).argmax())

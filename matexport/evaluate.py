@@ -100,6 +100,8 @@ def evaluate_family(
     family = family if isinstance(family, Family) else load_family(family)
     if not tasks:
         raise RequestError("no task was given: texts, pairs with scores, or a folder of queries and documents")
+    if shortlist is not None and shortlist < NEIGHBOURS:
+        raise RequestError(f"a shortlist of {shortlist} was asked; at least {NEIGHBOURS} documents are looked at")
     names = [task.name for task in tasks]
     if len(set(names)) != len(names):
         raise RequestError(
@@ -124,8 +126,8 @@ def evaluate_family(
     scorers = [_make_scorer(task, family, rows) for task in tasks]
     asked = (*((parent,) if parent else ()), *(profile for profile in wanted if profile != parent))
     scores: dict[tuple[int, str], dict[Profile, Score]] = {}
-    searchers = [scorer for scorer in scorers if isinstance(scorer, _RetrievalScorer)] if shortlist else []
-    narrow: dict[Profile, Vectors] = {}
+    groups = _group_by_dim(wanted) if shortlist else {}
+    adaptive: dict[str, list[Adaptive]] = {}
     for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, threads=threads, progress=progress)):
         if progress:
             progress("score", done, len(asked))
@@ -135,35 +137,32 @@ def evaluate_family(
                 scorer.learn_parent(vectors)
             for suffix, score in scorer.score(vectors).items():
                 scores.setdefault((number, suffix), {})[profile] = score
-        if searchers and profile in wanted:
-            narrow[profile] = vectors
+        group = groups.get(profile)
+        if group is None or not shortlist:
+            continue
+        group[profile] = vectors
+        if all(known is not None for known in group.values()):  # its vectors are let go as soon as they were searched
+            for scorer in scorers:
+                if isinstance(scorer, _RetrievalScorer):
+                    adaptive.setdefault(scorer.task.name, []).extend(scorer.search_in_two_steps(group, shortlist))
+            group.clear()
     found = {
         scorers[number].task.name + suffix: _describe_task(scorers[number], suffix, known, parent, wanted)
         for (number, suffix), known in scores.items()
     }
-    for scorer in searchers:
-        adaptive = _search_adaptively(scorer, narrow, shortlist or 0, progress)
-        found[scorer.task.name] = msgspec.structs.replace(found[scorer.task.name], adaptive=adaptive)
+    for name, searches in adaptive.items():
+        found[name] = msgspec.structs.replace(found[name], adaptive=tuple(searches))
     if progress:
         progress("score", len(asked), len(asked))
     return Quality(read_host(), found)
 
 
-def _search_adaptively(
-    scorer: _RetrievalScorer, vectors: Mapping[Profile, Vectors], shortlist: int, progress: Progress | None
-) -> tuple[Adaptive, ...]:
-    """Each widest profile re-ranks what the narrower ones of its depth, precision and encoding found."""
-    groups: dict[tuple[int, Precision, Encoding], list[Profile]] = {}
-    for profile in sorted(vectors):
-        groups.setdefault((profile.point.layers, profile.precision, profile.encoding), []).append(profile)
-    found: list[Adaptive] = []
-    for done, (*narrow, widest) in enumerate(groups.values()):
-        if progress:
-            progress("search", done, len(groups))
-        found += scorer.search_in_two_steps(
-            widest, vectors[widest], {profile.point.dim: vectors[profile] for profile in narrow}, shortlist
-        )
-    return tuple(found)
+def _group_by_dim(profiles: Sequence[Profile]) -> dict[Profile, dict[Profile, Vectors | None]]:
+    """Profile -> those of its depth, precision and encoding, from the narrowest, their vectors still to come."""
+    groups: dict[tuple[int, Precision, Encoding], dict[Profile, Vectors | None]] = {}
+    for profile in sorted(profiles):
+        groups.setdefault((profile.point.layers, profile.precision, profile.encoding), {})[profile] = None
+    return {profile: group for group in groups.values() for profile in group if len(group) > 1}
 
 
 def find_parent(family: Family) -> Profile | None:
@@ -248,20 +247,21 @@ def _embed_depths(
     widest: dict[int, Point] = {}
     for point in sorted(profile.point for profile in profiles):
         widest[point.layers] = point
-    found: dict[int, dict[str, list[Vectors]]] = {layers: {} for layers in widest}
+    found = {layers: np.empty((len(texts), point.dim), dtype=np.float32) for layers, point in widest.items()}
     done = 0
     with ExitsEmbedder(family, precision, threads=threads) as exits:
         for prompt in dict.fromkeys(prompt for prompt, _ in texts):
-            for window in exits.embed_windows([text for asked, text in texts if asked == prompt], prompt=prompt):
+            places = [place for place, (asked, _) in enumerate(texts) if asked == prompt]
+            first = 0
+            for window in exits.embed_windows([texts[place][1] for place in places], prompt=prompt):
+                count = len(next(iter(window.values())))
                 for layers, point in widest.items():
-                    found[layers].setdefault(prompt, []).append(window[point])
-                done += len(window[point])
+                    found[layers][places[first : first + count]] = window[point]
+                first += count
+                done += count
                 if progress:
                     progress(f"embed {precision}", done, len(texts))
-    return {
-        layers: _interleave({prompt: np.concatenate(rows) for prompt, rows in parts.items()}, texts)
-        for layers, parts in found.items()
-    }
+    return found
 
 
 def _interleave(parts: Mapping[str, NDArray[Any]], texts: Sequence[Key]) -> NDArray[Any]:
@@ -354,15 +354,13 @@ class _RetrievalScorer:
     def score(self, vectors: Vectors) -> dict[str, Score]:
         return {"": self._judge(*search_exactly(*self._split(vectors), RETRIEVED + 1))}
 
-    def search_in_two_steps(
-        self, profile: Profile, vectors: Vectors, narrow: Mapping[int, Vectors], shortlist: int
-    ) -> list[Adaptive]:
-        """Search by each of some smaller dims first; `narrow`: dim -> all texts' vectors at it."""
-        documents, queries = self._split(vectors)
+    def search_in_two_steps(self, group: Mapping[Profile, Vectors | None], shortlist: int) -> list[Adaptive]:
+        """Search by each profile of a group first, and re-rank by its widest; profiles from the narrowest."""
+        known = [(profile, self._split(vectors)) for profile, vectors in group.items() if vectors is not None]
+        *narrow, (widest, (documents, queries)) = known
         exact_s, (exact, _) = _time(lambda: search_exactly(documents, queries, RETRIEVED + 1))
         found = []
-        for dim, narrow_vectors in narrow.items():
-            leading, leading_queries = self._split(narrow_vectors)
+        for profile, (leading, leading_queries) in narrow:
             seconds, (indices, products) = _time(
                 functools.partial(
                     search_adaptively,
@@ -377,8 +375,8 @@ class _RetrievalScorer:
             kept = zip(indices[:, :NEIGHBOURS], exact[:, :NEIGHBOURS], strict=True)
             found.append(
                 Adaptive(
-                    profile=profile.name,
-                    shortlist_dim=dim,
+                    profile=widest.name,
+                    shortlist_dim=profile.point.dim,
                     shortlist=shortlist,
                     score=self._judge(indices, products).score,
                     recall=float(np.mean([len(set(ours) & set(best)) / len(best) for ours, best in kept])),
@@ -391,14 +389,18 @@ class _RetrievalScorer:
         return vectors[self._document_rows], vectors[self._query_rows]
 
     def _judge(self, indices: NDArray[np.int64], products: Vectors) -> Score:
-        """Scores of what was found; as BEIR does, a document that is the query itself does not count."""
+        """Scores of what was found.
+
+        As BEIR does, a document of the query's own id does not count: in a search for arguments against an argument it
+        is the query itself. But where it was graded, somebody meant another document.
+        """
         import ir_measures
 
         run = [
             ir_measures.ScoredDoc(query, self._documents[index], float(product))
             for query, found, values in zip(self._queries, indices, products, strict=True)
             for index, product in zip(found, values, strict=True)
-            if self._documents[index] != query
+            if self._documents[index] != query or query in self.task.grades[query]
         ]
         judged = [
             ir_measures.Qrel(query, document, grade)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,13 @@ def load_all_sections(family: Family) -> list[tuple[Host, dict[str, object]]]:
     return found
 
 
-def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -> Path:
+def write_sections(
+    family: Family, host: Host, sections: Mapping[str, object] | Callable[[], Mapping[str, object]]
+) -> Path:
     """Put sections in place of those of the same name, and keep the others.
+
+    Args:
+        sections: or what gives them, called when no other process can write: it may read what is there and add to it.
 
     Returns:
         the file. Written beside it and renamed, so that it is never half there.
@@ -61,8 +66,9 @@ def write_sections(family: Family, host: Host, sections: Mapping[str, object]) -
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
     with _hold(target.parent):
+        new = sections() if callable(sections) else sections
         known = load_sections(family, host)
-        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **sections}
+        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **new}
         text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
         # A name that the manifest's check lets lie, should this process be killed.
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".json.tmp")

@@ -104,17 +104,20 @@ def record_quality(family: Family, quality: Quality) -> Path:
 
     Tasks that were not measured this time stay; and so do, in a task of the same data, the other profiles.
     """
-    known = load_quality(family, quality.host)
-    tasks = dict(known.tasks) if known else {}
-    for name, new in quality.tasks.items():
-        old = tasks.get(name)
-        if old and (old.kind, old.metric, old.data_sha256) == (new.kind, new.metric, new.data_sha256):
-            new = msgspec.structs.replace(
-                new, profiles={**old.profiles, **new.profiles}, adaptive=new.adaptive or old.adaptive
-            )
-        tasks[name] = new
-    kept = msgspec.structs.replace(quality, tasks=tasks)
-    return write_sections(family, quality.host, {SECTION: msgspec.to_builtins(kept, str_keys=True)})
+
+    def add() -> dict[str, object]:
+        known = load_quality(family, quality.host)
+        tasks = dict(known.tasks) if known else {}
+        for name, new in quality.tasks.items():
+            old = tasks.get(name)
+            if old and (old.kind, old.metric, old.data_sha256) == (new.kind, new.metric, new.data_sha256):
+                new = msgspec.structs.replace(
+                    new, profiles={**old.profiles, **new.profiles}, adaptive=new.adaptive or old.adaptive
+                )
+            tasks[name] = new
+        return {SECTION: msgspec.to_builtins(msgspec.structs.replace(quality, tasks=tasks), str_keys=True)}
+
+    return write_sections(family, quality.host, add)
 
 
 def load_quality(family: Family, host: Host) -> Quality | None:

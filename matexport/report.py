@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 #: What both files carry, so that nothing else is replaced by them.
 GENERATOR = "matexport report"
+#: Lines that only a page or a card of ours holds, as they stand there.
+MARKS = (
+    f'<meta name="generator" content="{GENERATOR}">'.encode(),
+    f"<!-- Written by {GENERATOR}, which replaces it. -->".encode(),
+)
 
 _NEEDED = ("jinja2", "matplotlib")
 
@@ -136,7 +141,7 @@ def _refuse_other(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise DestinationError(f"{target} exists and is not a regular file; move it, or give --out")
     try:
-        ours = not target.exists() or GENERATOR.encode() in target.read_bytes()
+        ours = not target.exists() or any(line in MARKS for line in target.read_bytes().splitlines())
     except OSError as error:
         raise DestinationError(f"cannot read {target}: {(error.strerror or str(error)).lower()}") from None
     if not ours:

@@ -8,7 +8,7 @@ have been edited by hand: what is not a finite number, or a time or size that is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -66,15 +66,17 @@ class Survey(Record, frozen=True):
 
     Attributes:
         host: the one in question.
-        tasks: what `Candidate.retention` is of: the task that was asked for; else the tasks with labels; else those
-            without.
+        tasks: what `Candidate.retention` is of: the task that was asked for; else those with labels, or without where
+            there are none, that were evaluated for the most profiles.
         hosts: all that something was measured on.
+        left_out: tasks that do not count, though nobody asked for another one -> why.
     """
 
     host: Where
     candidates: tuple[Candidate, ...]
     tasks: tuple[str, ...]
     hosts: tuple[Host, ...]
+    left_out: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def survey_family(
@@ -105,7 +107,7 @@ def survey_family(
             benches.append((where, msgspec.convert(known[timings.SECTION], Bench, str_keys=True)))
         with suppress(KeyError, msgspec.ValidationError):
             qualities.append((where, msgspec.convert(known[quality.SECTION], Quality, str_keys=True)))
-    tasks = _choose_tasks([found for _, found in qualities], task)
+    tasks, left_out = _choose_tasks([found for _, found in qualities], task)
     timed = [
         timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
     ]
@@ -125,13 +127,15 @@ def survey_family(
         return _choose(found, host, worst)
 
     def retention_of(profile: str) -> Known | None:
+        """Each task where it was evaluated, be that another host than the next task's; the least of them."""
         found = []
-        for where, known in qualities:
-            kept = [known.tasks[name].profiles.get(profile) for name in tasks if name in known.tasks]
-            values = [score.retention for score in kept if score is not None and score.retention is not None]
-            if tasks and len(values) == len(tasks) and all(map(math.isfinite, values)):
-                found.append(Known(min(values), where))
-        return _choose(found, host, _least)
+        for name in tasks:
+            kept = [(where, _find_retention(known, name, profile)) for where, known in qualities]
+            known = _choose([Known(value, where) for where, value in kept if value is not None], host, _least)
+            if known is None:
+                return None
+            found.append(known)
+        return _least(found) if found else None
 
     def read_latency(timing: Timing) -> float | None:
         if shape is None:
@@ -158,7 +162,7 @@ def survey_family(
         for profile in family.profiles
         for name in [profile.name]
     )
-    return Survey(host, candidates, tasks, tuple(where for where, _ in sections))
+    return Survey(host, candidates, tasks, tuple(where for where, _ in sections), left_out)
 
 
 def list_unmeasured(
@@ -180,7 +184,18 @@ def list_unmeasured(
     return tuple(profile.name for profile in family.profiles if not is_timed(profile.name))
 
 
-def _choose_tasks(qualities: Iterable[Quality], wanted: str | None) -> tuple[str, ...]:
+def _find_retention(known: Quality, task: str, profile: str) -> float | None:
+    score = known.tasks[task].profiles.get(profile) if task in known.tasks else None
+    value = score.retention if score else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _choose_tasks(qualities: Sequence[Quality], wanted: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The tasks that retention is the least of, and those that are left out: name -> why.
+
+    A task that was evaluated for some profiles only would make all others unknown, and one in which the parent itself
+    ranks nothing says nothing of any.
+    """
     known: dict[str, TaskQuality] = {}
     for found in qualities:
         known |= found.tasks
@@ -190,9 +205,22 @@ def _choose_tasks(qualities: Iterable[Quality], wanted: str | None) -> tuple[str
                 f"the task {wanted!r} was asked; evaluated are: {', '.join(sorted(known)) or 'none'} "
                 "(matexport evaluate measures more)"
             )
-        return (wanted,)
-    labelled = [name for name, task in known.items() if task.kind.has_labels]
-    return tuple(sorted(labelled or known))
+        return (wanted,), {}
+    covered: dict[str, set[str]] = {name: set() for name in known}
+    for found in qualities:
+        for name, task in found.tasks.items():
+            covered[name] |= {it for it in task.profiles if _find_retention(found, name, it) is not None}
+    usable = [name for name in sorted(known) if covered[name]]
+    pool = [name for name in usable if known[name].kind.has_labels] or usable
+    widest = max((covered[name] for name in pool), key=len, default=set())
+    tasks = tuple(name for name in pool if covered[name] >= widest)
+    left_out = {}
+    for name in sorted(known):
+        if not covered[name]:
+            left_out[name] = "without retention: the family lacks the whole parent, or that ranks nothing in it"
+        elif name in pool and name not in tasks:
+            left_out[name] = f"evaluated for {len(covered[name])} profiles, where others were for {len(widest)}"
+    return tasks, left_out
 
 
 def _check_asked(asked: str, timed: set[str]) -> None:

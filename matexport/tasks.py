@@ -134,7 +134,7 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
         if len(row) == 4:
             row = [row[0], *row[2:]]  # TREC's own form has a column that nobody reads
         if len(row) != 3 or not _is_whole(row[2]):
-            raise RequestError(f"{path}, line {line}: no query id, document id and grade, separated by tabs")
+            raise RequestError(f"{path}, line {line}: no query id, document id and grade (a whole number), by tabs")
         if row[0] not in texts or row[1] not in documents:
             missing = f"query {row[0]!r}" if row[0] not in texts else f"document {row[1]!r}"
             raise RequestError(f"{path}, line {line}: the {missing} is not there")
@@ -142,12 +142,8 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
     judged = {query: found for query, found in grades.items() if any(grade > 0 for grade in found.values())}
     if not judged:
         raise RequestError(f"{path} has no query with a relevant document")
-    empty = [identity for identity, text in (*documents.items(), *texts.items()) if not text.strip()]
-    if empty:
-        raise RequestError(
-            f"{folder}: {len(empty)} queries or documents are empty, such as {empty[0]!r}: leave them out"
-        )
-    return RetrievalTask(folder.resolve().name, {query: texts[query] for query in judged}, documents, judged)
+    name = folder.resolve().name + ("" if split == "test" else f" {split}")
+    return RetrievalTask(name, {query: texts[query] for query in judged}, documents, judged)
 
 
 def load_unlabelled(path: Path) -> UnlabelledTask:
@@ -197,7 +193,7 @@ def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]
 
 def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(iter(lambda: file.readline(16 * MAX_TEXT_CHARACTERS), ""), 1):
                 if line.strip():
                     entry = json.loads(line)

@@ -93,17 +93,23 @@ def record_bench(family: Family, bench: Bench) -> Path:
     Profiles, numbers of threads and providers that were not measured this time keep what was measured before; but
     numbers of threads only where as much was measured, or their lines would not compare.
     """
-    known = load_bench(family, bench.host, bench.provider)
-    profiles = dict(known.profiles) if known else {}
-    for name, new in bench.profiles.items():
-        old = profiles.get(name)
-        if old and _list_settings(old) == _list_settings(new):
-            again = new.threads.keys()  # what was timed beside these before was not timed in the same run
-            parent = {count: timing for count, timing in old.parent.items() if count not in again}
-            new = msgspec.structs.replace(new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent})
-        profiles[name] = new
-    kept = msgspec.structs.replace(bench, profiles=profiles)
-    return write_sections(family, bench.host, {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)})
+
+    def add() -> dict[str, object]:
+        known = load_bench(family, bench.host, bench.provider)
+        profiles = dict(known.profiles) if known else {}
+        for name, new in bench.profiles.items():
+            old = profiles.get(name)
+            if old and _list_settings(old) == _list_settings(new):
+                again = new.threads.keys()  # what was timed beside these before was not timed in the same run
+                parent = {count: timing for count, timing in old.parent.items() if count not in again}
+                new = msgspec.structs.replace(
+                    new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent}
+                )
+            profiles[name] = new
+        kept = msgspec.structs.replace(bench, profiles=profiles)
+        return {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)}
+
+    return write_sections(family, bench.host, add)
 
 
 def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:

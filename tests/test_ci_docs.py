@@ -10,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
+from forge import forge_quality
 from test_pytest_plugin import INSTALLED, ROOT
+
+from matexport import load_family, record_quality
+from matexport.host import read_host
 
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 
@@ -32,13 +37,17 @@ def test_the_workflow_is_whole() -> None:
 
 
 def test_its_commands_do_what_is_written(exported: Path, tmp_path: Path) -> None:
+    """In a folder as the job leaves it: the user's own tests and settings, matexport's checkout, both families."""
     for folder in ("artifacts/minilm", "released/artifacts/minilm"):
         shutil.copytree(exported, tmp_path / folder)
+        loaded = load_family(tmp_path / folder)
+        scores = {profile.name: 0.9 for profile in loaded.profiles}
+        record_quality(loaded, forge_quality(read_host(), {"sts": scores}))
+    (tmp_path / "test_of_the_user.py").write_text("def test_own():\n    raise AssertionError\n")
     (job,) = read_workflow()["jobs"].values()
     commands = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
     ours = [command for command in commands if command[0] in ("pytest", "matexport")]
     assert [command[0] for command in ours] == ["pytest", "matexport", "matexport"]
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
     for program, *arguments in ours:
         plugin = ["-p", "matexport.pytest_plugin"] if program == "pytest" and not INSTALLED else []
@@ -48,6 +57,23 @@ def test_its_commands_do_what_is_written(exported: Path, tmp_path: Path) -> None
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in tmp_path.glob("*.xml")) == ["drift.xml", "parity.xml", "verify.xml"]
+    items = list(ElementTree.parse(tmp_path / "parity.xml").getroot().iter("testcase"))
+    assert {item.attrib["name"].rpartition("::")[2] for item in items} >= {"digests", "batched", "single", "retention"}
+
+
+def test_what_it_installs_is_what_it_checked_out() -> None:
+    """Every path of an install is one that a step before put there, and that the checkout holds."""
+    (job,) = read_workflow()["jobs"].values()
+    checkouts = {
+        step["with"]["path"] for step in job["steps"] if "checkout" in step.get("uses", "") and "path" in step["with"]
+    }
+    (install,) = (shlex.split(step["run"]) for step in job["steps"] if step.get("run", "").startswith("pip"))
+    paths = [Path(word) for word in install if "/" in word]
+    assert len(paths) == 2
+    for path in paths:
+        folder, *rest = path.parts
+        assert folder in checkouts
+        assert ROOT.joinpath(*rest).exists()
 
 
 def test_every_option_that_it_names_exists() -> None:

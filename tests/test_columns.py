@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matexport.columns import format_table
+from matexport.columns import format_table, show_plain
 
 
 def test_columns_are_aligned() -> None:
@@ -17,3 +17,9 @@ def test_no_rows() -> None:
 def test_no_line_ends_in_blanks() -> None:
     text = format_table(("a", "b"), [("x", "y"), ("x", "longer")], left=(0, 1))
     assert all(line == line.rstrip() for line in text.split("\n"))
+
+
+def test_what_a_terminal_obeys_is_shown() -> None:
+    """A processor's name from a file may hold anything."""
+    assert show_plain("\x1b[2Jcpu\nchoice: FAKE\u202e") == "?[2Jcpu?choice: FAKE?"
+    assert format_table(["a"], [["x\ny"]]).splitlines() == ["  a", "---", "x?y"]

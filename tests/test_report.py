@@ -398,11 +398,12 @@ def test_what_a_killed_report_left_is_no_extra_file(family: Path) -> None:
     check_family(load_family(family))
 
 
-def test_somebody_elses_file_stays(family: Path, tmp_path: Path) -> None:
-    (family / CARD).write_text("# mine\n")
+@pytest.mark.parametrize("mine", ["# mine\n", "# mine\n\nRun `matexport report FAMILY`; see its --help.\n"])
+def test_somebody_elses_file_stays(mine: str, family: Path, tmp_path: Path) -> None:
+    (family / CARD).write_text(mine)
     with pytest.raises(DestinationError, match=r"README\.md exists and was not written by `matexport report`"):
         write_report(gather_findings(family))
-    assert (family / CARD).read_text() == "# mine\n"
+    assert (family / CARD).read_text() == mine
     assert not (family / REPORT).exists()
     write_report(gather_findings(family), tmp_path / "page.html")
     assert {path.name for path in tmp_path.iterdir()} == {"family", "page.html", "page.md"}

@@ -15,7 +15,7 @@ from matexport import load_family, record_bench, survey_family
 from matexport.errors import RequestError
 from matexport.host import Host, HostPattern, read_host
 from matexport.manifest import MEASUREMENTS, Family
-from matexport.quality import record_quality
+from matexport.quality import Score, load_quality, record_quality
 from matexport.survey import Candidate, Known, list_unmeasured
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
@@ -92,13 +92,41 @@ def test_the_least_retention_of_the_tasks_with_labels(family: Path) -> None:
     loaded = load_family(family)
     tasks = {"sts": {SMALL: 0.9, LARGE: 1.0}, "retrieval": {SMALL: 0.8}, "neighbours": {SMALL: 0.1, LARGE: 0.2}}
     record_quality(loaded, forge_quality(HERE, tasks))
+    found = survey_family(loaded, HERE)
+    assert found.tasks == ("sts",), "the one that was evaluated for the most profiles"
+    assert found.left_out == {"retrieval": "evaluated for 1 profiles, where others were for 2"}
+    assert survey_one(family).retention == Known(0.9, HERE)
+    assert survey_one(family, LARGE).retention == Known(1.0, HERE)
+    assert survey_one(family, task="retrieval").retention == Known(0.8, HERE)
+    record_quality(loaded, forge_quality(HERE, {"retrieval": {SMALL: 0.8, LARGE: 0.95}}))
     assert survey_family(loaded, HERE).tasks == ("retrieval", "sts")
     assert survey_one(family).retention == Known(0.8, HERE)
-    assert survey_one(family, LARGE).retention is None, "only one of the two was evaluated"
-    assert survey_one(family, LARGE, task="sts").retention == Known(1.0, HERE)
+    assert survey_one(family, LARGE).retention == Known(0.95, HERE)
     assert survey_one(family, task="neighbours").retention == Known(0.1, HERE)
     with pytest.raises(RequestError, match="the task 'x' was asked; evaluated are: neighbours, retrieval, sts"):
         survey_one(family, task="x")
+
+
+def test_tasks_of_several_hosts_are_put_together(family: Path) -> None:
+    """One more task, evaluated on another machine, takes nothing away."""
+    loaded = load_family(family)
+    both = {SMALL: 0.9, LARGE: 1.0}
+    record_quality(loaded, forge_quality(HERE, {"sts": both}))
+    record_quality(loaded, forge_quality(THERE, {"retrieval": {SMALL: 0.95, LARGE: 0.7}, "sts": {SMALL: 0.1}}))
+    assert survey_one(family).retention == Known(0.9, HERE), "of sts this host's counts"
+    assert survey_one(family, LARGE).retention == Known(0.7, THERE)
+
+
+def test_a_task_in_which_the_parent_ranks_nothing_takes_nothing_away(family: Path) -> None:
+    loaded = load_family(family)
+    record_quality(loaded, forge_quality(HERE, {"sts": {SMALL: 0.9}}))
+    known = load_quality(loaded, HERE)
+    assert known is not None
+    task = known.tasks["sts"]
+    nothing = replace(task, profiles={SMALL: Score(-0.5, None)})
+    record_quality(loaded, replace(known, tasks={"of chance": nothing}))
+    assert survey_one(family).retention == Known(0.9, HERE)
+    assert survey_family(loaded, HERE).left_out.keys() == {"of chance"}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
