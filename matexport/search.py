@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: Queries from which on a matrix product pays; what faiss itself had before 1.15.
 BLAS_QUERIES = 20
 
-#: Bytes of the shortlisted vectors that are held at a time.
-GATHER_BYTES = 64 << 20
+#: Bytes of the shortlisted vectors that are held at a time: what a core's caches hold.
+GATHER_BYTES = 4 << 20
 
 
 def scale_rows(vectors: Vectors) -> Vectors:
@@ -87,7 +87,7 @@ def search_adaptively(
     step = max(1, GATHER_BYTES // (shortlist * documents.shape[1] * documents.itemsize))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        scores = np.einsum("qsd,qd->qs", documents[found[part]], queries[part], optimize=False)
+        scores = np.matmul(documents[found[part]], queries[part, :, None])[..., 0]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         indices[part] = np.take_along_axis(found[part], order, axis=1)
         products[part] = np.take_along_axis(scores, order, axis=1)
