@@ -5,9 +5,9 @@
   shipped probes.
 * Adaptive retrieval: a million clustered vectors of 384 dims whose variance falls with the dim, as Matryoshka training
   makes it (see `draw_vectors`), and queries near documents. Shortlists of several lengths by several dims, re-ranked
-  by all, against exact search by all dims; both with faiss on the same CPUs, in turns; one query at a time, and many. The whole curve is kept. What
-  few dims find depends on how tight the clusters are: the bars are held on tight ones (documents half as far from
-  their centre as centres are from the origin), and loose ones (as far) stand beside them.
+  by all, against exact search by all dims; both with faiss on the same CPUs, in turns; one query at a time, and many. The
+  whole curve is kept. What few dims find depends on how tight the clusters are: the bars are held on tight ones
+  (documents half as far from their centre as centres are from the origin), and loose ones (as far) stand beside them.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def search_child(task: dict[str, Any]) -> int:
             "speedup": statistics.median(a / b for a, b in zip(exact_s, seconds[dim, shortlist], strict=True)),
             "ms_per_query": 1e3 * statistics.median(seconds[dim, shortlist]) / QUERIES,
             "exact_ms_per_query": 1e3 * statistics.median(exact_s) / QUERIES,
-            "speedup_alone": statistics.median(a / b for a, b in zip(exact_alone_s, alone[dim, shortlist], strict=True)),
+            "speedup_alone": statistics.median(
+                a / b for a, b in zip(exact_alone_s, alone[dim, shortlist], strict=True)
+            ),
             "ms_alone": 1e3 * statistics.median(alone[dim, shortlist]) / SINGLE_QUERIES,
             "exact_ms_alone": 1e3 * statistics.median(exact_alone_s) / SINGLE_QUERIES,
         }
