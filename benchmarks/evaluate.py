@@ -5,7 +5,7 @@
   shipped probes.
 * Adaptive retrieval: a million clustered vectors of 384 dims whose variance falls with the dim, as Matryoshka training
   makes it (see `draw_vectors`), and queries near documents. Shortlists of several lengths by several dims, re-ranked
-  by all, against exact search by all dims; both with faiss on the same CPUs, in turns; one query at a time, and many. The
+  by all, against exact search by all dims; by faiss on the same CPUs, in turns, one and many queries at once. The
   whole curve is kept. What few dims find depends on how tight the clusters are: the bars are held on tight ones
   (documents half as far from their centre as centres are from the origin), and loose ones (as far) stand beside them.
 """
