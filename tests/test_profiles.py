@@ -116,7 +116,11 @@ def test_every_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "key", "known"),
     [
-        ("", "point", "parent, points, precisions, encodings, vocabulary, calibration, readout, probes, tolerances"),
+        (
+            "",
+            "point",
+            "parent, points, precisions, encodings, vocabulary, calibration, readout, probes, trained, tolerances",
+        ),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens"),
         ("[points]", "points.dim", "layers, dims, pairs"),

@@ -112,7 +112,8 @@ def test_graphs_are_stamped_named_and_clean(exported: Path, parent: Path) -> Non
         model = onnx.load(path)
         assert (model.ir_version, [(item.domain, item.version) for item in model.opset_import]) == (10, [("", 20)])
         assert [item.name for item in model.graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
-        assert [item.name for item in model.graph.output] == ["sentence_embedding"]
+        exits = [point.name for point in POINTS] if path.name.startswith("exits") else ["sentence_embedding"]
+        assert [item.name for item in model.graph.output] == exits
         axes = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
         assert axes == ["batch_size", "sequence_length"]
         raw = path.read_bytes()
@@ -256,6 +257,15 @@ def spoil_trace(traced: Traced) -> None:
 
 
 def read_the_layer_before(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
+    if len({output.partition("-")[0] for output in outputs}) > 1:  # the graph of all exits, wrong in the same way
+        part = CUTS(model, [output for output in outputs if not output.startswith("L03")])
+        known = {value.name: value for value in part.graph.outputs}
+        for output in [output for output in outputs if output.startswith("L03")]:
+            node = ir.node("Identity", [known[output.replace("L03", "L02")]])
+            node.outputs[0].name, node.outputs[0].type = output, ir.TensorType(ir.DataType.FLOAT)
+            part.graph.append(node)
+            part.graph.outputs.append(node.outputs[0])
+        return part
     part = CUTS(model, [output.replace("L03", "L02") for output in outputs])
     for value, output in zip(part.graph.outputs, outputs, strict=True):
         value.name = output

@@ -60,7 +60,7 @@ def test_every_precision_keeps_its_floor(kind: str, precise: Callable[[str], Pre
     assert set(family.facts.precisions) == set(Precision)
     verification = verify_family(family.path)
     assert verification.passed
-    ways = ["batched", "single", "left"] if kind == "qwen3" else ["batched", "single"]
+    ways = ["batched", "single", *(["left"] if kind == "qwen3" else []), "together"]
     for verdict in verification.verdicts:
         ranges = ["ranges"] if Profile.parse(verdict.profile).encoding is Encoding.INT8 else []
         assert list(verdict.parity) == [*ways, *ranges]
