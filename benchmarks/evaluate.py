@@ -25,6 +25,7 @@ from typing import Any
 from common import (
     MINILM,
     MINILM_POINTS,
+    STSB,
     Bar,
     Report,
     count_repeats,
@@ -39,7 +40,6 @@ from common import (
     use_cpus,
 )
 
-STSB = Path(__file__).resolve().parents[2] / "shared" / "data" / "stsb"
 CPUS = 2
 VECTORS, DIM, QUERIES, CLUSTERS = 1_000_000, 384, 100, 2000
 TIGHT, LOOSE = 0.5, 1.0

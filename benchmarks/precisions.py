@@ -35,6 +35,7 @@ from typing import Any
 from common import (
     MINILM,
     MINILM_POINTS,
+    STSB,
     Bar,
     Report,
     count_repeats,
@@ -53,8 +54,6 @@ from kernels import AVX2, Mode, find_modes
 from peers import SENTENCE_TRANSFORMERS, add_optimum_option, make_environment, read_versions_in
 
 HERE = Path(__file__).resolve().parent
-#: Beside the checkout, where a workplace has such data.
-STSB = HERE.parents[1] / "shared" / "data" / "stsb"
 
 PRESETS = ("avx2", "avx512_vnni")
 #: What a family of 30 points is exported with, and what is looked at in one point, after calibration where possible.

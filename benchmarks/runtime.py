@@ -27,6 +27,7 @@ from typing import Any
 
 from common import (
     MINILM,
+    STSB,
     Bar,
     Report,
     count_repeats,
@@ -44,8 +45,6 @@ from common import (
 from peers import FASTEMBED, make_environment, read_versions_in
 
 HERE = Path(__file__).resolve().parent
-#: Beside the checkout, where a workplace has such data.
-STSB = HERE.parents[1] / "shared" / "data" / "stsb"
 CPUS = 2
 SENTENCES = 4096
 STREAM = (100_000, 1_000_000)

@@ -32,9 +32,8 @@ def load_sections(family: Family, host: Host) -> dict[str, object]:
     """All sections of a host; empty when there are none that can be read, or they are of other files."""
     known = _read(family, find_measurements(family, host))
     try:
-        if known and known["host"]["instruction_sets"] == list(
-            host.instruction_sets
-        ):  # a virtual machine may hide some
+        # A virtual machine may hide some.
+        if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
             return known
     except (KeyError, TypeError):
         pass
