@@ -143,12 +143,13 @@ def search_child(task: dict[str, Any]) -> int:
     import faiss
     import numpy as np
 
-    from matexport.search import scale_rows, search_adaptively, search_exactly
+    from matexport.parity import unit_rows
+    from matexport.search import search_adaptively, search_exactly
 
     faiss.omp_set_num_threads(CPUS)
     documents, queries = draw_vectors(task["vectors"], task["within"])
-    leading = {dim: scale_rows(documents[:, :dim]) for dim in SHORTLIST_DIMS}
-    leading_queries = {dim: scale_rows(queries[:, :dim]) for dim in SHORTLIST_DIMS}
+    leading = {dim: unit_rows(documents[:, :dim]) for dim in SHORTLIST_DIMS}
+    leading_queries = {dim: unit_rows(queries[:, :dim]) for dim in SHORTLIST_DIMS}
     ways = [(dim, shortlist) for dim in SHORTLIST_DIMS for shortlist in SHORTLISTS]
     seconds: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     found: dict[tuple[int, int], Any] = {}

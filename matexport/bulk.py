@@ -13,7 +13,6 @@ family and output must lie where every machine of a cluster sees them under the 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from matexport.batches import DEFAULT_BATCH_TOKENS
 from matexport.errors import DestinationError, FamilyError, MatexportError, RequestError
+from matexport.extras import require_extra
 from matexport.host import count_cpus
 from matexport.manifest import MANIFEST, Family, hash_file, load_family
 
@@ -130,7 +130,8 @@ def embed_corpus(
         progress: called with (stage, done, total) parts.
 
     Raises:
-        RequestError: the corpus cannot be read or has no such column, a row has no text, or the extra is missing.
+        RequestError: the corpus cannot be read or has no such column, or a row has no text.
+        MissingExtraError: the ``[ray]`` extra is not installed.
         DestinationError: `out` holds something else.
         FamilyError: the family is not what was exported.
     """
@@ -376,9 +377,7 @@ def _run_on_ray(
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports usage unless told not to
-    missing = [name for name in ("ray", "pyarrow") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RequestError(f"the ray engine needs {' and '.join(missing)}: pip install 'matexport[ray]'")
+    require_extra("ray", "the ray engine", {"ray": "ray", "pyarrow": "pyarrow"})
     import ray
     import ray.data
 

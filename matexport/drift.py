@@ -34,7 +34,7 @@ from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
 from matexport.embed import Embedder
 from matexport.errors import RequestError
 from matexport.manifest import TOKENIZER, Family
-from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance
+from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance, unit_rows
 from matexport.spec import Encoding, Probe, Profile, Record, TextFacts, Tolerance
 from matexport.tokens import Tokens, find_prompt, load_tokenizer, tokenize_texts
 from matexport.verify import Case, Progress, find_plain, find_tolerance, open_case
@@ -406,7 +406,7 @@ def _search(new: Array, old: Array) -> Search | None:
     count = len(new)
     if count < 3 or not (np.isfinite(new).all() and np.isfinite(old).all()):
         return None
-    new, old = _unit_rows(new), _unit_rows(old)
+    new, old = (unit_rows(rows.astype(np.float64)) for rows in (new, old))
     nearest, (first, overlap, margins, old_margins) = min(NEIGHBOURS, count - 1), np.zeros((4, count))
     for start in range(0, count, QUERIES):
         queries = np.arange(start, min(start + QUERIES, count))
@@ -428,12 +428,6 @@ def _lead(similarity: Array, nearest: Array) -> Array:
     others[rows, nearest] = -np.inf
     lead: Array = similarity[rows, nearest] - others.max(axis=1)
     return lead
-
-
-def _unit_rows(rows: Array) -> Array:
-    rows = rows.astype(np.float64)
-    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def _list_names(family: Family) -> list[str]:

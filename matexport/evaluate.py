@@ -11,7 +11,6 @@ Needs the ``[evaluate]`` extra.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +21,14 @@ import msgspec
 import numpy as np
 
 from matexport.embed import Embedder
-from matexport.errors import FamilyError, MissingExtraError, RequestError
+from matexport.errors import FamilyError, RequestError
 from matexport.exits import ExitsEmbedder
+from matexport.extras import require_extra
 from matexport.host import count_cpus, read_host
 from matexport.manifest import RANGES, Family, check_files, load_family
-from matexport.parity import encode_vectors
+from matexport.parity import encode_vectors, unit_rows
 from matexport.quality import Adaptive, Quality, Score, TaskKind, TaskQuality
-from matexport.search import scale_rows, search_adaptively, search_exactly
+from matexport.search import search_adaptively, search_exactly
 from matexport.spec import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
 from matexport.verify import load_ranges
@@ -61,13 +61,7 @@ T = TypeVar("T")
 
 def require_evaluate_extra() -> None:
     """Raise MissingExtraError, with the pip line, unless the packages of the ``[evaluate]`` extra are there."""
-    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise MissingExtraError(
-            f"evaluating needs {', '.join(missing)}, which is not installed here; "
-            "install the [evaluate] extra, in matexport's own directory: "
-            "pip install -c constraints.txt -e '.[evaluate]'"
-        )
+    require_extra("evaluate", "evaluating", _PACKAGES)
 
 
 def evaluate_family(
@@ -223,7 +217,7 @@ def embed_profiles(
             normalize = family.facts.readout.normalize
             for profile in mine:
                 cut = depths[profile.point.layers][:, : profile.point.dim]
-                vectors = scale_rows(cut) if normalize else np.ascontiguousarray(cut)
+                vectors = unit_rows(cut) if normalize else np.ascontiguousarray(cut)
                 yield profile, encode_vectors(vectors, profile.encoding, ranges.get(profile.point.name))
         else:  # one, or a family of an older matexport
             for profile in mine:
@@ -277,7 +271,7 @@ def decode(codes: NDArray[Any], encoding: Encoding, dim: int) -> Vectors:
     """What an index compares: float32 vectors as they are, bits as ±1, int8 codes as numbers; at length 1."""
     if encoding is Encoding.UBINARY:
         codes = np.unpackbits(codes, axis=1, count=dim).astype(np.float32) * 2 - 1
-    return scale_rows(codes.astype(np.float32))
+    return unit_rows(codes.astype(np.float32))
 
 
 class _StsScorer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from matexport.spec import Encoding, Tolerance
 
 Vectors = NDArray[np.float32]
+Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
 
 #: How many nearest neighbours of each probe are compared.
 NEIGHBOURS = 5
@@ -165,6 +167,12 @@ def compare_codes(
     return _summarise(difference, start + (level + 0.5) * step, _decode_own(theirs, ranges), theirs)
 
 
+def unit_rows(rows: Floats) -> Floats:
+    """(n, d) rows at length 1, in their own precision, so that inner products are cosines; a zero row stays."""
+    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
 def encode_vectors(
     vectors: Vectors, encoding: Encoding, ranges: Vectors | None = None
 ) -> NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]:
@@ -272,7 +280,7 @@ def _summarise(
     """`difference` (n, d) is scaled by the largest values of `plain`; `ours` and `theirs` are compared by angle."""
     scale = np.maximum(1.0, np.abs(plain).max(axis=0))
     difference = (difference / scale).max(axis=1)
-    ours, theirs = _unit_rows(ours), _unit_rows(theirs)
+    ours, theirs = unit_rows(ours), unit_rows(theirs)
     both_zero = ~(ours.any(axis=1) | theirs.any(axis=1))
     cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1))
     return Parity(
@@ -283,11 +291,6 @@ def _summarise(
         worst=int((difference if difference.any() else -cosine).argmax()),
         farthest=int(cosine.argmin()),
     )
-
-
-def _unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    unit: NDArray[np.float64] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def _neighbour_agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import os
 import tempfile
 from contextlib import ExitStack
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matexport.card import render_card
-from matexport.errors import DestinationError, MissingExtraError, RequestError
+from matexport.errors import DestinationError, RequestError
+from matexport.extras import require_extra
 from matexport.findings import Findings
 from matexport.heatmaps import list_gradient
 from matexport.manifest import CARD, REPORT, Family
@@ -35,7 +35,7 @@ MARKS = (
     f"<!-- Written by {GENERATOR}, which replaces it. -->".encode(),
 )
 
-_NEEDED = ("jinja2", "matplotlib")
+_PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,7 @@ class Report:
 
 def require_report_extra() -> None:
     """Raise MissingExtraError, with the pip line, unless the packages of the ``[report]`` extra are there."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"a report needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here; "
-            "install the [report] extra, in matexport's own directory: pip install -c constraints.txt -e '.[report]'"
-        )
+    require_extra("report", "a report", _PACKAGES)
 
 
 def write_report(findings: Findings, out: Path | None = None) -> Report:

@@ -25,12 +25,6 @@ BLAS_QUERIES = 20
 GATHER_BYTES = 4 << 20
 
 
-def scale_rows(vectors: Vectors) -> Vectors:
-    """(n, d) rows at length 1, so that inner products are cosines; a zero row stays."""
-    scaled: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return scaled
-
-
 def search_exactly(documents: Vectors, queries: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
     """The `count` documents of the largest inner product with each query.
 

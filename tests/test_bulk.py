@@ -22,7 +22,7 @@ from forge import edit_manifest
 
 from matexport import Embedder, embed_corpus, load_family
 from matexport.bulk import PLAN, SUCCESS, Part, PartEmbedder, claim_output, finish_output, plan_corpus
-from matexport.errors import DestinationError, FamilyError, RequestError
+from matexport.errors import DestinationError, FamilyError, MissingExtraError, RequestError
 
 NAME = "L02-D032-fp32"
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
@@ -409,6 +409,8 @@ def test_wrong_arguments(run: Run, exported: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_extra(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.bulk.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"needs ray and pyarrow: pip install 'matexport\[ray\]'"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"needs ray, pyarrow, which is not installed here; install the \[ray\] extra"
+    ):
         embed_corpus(exported, tmp_path / "corpus.parquet", tmp_path / "out")

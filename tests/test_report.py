@@ -430,7 +430,7 @@ def test_nothing_half_written(family: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_the_extra(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.report.importlib.util.find_spec", lambda name: None if name == "jinja2" else True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else True)
     with pytest.raises(MissingExtraError, match=r"needs jinja2, which is not installed here; install the \[report\]"):
         write_report(gather_findings(family))
     assert not (family / REPORT).exists()

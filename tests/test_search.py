@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from matexport.search import scale_rows, search_adaptively, search_exactly
+from matexport.parity import unit_rows
+from matexport.search import search_adaptively, search_exactly
 
 
 def draw(count: int, dim: int, seed: int) -> NDArray[np.float32]:
-    return scale_rows(np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32))
+    return unit_rows(np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32))
 
 
 DOCUMENTS, QUERIES = draw(300, 16, 0), draw(9, 16, 1)
@@ -39,7 +40,7 @@ def test_a_shortlist_by_leading_dims_is_ranked_by_all(
     shortlist: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("matexport.search.GATHER_BYTES", held)
-    leading, leading_queries = scale_rows(DOCUMENTS[:, :4]), scale_rows(QUERIES[:, :4])
+    leading, leading_queries = unit_rows(DOCUMENTS[:, :4]), unit_rows(QUERIES[:, :4])
     indices, products = search_adaptively(leading, DOCUMENTS, leading_queries, QUERIES, shortlist=shortlist, count=10)
     for query, leading_query, found in zip(QUERIES, leading_queries, indices, strict=True):
         known = best(leading, leading_query, shortlist)
@@ -56,4 +57,4 @@ def test_with_all_documents_on_the_shortlist_it_is_exact() -> None:
 
 
 def test_a_zero_row_stays() -> None:
-    assert scale_rows(np.zeros((1, 4), dtype=np.float32)).tolist() == [[0, 0, 0, 0]]
+    assert unit_rows(np.zeros((1, 4), dtype=np.float32)).tolist() == [[0, 0, 0, 0]]

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-from matexport.errors import MissingExtraError
+from matexport.extras import require_extra
 
 if TYPE_CHECKING:
     from matexport.build.export import Exported, export_family
@@ -20,12 +19,7 @@ _NEEDED = ("torch", "transformers", "sentence_transformers", "onnx", "onnx_ir", 
 
 def require_build_extra() -> None:
     """Raise MissingExtraError, with the pip line, unless the packages of the ``[build]`` extra are there."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"exporting needs {', '.join(missing)}, which is not installed here; "
-            "install the [build] extra, in matexport's own directory: pip install -c constraints.txt -e '.[build]'"
-        )
+    require_extra("build", "exporting", {name: name for name in _NEEDED})
 
 
 def __getattr__(name: str) -> object:
