@@ -2,7 +2,7 @@
 
 A pack is a family of one profile: the same manifest, so `embed`, `show` and `verify` work on it. The graph keeps its
 bytes (and its digest), since the prefix keeps every offset. The parent's vectors at the other points stay behind.
-A pack is verified where it is made, before it appears.
+The parent's token ids of the probes stay. A pack is verified where it is made, before it appears.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from matexport.manifest import (
 from matexport.nestedfile import write_prefix
 from matexport.spec import Encoding, Profile
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.tokenrows import load_token_rows, pack_token_rows
 from matexport.verify import Progress, load_ranges, load_references, verify_family
 
 
@@ -53,7 +54,7 @@ def pack_profile(
     Raises:
         FamilyError: there is no such profile, or its files are not the ones that were exported.
         DestinationError: `out` exists, or cannot be written.
-        ParityError: the pack does not give the parent's vectors on this host.
+        ParityError: the pack does not give the parent's token ids or vectors on this host.
     """
     family = family if isinstance(family, Family) else load_family(family)
     facts = family.profile_facts(profile)
@@ -72,15 +73,20 @@ def pack_profile(
             with (stage / facts.weights).open("wb") as target:
                 write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
             point = Profile.parse(profile).point.name
-            _, references = load_references(family)
-            (stage / REFERENCE).write_bytes(save({point: references[point]}))
+            probes, references = load_references(family)
+            rows = load_token_rows(family, len(probes))
+            (stage / REFERENCE).write_bytes(
+                save({point: references[point]} | ({} if rows is None else pack_token_rows(rows)))
+            )
             shutil.copyfile(family.path / PROBES, stage / PROBES)
             if facts.encoding is Encoding.INT8:
                 (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
             packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
             write_manifest(stage, packed)
-            verdict = verify_family(stage, progress=progress).verdicts[0]
-            if found := verdict.find_breach():
+            verification = verify_family(stage, progress=progress)
+            if verification.token_ids and (reason := verification.token_ids.find_difference()):
+                raise ParityError(f"{profile}: {reason}; nothing was written", "pack")
+            if found := verification.verdicts[0].find_breach():
                 check, breach = found
                 raise ParityError(
                     f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack"

@@ -108,3 +108,10 @@ def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
     except Exception as error:
         raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {error}") from None
     return tokenizer
+
+
+def read_tokenizers_version() -> str:
+    """Which version of tokenizers makes rows here."""
+    import tokenizers
+
+    return str(tokenizers.__version__)

@@ -1,8 +1,9 @@
 """Is this family still what was exported, and does it still give the parent's vectors on this machine? The judge.
 
 First the files (digests, paths, ranges, finite weights), before any session exists; then every profile runs on the
-family's probes and is compared with the parent's own vectors, which were stored when the family was made. Imports
-nothing of `matexport.build`: the judge did not build the case.
+family's probes and is compared with the parent's own vectors, which were stored when the family was made. So are the
+probes' token ids, where the family stores the parent's; they need no session, and come first. Imports nothing of
+`matexport.build`: the judge did not build the case.
 
 Each profile is run in up to three ways. ``batched``: batches in the probes' own order, padded on the right, so that
 short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the
@@ -19,7 +20,7 @@ from threading import Lock
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from matexport.batches import split_batches
@@ -54,7 +55,8 @@ from matexport.parity import (
 )
 from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
 from matexport.spec import Encoding, PaddingSide, Precision, Probe, Profile, Tolerance
-from matexport.tokens import Tokens, load_tokenizer, tokenize_texts
+from matexport.tokenrows import TokenParity, compare_token_rows, load_token_rows, stores_token_rows
+from matexport.tokens import Tokens, load_tokenizer, read_tokenizers_version, tokenize_texts
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
 BATCH = 4
@@ -113,14 +115,19 @@ class ProfileVerdict:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify_family` found on one host."""
+    """What `verify_family` found on one host.
+
+    Attributes:
+        token_ids: the probes' token ids here against the parent's; None where the family does not store those.
+    """
 
     host: Host
     verdicts: tuple[ProfileVerdict, ...]
+    token_ids: TokenParity | None = None
 
     @property
     def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
+        return all(verdict.passed for verdict in self.verdicts) and (self.token_ids is None or self.token_ids.passed)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class Case:
         tokens: of the probes, in their order.
         references: point name -> the parent's vectors for the probes, (n, dim) float32.
         ranges: point name -> least and greatest value of each coordinate, (2, dim) float32, where outputs are int8.
+        token_ids: how `tokens` compare with the parent's; None where the family does not store those.
     """
 
     family: Family
@@ -138,6 +146,7 @@ class Case:
     tokens: list[Tokens]
     references: Mapping[str, Vectors]
     ranges: Mapping[str, Vectors]
+    token_ids: TokenParity | None = None
     _exits: dict[Precision, dict[str, Vectors]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -158,7 +167,7 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
         progress: called with (stage, done, total) as profiles are finished.
 
     Returns:
-        the verdicts, passed or not; a profile that is off its floor does not raise.
+        the verdicts, passed or not; a profile that is off its floor does not raise, nor do other token ids.
 
     Raises:
         FamilyError: files are missing, changed, extra or unsafe. No session was created then.
@@ -169,6 +178,8 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
 def open_case(family: Family | Path | str) -> Case:
     """Check everything about a family that needs no session: digests, paths, ranges, finite weights, the proof.
 
+    Token ids that are not the parent's do not raise: the files may be sound, and read otherwise here.
+
     Raises:
         FamilyError: files are missing, changed, extra or unsafe, or are no proof.
     """
@@ -176,8 +187,11 @@ def open_case(family: Family | Path | str) -> Case:
     check_family(family)
     check_finite_weights(family)
     probes, references = load_references(family)
-    ranges = load_ranges(family)
-    return Case(family, probes, _tokenize_probes(family, probes), references, ranges)
+    stored, ranges = load_token_rows(family, len(probes)), load_ranges(family)
+    tokens, token_ids = _tokenize_probes(family, probes), None
+    if stored is not None:
+        token_ids = compare_token_rows([row.ids for row in tokens], stored, probes, read_tokenizers_version())
+    return Case(family, probes, tokens, references, ranges, token_ids)
 
 
 def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
@@ -202,7 +216,8 @@ def verify_case(case: Case, *, threads: int | None = None, progress: Progress | 
             raise
     if progress:
         progress("verify", len(order), len(order))
-    return Verification(read_host(), hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles]))
+    ordered = hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles])
+    return Verification(read_host(), ordered, case.token_ids)
 
 
 def judge_profile(case: Case, name: str, *, threads: int | None = None) -> ProfileVerdict:
@@ -300,8 +315,10 @@ def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vector
         raise FamilyError(f"{PROBES} is not UTF-8 text") from None
     except RequestError as error:
         raise FamilyError(str(error)) from None
+    points = {profile.point.name for profile in family.profiles}
     try:
-        references: dict[str, Vectors] = load_file(family.path / REFERENCE)
+        with safe_open(family.path / REFERENCE, framework="numpy") as file:  # which may hold token ids, too
+            references: dict[str, Vectors] = {name: file.get_tensor(name) for name in sorted(points & {*file.keys()})}
     except SafetensorError as error:
         raise FamilyError(f"{REFERENCE} cannot be read: {error}") from None
     for profile in family.profiles:
@@ -361,31 +378,51 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     """
     parity = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
     spread = {verdict.profile: msgspec.to_builtins(verdict.spread) for verdict in verification.verdicts}
-    return write_sections(family, verification.host, {"parity": parity, "spread": spread})
+    sections: dict[str, object] = {"parity": parity, "spread": spread}
+    if verification.token_ids:
+        sections["token_ids"] = msgspec.to_builtins(verification.token_ids)
+    return write_sections(family, verification.host, sections)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways."""
+    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways.
+
+    Attributes:
+        token_ids: as `Verification.token_ids`.
+    """
 
     parity: Mapping[str, Mapping[str, Parity]]
     spread: Mapping[str, Spread | None] = field(default_factory=dict)
+    token_ids: TokenParity | None = None
 
 
 def load_measurement(family: Family, host: Host) -> Measurement | None:
     """What was recorded on a host, if there is something that can be read."""
     known = load_sections(family, host)
     try:
-        parity = msgspec.convert(known["parity"], dict[str, dict[str, Parity]])
-        return Measurement(parity, msgspec.convert(known.get("spread", {}), dict[str, Spread | None]))
+        return Measurement(
+            msgspec.convert(known["parity"], dict[str, dict[str, Parity]]),
+            msgspec.convert(known.get("spread", {}), dict[str, Spread | None]),
+            msgspec.convert(known.get("token_ids"), TokenParity | None),
+        )
     except (KeyError, msgspec.ValidationError):
         return None
 
 
 def load_verification(family: Family, host: Host) -> Verification | None:
-    """What was recorded on a host, judged by the family's floors; None unless it covers every profile."""
-    verdicts = load_verdicts(family, host)
-    return Verification(host, verdicts) if len(verdicts) == len(family.profiles) else None
+    """What was recorded on a host, judged by the family's floors; None unless it covers every profile.
+
+    And the token ids, as this version of tokenizers gives them, where the family stores the parent's.
+    """
+    recorded, verdicts = load_measurement(family, host), load_verdicts(family, host)
+    if recorded is None or len(verdicts) != len(family.profiles):
+        return None
+    if stores_token_rows(family) and (
+        recorded.token_ids is None or recorded.token_ids.tokenizers != read_tokenizers_version()
+    ):
+        return None
+    return Verification(host, verdicts, recorded.token_ids)
 
 
 def load_verdicts(family: Family, host: Host) -> tuple[ProfileVerdict, ...]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from matexport.host import Host
-from matexport.manifest import MANIFEST, describe_files, load_family, write_manifest
+from matexport.manifest import MANIFEST, PROBES, REFERENCE, TOKENIZER, describe_files, load_family, write_manifest
 from matexport.nestedfile import read_header
 from matexport.quality import Quality, Score, TaskKind, TaskQuality
 from matexport.timings import Bench, ProfileBench, Sample, Timing
@@ -36,6 +38,33 @@ def edit_manifest(family: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 def reseal(family: Path) -> None:
     """Make the manifest agree with what the files hold now."""
     write_manifest(family, replace(load_family(family).facts, files=describe_files(family)))
+
+
+def store_token_rows(family: Path, change: Callable[[list[list[int]]], object] = lambda _rows: None) -> None:
+    """Put the probes' token ids, as the family's own tokenizer gives them, beside its vectors; `change` spoils them."""
+    facts = load_family(family).facts.text
+    tokenizer = Tokenizer.from_file(str(family / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(facts.max_tokens)
+    probes = [json.loads(line) for line in (family / PROBES).read_text(encoding="utf-8").split("\n") if line]
+    texts = [facts.prompts.get(probe.get("prompt") or "", "") + probe["text"] for probe in probes]
+    rows = [list(tokenizer.encode(text).ids) for text in texts]
+    change(rows)
+    ids = np.array([token for row in rows for token in row], np.int32)
+    counts = np.array([len(row) for row in rows], np.int32)
+    save_file(
+        load_file(family / REFERENCE) | {"token_ids": ids, "token_counts": counts},
+        family / REFERENCE,
+    )
+    reseal(family)
+
+
+def edit_tokenizer(family: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the parsed tokenizer in place, and the manifest with it."""
+    tokenizer = json.loads((family / TOKENIZER).read_text(encoding="utf-8"))
+    edit(tokenizer)
+    (family / TOKENIZER).write_text(json.dumps(tokenizer), encoding="utf-8")
+    reseal(family)
 
 
 def overwrite_values(weights: Path, name: str, values: NDArray[Any]) -> None:

@@ -28,7 +28,7 @@ HEAVY = {
 LAYERS = {
     "errors": 0, "spec": 0, "records": 1, "host": 1, "graphfile": 1, "nestedfile": 1, "profiles": 1, "manifest": 1,
     "batches": 1, "measurements": 2, "staging": 2, "parity": 2, "session": 2, "tokens": 2, "embed": 3, "timings": 3,
-    "quality": 3, "exits": 3, "search": 3, "tasks": 3, "tables": 4, "survey": 4, "evaluate": 5,
+    "tokenrows": 2, "quality": 3, "exits": 3, "search": 3, "tasks": 3, "tables": 4, "survey": 4, "evaluate": 5,
     "columns": 0, "extras": 1, "devices": 1, "pick": 5, "choices": 6,
     "trial": 4, "verify": 4, "bench": 5, "bulk": 5, "drift": 5, "gate": 5, "pack": 5,
     "junit": 6, "pytest_plugin": 6,
@@ -46,7 +46,19 @@ SHARED_STAGES = {
     "vocabulary",
 }
 LIGHT_EXTERNAL = {
-    "numpy": {"parity", "tokens", "embed", "exits", "search", "evaluate", "verify", "drift", "bench", "cli"},
+    "numpy": {
+        "parity",
+        "tokens",
+        "tokenrows",
+        "embed",
+        "exits",
+        "search",
+        "evaluate",
+        "verify",
+        "drift",
+        "bench",
+        "cli",
+    },
     "onnxruntime": {"session"},
     "tokenizers": {"tokens", "embed"},
     "safetensors": {"verify", "pack"},

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import POINTS, TEXTS
-from forge import flip_byte
+from forge import flip_byte, store_token_rows
 from safetensors.numpy import load_file
 
 from matexport import Embedder, load_family, pack_profile, verify_family
-from matexport.errors import DestinationError, FamilyError
+from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.manifest import MEASUREMENTS, REFERENCE, check_family
 from matexport.spec import Point
 
@@ -51,9 +51,28 @@ def test_only_what_the_profile_needs(exported: Path, tmp_path: Path) -> None:
         f"{point.name}.fp32.onnx" for point in POINTS if point.name != "L01-D008"
     }
     assert files <= {path.name for path in exported.iterdir()}
-    assert load_file(tmp_path / "pack" / REFERENCE).keys() == {"L01-D008"}
+    assert load_file(tmp_path / "pack" / REFERENCE).keys() - {"token_ids", "token_counts"} == {"L01-D008"}
     for name in files - {WEIGHTS, REFERENCE, "family.json"}:
         assert (tmp_path / "pack" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_the_parents_token_ids_go_along(family: Path, tmp_path: Path) -> None:
+    store_token_rows(family)
+    pack_profile(family, NAME, tmp_path / "pack")
+    ours, theirs = load_file(tmp_path / "pack" / REFERENCE), load_file(family / REFERENCE)
+    assert ours.keys() == {"L01-D008", "token_ids", "token_counts"}
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor, theirs[name])
+    token_ids = verify_family(tmp_path / "pack").token_ids
+    assert token_ids is not None
+    assert token_ids.passed
+
+
+def test_a_pack_that_reads_a_probe_otherwise_than_the_parent(family: Path, tmp_path: Path) -> None:
+    store_token_rows(family, lambda rows: rows[0].append(1))
+    with pytest.raises(ParityError, match=r"L01-D008-fp32: token ids differ in 1 of .*; nothing was written"):
+        pack_profile(family, NAME, tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
 
 
 def test_the_weights_are_a_prefix_and_far_smaller(exported: Path, tmp_path: Path) -> None:

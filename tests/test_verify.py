@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from forge import edit_manifest, overwrite_values, reseal
+from forge import edit_manifest, edit_tokenizer, overwrite_values, reseal, store_token_rows
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -28,13 +28,18 @@ from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, check_family, ha
 from matexport.nestedfile import read_header
 from matexport.parity import Parity, Spread
 from matexport.spec import Tolerance
+from matexport.tokenrows import TokenParity
+from matexport.tokens import read_tokenizers_version
 from matexport.verify import (
     Measurement,
     ProfileVerdict,
     Verification,
     load_measurement,
     load_references,
+    load_verification,
+    open_case,
     record_measurement,
+    verify_case,
 )
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
@@ -223,6 +228,127 @@ def test_a_manifest_may_tighten_the_floor(family: Path) -> None:
     assert failing(family) == NAMES
 
 
+# --- token ids
+
+
+def test_token_ids_that_are_the_parents(family: Path) -> None:
+    store_token_rows(family)
+    verification = verify_family(family)
+    probes = len(load_references(load_family(family))[0])
+    assert verification.passed
+    assert verification.token_ids is not None
+    assert (verification.token_ids.probes, verification.token_ids.differing) == (probes, ())
+
+
+def test_one_token_of_one_probe(family: Path) -> None:
+    """No vector shows it: the vectors are of the tokens that this machine gives."""
+
+    def change(rows: list[list[int]]) -> None:
+        rows[3][1] += 1
+
+    store_token_rows(family, change)
+    verification = verify_family(family)
+    assert all(verdict.passed for verdict in verification.verdicts)
+    assert not verification.passed
+    assert verification.token_ids is not None
+    assert verification.token_ids.differing == (3,)
+    reason = verification.token_ids.find_difference()
+    assert reason is not None
+    assert f"token ids differ in 1 of {verification.token_ids.probes} probes, first in probe 3 ('" in reason
+
+
+def test_a_token_more_at_the_end_of_the_last_probe(family: Path) -> None:
+    store_token_rows(family, lambda rows: rows[-1].append(1))
+    verification = verify_family(family)
+    assert verification.token_ids is not None
+    assert verification.token_ids.differing == (verification.token_ids.probes - 1,)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_a_tokenizer_that_knows_a_word_otherwise(family: Path) -> None:
+    """The files agree with the manifest; only the probes with that word have other ids, and no session says so."""
+    store_token_rows(family)
+
+    def swap(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["river"], vocabulary["money"] = vocabulary["money"], vocabulary["river"]
+
+    edit_tokenizer(family, swap)
+    case = open_case(family)
+    assert case.token_ids is not None
+    with_it = {index for index, row in enumerate(case.probes) if {"river", "money"} & {*row.text.lower().split()}}
+    assert with_it <= set(case.token_ids.differing)
+    assert 0 < len(case.token_ids.differing) < len(case.probes)
+
+
+def test_vectors_are_judged_beside_token_ids(family: Path) -> None:
+    store_token_rows(family)
+    edit_manifest(family, lambda data: data["text"].update(max_tokens=47))
+    verification = verify_family(family)
+    assert verification.token_ids is not None
+    assert not verification.token_ids.passed
+    assert len(verification.token_ids.here) == len(verification.token_ids.parent) - 1 == 47
+    assert [verdict.profile for verdict in verification.verdicts if not verdict.passed] == NAMES
+
+
+def test_token_ids_with_a_prompt(left_exported: Path, tmp_path: Path) -> None:
+    family = Path(shutil.copytree(left_exported, tmp_path / "left"))
+    store_token_rows(family)
+    assert open_case(family).token_ids == TokenParity(len(open_case(family).probes), read_tokenizers_version())
+    edit_manifest(family, lambda data: data["text"].update(prompts={"query": "a blue house "}))
+    case = open_case(family)
+    assert case.token_ids is not None
+    assert case.token_ids.differing == tuple(index for index, probe in enumerate(case.probes) if probe.prompt)
+    assert "prompt 'query')" in str(case.token_ids.find_difference())
+
+
+def test_a_family_that_stores_none(golden: Path) -> None:
+    verification = verify_family(golden)
+    assert verification.token_ids is None
+    assert verification.passed
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_recorded_token_ids_are_read_back(off: bool, family: Path) -> None:
+    store_token_rows(family, (lambda rows: rows[3].pop()) if off else (lambda rows: None))
+    loaded = load_family(family)
+    assert load_verification(loaded, read_host()) is None, "measured on other files"
+    verification = verify_case(open_case(loaded))
+    record_measurement(loaded, verification)
+    assert load_verification(loaded, read_host()) == verification
+    assert verification.passed is not off
+    measured = load_measurement(loaded, read_host())
+    assert measured is not None
+    assert measured.token_ids == verification.token_ids
+
+
+def test_what_another_version_of_tokenizers_gave_is_measured_anew(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_token_rows(family)
+    loaded = load_family(family)
+    verification = verify_family(family)
+    record_measurement(loaded, verification)
+    monkeypatch.setattr("matexport.verify.read_tokenizers_version", lambda: "999")
+    assert load_verification(loaded, read_host()) is None
+    record_measurement(loaded, dataclasses.replace(verification, token_ids=None))
+    assert load_verification(loaded, read_host()) is None, "an earlier matexport did not look at them"
+
+
+def test_a_recording_of_an_earlier_matexport_is_read(golden: Path) -> None:
+    """It has no token ids, and neither has the family."""
+    loaded = load_family(golden)
+    verification = verify_family(golden)
+    path = record_measurement(loaded, verification)
+    assert "token_ids" not in json.loads(path.read_text(encoding="utf-8"))
+    assert load_verification(loaded, read_host()) == verification
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(Path(__file__).parent / "golden" / "schema3", tmp_path / "golden"))
+
+
 FORGERIES: dict[str, dict[str, object]] = {
     "no tokens at all": {"max_tokens": 0},
     "fewer tokens than none": {"max_tokens": -1},
@@ -326,6 +452,11 @@ class TestBeforeAnySession:
         with (family / PROBES).open("a", encoding="utf-8") as file:
             file.write('{"text": "one more"}\n')
         refuse(family, rf"{REFERENCE} has no \(\d+, 8\) vectors for L01-D008")
+
+    def test_token_ids_that_do_not_fit_their_counts(self, family: Path) -> None:
+        store_token_rows(family)
+        edit_reference(family, lambda arrays: arrays.update(token_ids=arrays["token_ids"][:-1].copy()))
+        refuse(family, "are not what token_counts add up to")
 
     # The caller asked for nothing wrong, so no RequestError.
     @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"txt": "a"}\n' * 2, b"\xff\xfe\n"])

@@ -1,0 +1,176 @@
+"""The probes' token ids as the parent's own preprocessing gives them: packed for the proof, read back, compared.
+
+Two tensors stand beside the vectors in ``reference.safetensors``: ``token_ids``, int32, every probe's ids one after the
+other, and ``token_counts``, int32, how many of them each probe has. They are ids of the family's own vocabulary, which
+may have been pruned. A family without them, as schemas 1 to 3 are, is not checked for them.
+
+Other token ids are told from other vectors because they have another cause: the files may be those that were exported
+while this version of tokenizers reads them otherwise. Vectors are then off for all profiles, and nobody knows why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matexport.errors import FamilyError, RequestError
+from matexport.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
+from matexport.nestedfile import TensorEntry, read_header
+from matexport.spec import Probe
+
+TOKEN_IDS, TOKEN_COUNTS = "token_ids", "token_counts"
+
+#: What `TOKEN_IDS` may take, as any file that is read into memory whole.
+MAX_TOKEN_IDS = MAX_SIDE_FILE_BYTES // 4
+
+#: Characters of a probe's text that a message quotes.
+QUOTED = 40
+
+#: Ids of a row that a message shows, and how many of them stand before the first that differs.
+SHOWN_IDS, IDS_BEFORE = 8, 2
+
+
+@dataclass(frozen=True)
+class TokenParity:
+    """The probes' token ids on this machine against the parent's.
+
+    Attributes:
+        probes: how many were compared.
+        tokenizers: version of the library that gave those of this machine.
+        differing: indices of the probes whose ids differ.
+        first: the first of them, as messages quote it.
+        here, parent: its token ids.
+    """
+
+    probes: int
+    tokenizers: str
+    differing: tuple[int, ...] = ()
+    first: str = ""
+    here: tuple[int, ...] = ()
+    parent: tuple[int, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.differing
+
+    @property
+    def summary(self) -> str:
+        """Such as ``token ids differ in 5 of 66 probes``."""
+        if self.passed:
+            return f"token ids of {self.probes} probes are the parent's"
+        return f"token ids differ in {len(self.differing)} of {self.probes} probes"
+
+    def find_difference(self) -> str | None:
+        """The summary, the first probe whose ids differ, and both rows where they do; None when none differ."""
+        if self.passed:
+            return None
+        pairs = zip(self.here, self.parent, strict=False)
+        shorter = min(len(self.here), len(self.parent))
+        place = next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
+        here, parent = (_show_ids(row, place) for row in (self.here, self.parent))
+        return (
+            f"{self.summary}, first in {self.first}: {here} here, {parent} in the parent (tokenizers {self.tokenizers} "
+            "here)"
+        )
+
+
+def pack_token_rows(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int32]]:
+    """Token ids of the probes, one row each, as the two tensors that stand beside the parent's vectors.
+
+    Raises:
+        RequestError: there are more than a family holds.
+        ValueError: an id is none of 0 to 2^31 - 1.
+    """
+    counts = [len(row) for row in rows]
+    if sum(counts) > MAX_TOKEN_IDS:
+        raise RequestError(
+            f"the {len(rows)} probes have {sum(counts)} tokens; a family holds the ids of up to {MAX_TOKEN_IDS}: give "
+            "fewer or shorter ones"
+        )
+    ids = list(chain.from_iterable(rows))
+    wrong = next((token for token in ids if not 0 <= token < 1 << 31), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} is no token id")
+    return {TOKEN_IDS: np.array(ids, np.int32), TOKEN_COUNTS: np.array(counts, np.int32)}
+
+
+def stores_token_rows(family: Family) -> bool:
+    """Whether a family has token ids of the parent, by its file's header; True where that cannot be read."""
+    path = family.path / REFERENCE
+    try:
+        return not path.is_file() or bool(_find_tensors(path))
+    except (FamilyError, OSError):
+        return True
+
+
+def load_token_rows(family: Family, probes: int) -> list[list[int]] | None:
+    """The parent's token ids, one row for each of the probes; None where the family has none.
+
+    Nothing is read before its type and size are known to be right.
+
+    Raises:
+        FamilyError: one of the two tensors is missing, they are of another type or shape, or they do not fit.
+    """
+    path = family.path / REFERENCE
+    entries = _find_tensors(path)
+    if not entries:
+        return None
+    ids, counts = (entries.get(name) for name in (TOKEN_IDS, TOKEN_COUNTS))
+    if ids is None or counts is None:
+        raise FamilyError(f"{REFERENCE} has {next(iter(entries))} alone; {TOKEN_IDS} and {TOKEN_COUNTS} are a pair")
+    if counts.dtype != "I32" or counts.shape != (probes,):
+        raise FamilyError(f"{REFERENCE} has no ({probes},) int32 {TOKEN_COUNTS}")
+    if ids.dtype != "I32" or len(ids.shape) != 1 or ids.shape[0] > MAX_TOKEN_IDS:
+        raise FamilyError(f"{REFERENCE} has no int32 {TOKEN_IDS} in one row of at most {MAX_TOKEN_IDS}")
+    lengths = _read_tensor(path, counts)
+    if (lengths < 0).any() or lengths.sum() != ids.shape[0]:
+        raise FamilyError(f"{REFERENCE} has {ids.shape[0]} {TOKEN_IDS}, which are not what {TOKEN_COUNTS} add up to")
+    values = _read_tensor(path, ids)
+    if (values < 0).any():
+        raise FamilyError(f"{REFERENCE} holds {TOKEN_IDS} below 0")
+    return [row.tolist() for row in np.split(values, np.cumsum(lengths)[:-1])]
+
+
+def compare_token_rows(
+    rows: Sequence[Sequence[int]], stored: Sequence[Sequence[int]], probes: Sequence[Probe], tokenizers: str
+) -> TokenParity:
+    """Compare the token ids that the probes have here with those that the family stores, a row for each probe."""
+    pairs = zip(rows, stored, strict=True)
+    differing = tuple(index for index, (here, parent) in enumerate(pairs) if list(here) != list(parent))
+    if not differing:
+        return TokenParity(len(probes), tokenizers)
+    first = differing[0]
+    quoted, here, parent = quote_probe(probes, first), tuple(rows[first]), tuple(stored[first])
+    return TokenParity(len(probes), tokenizers, differing, quoted, here, parent)
+
+
+def quote_probe(probes: Sequence[Probe], index: int) -> str:
+    """A probe as messages name it, such as ``probe 12 ('a big red house')``."""
+    probe = probes[index]
+    prompt = f", prompt {probe.prompt!r}" if probe.prompt else ""
+    return f"probe {index} ({probe.text[:QUOTED]!r}{prompt})"
+
+
+def _find_tensors(path: Path) -> dict[str, TensorEntry]:
+    return {entry.name: entry for entry in read_header(path).entries if entry.name in (TOKEN_IDS, TOKEN_COUNTS)}
+
+
+def _read_tensor(path: Path, entry: TensorEntry) -> NDArray[np.int64]:
+    """An int32 tensor, as int64, in which its sum cannot overflow."""
+    values = np.fromfile(path, np.dtype("<i4"), entry.nbytes // 4, offset=entry.offset)
+    if values.nbytes != entry.nbytes:
+        raise FamilyError(f"{REFERENCE} ends inside {entry.name}")
+    return values.astype(np.int64)
+
+
+def _show_ids(row: Sequence[int], place: int) -> str:
+    """Some ids around a place, such as ``[..., 7, 12, 9, ...]``."""
+    start = max(0, place - IDS_BEFORE)
+    shown = [str(token) for token in row[start : start + SHOWN_IDS]]
+    before, after = ["..."] if start else [], ["..."] if start + SHOWN_IDS < len(row) else []
+    return f"[{', '.join([*before, *shown, *after])}]"
