@@ -1,8 +1,9 @@
 """A family's checks one at a time, as a test runner asks for them, and why each fails in lines that a person reads.
 
 The judge is `verify`: its files are checked once, when the first check is asked for, and a profile runs when the first
-of its own is. A check that cannot be made has failed: of files that are not the exported ones nothing is run, and a
-floor of retention that nobody measured is not kept. No opinion of its own, and no knowledge of pytest.
+of its own is. Of files that are not the exported ones nothing is run: one check says so, and the others are kept from
+being made. What else cannot be made has failed, such as a floor of retention that nobody measured. No opinion of its
+own, and no knowledge of pytest.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from matexport.manifest import Family, load_family
 from matexport.parity import Breach
 from matexport.spec import Record
 from matexport.survey import Survey, survey_family
+from matexport.tokenrows import stores_token_rows
 from matexport.verify import (
     SPREAD_CHECK,
     VECTORS_CHECK,
     Case,
     ProfileVerdict,
+    explain_unchecked,
     find_plain,
     hold_codes_to_vectors,
     judge_profile,
@@ -29,7 +32,7 @@ from matexport.verify import (
     open_case,
 )
 
-DIGESTS, RETENTION = "digests", "retention"
+DIGESTS, TOKEN_IDS, RETENTION = "digests", "token-ids", "retention"
 
 #: Checks of a verdict whose names are not fit to be selected with: -> what they are called here.
 SHORT = {SPREAD_CHECK: "spread", VECTORS_CHECK: "float32"}
@@ -39,7 +42,7 @@ SHOWN = 80
 
 
 class Check(Record, frozen=True, order=True):
-    """One check of a family; of its files where there is no profile."""
+    """One check of a family; of its files or its tokenizer where there is no profile."""
 
     name: str
     profile: str | None = None
@@ -73,6 +76,8 @@ class Gate:
         checks = [Check(DIGESTS)]
         if isinstance(family, str):
             return checks
+        if stores_token_rows(family):
+            checks.append(Check(TOKEN_IDS))
         for profile in family.profiles:
             names = [SHORT.get(name, name) for name in list_expected_checks(family, profile.name)]
             if self.demand.min_retention is not None:
@@ -80,14 +85,20 @@ class Gate:
             checks += [Check(name, profile.name) for name in names]
         return checks
 
+    def find_obstacle(self, check: Check) -> str | None:
+        """Why a check cannot be made, in one line: `DIGESTS` failed, which can always be made; None when it can."""
+        case = self._case
+        return None if check.name == DIGESTS or isinstance(case, Case) else explain_unchecked(case.splitlines())
+
     def find_failure(self, check: Check) -> str | None:
         """Why a check fails: one to three lines; None when it passes."""
-        case = self._case
-        if check.profile is None:
-            return None if isinstance(case, Case) else case
-        where = f"{check.profile}, {check.name}"
+        case, where = self._case, ", ".join(filter(None, (check.profile, check.name)))
         if isinstance(case, str):
-            return f"{where}: not checked, since the family's files are refused: {case.splitlines()[0]}"
+            return case if check.name == DIGESTS else f"{where}: {self.find_obstacle(check)}"
+        if check.name == DIGESTS:
+            return None
+        if check.profile is None:
+            return case.token_ids.find_difference() if case.token_ids else f"{where}: was not made"
         if check.name == RETENTION:
             reason = self._find_retention_failure(check.profile)
             return reason and f"{where}: {reason}"

@@ -1,5 +1,9 @@
-"""A verification as JUnit XML, which every CI system shows: one test case per profile and way of running; and
-one per profile that was compared with another family's."""
+"""A verification as JUnit XML, which every CI system shows: one test case for the files, one for the token ids where
+the family stores the parent's, one per profile and way of running; and one per profile that was compared with another
+family's.
+
+Of files that are refused nothing is run: that is one failure, and the cases that it kept from being made are skipped.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,51 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from matexport.drift import Drift, ProfileDrift
+from matexport.manifest import Family
 from matexport.parity import Parity, Spread
-from matexport.verify import Verification
+from matexport.tokenrows import TokenParity, stores_token_rows
+from matexport.verify import Verification, explain_unchecked, list_expected_checks
 
 # What XML 1.0 cannot hold, even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(path: Path, family: Path, result: Verification | tuple[str, ...], drift: Drift | None = None) -> None:
+def write_junit(
+    path: Path,
+    family: Family | Path,
+    result: Verification | tuple[str, ...],
+    drift: Drift | tuple[str, ...] | None = None,
+) -> None:
     """Write a verification, or the problems for which there was none, as JUnit XML.
 
     Args:
         path: the XML file.
-        family: the directory that was verified; names the suite.
+        family: what was verified; its directory names the suite. Of one whose manifest was read, the checks that could
+            not be made are written as skipped.
         result: the verification, or the problems with the family's files.
-        drift: what a comparison with another family found, if there was one: a case for each profile.
+        drift: what a comparison with another family found, if there was one: a case for each profile; or the names of
+            the profiles that were to be compared.
     """
-    suite = ElementTree.Element("testsuite", name=_clean(f"matexport {family}"))
-    files = ElementTree.SubElement(suite, "testcase", classname="files", name="digests, paths and ranges")
-    if isinstance(result, tuple):
-        _fail(files, result[0], "\n".join(result))
-    else:
+    folder = family.path if isinstance(family, Family) else family
+    suite = ElementTree.Element("testsuite", name=_clean(f"matexport {folder}"))
+    files = _add_case(suite, "files", "digests, paths and ranges")
+    if isinstance(result, Verification):
+        if result.token_ids:
+            _add_token_ids(suite, result.token_ids)
         _add_parity(suite, result)
-    for profile in drift.profiles if drift else ():
-        _add_drift(suite, profile)
-    cases, failures = suite.findall("testcase"), suite.findall("testcase/failure")
-    suite.set("tests", str(len(cases)))
-    suite.set("failures", str(len(failures)))
+    else:
+        _fail(files, result[0], "\n".join(result))
+        if isinstance(family, Family):
+            _add_skipped(suite, family, result)
+    if isinstance(drift, Drift):
+        for profile in drift.profiles:
+            _add_drift(suite, profile)
+    elif drift and not isinstance(result, Verification):
+        for name in drift:
+            _skip(_add_case(suite, name, "drift"), result)
+    counted = ("tests", "testcase"), ("failures", "testcase/failure"), ("skipped", "testcase/skipped")
+    for name, kind in counted:
+        suite.set(name, str(len(suite.findall(kind))))
     suite.set("errors", "0")
     root = ElementTree.Element("testsuites")
     root.append(suite)
@@ -42,10 +64,26 @@ def write_junit(path: Path, family: Path, result: Verification | tuple[str, ...]
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
+def _add_token_ids(suite: ElementTree.Element, token_ids: TokenParity) -> None:
+    case = _add_case(suite, "tokenizer", "token ids")
+    if reason := token_ids.find_difference():
+        _fail(case, reason, f"{reason}\nprobes: {', '.join(map(str, token_ids.differing))}")
+    ElementTree.SubElement(case, "system-out").text = token_ids.summary
+
+
+def _add_skipped(suite: ElementTree.Element, family: Family, problems: tuple[str, ...]) -> None:
+    """The cases that a verification of the family would have had."""
+    if stores_token_rows(family):
+        _skip(_add_case(suite, "tokenizer", "token ids"), problems)
+    for profile in family.profiles:
+        for check in list_expected_checks(family, profile.name):
+            _skip(_add_case(suite, profile.name, f"parity {check}"), problems)
+
+
 def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
     for verdict in verification.verdicts:
         for check, breach in verdict.list_checks():
-            case = ElementTree.SubElement(suite, "testcase", classname=verdict.profile, name=f"parity {check}")
+            case = _add_case(suite, verdict.profile, f"parity {check}")
             measured = verdict.parity.get(check) or verdict.spread
             if breach:
                 _fail(case, breach.reason, f"{breach}\n{_spell(measured)}")
@@ -53,7 +91,7 @@ def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
 
 
 def _add_drift(suite: ElementTree.Element, drift: ProfileDrift) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=drift.profile, name="drift")
+    case = _add_case(suite, drift.profile, "drift")
     if drift.reasons:
         _fail(case, drift.reasons[0], "\n".join(drift.reasons))
     numbers = ("texts", "max_abs", "cosine_mean", "cosine_min", "equal")
@@ -66,6 +104,14 @@ def _add_drift(suite: ElementTree.Element, drift: ProfileDrift) -> None:
 
 def _spell(measured: Parity | Spread | None) -> str:
     return " ".join(f"{name}={value:.6g}" for name, value in vars(measured).items()) if measured else ""
+
+
+def _add_case(suite: ElementTree.Element, classname: str, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", classname=classname, name=name)
+
+
+def _skip(case: ElementTree.Element, problems: tuple[str, ...]) -> None:
+    ElementTree.SubElement(case, "skipped", message=_clean(explain_unchecked(problems)))
 
 
 def _fail(case: ElementTree.Element, message: str, detail: str) -> None:

@@ -1,7 +1,7 @@
 """A family as tests of pytest: one item per check of its files and of each profile, beside what pytest collects.
 
     pytest --matexport-family artifacts/minilm
-    artifacts/minilm::digests  artifacts/minilm::L02-D064-int8::batched  artifacts/minilm::L02-D064-int8::single ...
+    artifacts/minilm::digests  artifacts/minilm::token-ids  artifacts/minilm::L02-D064-int8::batched ...
 
 Without a family this costs a few options: nothing else of the package is imported. What a check finds is
 `matexport.gate`'s business. PYTEST_DONT_REWRITE: no assertions are made here.
@@ -93,7 +93,7 @@ class FamilyCollector(pytest.Collector):
         self.gate = gate
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """The checks of the files, then a collector for each profile."""
+        """The checks of the files and of the tokenizer, then a collector for each profile."""
         profiles: dict[str, list[Check]] = {}
         for check in self.gate.list_checks():
             if check.profile is None:
@@ -126,9 +126,21 @@ class CheckItem(pytest.Item):
             self.add_marker(pytest.mark.xdist_group(gate.name_group(check)))
 
     def runtest(self) -> None:
+        """Fail, or skip what cannot be made, unless nobody else would say why."""
+        obstacle = self.gate.find_obstacle(self.check)
+        if obstacle and self is not self._find_speaker():
+            pytest.skip(obstacle)
         reason = self.gate.find_failure(self.check)
         if reason:
             raise CheckFailed(reason)
+
+    def _find_speaker(self) -> CheckItem:
+        """The item that fails when the family's files are refused: `digests`, or the first, if that was not selected.
+
+        Workers of -n have all items in their session, so they agree.
+        """
+        items = [item for item in self.session.items if isinstance(item, CheckItem) and item.gate is self.gate]
+        return next((item for item in items if self.gate.find_obstacle(item.check) is None), items[0])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The reason alone: where in the plugin it was raised helps nobody."""

@@ -267,6 +267,12 @@ def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
     return tuple(checks)
 
 
+def explain_unchecked(problems: Sequence[str]) -> str:
+    """Why a check was not made, in one line, given what is wrong with the family's files."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"not checked, since the family's files are refused: {problems[0]}{more}"
+
+
 def find_plain(family: Family, name: str) -> str | None:
     """The profile of a family that gives the float32 vectors which another's codes are of; None where there is none."""
     profile = Profile.parse(name)

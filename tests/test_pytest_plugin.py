@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forge import edit_manifest, flip_byte, overwrite_values, reseal
+from forge import edit_manifest, flip_byte, overwrite_values, reseal, store_token_rows
 from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, pack_profile, verify_family
@@ -40,7 +40,14 @@ class Outcome:
 
     @property
     def failed(self) -> list[str]:
-        return [name for name, result in self.results.items() if result == "FAILED"]
+        return self.list_items("FAILED")
+
+    @property
+    def skipped(self) -> list[str]:
+        return self.list_items("SKIPPED")
+
+    def list_items(self, wanted: str) -> list[str]:
+        return [name for name, result in self.results.items() if result == wanted]
 
 
 def check(folder: Path, *arguments: object) -> Outcome:
@@ -216,7 +223,8 @@ def test_codes_of_vectors_that_are_off(tmp_path: Path) -> None:
     assert any(name.endswith("::L01-D020-fp32-ubinary::float32") for name in outcome.failed)
 
 
-def test_a_changed_file_fails_everything_and_runs_nothing(project: Path) -> None:
+def test_a_changed_file_is_one_failure_and_runs_nothing(project: Path) -> None:
+    store_token_rows(project / "art" / "small")
     flip_byte(project / "art" / "small" / "L02-D032.fp32.onnx")
     (project / "conftest.py").write_text(
         "import onnxruntime, pytest\n"
@@ -224,13 +232,55 @@ def test_a_changed_file_fails_everything_and_runs_nothing(project: Path) -> None
         "    raise SystemExit('a session was created')\n"
         "onnxruntime.InferenceSession = refuse\n"
     )
-    outcome = check(project, "--matexport-family", "art/small")
+    outcome = check(project, "--matexport-family", "art/small", "--junitxml", "r.xml", "-rs")
     assert outcome.code == 1
-    assert len(outcome.failed) == 19
+    assert outcome.failed == ["art/small::digests"]
+    ways = [f"art/small::{name}::{way}" for name in NAMES for way in WAYS]
+    assert outcome.skipped == ["art/small::token-ids", *ways]
     problem = "changed: L02-D032.fp32.onnx has another sha256 than the manifest says"
     assert f"\n{problem}\n" in outcome.out
+    assert f"not checked, since the family's files are refused: {problem}" in outcome.out
+    suite = ElementTree.parse(project / "r.xml").getroot()[0]
+    assert (suite.attrib["failures"], suite.attrib["skipped"], suite.attrib["tests"]) == ("1", "19", "20")
+
+
+# Otherwise a job that selects some profiles would pass on files that nobody exported.
+@pytest.mark.parametrize("more", [(), ("-n", "2")], ids=["one process", "two"])
+def test_of_a_changed_file_something_always_fails(more: tuple[str, ...], project: Path) -> None:
+    flip_byte(project / "art" / "small" / "L02-D032.fp32.onnx")
+    outcome = check(project, "--matexport-family", "art/small", "-k", "L01-D008-fp32", *more)
+    assert outcome.code == 1
+    assert [name.partition("@")[0] for name in outcome.failed] == ["art/small::L01-D008-fp32::batched"]
+    assert len(outcome.skipped) == 2
+    problem = "changed: L02-D032.fp32.onnx has another sha256 than the manifest says"
     assert f"L01-D008-fp32, batched: not checked, since the family's files are refused: {problem}" in outcome.out
-    assert check(project, "--matexport-family", "art/small", "-k", "L01-D008-fp32").code == 1
+
+
+def test_one_of_two_families_is_changed(exported: Path, project: Path) -> None:
+    shutil.copytree(exported, project / "other")
+    flip_byte(project / "other" / "L02-D032.fp32.onnx")
+    families = ("--matexport-family", "art/small", "--matexport-family", "other")
+    outcome = check(project, *families, "-k", "L01-D008-fp32")
+    assert outcome.failed == ["other::L01-D008-fp32::batched"]
+    assert outcome.list_items("PASSED") == [f"art/small::L01-D008-fp32::{way}" for way in WAYS]
+
+
+def test_token_ids_that_are_the_parents(project: Path) -> None:
+    store_token_rows(project / "art" / "small")
+    outcome = check(project, "--matexport-family", "art/small", "-k", "token-ids or digests")
+    assert outcome.results == {"art/small::digests": "PASSED", "art/small::token-ids": "PASSED"}
+
+
+def test_one_token_of_one_probe(project: Path) -> None:
+    def change(rows: list[list[int]]) -> None:
+        rows[3][1] += 1
+
+    store_token_rows(project / "art" / "small", change)
+    outcome = check(project, "--matexport-family", "art/small")
+    assert (outcome.code, outcome.failed) == (1, ["art/small::token-ids"])
+    assert len(outcome.list_items("PASSED")) == 19
+    assert re.search(r"^token ids differ in 1 of \d+ probes, first in probe 3 \('", outcome.out, re.MULTILINE)
+    assert "pytest_plugin.py" not in outcome.out.partition("FAILURES")[2]
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"schema": 99}'], ids=["missing", "no JSON", "later"])
