@@ -74,11 +74,12 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     verify = _add_command(
         parsers, "verify", commands["verify"], "check a family's files and its parity on this machine",
-        "Check every file's digest, that no path leaves the folder and that all weights are finite; then run every "
-        "profile on the family's probes, batched and one by one, and compare with the parent's stored vectors. Needs "
-        "neither torch nor the parent. With --baseline, also say whether an index that was built with another export "
-        "may be queried with this one: both embed the probes of both, and the vectors of the same text may differ by "
-        "no more than the two tolerances together (see docs/ci.md).",
+        "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
+        "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
+        "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
+        "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
+        "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
+        "differ by no more than the two tolerances together (see docs/ci.md).",
         "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
         "  matexport verify artifacts/minilm --baseline released/minilm",
     )  # fmt: skip
@@ -86,7 +87,9 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     verify.add_argument("--baseline", type=Path, metavar="OLD_FAMILY",
                         help="also compare with this family or pack, profile by profile of the same name; exit code 1 "
                         "where an index built with it has to be rebuilt")  # fmt: skip
-    verify.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
+    verify.add_argument("--junit", type=Path, metavar="FILE",
+                        help="also write the result as JUnit XML; files that are refused are one failure there, and "
+                        "what was not run for it is skipped")  # fmt: skip
     verify.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
     _add_threads(verify)
 

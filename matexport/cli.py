@@ -108,29 +108,33 @@ def run_verify(options: argparse.Namespace) -> int:
     from matexport.manifest import load_family
     from matexport.verify import open_case, record_measurement, verify_case
 
-    family, drift = None, None
+    family, case, drift = None, None, None
+    compared: tuple[str, ...] = ()
     baseline = load_family(options.baseline) if options.baseline else None
     try:
         family = load_family(options.family)
         if baseline:
-            find_common(family, baseline)
+            compared = tuple(find_common(family, baseline))
         case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
+        for problem in _list_token_problems(case):
+            _complain(problem, REFUSED)
         with _progress() as progress:
             verification = verify_case(case, threads=options.threads, progress=progress)
             if old is not None:
                 drift = compare_families(case, old, threads=options.threads, progress=progress)
     except FamilyError as error:
+        problems = (*_list_token_problems(case), *error.problems)
         if options.json:
-            _print_json({"family": str(options.family), "passed": False, "problems": list(error.problems)})
+            _print_json({"family": str(options.family), "passed": False, "problems": list(problems)})
         for problem in error.problems:
             _complain(problem, REFUSED)
         if options.junit:
             with _explain_os_errors(options.junit):
-                write_junit(options.junit, options.family, error.problems)
+                write_junit(options.junit, family or options.family, problems, compared)
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with _explain_os_errors(options.junit):
-            write_junit(options.junit, options.family, verification, drift)
+            write_junit(options.junit, family, verification, drift)
     if options.record:
         with _explain_os_errors(options.family):
             record_measurement(family, verification)
@@ -141,13 +145,21 @@ def run_verify(options: argparse.Namespace) -> int:
         _print_verification(options.family, verification)
         if drift:
             _print_drift(drift)
-    for verdict in verification.verdicts:
-        if breach := verdict.find_breach():
-            _complain(f"{verdict.profile} is off its floor: {breach[1]} ({breach[0]})", REFUSED)
+    sys.stdout.flush()  # so that what is wrong follows the table where both go to one file
+    for name, failure in _describe_failures(family, verification).items():
+        _complain(f"{name} is off its floor: {failure['message']}", REFUSED)
     for profile in drift.profiles if drift else ():
         for reason in profile.reasons:
             _complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
-    return DONE if verification.passed and (drift is None or drift.compatible) else REFUSED
+    passed = verification.passed and (drift is None or drift.compatible)
+    if not options.json:
+        print(f"\n{_format_verdict(verification, drift)}")
+    return DONE if passed else REFUSED
+
+
+def _list_token_problems(case: Case | None) -> tuple[str, ...]:
+    difference = case.token_ids.find_difference() if case and case.token_ids else None
+    return (difference,) if difference else ()
 
 
 def _open_baseline(family: Family) -> Case:
@@ -370,6 +382,8 @@ def run_show(options: argparse.Namespace) -> int:
     print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
     print(f"text      up to {facts.text.max_tokens} tokens; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
     print(format_profiles(rows))
+    if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
+        print(f"\non this host, {difference}")
     _print_decisions(family)
     for reason in facts.refused.values():
         print(f"not in the family: {reason}")
@@ -582,17 +596,46 @@ def _describe_verification(path: Path, verification: Verification) -> dict[str, 
     import msgspec
 
     from matexport.manifest import load_family
-    from matexport.tables import describe_profiles
 
-    family = load_family(path)
-    passed = {verdict.profile: verdict.passed for verdict in verification.verdicts}
-    rows = describe_profiles(family, *_split_measured(verification))
+    family, token_ids = load_family(path), verification.token_ids
+    described = None
+    if token_ids:
+        described = {"passed": token_ids.passed, **msgspec.to_builtins(token_ids)}
+        described["message"] = token_ids.find_difference()
     return {
         "passed": verification.passed,
         "host": msgspec.to_builtins(verification.host),
         "another_instruction_set": _is_another(family, verification),
-        "profiles": [row | {"passed": passed[str(row["profile"])]} for row in rows],
+        "token_ids": described,
+        "profiles": _describe_rows(family, verification),
     }
+
+
+def _describe_rows(family: Family, verification: Verification) -> list[dict[str, object]]:
+    """One row per profile: `describe_profiles`, whether it passed, and what failed first if it did not."""
+    from matexport.tables import describe_profiles
+
+    failures = _describe_failures(family, verification)
+    rows = describe_profiles(family, *_split_measured(verification))
+    found = [failures.get(str(row["profile"])) for row in rows]
+    return [row | {"passed": not failure, "failure": failure} for row, failure in zip(rows, found, strict=True)]
+
+
+def _describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
+    """Profile that is off its floor -> which check, why, on which probe, and all of it as a message."""
+    from matexport.manifest import PROBES
+    from matexport.profiles import load_probes
+    from matexport.tokenrows import quote_probe
+
+    probes = () if verification.passed else load_probes(family.path / PROBES)
+    failures: dict[str, dict[str, object]] = {}
+    for verdict in verification.verdicts:
+        if found := verdict.find_breach():
+            check, breach = found
+            message = f"{breach.reason} ({check}), worst on {quote_probe(probes, breach.probe)}"
+            said = {"check": check, "reason": breach.reason, "probe": breach.probe}
+            failures[verdict.profile] = {**said, "message": message}
+    return failures
 
 
 def _describe_drift(drift: Drift) -> dict[str, Any]:
@@ -624,12 +667,45 @@ def _print_drift(drift: Drift) -> None:
             print(f"an index of one of the {len(drift.only_old)} that only OLD has cannot be queried with NEW")
 
 
+def _format_verdict(verification: Verification, drift: Drift | None) -> str:
+    """The last line of `verify`: what was proven, and how near it was; or how much failed."""
+    from matexport.findings import stand
+
+    verdicts, token_ids = verification.verdicts, verification.token_ids
+    total, off = len(verdicts), sum(not verdict.passed for verdict in verdicts)
+    failed = []
+    if token_ids and not token_ids.passed:
+        failed.append(token_ids.summary)
+    if off:
+        failed.append(f"{off} of {total} profiles {'is off its floor' if off == 1 else 'are off their floor'}")
+    if drift and not drift.compatible:
+        moved = sum(not profile.compatible for profile in drift.profiles)
+        are = "is" if moved == 1 else "are"
+        failed.append(f"{moved} of {len(drift.profiles)} profiles {are} not compatible with {drift.old}")
+    if failed:
+        return f"failed: {'; '.join(failed)}"
+    worst = max((stand(verification.host, verdict) for verdict in verdicts), key=lambda standing: standing.used)
+    if worst.number == "least cosine":
+        nearest = f"worst least cosine {worst.value:.6f}, at least {worst.allowed:g} asked"
+    elif worst.allowed is None:
+        nearest = f"worst {worst.value:.1e}"
+    else:
+        nearest = f"worst {worst.value:.1e} of {worst.allowed:g} allowed"
+    profiles = (
+        "1 profile is the parent at its point" if total == 1 else f"{total} profiles are the parent at their points"
+    )
+    proven = [f"{profiles} on this machine ({nearest}, {worst.verdict.profile})"]
+    proven += [token_ids.summary] if token_ids else []
+    proven += [f"compatible with {drift.old}"] if drift else []
+    return f"passed: {'; '.join(proven)}"
+
+
 def _print_verification(path: Path, verification: Verification) -> None:
     from matexport.manifest import load_family
-    from matexport.tables import describe_profiles, format_profiles
+    from matexport.tables import format_profiles
 
     family, host = load_family(path), verification.host
-    print(format_profiles(describe_profiles(family, *_split_measured(verification))))
+    print(format_profiles(_describe_rows(family, verification)))
     print(f"\nparity on {host.cpu} ({', '.join(host.instruction_sets)}), onnxruntime {host.onnxruntime}")
     if _is_another(family, verification):
         first = ", ".join(family.facts.instruction_sets)

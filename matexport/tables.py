@@ -61,8 +61,11 @@ def describe_profiles(
 
 
 def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
-    """The table that `export`, `verify` and `show` print."""
-    header = (
+    """The table that `export`, `verify` and `show` print.
+
+    Where a row has not `passed`, a last column says which, and on which probe. Each such row has its `failure` then.
+    """
+    header = [
         "profile",
         "layers",
         "dim",
@@ -73,9 +76,9 @@ def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
         "neighbours",
         "spread",
         "graph",
-    )
+    ]
     cells = [
-        (
+        [
             str(row["profile"]),
             str(row["layers"]),
             str(row["dim"]),
@@ -86,10 +89,14 @@ def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
             _number(row["neighbours"], ".3f"),
             _number(row["spread"], ".0e"),
             str(row["graph"]),
-        )
+        ]
         for row in rows
     ]
-    return format_table(header, cells, left=(0, 9))
+    if any(row.get("passed") is False for row in rows):
+        header.append("verdict")
+        for row, line in zip(rows, cells, strict=True):
+            line.append(_format_verdict(row))
+    return format_table(header, cells, left=(0, 9, 10))
 
 
 def format_bench(bench: Bench) -> str:
@@ -191,6 +198,13 @@ def format_drift(drift: Drift) -> str:
         for it in drift.profiles
     ]
     return format_table(header, cells, left=(0, 8))
+
+
+def _format_verdict(row: Mapping[str, object]) -> str:
+    failure = row["failure"]
+    if not isinstance(failure, Mapping):
+        return "passed"
+    return f"FAILED: {failure['check']}, probe {failure['probe']}"
 
 
 def _format_rate(timing: Timing) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from commandline import Run, read_lines
 from conftest import TEXTS
-from forge import edit_manifest, flip_byte, reseal
+from forge import edit_manifest, edit_tokenizer, flip_byte, reseal, store_token_rows
 from safetensors.numpy import load_file, save_file
 
 import matexport
@@ -171,6 +174,24 @@ def test_verify(run: Run, exported: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert all(profile.name in result.out for profile in load_family(exported).profiles)
     assert f"onnxruntime {read_host().onnxruntime}" in result.out
+    assert "verdict" not in result.out, "a column for what failed"
+    assert re.fullmatch(
+        r"passed: 6 profiles are the parent at their points on this machine \(worst \d\.\de-0[78] of 1e-05 allowed, "
+        r"L0\d-D0\d\d-fp32\)(; token ids of \d+ probes are the parent's)?",
+        result.out.splitlines()[-1],
+    )
+
+
+def test_verify_a_pack_of_a_small_precision(run: Run, tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden"
+    matexport.pack_profile(golden / "schema3", "L01-D020-int8", tmp_path / "pack")
+    result = run("verify", tmp_path / "pack")
+    assert result.code == 0
+    assert re.search(
+        r"\npassed: 1 profile is the parent at its point on this machine \(worst least cosine 0\.\d{6}, at least "
+        r"0\.975 asked, L01-D020-int8\)\n$",
+        result.out,
+    )
 
 
 def test_verify_json_and_junit(run: Run, exported: Path, tmp_path: Path) -> None:
@@ -181,7 +202,9 @@ def test_verify_json_and_junit(run: Run, exported: Path, tmp_path: Path) -> None
     assert document["host"]["cpus"] == read_host().cpus  # type: ignore[index]
     assert [row["passed"] for row in document["profiles"]] == [True] * 6  # type: ignore[attr-defined]
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
-    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("19", "0")  # the files, and six profiles in three ways
+    assert (len(suite.findall("testcase[@classname!='tokenizer']")), suite.attrib["failures"]) == (19, "0"), (
+        "the files, and six profiles in three ways"
+    )
 
 
 def test_verify_a_changed_file(run: Run, family: Path, tmp_path: Path) -> None:
@@ -194,8 +217,20 @@ def test_verify_a_changed_file(run: Run, family: Path, tmp_path: Path) -> None:
         "matexport: changed: L01-D008.fp32.onnx has another sha256 than the manifest says",
     ]
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
-    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("1", "1")
+    counts = {name: suite.attrib[name] for name in ("tests", "failures", "skipped")}
+    profiles = 18 + ("token ids" in {case.attrib["name"] for case in suite})
+    assert counts == {"tests": str(1 + profiles), "failures": "1", "skipped": str(profiles)}
     assert "L01-D008.fp32.onnx" in (suite.findtext("testcase/failure") or "")
+
+
+def test_verify_a_changed_file_of_the_baseline(run: Run, exported: Path, family: Path, tmp_path: Path) -> None:
+    flip_byte(family / "L01-D008.fp32.onnx")
+    result = run("verify", exported, "--baseline", family, "--junit", tmp_path / "r.xml")
+    result.complains(f"baseline {family}: changed: L01-D008.fp32.onnx", code=1)
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    assert suite.attrib["failures"] == "1"
+    drifts = [case for case in suite if case.attrib["name"] == "drift"]
+    assert [case.find("skipped") is not None for case in drifts] == [True] * 6
 
 
 def test_verify_a_changed_file_json(run: Run, family: Path) -> None:
@@ -218,9 +253,17 @@ def test_verify_a_profile_that_is_off(run: Run, family: Path, tmp_path: Path) ->
     result = run("verify", family, "--junit", tmp_path / "r.xml")
     assert result.code == 1
     assert "2.5e-01" in result.out
-    assert result.err.startswith("matexport: L02-D008-fp32 is off its floor: max abs difference 0.25, allowed 1e-05; ")
-    assert result.err.endswith("worst on probe 1 (batched)\n")
-    assert result.err.count("\n") == 1
+    header, _, *rows = result.out.split("\n\n")[0].splitlines()
+    assert header.endswith("  verdict")
+    verdicts = {row.split()[0]: row[header.index("verdict") :] for row in rows}
+    passed = dict.fromkeys((profile.name for profile in load_family(family).profiles), "passed")
+    assert verdicts == passed | {"L02-D008-fp32": "FAILED: batched, probe 1"}
+    text = json.loads((family / "probes.jsonl").read_text(encoding="utf-8").splitlines()[1])["text"]
+    assert result.err == (
+        "matexport: L02-D008-fp32 is off its floor: max abs difference 0.25, allowed 1e-05 (batched), worst on probe 1 "
+        f"({text[:40]!r})\n"
+    )
+    assert result.out.endswith("\n\nfailed: 1 of 6 profiles is off its floor\n")
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
     failed = [case.attrib["classname"] for case in suite if case.find("failure") is not None]
     assert failed == ["L02-D008-fp32"] * 3
@@ -233,6 +276,81 @@ def test_verify_a_profile_that_is_off_json(run: Run, family: Path) -> None:
     assert result.json["passed"] is False
     failed = [row["profile"] for row in result.json["profiles"] if not row["passed"]]  # type: ignore[attr-defined]
     assert failed == ["L02-D008-fp32"]
+    (failure,) = (row["failure"] for row in result.json["profiles"] if row["failure"])  # type: ignore[attr-defined]
+    assert (failure["check"], failure["probe"]) == ("batched", 1)
+    assert failure["message"].startswith("max abs difference 0.25, allowed 1e-05 (batched), worst on probe 1 ('")
+
+
+# --- verify, token ids
+
+
+def test_verify_token_ids(run: Run, family: Path) -> None:
+    store_token_rows(family)
+    result = run("verify", family)
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"\npassed: 6 profiles are .*; token ids of \d+ probes are the parent's\n$", result.out)
+    token_ids = run("verify", family, "--json").json["token_ids"]
+    assert (token_ids["passed"], token_ids["differing"], token_ids["message"]) == (True, [], None)  # type: ignore[index]
+
+
+def test_verify_token_ids_that_differ(run: Run, family: Path, tmp_path: Path) -> None:
+    def change(rows: list[list[int]]) -> None:
+        rows[3][1] += 1
+
+    store_token_rows(family, change)
+    result = run("verify", family, "--junit", tmp_path / "r.xml", "--record")
+    assert result.code == 1
+    assert re.fullmatch(
+        r"matexport: token ids differ in 1 of \d+ probes, first in probe 3 \(.*\): \[.*\] here, \[.*\] in the parent "
+        rf"\(tokenizers {re.escape(tokenizers.__version__)} here\)\n",
+        result.err,
+    )
+    assert all(profile.name in result.out for profile in load_family(family).profiles), "vectors are still measured"
+    assert re.search(r"\nfailed: token ids differ in 1 of \d+ probes\n$", result.out)
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    (failed,) = (case for case in suite if case.find("failure") is not None)
+    assert failed.attrib["name"] == "token ids"
+    show = run("show", family)
+    assert show.code == 0
+    assert f"on this host, {result.err.removeprefix('matexport: ')}" in show.out
+
+    document = run("verify", family, "--json").json
+    assert document["passed"] is False
+    assert all(row["passed"] for row in document["profiles"])  # type: ignore[attr-defined]
+    assert document["token_ids"]["differing"] == [3]  # type: ignore[index]
+    assert f"matexport: {document['token_ids']['message']}\n" == result.err  # type: ignore[index]
+
+
+def test_token_ids_are_said_before_anything_of_vectors(run: Run, family: Path) -> None:
+    store_token_rows(family)
+
+    def swap(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["the"] = vocabulary["the"], vocabulary["a"]
+
+    edit_tokenizer(family, swap)
+    result = run("verify", family)
+    assert result.code == 1
+    first, *others = result.err.splitlines()
+    assert first.startswith("matexport: token ids differ in ")
+    assert len(others) == 6
+    assert all(" is off its floor: " in line for line in others)
+    last = result.out.splitlines()[-1]
+    assert re.fullmatch(r"failed: token ids differ in \d+ of \d+ probes; 6 of 6 profiles are off their floor", last)
+
+
+# onnxruntime refuses an id that it has no embedding for: the ids say why.
+def test_token_ids_that_no_session_takes(run: Run, family: Path, tmp_path: Path) -> None:
+    store_token_rows(family)
+    edit_tokenizer(family, lambda tokenizer: tokenizer["model"]["vocab"].update(a=5000))
+    result = run("verify", family, "--json", "--junit", tmp_path / "r.xml")
+    assert result.code == 1
+    first, second = result.err.splitlines()
+    assert first.startswith("matexport: token ids differ in ")
+    assert "onnxruntime cannot run exits.fp32.onnx" in second
+    problems = result.json["problems"]
+    assert [f"matexport: {problem}" for problem in problems] == [first, second]  # type: ignore[attr-defined]
+    assert ElementTree.parse(tmp_path / "r.xml").getroot()[0].attrib["failures"] == "1"
 
 
 def test_verify_records_when_asked(run: Run, family: Path) -> None:

@@ -355,6 +355,9 @@ def test_verify_with_a_baseline(run: Run, old: Path, tmp_path: Path) -> None:
     assert f"NEW {GOLDEN} against OLD {old}: the same parent" in result.out
     assert result.out.count("compatible\n") == len(NAMES)
     assert "an index that was built with OLD may be queried with NEW" in result.out
+    last = result.out.splitlines()[-1]
+    assert last.startswith("passed: 6 profiles are the parent at their points on this machine (worst ")
+    assert last.endswith(f"; compatible with {old}")
     cases = ElementTree.parse(tmp_path / "r.xml").getroot().findall("testsuite/testcase[@name='drift']")
     assert [case.attrib["classname"] for case in cases] == NAMES
     document = run("verify", GOLDEN, "--baseline", old, "--json").json
@@ -371,6 +374,7 @@ def test_verify_with_a_baseline_that_drifted(run: Run, old: Path, tmp_path: Path
     assert result.code == 1
     assert result.out.count("not compatible: rebuild it") == 3
     assert "may be queried" not in result.out
+    assert result.out.endswith(f"\n\nfailed: 3 of 6 profiles are not compatible with {old}\n")
     line, *codes = result.err.splitlines()
     assert len(codes) == 2
     assert line.startswith(f"matexport: L01-D020-fp32 is not compatible with {old}: max abs difference ")

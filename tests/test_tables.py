@@ -76,3 +76,23 @@ def test_the_table_of_a_family(exported: Path) -> None:
     assert first.split()[-6:] == ["5.0e-07", "0.900000", "0.700000", "0.500", "2e-08", "L01-D008.fp32.onnx"]
     assert second.split()[-6:] == ["-", "-", "-", "-", "-", "L01-D032.fp32.onnx"]
     assert len(text.split("\n")) == 2 + len(NAMES)
+
+
+def test_a_row_that_failed_is_marked(exported: Path) -> None:
+    rows = describe_profiles(load_family(exported), {NAMES[0]: WAYS})
+    failure = {"check": "alone and in a batch", "probe": 12}
+    judged = [row | {"passed": row["profile"] != NAMES[1], "failure": None} for row in rows]
+    judged[1]["failure"] = failure
+    header, rule, *lines = format_profiles(judged).split("\n")
+    assert [line.split("  ")[-1].strip() for line in (header, *lines[:3])] == [
+        "verdict",
+        "passed",
+        "FAILED: alone and in a batch, probe 12",
+        "passed",
+    ]
+    assert header.index("verdict") == lines[0].index("passed") == lines[1].index("FAILED") == rule.rindex(" ") + 1
+
+
+def test_nothing_is_marked_where_all_passed(exported: Path) -> None:
+    rows = describe_profiles(load_family(exported))
+    assert format_profiles([row | {"passed": True, "failure": None} for row in rows]) == format_profiles(rows)
