@@ -72,10 +72,11 @@ def check(folder: Path, *arguments: object) -> Outcome:
 
 @pytest.fixture
 def project(exported: Path, tmp_path: Path) -> Path:
-    """An empty project with a family in it that a test may spoil."""
+    """An empty project with a family in it, the parent's token ids included, that a test may spoil."""
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "pytest.ini").write_text("[pytest]\n")
     shutil.copytree(exported, tmp_path / "project" / "art" / "small")
+    store_token_rows(tmp_path / "project" / "art" / "small")
     return tmp_path / "project"
 
 
@@ -111,11 +112,12 @@ def test_a_sound_family_in_an_empty_directory(project: Path) -> None:
     outcome = check(project, "--matexport-family", "art/small", "--junitxml", "r.xml")
     assert outcome.code == 0, outcome.out
     ways = [f"art/small::{name}::{way}" for name in NAMES for way in WAYS]
-    assert outcome.results == dict.fromkeys(["art/small::digests", *ways], "PASSED")
-    assert "collected 19 items" in outcome.out
+    assert outcome.results == dict.fromkeys(["art/small::digests", "art/small::token-ids", *ways], "PASSED")
+    assert "collected 20 items" in outcome.out
     cases = ElementTree.parse(project / "r.xml").getroot().findall("testsuite/testcase")
     assert [(case.attrib["classname"], case.attrib["name"]) for case in cases] == [
         ("art.small", "digests"),
+        ("art.small", "token-ids"),
         *((f"art.small.{name}", way) for name in NAMES for way in WAYS),
     ]
 
@@ -128,6 +130,7 @@ def test_every_check_of_every_kind(left_exported: Path, tmp_path: Path) -> None:
         *_, profile, way = name.split("::")
         found.setdefault(profile, []).append(way)
     ways = ["batched", "single"]
+    assert ("schema2", "token-ids") not in [tuple(name.split("/")[-1].split("::")) for name in outcome.results]
     assert found["L01-D016-fp32"] == [*ways, "left", "together"]
     assert found["L01-D020-fp32"] == ways
     assert found["L01-D020-fp32-ubinary"] == [*ways, "float32"]
@@ -150,10 +153,10 @@ def test_items_are_added_to_what_is_collected(project: Path) -> None:
     (project / "test_own.py").write_text("def test_own():\n    assert True\n")
     family = ("--matexport-family", "art/small")
     both = check(project, *family)
-    assert len(both.results) == 20
+    assert len(both.results) == 21
     assert next(iter(both.results)) == "test_own.py::test_own"
     only = check(project, *family, "--matexport-only")
-    assert len(only.results) == 19
+    assert len(only.results) == 20
     assert "test_own.py::test_own" not in only.results
     some = check(project, *family, "-k", "(L02-D032 and batched) or test_own")
     assert list(some.results) == ["test_own.py::test_own", "art/small::L02-D032-fp32::batched"]
@@ -166,10 +169,10 @@ def test_the_ini_file(project: Path) -> None:
         "[pytest]\nmatexport_families =\n    art/small\nmatexport_min_retention = 0.9\n"
     )
     outcome = check(project)
-    assert len(outcome.results) == 26
+    assert len(outcome.results) == 27
     assert outcome.failed == [f"art/small::{name}::retention" for name in NAMES]
     assert list(check(project, "test_own.py").results) == ["test_own.py::test_own"], "a path was given"
-    assert len(check(project, "-n", "2").results) == 26
+    assert len(check(project, "-n", "2").results) == 27
 
 
 # --- what fails
@@ -224,7 +227,6 @@ def test_codes_of_vectors_that_are_off(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_one_failure_and_runs_nothing(project: Path) -> None:
-    store_token_rows(project / "art" / "small")
     flip_byte(project / "art" / "small" / "L02-D032.fp32.onnx")
     (project / "conftest.py").write_text(
         "import onnxruntime, pytest\n"
@@ -256,8 +258,8 @@ def test_of_a_changed_file_something_always_fails(more: tuple[str, ...], project
     assert f"L01-D008-fp32, batched: not checked, since the family's files are refused: {problem}" in outcome.out
 
 
-def test_one_of_two_families_is_changed(exported: Path, project: Path) -> None:
-    shutil.copytree(exported, project / "other")
+def test_one_of_two_families_is_changed(project: Path) -> None:
+    shutil.copytree(project / "art" / "small", project / "other")
     flip_byte(project / "other" / "L02-D032.fp32.onnx")
     families = ("--matexport-family", "art/small", "--matexport-family", "other")
     outcome = check(project, *families, "-k", "L01-D008-fp32")
@@ -266,7 +268,6 @@ def test_one_of_two_families_is_changed(exported: Path, project: Path) -> None:
 
 
 def test_token_ids_that_are_the_parents(project: Path) -> None:
-    store_token_rows(project / "art" / "small")
     outcome = check(project, "--matexport-family", "art/small", "-k", "token-ids or digests")
     assert outcome.results == {"art/small::digests": "PASSED", "art/small::token-ids": "PASSED"}
 
@@ -373,7 +374,7 @@ def test_in_several_processes(dist: str, project: Path) -> None:
     reseal(family)
     outcome = check(project, "--matexport-family", "art/small", "-n", "2", "--dist", dist)
     results = {name.partition("@")[0]: result for name, result in outcome.results.items()}
-    assert len(results) == 20, outcome.out
+    assert len(results) == 21, outcome.out
     failed = sorted(name for name, result in results.items() if result == "FAILED")
     assert failed == [f"art/small::L02-D008-fp32::{way}" for way in WAYS]
 
@@ -396,4 +397,5 @@ def test_a_pack_is_a_family(project: Path) -> None:
     pack_profile(project / "art" / "small", "L01-D008-fp32", project / "pack")
     outcome = check(project, "--matexport-family", "pack", "--matexport-threads", "1")
     assert outcome.code == 0
-    assert list(outcome.results) == ["pack::digests", "pack::L01-D008-fp32::batched", "pack::L01-D008-fp32::single"]
+    ways = [f"pack::L01-D008-fp32::{way}" for way in ("batched", "single")]
+    assert list(outcome.results) == ["pack::digests", "pack::token-ids", *ways]
