@@ -221,6 +221,11 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     embed.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
     embed.add_argument("--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl")
     embed.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
+    embed.add_argument(
+        "--task",
+        choices=["query", "document"],
+        help="read texts as the parent reads queries or documents: its prompt and its length for them",
+    )
     embed.add_argument("--batch-tokens", type=_positive, default=DEFAULT_BATCH_TOKENS, metavar="N",
                        help=f"tokens per run, padding included (default: {DEFAULT_BATCH_TOKENS}); texts of like length "
                             "share a run")  # fmt: skip

@@ -87,6 +87,7 @@ class BulkPlan:
     column: str
     inputs: Mapping[str, str]
     parts: tuple[Part, ...]
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def embed_corpus(
     profile: str | None = None,
     column: str = "text",
     prompt: str | None = None,
+    task: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -124,6 +126,7 @@ def embed_corpus(
         out: a folder; one Parquet file per part appears in it, and `_SUCCESS` when all are there.
         profile: may be left out when the family has only one.
         column: of the texts.
+        prompt, task: as for `Embedder.embed`.
         workers: processes that embed; as many as Ray's CPUs allow by default.
         threads: of each worker; 2 by default, where a machine of the cluster has so many.
         batch_tokens: as for `Embedder.embed`.
@@ -140,10 +143,10 @@ def embed_corpus(
 
     family = family if isinstance(family, Family) else load_family(family)
     embedder = Embedder(family, profile, threads=1)  # whatever is wrong with the family is said once, and here
-    embedder.tokenize([], prompt=prompt)
+    embedder.tokenize([], prompt=prompt, task=task)
     profile = embedder.profile
     embedder.close()
-    plan = plan_corpus(family, Path(corpus), profile=profile, column=column, prompt=prompt)
+    plan = plan_corpus(family, Path(corpus), profile=profile, column=column, prompt=prompt, task=task)
     out = Path(out).absolute()
     claim_output(out, plan)
     (out / SUCCESS).unlink(missing_ok=True)  # of a run before, of which something may be missing now
@@ -158,7 +161,9 @@ def embed_corpus(
     return BulkResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
 
 
-def plan_corpus(family: Family, corpus: Path, *, profile: str, column: str, prompt: str | None) -> BulkPlan:
+def plan_corpus(
+    family: Family, corpus: Path, *, profile: str, column: str, prompt: str | None, task: str | None = None
+) -> BulkPlan:
     """Split a corpus into parts. Reads the footers of its files alone.
 
     Raises:
@@ -192,7 +197,14 @@ def plan_corpus(family: Family, corpus: Path, *, profile: str, column: str, prom
         for groups, first, skip, rows in _split_rows(counts):
             parts.append(Part(len(parts), str(file.absolute()), groups, first, skip, rows))
     return BulkPlan(
-        str(family.path.resolve()), hash_file(family.path / MANIFEST), profile, prompt, column, inputs, tuple(parts)
+        str(family.path.resolve()),
+        hash_file(family.path / MANIFEST),
+        profile,
+        prompt,
+        column,
+        inputs,
+        tuple(parts),
+        task,
     )
 
 
@@ -309,7 +321,10 @@ class PartEmbedder:
             raise RequestError(f"{where} {first + texts.index(None)} has no text")
         try:
             return self._embedder.embed(
-                [text for text in texts if text is not None], prompt=self._plan.prompt, batch_tokens=self._batch_tokens
+                [text for text in texts if text is not None],
+                prompt=self._plan.prompt,
+                task=self._plan.task,
+                batch_tokens=self._batch_tokens,
             )
         except RequestError as error:
             raise RequestError(f"{where}s from {first} on: {error}") from None

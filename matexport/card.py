@@ -227,7 +227,7 @@ def _describe_limits(findings: Findings) -> list[str]:
     facts = findings.family.facts
     lines = [
         "The sub-models have the parent's own limits, and its licence, which is not recorded here: see the parent.",
-        f"Texts are cut after {facts.text.max_tokens} tokens.",
+        f"Taken: {facts.text.describe_limit()}; longer texts are cut.",
         "Timings hold on the hosts that they were measured on, and nowhere else.",
     ]
     if facts.trained is None:

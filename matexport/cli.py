@@ -75,11 +75,9 @@ def run_export(options: argparse.Namespace) -> int:
     if options.precision:
         job = change_precisions(job, [Precision(name) for name in options.precision])
     from matexport.build import export_family
-    from matexport.build.quiet import quiet_libraries
 
-    quiet_libraries()
     with _progress() as progress:
-        exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress)
+        exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress, quiet=True)
     out = exported.family.path
     if options.json:
         document = {
@@ -95,10 +93,19 @@ def run_export(options: argparse.Namespace) -> int:
             print(f"\ntraced with the TorchScript exporter: {exported.family.facts.trace.fallback}")
             print("its graphs say no shapes, so a cls profile computes all tokens of its last block")
         _print_decisions(exported.family)
+        _print_unread(exported.family)
         print(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
     for reason in exported.family.facts.refused.values():
         _complain(f"not in the family: {reason}", REFUSED)
     return DONE if exported.verification.passed and not exported.family.facts.refused else REFUSED
+
+
+def _print_unread(family: Family) -> None:
+    """Weights that the parent's own library leaves lying: heads of another task, or something it no longer has."""
+    unread = family.facts.parent.unread
+    if unread:
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        print(f"weights that the parent's own library reads nothing from: {', '.join(unread[:3])}{more}")
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -375,16 +382,19 @@ def run_show(options: argparse.Namespace) -> int:
         _print_json({"family": str(options.family), "facts": facts, "profiles": rows})
         return DONE
     facts = family.facts
-    heads = " -> ".join([" + ".join(facts.readout.pooling), *facts.readout.heads])
+    heads = " -> ".join(filter(None, [" + ".join(facts.readout.pooling), *facts.readout.heads]))
     print(f"parent    {facts.parent.source} ({facts.parent.architecture}, {facts.parent.blocks} blocks, ", end="")
     print(f"{facts.parent.output_width} dims)")
     print(f"read-out  {heads}, final norm {facts.readout.final_norm}, ", end="")
     print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
-    print(f"text      up to {facts.text.max_tokens} tokens; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
+    if facts.parent.judge:
+        print(f"judge     {facts.parent.judge}")
+    print(f"text      {facts.text.describe_limit()}; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
     print(format_profiles(rows))
     if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
         print(f"\non this host, {difference}")
     _print_decisions(family)
+    _print_unread(family)
     for reason in facts.refused.values():
         print(f"not in the family: {reason}")
     if all(row["max_abs"] is None for row in rows):
@@ -437,6 +447,7 @@ def _embed_on_ray(options: argparse.Namespace) -> int:
             out,
             profile=options.profile,
             prompt=options.prompt,
+            task=options.task,
             progress=progress,
             **{
                 name: value
@@ -538,7 +549,7 @@ def _embed_pairs(
             waiting.append(text)
             yield text
 
-    vectors = embedder.embed_iter(note(), prompt=options.prompt, batch_tokens=options.batch_tokens)
+    vectors = embedder.embed_iter(note(), prompt=options.prompt, task=options.task, batch_tokens=options.batch_tokens)
     for done, vector in enumerate(vectors, 1):
         yield waiting.popleft(), vector
         if not done % PROGRESS_TEXTS:

@@ -36,7 +36,7 @@ from matexport.errors import RequestError
 from matexport.manifest import TOKENIZER, Family
 from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance, unit_rows
 from matexport.spec import Encoding, Probe, Profile, Record, TextFacts, Tolerance
-from matexport.tokens import Tokens, find_prompt, load_tokenizer, tokenize_texts
+from matexport.tokens import TASKS, Tokens, find_wrapping, load_tokenizer, tokenize_probes
 from matexport.verify import Case, Progress, find_plain, find_tolerance, open_case
 
 #: Neighbours that an index is asked for.
@@ -235,11 +235,11 @@ def _tokenize(family: Family, texts: Sequence[Probe]) -> list[_Row | None]:
     rows: list[_Row | None] = []
     for probe in texts:
         try:
-            (tokens,) = tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")
+            (tokens,) = tokenize_probes(tokenizer, [probe])
         except RequestError:
             rows.append(None)
         else:
-            rows.append(_Row(tokens, tuple(tokenizer.id_to_token(token) for token in tokens.ids)))
+            rows.append(_Row(tokens, tuple(tokenizer.spell(token) for token in tokens.ids)))
     return rows
 
 
@@ -259,10 +259,12 @@ def _compare_text_sides(new: Family, old: Family, rows: _Rows) -> tuple[list[str
         notes.append(f"{TOKENIZER} is another file; it gives the same tokens for all {len(rows.pairs)} texts")
     if ours.max_tokens != theirs.max_tokens:
         reasons.append(f"tokens differ: texts are cut at {ours.max_tokens} tokens, in OLD at {theirs.max_tokens}")
-    if find_prompt(ours, None) != find_prompt(theirs, None):
-        reasons.append(
-            f"tokens differ: the default prompt is {find_prompt(ours, None)!r}, in OLD {find_prompt(theirs, None)!r}"
-        )
+    here, there = find_wrapping(ours, None).before, find_wrapping(theirs, None).before
+    if here != there:
+        reasons.append(f"tokens differ: the default prompt is {here!r}, in OLD {there!r}")
+    for task in TASKS:
+        if find_wrapping(ours, None, task) != find_wrapping(theirs, None, task) and ours.tasks != theirs.tasks:
+            reasons.append(f"tokens differ: a {task} has another prompt or length")
     changed = [name for name, text in ours.prompts.items() if theirs.prompts.get(name, text) != text]
     if changed:
         reasons.append(f"tokens differ: the prompts {', '.join(changed)} have another text")

@@ -24,19 +24,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, RequestError, one_line
 from matexport.host import count_cpus
 from matexport.manifest import Family, check_profile, load_family
 from matexport.session import load_runtime, open_session
 from matexport.spec import CPU, OUTPUT_NAME, Encoding, PaddingSide
-from matexport.tokens import Feeds, Tokens, find_prompt, load_tokenizer, pad_rows, tokenize_texts
+from matexport.tokens import (
+    Asked,
+    Feeds,
+    TextTokenizer,
+    Tokens,
+    check_task,
+    feed_rows,
+    find_wrapping,
+    load_tokenizer,
+    tokenize_texts,
+)
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
-    from tokenizers import Tokenizer
 
 #: float32, or the codes of a profile that encodes its output.
 Vectors: TypeAlias = "NDArray[Any]"
@@ -87,7 +96,12 @@ class Embedder:
         )
 
     def embed(
-        self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        task: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> Vectors:
         """Embed texts.
 
@@ -95,6 +109,8 @@ class Embedder:
             texts: any number of strings; longer ones than the parent takes are cut, as the parent does.
             prompt: name of one of the parent's prompts to put before each text; the parent's default prompt, if it
                 has one, when left out; ``""`` for none.
+            task: ``query`` or ``document``: the prompt and the length that the parent has for it, as
+                sentence-transformers' `encode_query` and `encode_document`. Takes the place of `prompt`.
             batch_tokens: tokens per run, padding included; a longer text runs alone. Texts of like length share a
                 run. Vectors do not depend on it beyond rounding.
 
@@ -103,13 +119,13 @@ class Embedder:
             dim) int8 or (len(texts), ceil(dim / 8)) uint8.
 
         Raises:
-            RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
+            RequestError: a text is no string, has no tokens, or the prompt or task is not one of the parent's.
             FamilyError: the model gave a vector that is not finite.
         """
         import numpy as np
 
         texts = texts if isinstance(texts, str) else list(texts)
-        windows = self._embed_windows(texts, prompt, batch_tokens)
+        windows = self._embed_windows(texts, Asked(prompt, task), batch_tokens)
         first = next(windows, None)
         if first is not None and len(first) == len(texts):
             return first
@@ -121,14 +137,19 @@ class Embedder:
         return vectors
 
     def embed_iter(
-        self, texts: Iterable[str], *, prompt: str | None = None, batch_tokens: int = DEFAULT_BATCH_TOKENS
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str | None = None,
+        task: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> Iterator[Vectors]:
         """Embed a stream: one vector per text, in order, in memory that does not grow with the number of texts.
 
         Texts are taken from `texts` some thousands ahead of the vectors that are given.
 
         Args:
-            texts, prompt, batch_tokens: as for `embed`.
+            texts, prompt, task, batch_tokens: as for `embed`.
 
         Returns:
             an iterator of (dim,) float32 vectors, or (width,) codes; see `embed`.
@@ -136,21 +157,21 @@ class Embedder:
         Raises:
             RequestError, FamilyError: as `embed` does, when the iterator comes to the text.
         """
-        for window in self._embed_windows(texts, prompt, batch_tokens):
+        for window in self._embed_windows(texts, Asked(prompt, task), batch_tokens):
             yield from (vector.copy() for vector in window)  # one that is kept keeps no others in memory
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
-        """Token ids of texts with the prompt put before them, cut to the parent's length, without padding.
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> list[Tokens]:
+        """Token ids of texts as the parent asks for them, cut to its length, without padding; see `embed`.
 
         Raises:
-            RequestError: the prompt is unknown, or a text has no tokens.
+            RequestError: the prompt or task is unknown, or a text has no tokens.
         """
-        return tokenize_texts(self._tokenizer, self._text, texts, prompt)
+        check_task(self.family.facts.schema, self._text, task)
+        return tokenize_texts(self._tokenizer, texts, prompt, task=task)
 
     def pad(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
         """The graph's inputs, by name: each (len(rows), longest) int64."""
-        feeds = pad_rows(rows, padding_side, self._text.pad_token_id)
-        return {name: feeds[name] for name in self._text.inputs}
+        return feed_rows(rows, self._text, padding_side)
 
     @property
     def session(self) -> InferenceSession:
@@ -182,7 +203,7 @@ class Embedder:
         try:
             (vectors,) = session.run([OUTPUT_NAME], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-            raise FamilyError(f"onnxruntime cannot run {self.profile}: {error}") from None
+            raise FamilyError(f"onnxruntime cannot run {self.profile}: {one_line(error)}") from None
         if vectors.shape != (texts, self._width) or vectors.dtype != self._dtype:
             raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {texts} texts")
         return vectors  # type: ignore[no-any-return]
@@ -209,29 +230,30 @@ class Embedder:
     ) -> None:
         self.close()
 
-    def _load_checked_tokenizer(self, check: bool) -> Tokenizer:
+    def _load_checked_tokenizer(self, check: bool) -> TextTokenizer:
         if check:
             self.check()
         return self._shared.load_tokenizer()
 
-    def _embed_windows(self, texts: Iterable[str], prompt: str | None, batch_tokens: int) -> Iterator[Vectors]:
+    def _embed_windows(self, texts: Iterable[str], asked: Asked, batch_tokens: int) -> Iterator[Vectors]:
         """Vectors of one window of texts after the other; the next is tokenised while one is run."""
         if isinstance(texts, str):
             raise RequestError("embed takes a list of strings")
         if batch_tokens < 1:
             raise RequestError(f"batch_tokens={batch_tokens} was asked; at least 1 is needed")
-        find_prompt(self._text, prompt)
+        check_task(self.family.facts.schema, self._text, asked.task)
+        find_wrapping(self._text, asked.prompt, asked.task)
         windows = split_windows(texts)
         first = next(windows, None)
         if first is None:
             return
-        rows, done = self._tokenize_window(first, 0, prompt), 0
+        rows, done = self._tokenize_window(first, 0, asked), 0
         while True:
             ahead: Future[list[Tokens]] | None = None
             try:
                 window = next(windows, None)
                 if window is not None:
-                    ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), prompt)
+                    ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), asked)
             except Exception as error:  # of the source; the texts before it are sound
                 ahead = Future()
                 ahead.set_exception(error)
@@ -241,8 +263,8 @@ class Embedder:
             done += len(rows)
             rows = ahead.result()
 
-    def _tokenize_window(self, texts: Sequence[str], first: int, prompt: str | None) -> list[Tokens]:
-        return tokenize_texts(self._tokenizer, self._text, texts, prompt, first=first)
+    def _tokenize_window(self, texts: Sequence[str], first: int, asked: Asked) -> list[Tokens]:
+        return tokenize_texts(self._tokenizer, texts, asked.prompt, task=asked.task, first=first)
 
     def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
         import numpy as np
@@ -324,9 +346,9 @@ class _Shared:
         self.threads = threads or count_cpus()
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
         self._family = family
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer: TextTokenizer | None = None
 
-    def load_tokenizer(self) -> Tokenizer:
+    def load_tokenizer(self) -> TextTokenizer:
         """The family's tokenizer, read when it is first asked for: after its digest was checked."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._family.path, self._family.facts.text)

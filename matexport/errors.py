@@ -7,7 +7,19 @@ what was asked, what is true and what to do, and is fit to be shown to a user as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+#: Characters of another library's message that are passed on.
+_QUOTED = 400
+#: What colours a terminal.
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, on one line; its kind where it says nothing."""
+    said = " ".join(_ESCAPES.sub("", str(error)).split())
+    return (said if len(said) <= _QUOTED else f"{said[:_QUOTED]}...") or type(error).__name__
 
 
 class MatexportError(Exception):

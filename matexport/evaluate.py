@@ -31,6 +31,7 @@ from matexport.quality import Adaptive, Quality, Score, TaskKind, TaskQuality
 from matexport.search import search_adaptively, search_exactly
 from matexport.spec import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
+from matexport.tokens import TASKS_SCHEMA, Asked
 from matexport.verify import load_ranges
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ TIMED_RUNS = 3
 MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10")
 #: As users know them, and sentence-transformers calls them.
 SHOWN = {"nDCG@10": "nDCG@10", "R@10": "recall@10", "R@100": "recall@100", "RR@10": "MRR@10"}
-#: Names under which models keep the prompts of the two sides of a search (sentence-transformers' encode_query and
-#: encode_document look for these).
+#: Names under which models keep the prompts of the two sides of a search: where a family of an older schema does not
+#: say what its parent does with queries and documents.
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
 
 _PACKAGES = {"scipy": "scipy", "ir_measures": "ir-measures", "faiss": "faiss-cpu"}
 
-#: A text, and the name of the prompt that stands before it.
-Key = tuple[str, str]
+#: How a text is read, and the text.
+Key = tuple[Asked, str]
 T = TypeVar("T")
 
 
@@ -167,7 +168,7 @@ def find_parent(family: Family) -> Profile | None:
 
 
 def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
-    """The different (prompt, text) of all tasks, in the order of their first use."""
+    """The different texts of all tasks, each with how it is read, in the order of their first use."""
     default, query, document = _choose_prompts(family)
     keys: dict[Key, None] = {}
     for task in tasks:
@@ -181,12 +182,14 @@ def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
     return list(keys)
 
 
-def _choose_prompts(family: Family) -> tuple[str, str, str]:
-    """Names of the parent's prompts for a text, a query and a document; "" for none."""
-    prompts, default = family.facts.text.prompts, family.facts.text.default_prompt or ""
-    query = next((name for name in QUERY_PROMPTS if name in prompts), default)
-    document = next((name for name in DOCUMENT_PROMPTS if name in prompts), default)
-    return default, query, document
+def _choose_prompts(family: Family) -> tuple[Asked, Asked, Asked]:
+    """How a text, a query and a document are read."""
+    if family.facts.schema >= TASKS_SCHEMA:
+        return Asked(), Asked(task="query"), Asked(task="document")
+    prompts = family.facts.text.prompts
+    query = next((name for name in QUERY_PROMPTS if name in prompts), None)
+    document = next((name for name in DOCUMENT_PROMPTS if name in prompts), None)
+    return Asked(), Asked(query), Asked(document)
 
 
 def embed_profiles(
@@ -201,7 +204,7 @@ def embed_profiles(
 
     Args:
         profiles: in the order in which they are given, but for their precisions: those of one come together.
-        texts: (prompt, text).
+        texts: how each is read, and the text.
 
     Returns:
         (profile, (len(texts), width) of its encoding), one after the other.
@@ -223,8 +226,8 @@ def embed_profiles(
             for profile in mine:
                 with Embedder(family, profile.name, threads=threads) as embedder:
                     parts = {
-                        prompt: embedder.embed([text for found, text in texts if found == prompt], prompt=prompt)
-                        for prompt in dict.fromkeys(prompt for prompt, _ in texts)
+                        asked: embedder.embed([text for found, text in texts if found == asked], **asked._asdict())
+                        for asked in dict.fromkeys(asked for asked, _ in texts)
                     }
                 yield profile, _interleave(parts, texts)
 
@@ -244,10 +247,10 @@ def _embed_depths(
     found = {layers: np.empty((len(texts), point.dim), dtype=np.float32) for layers, point in widest.items()}
     done = 0
     with ExitsEmbedder(family, precision, threads=threads) as exits:
-        for prompt in dict.fromkeys(prompt for prompt, _ in texts):
-            places = [place for place, (asked, _) in enumerate(texts) if asked == prompt]
+        for asked in dict.fromkeys(asked for asked, _ in texts):
+            places = [place for place, (found_asked, _) in enumerate(texts) if found_asked == asked]
             first = 0
-            for window in exits.embed_windows([texts[place][1] for place in places], prompt=prompt):
+            for window in exits.embed_windows([texts[place][1] for place in places], **asked._asdict()):
                 count = len(next(iter(window.values())))
                 for layers, point in widest.items():
                     found[layers][places[first : first + count]] = window[point]
@@ -258,12 +261,12 @@ def _embed_depths(
     return found
 
 
-def _interleave(parts: Mapping[str, NDArray[Any]], texts: Sequence[Key]) -> NDArray[Any]:
-    """Rows by prompt, as rows in the order of the texts."""
+def _interleave(parts: Mapping[Asked, NDArray[Any]], texts: Sequence[Key]) -> NDArray[Any]:
+    """Rows by how the texts are read, as rows in the order of the texts."""
     first = next(iter(parts.values()))
     rows = np.empty((len(texts), first.shape[1]), dtype=first.dtype)
-    for prompt, vectors in parts.items():
-        rows[[asked == prompt for asked, _ in texts]] = vectors
+    for asked, vectors in parts.items():
+        rows[[found == asked for found, _ in texts]] = vectors
     return rows
 
 
@@ -279,11 +282,11 @@ class _StsScorer:
 
     kinds: ClassVar = {"": (TaskKind.STS, "Spearman")}
 
-    def __init__(self, task: StsTask, rows: Mapping[Key, int], prompt: str) -> None:
+    def __init__(self, task: StsTask, rows: Mapping[Key, int], asked: Asked) -> None:
         self.task = task
         self.texts = len({*task.left, *task.right})
-        self._left = [rows[prompt, text] for text in task.left]
-        self._right = [rows[prompt, text] for text in task.right]
+        self._left = [rows[asked, text] for text in task.left]
+        self._right = [rows[asked, text] for text in task.right]
 
     def learn_parent(self, vectors: Vectors) -> None:
         """It needs none: people have judged."""
@@ -301,10 +304,10 @@ class _UnlabelledScorer:
         " neighbours": (TaskKind.NEIGHBOURS, f"overlap@{NEIGHBOURS} with the parent"),
     }
 
-    def __init__(self, task: UnlabelledTask, rows: Mapping[Key, int], prompt: str) -> None:
+    def __init__(self, task: UnlabelledTask, rows: Mapping[Key, int], asked: Asked) -> None:
         self.task = task
         self.texts = len(task.texts)
-        self._rows = [rows[prompt, text] for text in task.texts]
+        self._rows = [rows[asked, text] for text in task.texts]
         self._pairs = np.triu_indices(len(task.texts), 1)
         self._ranks: NDArray[np.float64] | None = None
         self._nearest: NDArray[np.int64] | None = None
@@ -335,12 +338,12 @@ class _RetrievalScorer:
 
     kinds: ClassVar = {"": (TaskKind.RETRIEVAL, MEASURES[0])}
 
-    def __init__(self, task: RetrievalTask, rows: Mapping[Key, int], query_prompt: str, document_prompt: str) -> None:
+    def __init__(self, task: RetrievalTask, rows: Mapping[Key, int], query: Asked, document: Asked) -> None:
         self.task = task
         self.texts = len(task.queries) + len(task.documents)
         self._queries, self._documents = list(task.queries), list(task.documents)
-        self._query_rows = [rows[query_prompt, task.queries[identity]] for identity in self._queries]
-        self._document_rows = [rows[document_prompt, task.documents[identity]] for identity in self._documents]
+        self._query_rows = [rows[query, task.queries[identity]] for identity in self._queries]
+        self._document_rows = [rows[document, task.documents[identity]] for identity in self._documents]
 
     def learn_parent(self, vectors: Vectors) -> None:
         """It needs none: people have judged."""

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
-from matexport.errors import FamilyError
+from matexport.errors import FamilyError, one_line
 from matexport.host import count_cpus
 from matexport.manifest import Family, check_exits
 from matexport.session import open_session
-from matexport.spec import PaddingSide, Point, Precision
-from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
+from matexport.spec import Point, Precision
+from matexport.tokens import Tokens, check_task, feed_rows, load_tokenizer, tokenize_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,18 +46,18 @@ class ExitsEmbedder:
         if check:
             check_exits(family, precision)
         self.points = tuple(sorted({profile.point for profile in family.profiles if profile.precision is precision}))
-        self._graph, self._text = graph, family.facts.text
+        self._graph, self._text, self._schema = graph, family.facts.text, family.facts.schema
         self._threads = threads or count_cpus()
         self._tokenizer = load_tokenizer(family.path, self._text)
         self._session = open_session(family.path / graph, threads=self._threads)
 
     def embed_windows(
-        self, texts: Sequence[str], *, prompt: str | None = None
+        self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None
     ) -> Iterator[Mapping[Point, NDArray[np.float32]]]:
         """Embed texts, one window of some thousands after the other.
 
         Args:
-            prompt: name of one of the parent's prompts, or as for `Embedder.embed`.
+            prompt, task: as for `Embedder.embed`.
 
         Returns:
             for each window, by point, (texts of the window, dim) float32 in the order of the texts.
@@ -66,21 +66,21 @@ class ExitsEmbedder:
             RequestError: a text is no string, has no tokens, or the prompt is not one of the parent's.
             FamilyError: the graph gave a vector that is not finite, or something else than the manifest says.
         """
+        check_task(self._schema, self._text, task)
         done = 0
         with ThreadPoolExecutor(self._threads) as pool:
             for window in split_windows(texts):
-                rows = tokenize_texts(self._tokenizer, self._text, window, prompt, first=done)
+                rows = tokenize_texts(self._tokenizer, window, prompt, task=task, first=done)
                 yield self._embed_rows(rows, pool)
                 done += len(rows)
 
     def run(self, rows: Sequence[Tokens]) -> dict[str, NDArray[np.float32]]:
         """Run the graph once on token rows padded to the longest: point name -> (len(rows), dim) float32."""
-        feeds = pad_rows(rows, PaddingSide.RIGHT, self._text.pad_token_id)
         names = [point.name for point in self.points]
         try:
-            vectors = self._session.run(names, {name: feeds[name] for name in self._text.inputs})
+            vectors = self._session.run(names, feed_rows(rows, self._text))
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-            raise FamilyError(f"onnxruntime cannot run {self._graph}: {error}") from None
+            raise FamilyError(f"onnxruntime cannot run {self._graph}: {one_line(error)}") from None
         for point, found in zip(self.points, vectors, strict=True):
             if found.shape != (len(rows), point.dim) or found.dtype != np.float32:
                 raise FamilyError(

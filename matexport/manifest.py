@@ -48,9 +48,13 @@ MEASUREMENTS = "measurements"
 REPORT = "report.html"
 CARD = "README.md"
 
-#: 2 added precisions and encodings; 3 graphs of all exits and the trained points. What older ones lack has a default.
-SCHEMA = 3
-READABLE = (1, 2, 3)
+#: The graph's input that says which tokens are pooled, where those of a prompt are not.
+POOLING_MASK = "pooling_mask"
+
+#: 2 added precisions and encodings; 3 graphs of all exits and the trained points; 4 the judge, the parent's own token
+#: ids, and how it asks for tokens (tasks, chat templates, the side that is cut). What older ones lack has a default.
+SCHEMA = 4
+READABLE = (1, 2, 3, 4)
 MAX_MANIFEST_BYTES = 16 << 20
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -302,13 +306,22 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
 
 
 def _check_text(text: TextFacts, manifest: Path) -> None:
-    known = ("input_ids", "attention_mask", "token_type_ids")
+    known = ("input_ids", "attention_mask", "token_type_ids", POOLING_MASK)
     if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
         raise FamilyError(f"{manifest}: the inputs {list(text.inputs)} are not some of {', '.join(known)}")
     if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
         raise FamilyError(f"{manifest}: max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
     if text.default_prompt is not None and text.default_prompt not in text.prompts:
         raise FamilyError(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
+    if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
+        raise FamilyError(f"{manifest}: {POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
+    for name, task in text.tasks.items():
+        if task.prompt and task.prompt not in text.prompts:
+            raise FamilyError(f"{manifest}: the task {name} has the prompt {task.prompt!r}, which is not among them")
+        if task.max_tokens is not None and not 1 <= task.max_tokens < 1 << 31:
+            raise FamilyError(f"{manifest}: the task {name} has max_tokens={task.max_tokens}, which cannot be")
+    if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
+        raise FamilyError(f"{manifest}: the chat template is not written out for each prompt and for none")
 
 
 def _is_measurement(path: Path) -> bool:

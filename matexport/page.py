@@ -300,10 +300,11 @@ def list_parent(findings: Findings) -> list[tuple[str, str]]:
     pairs = [
         ("architecture", f"{facts.parent.architecture}, {facts.parent.blocks} blocks, width {facts.parent.width}, "
          f"vectors of {facts.parent.output_width}, {facts.parent.dtype}"),
-        ("read-out", " -> ".join([" + ".join(readout.pooling), *readout.heads])),
+        *((("judged by", facts.parent.judge),) if facts.parent.judge else ()),
+        ("read-out", " -> ".join(filter(None, [" + ".join(readout.pooling), *readout.heads]))),
         ("final norm", str(readout.final_norm)),
         ("after the cut", "unit length" if readout.normalize else "not scaled"),
-        ("text", f"up to {text.max_tokens} tokens, padded on the {text.padding_side} by the parent"),
+        ("text", f"{text.describe_limit()}, padded on the {text.padding_side} by the parent"),
         *((f"prompt {name!r}", prompt + (" (default)" if name == text.default_prompt else ""))
           for name, prompt in text.prompts.items()),
         ("trained points", _describe_trained(facts.trained)),

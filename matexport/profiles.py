@@ -157,8 +157,11 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
     if not pairs:
         raise RequestError(f"{where}: [points] asks for no point at all")
     for layers, dim in pairs:
-        if layers < 1 or dim < 1:
-            raise RequestError(f"{where}: the point (layers={layers}, dim={dim}) was asked for; both start at 1")
+        if layers < 0 or dim < 1:
+            raise RequestError(
+                f"{where}: the point (layers={layers}, dim={dim}) was asked for; dims start at 1, and layers at 1, or "
+                "are 0 for a parent without blocks"
+            )
     points = sorted(Point(layers, dim) for layers, dim in pairs)
     twice = next((left for left, right in pairwise(points) if left == right), None)
     if twice:
@@ -166,20 +169,25 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def check_points(points: Sequence[Point], blocks: int, width: int, source: str) -> None:
+def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str) -> None:
     """Refuse points that a parent does not contain.
 
     Args:
-        blocks: the parent's number of transformer blocks.
-        width: width of its sentence vector, after its heads.
+        blocks: the parent's number of transformer blocks; None where that is not known yet.
+        width: width of its sentence vector, after its heads; None where that is not known yet.
 
     Raises:
         RequestError: naming the first such point and what is allowed.
     """
     for point in points:
-        if point.layers > blocks:
+        if blocks == 0 and point.layers:
+            raise RequestError(
+                f"layers={point.layers} was asked; {source} looks its tokens up in a table and has no blocks: ask for "
+                "layers = [0], and for dims alone"
+            )
+        if blocks and not 1 <= point.layers <= blocks:
             raise RequestError(f"layers={point.layers} was asked; {source} has {blocks} blocks: ask for 1 to {blocks}")
-        if point.dim > width:
+        if width is not None and point.dim > width:
             raise RequestError(
                 f"dim={point.dim} was asked; the vectors of {source} have {width} coordinates: ask for 1 to {width}"
             )

@@ -150,7 +150,8 @@ class ParentSource(Record, frozen=True):
         sha256: hex digest that the parent's one safetensors file must have, or file name -> digest when the
             weights are in several files.
         allow_pickle: read pickled weights when there are no safetensors ones. Pickles can run code.
-        trust_remote_code: let transformers run Python code that comes with the parent.
+        trust_remote_code: let transformers and sentence-transformers run Python code that comes with the parent.
+        route: which route of a parent whose texts are routed (sentence-transformers' Router, formerly Asym).
     """
 
     source: str
@@ -158,6 +159,7 @@ class ParentSource(Record, frozen=True):
     sha256: str | Mapping[str, str] | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    route: str | None = None
 
 
 class ReadoutRequest(Record, frozen=True):
@@ -260,10 +262,16 @@ class ExportJob(Record, frozen=True):
 
 
 class Probe(Record, frozen=True):
-    """An input kept with a family. `prompt` names one of the parent's prompts, put before `text`."""
+    """An input kept with a family.
+
+    Attributes:
+        prompt: name of one of the parent's prompts, put before `text`.
+        task: ``query`` or ``document``: as sentence-transformers' `encode_query` and `encode_document` read it.
+    """
 
     text: str
     prompt: str | None = None
+    task: str | None = None
 
 
 class Readout(Record, frozen=True):
@@ -283,15 +291,58 @@ class Readout(Record, frozen=True):
     normalize: bool
 
 
+class TaskFacts(Record, frozen=True):
+    """What the parent does with the texts of a task, where it tells queries from documents.
+
+    Attributes:
+        prompt: name of the prompt put before them; ``""`` for none, None for the default prompt.
+        max_tokens: their own limit; None for that of all texts.
+    """
+
+    prompt: str | None = None
+    max_tokens: int | None = None
+
+
+class Frame(Record, frozen=True):
+    """What a chat template puts around a text. `ending` are the token ids that a text which was cut ends in again."""
+
+    before: str
+    after: str
+    ending: tuple[int, ...] = ()
+
+
+class ChatFacts(Record, frozen=True):
+    """A chat template, written out for each prompt.
+
+    Attributes:
+        frames: name of a prompt -> what stands around a text; under ``""`` what does without a prompt.
+        strips: where white space is taken off a text first: ``left``, ``right``, ``both``, or ``""`` for nowhere.
+    """
+
+    frames: Mapping[str, Frame]
+    strips: str = ""
+
+
+#: `TextFacts.max_tokens` of a parent that takes texts of any length: the largest that the tokenizers library counts to.
+NO_LIMIT = (1 << 31) - 1
+
+
 class TextFacts(Record, frozen=True):
     """What turns a text into the graph's inputs.
 
     Attributes:
         inputs: names of the graph's inputs, each (batch_size, sequence_length) int64.
-        max_tokens: longer token sequences are cut on the right, special tokens counted.
+        max_tokens: longer token sequences are cut, special tokens counted; `NO_LIMIT` where none are.
         padding_side: the parent's own; every graph takes right padding too.
-        prompts: name -> text put before the input.
+        prompts: name -> text put before the input; it may be empty.
         default_prompt: name of the prompt used when none is asked for.
+        cuts: the side on which a text that is too long loses tokens.
+        special_tokens: whether the tokenizer adds its special tokens.
+        tasks: ``query`` and ``document``, where the parent treats them otherwise than other texts.
+        chat: the parent's chat template, if its texts go through one. The prompt is then inside of the frame.
+        route: of a parent that routes its texts; a task that is not among `tasks` takes another route.
+        unpooled: name of a prompt -> how many leading tokens are left out of the pooling with it. None where the
+            parent pools its prompts; else the graph has an input ``pooling_mask``.
     """
 
     inputs: tuple[str, ...]
@@ -300,10 +351,29 @@ class TextFacts(Record, frozen=True):
     pad_token_id: int
     prompts: Mapping[str, str]
     default_prompt: str | None = None
+    cuts: PaddingSide = PaddingSide.RIGHT
+    special_tokens: bool = True
+    tasks: Mapping[str, TaskFacts] = msgspec.field(default_factory=dict)
+    chat: ChatFacts | None = None
+    route: str | None = None
+    unpooled: Mapping[str, int] | None = None
+
+    def describe_limit(self) -> str:
+        """The limit in words."""
+        if self.max_tokens == NO_LIMIT:
+            return "texts of any length"
+        return f"up to {self.max_tokens} tokens" + (", the last ones" if self.cuts is PaddingSide.LEFT else "")
 
 
 class ParentFacts(Record, frozen=True):
-    """What the family came from. `weights` maps the parent's weight files to their sha256."""
+    """What the family came from.
+
+    Attributes:
+        weights: the parent's weight files -> their sha256.
+        judge: what said, in a process of its own, what the parent's vectors are: ``sentence-transformers 6.2.0``. None
+            for families that were made before there was one.
+        unread: weights in those files that the parent's own library reads nothing from.
+    """
 
     source: str
     architecture: str
@@ -312,6 +382,8 @@ class ParentFacts(Record, frozen=True):
     output_width: int
     dtype: str
     weights: Mapping[str, str]
+    judge: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 class TraceFacts(Record, frozen=True):

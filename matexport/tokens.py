@@ -1,15 +1,21 @@
-"""Texts -> token rows -> the arrays that a graph takes. The tokenizer is the parent's, cut at the parent's length."""
+"""Texts -> token rows -> the arrays that a graph takes. The tokenizer is the parent's, cut at the parent's length.
+
+How the parent asks for its tokens is said by `TextFacts`: what stands before and after a text (a prompt, a chat
+template), where a long one is cut and on which side, whether special tokens are added, which tokens are not pooled.
+Nothing else happens to a text here; that these are the parent's own token ids is checked by `export` and by `verify`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from matexport.errors import FamilyError, RequestError
-from matexport.manifest import TOKENIZER
-from matexport.spec import PaddingSide, Record, TextFacts
+from matexport.errors import FamilyError, RequestError, one_line
+from matexport.manifest import POOLING_MASK, TOKENIZER
+from matexport.spec import PaddingSide, Probe, Record, TextFacts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,34 +25,112 @@ if TYPE_CHECKING:
 
 Feeds: TypeAlias = "dict[str, NDArray[np.int64]]"
 
+#: What a text may be to a parent that tells them apart, as sentence-transformers calls it.
+TASKS = ("query", "document")
+#: From which schema on a family says what its parent does with them.
+TASKS_SCHEMA = 4
+
 
 class Tokens(Record, frozen=True):
-    """One text as the graph takes it: ids and segment ids, without padding."""
+    """One text as the graph takes it: ids and segment ids, without padding; `unpooled` leading ones are not pooled."""
 
     ids: Sequence[int]
     type_ids: Sequence[int]
+    unpooled: int = 0
 
     @classmethod
-    def of(cls, encoding: tokenizers.Encoding) -> Tokens:
-        return cls(encoding.ids, encoding.type_ids)
+    def of(cls, encoding: tokenizers.Encoding, unpooled: int = 0) -> Tokens:
+        return cls(encoding.ids, encoding.type_ids, unpooled)
+
+
+_STRIP: dict[str, Callable[[str], str]] = {"": str, "left": str.lstrip, "right": str.rstrip, "both": str.strip}
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What is done to a text that is asked for with a prompt or a task.
+
+    Attributes:
+        before, after: what is put around it.
+        strips: which of its ends lose white space first; see `ChatFacts`.
+        max_tokens: where it is cut.
+        ending: token ids that one which was cut ends in again.
+        unpooled: its leading tokens that are not pooled.
+    """
+
+    before: str
+    after: str
+    strips: str
+    max_tokens: int
+    ending: tuple[int, ...]
+    unpooled: int
+
+    def around(self, text: str) -> str:
+        return self.before + _STRIP[self.strips](text) + self.after
+
+
+class Asked(NamedTuple):
+    """How a text is to be read: with a prompt (None: the default one; "": none), or as a task's."""
+
+    prompt: str | None = None
+    task: str | None = None
+
+
+class TextTokenizer:
+    """A family's tokenizer; one more is made for each task with a limit of its own, when it is first asked for.
+
+    The library keeps the limit inside of its tokenizer, where threads share it: so it is never changed here.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, text: TextFacts) -> None:
+        self.text = text
+        self._by_limit = {text.max_tokens: tokenizer}
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> list[tokenizers.Encoding]:
+        """One encoding per text; the fast kind, which leaves out where in the text a token stood."""
+        return self._at(max_tokens).encode_batch_fast(texts, add_special_tokens=self.text.special_tokens)
+
+    def spell(self, token: int) -> str | None:
+        """A token id as text."""
+        return self._at(self.text.max_tokens).id_to_token(token)
+
+    def _at(self, max_tokens: int) -> Tokenizer:
+        known = self._by_limit.get(max_tokens)
+        if known is None:
+            from tokenizers import Tokenizer
+
+            known = Tokenizer.from_str(self._by_limit[self.text.max_tokens].to_str())
+            known.enable_truncation(max_tokens, direction=str(self.text.cuts))
+            self._by_limit[max_tokens] = known
+        return known
 
 
 def tokenize_texts(
-    tokenizer: Tokenizer, text: TextFacts, texts: Sequence[str], prompt: str | None = None, *, first: int = 0
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    prompt: str | None = None,
+    *,
+    task: str | None = None,
+    first: int = 0,
 ) -> list[Tokens]:
     """`Embedder.tokenize` without a session.
 
     Args:
         first: what messages call the first of the texts.
+
+    Raises:
+        RequestError: the prompt or task is unknown, or a text has no tokens.
     """
-    prefix = find_prompt(text, prompt)
+    wrapping = find_wrapping(tokenizer.text, prompt, task)
     for index, item in enumerate(texts, first):
         try:
             item.encode()
         except UnicodeEncodeError:
             raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
-    # The fast one leaves out where in the text a token stood, which no graph asks for.
-    rows = [Tokens.of(encoding) for encoding in tokenizer.encode_batch_fast([prefix + item for item in texts])]
+    encodings = tokenizer.encode([wrapping.around(item) for item in texts], wrapping.max_tokens)
+    rows = [Tokens.of(encoding, wrapping.unpooled) for encoding in encodings]
+    if wrapping.ending:
+        rows = [_end_again(row, wrapping) for row in rows]
     empty = next((index for index, row in enumerate(rows) if not row.ids), None)
     if empty is not None:
         raise RequestError(
@@ -55,20 +139,74 @@ def tokenize_texts(
     return rows
 
 
-def find_prompt(text: TextFacts, name: str | None) -> str:
-    """What a prompt puts before each text; the default one for None, nothing for ``""``.
+def find_wrapping(text: TextFacts, prompt: str | None, task: str | None = None) -> Wrapping:
+    """What the parent does to a text: with the default prompt for None, with none for ``""``, with its task's own.
 
     Raises:
-        RequestError: the parent has no prompt of that name.
+        RequestError: the parent has no such prompt, there is no such task, or both were asked for.
     """
-    if name is None:
-        name = text.default_prompt or ""
-    if name == "":
-        return ""
-    if name not in text.prompts:
+    max_tokens = text.max_tokens
+    if task is not None:
+        if task not in TASKS:
+            raise RequestError(f"task {task!r} was asked; a text is one of: {', '.join(TASKS)}")
+        if prompt is not None:
+            raise RequestError(f"prompt {prompt!r} and task {task!r} were asked; a task has its own prompt: give one")
+        facts = text.tasks.get(task)
+        if facts is None and text.route is not None:
+            raise RequestError(
+                f"task {task!r} was asked; this family is the route {text.route!r} of its parent, which "
+                "takes that task's texts elsewhere"
+            )
+        if facts is not None:
+            prompt, max_tokens = facts.prompt, facts.max_tokens or max_tokens
+    if prompt is None:
+        prompt = text.default_prompt or ""
+    if prompt and prompt not in text.prompts:
         known = ", ".join(text.prompts) or "none"
-        raise RequestError(f"prompt {name!r} was asked; the parent's prompts are: {known}")
-    return text.prompts[name]
+        hint = f" (as task {prompt!r} every parent takes it)" if prompt in TASKS else ""
+        raise RequestError(f"prompt {prompt!r} was asked; the parent's prompts are: {known}{hint}")
+    unpooled = text.unpooled.get(prompt, 0) if text.unpooled else 0
+    if text.chat is not None:
+        frame = text.chat.frames[prompt]
+        return Wrapping(frame.before, frame.after, text.chat.strips, max_tokens, frame.ending, unpooled)
+    return Wrapping(text.prompts[prompt] if prompt else "", "", "", max_tokens, (), unpooled)
+
+
+def check_task(schema: int, text: TextFacts, task: str | None) -> None:
+    """Refuse a task of a family that was made before they were known, where it might have a prompt.
+
+    Raises:
+        RequestError: saying what to do.
+    """
+    if task is not None and schema < TASKS_SCHEMA and text.prompts:
+        raise RequestError(
+            f"task {task!r} was asked; this family was made before tasks were known: export it again, or name one of "
+            f"its prompts: {', '.join(text.prompts)}"
+        )
+
+
+def feed_rows(rows: Sequence[Tokens], text: TextFacts, side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
+    """The graph's inputs, by name: each (len(rows), longest) int64."""
+    feeds = pad_rows(rows, side, text.pad_token_id)
+    if POOLING_MASK in text.inputs:
+        import numpy as np
+
+        attended = feeds["attention_mask"]
+        skipped = np.array([row.unpooled for row in rows])
+        feeds[POOLING_MASK] = attended * (attended.cumsum(axis=1) > skipped[:, None])
+    return {name: feeds[name] for name in text.inputs}
+
+
+def tokenize_probes(tokenizer: TextTokenizer, probes: Sequence[Probe]) -> list[Tokens]:
+    """Token rows of probes. One without a prompt is read without any, whatever the default.
+
+    Raises:
+        RequestError: as `tokenize_texts`.
+    """
+    return [
+        tokenize_texts(tokenizer, [probe.text], None if probe.task else probe.prompt or "", task=probe.task)[0]
+        for probe in probes
+    ]
 
 
 def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:
@@ -90,7 +228,7 @@ def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Fe
     return {"input_ids": ids, "attention_mask": attended.astype(np.int64), "token_type_ids": type_ids}
 
 
-def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
+def load_tokenizer(folder: Path, text: TextFacts) -> TextTokenizer:
     """The tokenizer in a family's folder, cutting at the parent's length and not padding.
 
     Raises:
@@ -101,13 +239,21 @@ def load_tokenizer(folder: Path, text: TextFacts) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise FamilyError(f"{folder / TOKENIZER} cannot be read: {error}") from None
+        raise FamilyError(f"{folder / TOKENIZER} cannot be read: {one_line(error)}") from None
     tokenizer.no_padding()
     try:
-        tokenizer.enable_truncation(text.max_tokens)
+        tokenizer.enable_truncation(text.max_tokens, direction=str(text.cuts))
     except Exception as error:
-        raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {error}") from None
-    return tokenizer
+        raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
+    return TextTokenizer(tokenizer, text)
+
+
+def _end_again(row: Tokens, wrapping: Wrapping) -> Tokens:
+    """As sentence-transformers does: a text that reached the limit ends in the template's last tokens all the same."""
+    if len(row.ids) < wrapping.max_tokens:
+        return row
+    kept = wrapping.ending[-len(row.ids) :]
+    return Tokens([*row.ids[: len(row.ids) - len(kept)], *kept], row.type_ids, row.unpooled)
 
 
 def read_tokenizers_version() -> str:

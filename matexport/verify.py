@@ -56,7 +56,7 @@ from matexport.parity import (
 from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
 from matexport.spec import Encoding, PaddingSide, Precision, Probe, Profile, Tolerance
 from matexport.tokenrows import TokenParity, compare_token_rows, load_token_rows, stores_token_rows
-from matexport.tokens import Tokens, load_tokenizer, read_tokenizers_version, tokenize_texts
+from matexport.tokens import Tokens, load_tokenizer, read_tokenizers_version, tokenize_probes
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
 BATCH = 4
@@ -468,7 +468,7 @@ def _run_exits(family: Family, precision: Precision, tokens: list[Tokens], threa
 def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:
     tokenizer = load_tokenizer(family.path, family.facts.text)
     try:
-        return [tokenize_texts(tokenizer, family.facts.text, [probe.text], probe.prompt or "")[0] for probe in probes]
+        return tokenize_probes(tokenizer, probes)
     except RequestError as error:
         raise FamilyError(f"{PROBES}: {error}") from None
 

@@ -20,7 +20,8 @@ _TRACED: dict[str, Traced] = {}
 
 def trace_once(module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> Traced:
     """Takes the place of `matexport.build.export.trace_exits`."""
-    digest = hashlib.sha256(repr((inputs, outputs, options, str(module))).encode())
+    settings = [_say_settings(part) for part in module.modules()]
+    digest = hashlib.sha256(repr((inputs, outputs, options, str(module), settings)).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
     key = digest.hexdigest()
@@ -28,6 +29,21 @@ def trace_once(module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[st
         _TRACED[key] = _detach(trace.trace_exits(module, inputs=inputs, outputs=outputs, **options))
     known = _TRACED[key]
     return replace(known, model=known.model.clone())
+
+
+def _say_settings(module: nn.Module) -> str:
+    """What a module does beyond its weights and its printed form: how it pools, which way it looks."""
+    plain = (str, int, float, tuple)
+    said = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, plain)
+        or (isinstance(value, dict) and value and all(isinstance(part, plain) for part in value.values()))
+    }
+    said.pop("name_or_path", None)  # where a parent lies
+    config: Any = getattr(module, "config", None)
+    # A parent's own classes are called alike; their modules are named after the folder that they lie in.
+    return repr((type(module).__module__, said, config.to_diff_dict() if hasattr(config, "to_diff_dict") else None))
 
 
 def _detach(traced: Traced) -> Traced:

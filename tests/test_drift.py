@@ -294,7 +294,8 @@ def test_a_prompt_that_one_family_lacks_is_said(left_exported: Path, tmp_path: P
     from matexport.manifest import REFERENCE
 
     arrays = load_file(new / REFERENCE)
-    save_file({name: np.concatenate([rows, rows[:1]]) for name, rows in arrays.items()}, new / REFERENCE)
+    longer = {name: np.concatenate([rows, rows[:1]]) for name, rows in arrays.items() if not name.startswith("token_")}
+    save_file(longer, new / REFERENCE)
     reseal(new)
     drift = compare_families(new, left_exported)
     assert drift.compatible

@@ -26,6 +26,7 @@ from matexport.manifest import MANIFEST
 from matexport.quality import TaskKind, load_quality, record_quality
 from matexport.spec import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, UnlabelledTask
+from matexport.tokens import Asked
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL = "L03-D032-fp32"
@@ -179,7 +180,7 @@ def test_one_pass_serves_all_points(exported: Path, sts: StsTask, monkeypatch: p
 def test_codes_are_those_of_the_encoded_profiles(precise: Callable[[str], Any], texts: tuple[str, ...]) -> None:
     """Cut and encoded from one pass, against each profile's own graph."""
     family = load_family(precise("bert").family)
-    known = [("", text) for text in texts]
+    known = [(Asked(""), text) for text in texts]
     for profile, codes in embed_profiles(family, family.profiles, known):
         with Embedder(family, profile.name) as embedder:
             expected = embedder.embed(texts)
@@ -211,13 +212,26 @@ def test_bits_are_compared_by_the_bits_that_differ(precise: Callable[[str], Any]
 def test_prompts_for_queries_stand_before_queries_alone() -> None:
     family = load_family(GOLDEN / "schema3")
     task = RetrievalTask("search", {"q": "a cat"}, {"d": "a dog"}, {"q": {"d": 1}})
-    assert collect_texts(family, [task]) == [("query", "a cat"), ("", "a dog")]
+    assert collect_texts(family, [task]) == [(Asked("query"), "a cat"), (Asked(), "a dog")]
     points = [Profile(Point(2, 20), Precision.FP32), Profile(Point(1, 12), Precision.FP32)]
-    for profile, vectors in embed_profiles(family, points, [("query", "a cat"), ("", "a cat"), ("query", "a dog")]):
+    known = [(Asked("query"), "a cat"), (Asked(""), "a cat"), (Asked("query"), "a dog")]
+    for profile, vectors in embed_profiles(family, points, known):
         with Embedder(family, profile.name) as embedder:
-            expected = [embedder.embed([text], prompt=name)[0] for name, text in
-                        [("query", "a cat"), ("", "a cat"), ("query", "a dog")]]  # fmt: skip
+            expected = [embedder.embed([text], **asked._asdict())[0] for asked, text in known]
         np.testing.assert_allclose(vectors, expected, atol=2e-6)
+
+
+def test_families_that_know_tasks_read_queries_and_documents_as_their_parent_does() -> None:
+    """What `encode_query` and `encode_document` do, whatever the prompts are called."""
+    family = load_family(GOLDEN / "schema4")
+    task = RetrievalTask("search", {"q": "a cat"}, {"d": "a dog"}, {"q": {"d": 1}})
+    query, document = collect_texts(family, [task])
+    assert (query, document) == ((Asked(task="query"), "a cat"), (Asked(task="document"), "a dog"))
+    points = [Profile(Point(1, 20), Precision.FP32), Profile(Point(2, 20), Precision.FP32)]
+    for profile, (first, second) in embed_profiles(family, points, [query, document]):
+        with Embedder(family, profile.name) as embedder:
+            np.testing.assert_allclose(first, embedder.embed(["a cat"], prompt="query")[0], atol=2e-6)
+            np.testing.assert_allclose(second, embedder.embed(["a dog"], prompt="")[0], atol=2e-6)
 
 
 def test_a_document_that_is_the_query_does_not_count(exported: Path, texts: tuple[str, ...]) -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from matexport import Embedder, load_family, verify_family
+from matexport.errors import RequestError
 from matexport.manifest import READABLE, SCHEMA
+from matexport.spec import TaskFacts
+from matexport.tokenrows import TokenParity
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {
@@ -25,6 +29,7 @@ PROFILES = {
     "schema3": [
         f"{point}-{precision}" for point in ("L01-D012", "L01-D020", "L02-D020") for precision in ("fp32", "int8")
     ],
+    "schema4": ["L01-D020-fp32", "L02-D020-fp32"],
 }
 
 
@@ -52,6 +57,29 @@ def test_a_frozen_family_still_gives_the_same_vector() -> None:
     expected = [-0.2449207, 0.1708030, 0.3601861, -0.1858411, -0.5392967, -0.3057573, 0.5323741, -0.2807463]
     np.testing.assert_allclose(vector, expected, atol=1e-6)
     assert load_family(GOLDEN / "schema1").facts.text.prompts == {"query": "a cat: "}
+
+
+def test_the_fourth_schema_says_how_its_parent_asks_for_tokens() -> None:
+    family = load_family(GOLDEN / "schema4")
+    text = family.facts.text
+    assert (text.cuts, text.tasks["query"], text.unpooled) == ("left", TaskFacts("query", 9), {"query": 4})
+    assert "pooling_mask" in text.inputs
+    assert str(family.facts.parent.judge).startswith("sentence-transformers")
+    assert verify_family(GOLDEN / "schema4").token_ids == TokenParity(4, tokenizers.__version__)
+    embedder = Embedder(family, "L02-D020-fp32")
+    long = "the cat sits on the mat and the dog runs in the snow"
+    (asked,), (prompted,) = embedder.tokenize([long], task="query"), embedder.tokenize([long], prompt="query")
+    assert (len(asked.ids), asked.unpooled, prompted.unpooled) == (9, 4, 4)
+    assert asked.ids[1:] == prompted.ids[-8:]
+    expected = [-0.151826, -0.360225, 0.013134, -0.106436]
+    np.testing.assert_allclose(embedder.embed(["a dog"], task="query")[0][:4], expected, atol=1e-6)
+
+
+def test_a_family_that_knows_no_tasks_does_not_guess_their_prompts() -> None:
+    with Embedder(GOLDEN / "schema3", "L01-D012-fp32") as embedder:
+        for ask in (embedder.embed, embedder.tokenize):
+            with pytest.raises(RequestError, match=r"made before tasks were known: export it again, or .*: query"):
+                ask(["a dog"], task="query")  # type: ignore[operator]
 
 
 def test_what_the_first_schema_did_not_say_has_a_default() -> None:

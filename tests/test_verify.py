@@ -293,12 +293,13 @@ def test_vectors_are_judged_beside_token_ids(family: Path) -> None:
 
 def test_token_ids_with_a_prompt(left_exported: Path, tmp_path: Path) -> None:
     family = Path(shutil.copytree(left_exported, tmp_path / "left"))
-    store_token_rows(family)
     assert open_case(family).token_ids == TokenParity(len(open_case(family).probes), read_tokenizers_version())
     edit_manifest(family, lambda data: data["text"].update(prompts={"query": "a blue house "}))
     case = open_case(family)
     assert case.token_ids is not None
-    assert case.token_ids.differing == tuple(index for index, probe in enumerate(case.probes) if probe.prompt)
+    assert case.token_ids.differing == tuple(
+        index for index, probe in enumerate(case.probes) if probe.prompt or probe.task
+    )
     assert "prompt 'query')" in str(case.token_ids.find_difference())
 
 
@@ -312,7 +313,7 @@ def test_a_family_that_stores_none(golden: Path) -> None:
 def test_recorded_token_ids_are_read_back(off: bool, family: Path) -> None:
     store_token_rows(family, (lambda rows: rows[3].pop()) if off else (lambda rows: None))
     loaded = load_family(family)
-    assert load_verification(loaded, read_host()) is None, "measured on other files"
+    assert (load_verification(loaded, read_host()) is None) is off, "measured on other files"
     verification = verify_case(open_case(loaded))
     record_measurement(loaded, verification)
     assert load_verification(loaded, read_host()) == verification
@@ -501,7 +502,8 @@ def test_a_verdict_is_as_good_as_its_worst_way() -> None:
 @pytest.fixture
 def verification() -> Verification:
     ways = {"batched": Parity(1e-7, 1.0, 0.5, 0.25, 3, 2), "single": Parity(2e-7, 1.0, 1.0, 1.0, 0, 1)}
-    return Verification(read_host(), (ProfileVerdict("L01-D008-fp32", FLOOR, ways, Spread(1e-7, 4)),))
+    verdict = ProfileVerdict("L01-D008-fp32", FLOOR, ways, Spread(1e-7, 4))
+    return Verification(read_host(), (verdict,), TokenParity(66, "0.0"))
 
 
 def test_what_was_recorded_is_read_back(family: Path, verification: Verification) -> None:
@@ -510,7 +512,7 @@ def test_what_was_recorded_is_read_back(family: Path, verification: Verification
     assert path == family / MEASUREMENTS / f"{read_host().slug}.json"
     verdict = verification.verdicts[0]
     assert load_measurement(loaded, read_host()) == Measurement(
-        {"L01-D008-fp32": verdict.parity}, {"L01-D008-fp32": verdict.spread}
+        {"L01-D008-fp32": verdict.parity}, {"L01-D008-fp32": verdict.spread}, verification.token_ids
     )
     check_family(loaded)
 

@@ -8,7 +8,6 @@ there are, and in which order, is the caller's to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -21,8 +20,8 @@ from matexport.errors import ParityError
 from matexport.manifest import Family
 from matexport.parity import compare_vectors
 from matexport.session import open_session
-from matexport.spec import PaddingSide, Point, Probe, Profile, TextFacts, Tolerance
-from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
+from matexport.spec import PaddingSide, Point, Profile, TextFacts, Tolerance
+from matexport.tokens import Tokens, feed_rows, load_tokenizer, tokenize_probes
 from matexport.verify import load_references, run_all_ways
 
 #: Probes that the read-out is checked on, padded into one batch.
@@ -52,7 +51,7 @@ def check_readout(
         ParityError: naming the point that is off.
     """
     chosen = list(rows[:READOUT_PROBES])
-    feeds = pad_rows(chosen, PaddingSide.RIGHT, text.pad_token_id)
+    feeds = feed_rows(chosen, text)
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(feeds[name]) for name in text.inputs))
     full = {depth: output.numpy() for depth, output in zip(depths, outputs, strict=True)}
@@ -75,7 +74,7 @@ def find_failing_stage(
         suspects: in the order of the pipeline.
     """
     probes, references = load_references(family)
-    rows = tokenize_probes(family.path, family.facts.text, probes)
+    rows = tokenize_probes(load_tokenizer(family.path, family.facts.text), probes)
     for stage, make_model, output in suspects:
         run = _open_runner(make_model(), output, family)
         ways = run_all_ways(rows, run, family.facts.text.padding_side)
@@ -85,12 +84,6 @@ def find_failing_stage(
     return None
 
 
-def tokenize_probes(folder: Path, text: TextFacts, probes: Sequence[Probe]) -> list[Tokens]:
-    """Token rows by the tokenizer in a family's folder, as the runtime makes them."""
-    tokenizer = load_tokenizer(folder, text)
-    return [tokenize_texts(tokenizer, text, [probe.text], probe.prompt or "")[0] for probe in probes]
-
-
 def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list[Tokens], PaddingSide], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
@@ -98,8 +91,7 @@ def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list
     text = family.facts.text
 
     def run(chosen: list[Tokens], side: PaddingSide) -> Vectors:
-        feeds = pad_rows(chosen, side, text.pad_token_id)
-        vectors: Vectors = session.run([output], {name: feeds[name] for name in text.inputs})[0]
+        vectors: Vectors = session.run([output], feed_rows(chosen, text, side))[0]
         return vectors
 
     return run

@@ -1,6 +1,6 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
-    plan (configuration only) -> load -> reference -> read-out -> trace -> weights
+    plan (no weights) -> load -> reference, held to the judge -> read-out -> trace -> weights
       -> per precision: quantize -> weights -> per profile: cut -> rewrite -> encode
       -> verify
 
@@ -16,7 +16,8 @@ import importlib.metadata
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,11 +28,15 @@ import torch
 from safetensors.numpy import save
 
 import matexport
+from matexport.build.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.build.cut import cut_exit, cut_exits
-from matexport.build.diagnose import check_readout, find_failing_stage, tokenize_probes
+from matexport.build.diagnose import check_readout, find_failing_stage
 from matexport.build.encode import encode_output, find_ranges
 from matexport.build.exits import add_exits, name_layer
+from matexport.build.judge import SIDE_BY_SIDE_BYTES, Judge, Verdict, ask_judge, hold_to_judge, share_threads
 from matexport.build.nested import MIN_EXTERNAL_BYTES, measure_prefix, write_nested_weights
+from matexport.build.parents.asking import EDGES, check_tokens
+from matexport.build.parents.loading import use_plain_experts
 from matexport.build.parents.text import (
     TextParent,
     TextPlan,
@@ -40,13 +45,21 @@ from matexport.build.parents.text import (
     plan_parent,
     runtime_files,
 )
+from matexport.build.preflight import Located
 from matexport.build.quantize.precision import Calibration, Quantizer
 from matexport.build.quantize.runtime import check_runtime
-from matexport.build.readout import ExitsModule, ExitsWithStates, make_head
-from matexport.build.reference import Vectors, count_tokens, prepare_probes, record_reference
+from matexport.build.readout import ExitsModule, ExitsWithStates
+from matexport.build.reference import (
+    Reference,
+    Vectors,
+    count_tokens,
+    describe_modules,
+    prepare_probes,
+    record_reference,
+)
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
-from matexport.build.sources import hash_weights
+from matexport.build.sources import find_adapter_base, hash_settings
 from matexport.build.trace import Traced, trace_exits
 from matexport.build.vocabulary import SCRIPT_PREFIX, prune_embeddings
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
@@ -57,6 +70,7 @@ from matexport.manifest import (
     RANGES,
     REFERENCE,
     SCHEMA,
+    TOKENIZER,
     Family,
     FamilyFacts,
     check_family,
@@ -70,7 +84,6 @@ from matexport.profiles import (
     FLOORS,
     MAX_CALIBRATION_TEXTS,
     MIN_CALIBRATION_TEXTS,
-    check_calibration,
     load_calibration,
     load_probes,
     load_shipped_calibration,
@@ -90,6 +103,8 @@ from matexport.spec import (
     VocabularyFacts,
 )
 from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.tokenrows import pack_token_rows
+from matexport.tokens import TextTokenizer, find_wrapping, load_tokenizer, tokenize_probes
 from matexport.verify import (
     ProfileVerdict,
     Verification,
@@ -126,29 +141,19 @@ class Exported:
     up_to_date: bool
 
 
-def export_family(
-    job: ExportJob, out: Path | str | None = None, *, overwrite: bool = False, progress: Progress | None = None
+def run_export(
+    job: ExportJob,
+    located: Located,
+    judge: Judge,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Exported:
-    """Export a family and prove every profile against the parent.
-
-    Args:
-        job: what to export; see `matexport.load_job`.
-        out: the directory to write; ``artifacts/<job.name>`` by default. If it holds the family of the same inputs
-            already, that is verified instead.
-        overwrite: replace a family of other inputs. The old one stays until the new one has passed.
-        progress: called with (stage, done, total).
-
-    Raises:
-        RequestError: the job asks for something that the parent does not have.
-        ParentError: the parent cannot be read or is not supported.
-        DestinationError: `out` holds something else, is in use, or cannot be written.
-        ParityError: a profile does not give the parent's vectors; the destination is as it was.
-    """
-    out = Path("artifacts", job.name) if out is None else Path(out)
+    """`matexport.build.export_family`, once the parent's files were looked at and its judge was started."""
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
-    check_calibration(job)
-    plan = plan_parent(job)
+    plan = plan_parent(job, located)
     for precision in job.precisions:
         if precision is not Precision.FP32:
             check_runtime(precision)
@@ -163,7 +168,7 @@ def export_family(
             return present
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
-            verification = _build(plan, probes, changed, calibration, provenance, stage, report)
+            verification = _build(plan, probes, changed, calibration, provenance, judge, stage, report)
     return Exported(load_family(out), verification, up_to_date=False)
 
 
@@ -173,6 +178,7 @@ def _build(
     changed: tuple[str, ...],
     calibration: CalibrationTexts,
     provenance: Provenance,
+    judge: Judge,
     stage: Path,
     report: Progress,
 ) -> Verification:
@@ -182,15 +188,14 @@ def _build(
     lines = [json.dumps(_without_none(msgspec.to_builtins(probe)), ensure_ascii=False) for probe in probes]
     (stage / PROBES).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    report("load", 0, 1)
-    parent = load_parent(plan)
-    report("load", 1, 1)
-    reference = record_reference(parent, probes, report)
-    (stage / REFERENCE).write_bytes(save({point.name: vectors for point, vectors in reference.items()}))
+    parent, reference, tokens, verdict = read_parent(plan, probes, judge, report)
+    vectors = {point.name: vectors for point, vectors in reference.points.items()}
+    (stage / REFERENCE).write_bytes(save(vectors | pack_token_rows(tokens)))
 
     if plan.vocabulary:  # after the reference, which is the whole parent's
         prune_embeddings(parent.backbone, plan.vocabulary.kept)
-    traced, header = trace_and_write(parent, probes, reference, stage, report)
+    traced, header = trace_and_write(parent, probes, reference.points, stage, report)
+    unread = parent.opened.unread
     _release_weights(parent)
     del parent
     gc.collect()
@@ -205,7 +210,7 @@ def _build(
     tolerances = {precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in plan.job.precisions}
     facts = FamilyFacts(
         schema=SCHEMA,
-        parent=plan.parent,
+        parent=msgspec.structs.replace(plan.parent, judge=verdict.judge, unread=unread),
         readout=plan.readout,
         text=plan.text,
         trace=traced.facts,
@@ -224,6 +229,58 @@ def _build(
     verification = _refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
     return verification
+
+
+def read_parent(
+    plan: TextPlan, probes: Sequence[Probe], judge: Judge, report: Progress
+) -> tuple[TextParent, Reference, list[list[int]], Verdict]:
+    """The loaded parent, its vectors, which are what the parent's own library gives, and the token ids they are of.
+
+    The ids are those of the family's vocabulary.
+
+    Raises:
+        ParentError: the parent cannot be loaded, or what was read of it is not what its users get.
+    """
+    report("load", 0, 1)
+    whole = _make_whole_tokenizer(plan)
+    tokens = check_tokens(plan.opened, whole, probes, plan.job.parent.source)
+    check_tokens(plan.opened, whole, EDGES, plan.job.parent.source)
+    if plan.vocabulary:
+        tokens = [[plan.vocabulary.new_ids[token] for token in row] for row in tokens]
+    if plan.layout.is_plain:
+        judge.limit(plan.text.max_tokens)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, share_threads()))
+    with ThreadPoolExecutor(1) as beside, ExitStack() as after:
+        after.callback(torch.set_num_threads, threads)
+        judging = beside.submit(ask_judge, judge, plan, probes)
+        if _measure_weights(plan) > SIDE_BY_SIDE_BYTES:
+            judging.result()
+            judge.release()
+        parent = load_parent(plan)
+        report("load", 1, 1)
+        reference = record_reference(parent, probes, report)
+        report("judge", 0, 1)
+        verdict = judging.result()
+    hold_to_judge(
+        verdict, plan, reference, probes, lambda probe: (judge.describe(probe), describe_modules(parent, probe))
+    )
+    judge.release()
+    report("judge", 1, 1)
+    return parent, reference, tokens, verdict
+
+
+def _make_whole_tokenizer(plan: TextPlan) -> TextTokenizer:
+    """The family's tokenizer, before its vocabulary was pruned."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / TOKENIZER).write_text(plan.asking.tokenizer_json, encoding="utf-8")
+        return load_tokenizer(Path(folder), plan.whole_text)
+
+
+def _measure_weights(plan: TextPlan) -> int:
+    base = find_adapter_base(plan.layout) or plan.layout.root
+    files = (base / name[5:] if name.startswith("base/") else plan.layout.root / name for name in plan.parent.weights)
+    return sum(path.stat().st_size for path in files)
 
 
 @dataclass(frozen=True)
@@ -247,32 +304,27 @@ def trace_and_write(
     """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file."""
     plan = parent.plan
     depths = sorted({point.layers for point in plan.job.points})
-    module = ExitsModule(
-        parent.backbone,
-        parent.final_norm,
-        [make_head(head) for head in parent.heads],
-        readout=plan.readout,
-        depths=depths,
-        inputs=plan.text.inputs,
-    ).eval()
+    module = ExitsModule(parent, depths).eval()
     check_readout(
         module,
         reference,
         depths=depths,
-        rows=tokenize_probes(stage, plan.text, probes),
+        rows=tokenize_probes(load_tokenizer(stage, plan.text), probes),
         text=plan.text,
         normalize=plan.readout.normalize,
         tolerance=FLOORS[Precision.FP32],
     )
     report("trace", 0, 1)
     _use_plain_attention(parent)
-    with torch.no_grad():
+    size = sum(parameter.numel() for parameter in module.parameters())
+    with torch.no_grad(), bound_seconds(BASE_SECONDS + size / PARAMETERS_PER_SECOND, "tracing the parent"):
         traced = trace_exits(
             ExitsWithStates(module),
             inputs=plan.text.inputs,
             outputs=[name_layer(depth) for depth in depths],
             states=plan.parent.blocks + 1,
-            vocabulary=len(plan.vocabulary.kept) if plan.vocabulary else plan.config.vocab_size,
+            vocabulary=len(plan.vocabulary.kept) if plan.vocabulary else plan.tokens,
+            own_classes=plan.layout.own_classes,
         )
     add_exits(traced.model, plan.job.points, normalize=plan.readout.normalize)
     report("trace", 1, 1)
@@ -288,7 +340,8 @@ def make_precisions(
     job = plan.job
     ranges: dict[str, Vectors] = {}
     sources: dict[Precision, Source] = {}
-    calibration = Calibration(tokenize_probes(stage, plan.text, texts.texts), plan.text, texts.source)
+    tokenizer = load_tokenizer(stage, plan.text)
+    calibration = Calibration(tokenize_probes(tokenizer, texts.texts), plan.text, texts.source)
     with tempfile.TemporaryDirectory(dir=stage) as temporary:
         scratch = Path(temporary)
         quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
@@ -375,7 +428,10 @@ def _sample_corpus(job: ExportJob) -> list[Probe]:
 
 def _leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
     """The probes that a pruned vocabulary leaves as they were, and the texts of the others."""
-    texts = [(plan.text.prompts[probe.prompt] if probe.prompt else "") + probe.text for probe in probes]
+    texts = [
+        find_wrapping(plan.text, None if probe.task else probe.prompt or "", probe.task).around(probe.text)
+        for probe in probes
+    ]
     changed = set(find_changed_texts(plan, texts))
     kept = tuple(probe for probe, text in zip(probes, texts, strict=True) if text not in changed)
     if len(kept) < 2:
@@ -449,6 +505,8 @@ def _refuse_failures(
 
     fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
     """
+    if verification.token_ids and (difference := verification.token_ids.find_difference()):
+        raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")
     failed = [verdict for verdict in verification.verdicts if not verdict.passed]
     if not failed:
         return verification
@@ -525,6 +583,7 @@ def _use_plain_attention(parent: TextParent) -> None:
     """
     with suppress(ValueError, NotImplementedError, AttributeError):  # models with only one kind keep it
         parent.backbone.set_attn_implementation("eager")  # type: ignore[operator]
+    use_plain_experts(parent.backbone)
 
 
 def _release_weights(parent: TextParent) -> None:
@@ -582,7 +641,10 @@ def _describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: C
         "text": plan.text,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files(plan).items()},
         "probes": probes,
-        "code": hash_weights(plan.layout.backbone, "**/*.py") if plan.job.parent.trust_remote_code else {},
+        # Whatever the parent's own library may read in its folder, whether or not this version knows what it does.
+        "settings": hash_settings(plan.layout),
+        "trust": plan.job.parent.trust_remote_code,
+        "route": plan.job.parent.route,
         "versions": versions,
     }
     encoded = json.dumps(msgspec.to_builtins(inputs), sort_keys=True, ensure_ascii=False).encode()

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from matexport.build.parents.architecture import find_final_norm
+from matexport.build.parents.architecture import find_blocks, find_tail
 from matexport.build.sources import locate_parent
 from matexport.errors import ParentError
 from matexport.manifest import Family, load_family
 from matexport.parity import compare_vectors
-from matexport.spec import FinalNorm, PaddingSide, ParentSource, Point, Profile
-from matexport.tokens import Feeds, Tokens, load_tokenizer, pad_rows, tokenize_texts
+from matexport.spec import FinalNorm, ParentSource, Point, Profile
+from matexport.tokens import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.trial import Side, TrialPlan, main
 from matexport.verify import load_references
 
@@ -74,13 +74,11 @@ class LiveParent:
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """By the family's tokenizer: the parent's, or as many tokens where its vocabulary was pruned."""
-        return tokenize_texts(self._tokenizer, self.family.facts.text, texts)
+        return tokenize_texts(self._tokenizer, texts)
 
     def pad(self, rows: Sequence[Tokens]) -> Feeds:
         """As `Embedder.pad`."""
-        text = self.family.facts.text
-        feeds = pad_rows(rows, PaddingSide.RIGHT, text.pad_token_id)
-        return {name: feeds[name] for name in text.inputs}
+        return feed_rows(rows, self.family.facts.text)
 
     def compute(self, feeds: Feeds) -> NDArray[np.float32]:
         """The vectors of padded tokens, without sentence-transformers' sorting and batching."""
@@ -119,16 +117,14 @@ def cut_blocks(model: nn.Module, layers: int, final_norm: FinalNorm) -> None:
     from transformers import PreTrainedModel
 
     backbone: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    config = backbone.config.get_text_config()
-    blocks = int(config.num_hidden_layers)
-    if layers == blocks:
+    blocks, count = find_blocks(backbone)
+    if layers == count:
         return
-    norm = find_final_norm(backbone, blocks) if final_norm is FinalNorm.DROP else None
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == blocks]
-    del lists[0][layers:]
-    config.num_hidden_layers = layers
-    if norm:
-        backbone.set_submodule(norm, nn.Identity())
+    dropped = find_tail(backbone) if final_norm is FinalNorm.DROP else ()
+    del blocks[layers:]
+    backbone.config.get_text_config().num_hidden_layers = layers
+    for name in dropped:
+        backbone.set_submodule(name, nn.Identity())
 
 
 def open_parent(plan: TrialPlan) -> Side:

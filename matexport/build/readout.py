@@ -1,10 +1,13 @@
 """The parent as one torch module with one output per depth: what is traced.
 
-Written apart from sentence-transformers, whose modules give the reference: they test values (`if prompt_length:`,
-half-precision branches) that a trace would freeze. Formulas are those of sentence-transformers 6.2
-(`sentence_transformer/modules/pooling.py`); all of them give the same vector for right padding, left padding and none.
-One difference is deliberate: cls reads position 0, which is the first attended token unless the batch is padded on the
-left; a plan for cls pooling therefore says right padding, whatever the parent's tokenizer does.
+Pooling is written apart from sentence-transformers, whose module gives the reference: it tests values (`if
+prompt_length:`, half-precision branches) that a trace would freeze, and gathers what push-down needs as a slice.
+Formulas are those of sentence-transformers 6.2 (`sentence_transformer/modules/pooling.py`); all of them give the same
+vector for right padding, left padding and none. One difference is deliberate: cls reads position 0, which is the first
+attended token unless the batch is padded on the left or a prompt is not pooled; a plan for cls pooling therefore says
+right padding, whatever the parent's tokenizer does.
+
+The modules after it (Dense, LayerNorm, Normalize, and classes of the parent's own) are traced as they are.
 """
 
 from __future__ import annotations
@@ -16,40 +19,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matexport.spec import FinalNorm, PoolingMode, Readout
+from matexport.build.parents.loading import module_class
+from matexport.build.parents.text import TextParent
+from matexport.manifest import POOLING_MASK
+from matexport.spec import FinalNorm, PoolingMode
 
 
 class ExitsModule(nn.Module):
     """A parent's vectors at full width after each of some numbers of blocks, in one forward.
 
+    What the read-out says of truncation and length is not done here.
+
     Args:
-        backbone: transformers' model; takes `inputs` by name.
-        final_norm: its final norm, or None.
-        heads: modules applied to the pooled vector; each takes and gives a (B, W) tensor.
-        readout: the read-out. What it says of truncation and length is not done here.
+        parent: a loaded parent.
         depths: after how many blocks to read, in the order of the outputs.
-        inputs: names of the positional arguments of forward, each (B, T) int64.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        final_norm: nn.Module | None,
-        heads: Sequence[nn.Module],
-        *,
-        readout: Readout,
-        depths: Sequence[int],
-        inputs: Sequence[str],
-    ) -> None:
+    def __init__(self, parent: TextParent, depths: Sequence[int]) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleList(heads)
-        self._final_norm = [final_norm] if final_norm else []  # in a list, or it would be a child twice
-        self._norms_exits = readout.final_norm is FinalNorm.KEEP
-        self._pooling = readout.pooling
+        plan = parent.plan
+        self.backbone = parent.backbone
+        self.heads = nn.ModuleList(
+            [Pooled(plan.readout.pooling, masked=POOLING_MASK in plan.text.inputs) if _is_pooling(module) else module
+             for module in parent.chain]
+        )  # fmt: skip
+        self._tail = parent.tail  # in a tuple, or they would be children twice
+        self._norms_exits = plan.readout.final_norm is FinalNorm.KEEP
         self._depths = tuple(depths)
-        self._inputs = tuple(inputs)
-        self._blocks = int(backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        self._inputs = plan.text.inputs
+        self._taken = tuple(name for name in plan.text.inputs if name in plan.shape.takes)
+        self._blocks = plan.parent.blocks
+        # As sentence-transformers: the states of all layers are handed on only where the configuration says so.
+        config: Any = getattr(parent.backbone, "config", None)
+        self._gives_layers = bool(getattr(config, "output_hidden_states", False))
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(B, T) int64 inputs -> one (B, W) float32 vector per depth."""
@@ -60,33 +62,70 @@ class ExitsModule(nn.Module):
         inputs = dict(zip(self._inputs, arguments, strict=True))
         normed: list[Tensor] = []  # transformers gives the last state only after its norm
         hooks = [
-            norm.register_forward_pre_hook(lambda _norm, given: normed.append(given[0])) for norm in self._final_norm
+            norm.register_forward_pre_hook(lambda _norm, given: normed.append(given[0])) for norm in self._tail[:1]
         ]
+        taken = {name: inputs[name] for name in self._taken}
         try:
-            output = self.backbone(**inputs, output_hidden_states=True)
+            # Said here, whatever flags of the parent's configuration say.
+            output = self.backbone(**taken, output_hidden_states=True, return_dict=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        attended = Attended(inputs["attention_mask"])
-        vectors = tuple(self._read(self._state_at(output, depth), attended) for depth in self._depths)
+        states = output.hidden_states
+        attended = Attended(inputs.get(POOLING_MASK, inputs["attention_mask"]), inputs["attention_mask"])
+        vectors = tuple(self._read(output, depth, inputs, attended) for depth in self._depths)
         last = normed[-1] if normed else output.last_hidden_state
-        return vectors, (*output.hidden_states[: self._blocks], last)
+        return vectors, (*states[: self._blocks], last)
 
     def _state_at(self, output: Any, depth: int) -> Tensor:
         if depth == self._blocks:
             state: Tensor = output.last_hidden_state
             return state
         state = output.hidden_states[depth]
-        for norm in self._final_norm if self._norms_exits else ():
-            state = norm(state)
+        for module in self._tail if self._norms_exits else ():
+            state = module(state)
         return state
 
-    def _read(self, state: Tensor, attended: Attended) -> Tensor:
-        pooled = [POOLINGS[mode](state, attended) for mode in self._pooling]
-        vector = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
-        for head in self.heads:
-            vector = head(vector)
+    def _read(self, output: Any, depth: int, inputs: dict[str, Tensor], attended: Attended) -> Tensor:
+        features: dict[str, Any] = {
+            "token_embeddings": self._state_at(output, depth),
+            "attention_mask": inputs["attention_mask"],
+            "attended": attended,
+        }
+        if depth == self._blocks and self._gives_layers:
+            features["all_layer_embeddings"] = output.hidden_states
+        for module in self.heads:
+            features = module(features)
+        vector: Tensor = features["sentence_embedding"]
         return vector
+
+
+def _is_pooling(module: nn.Module) -> bool:
+    return type(module) is module_class("Pooling")
+
+
+class Pooled(nn.Module):
+    """sentence-transformers' Pooling on features that say which tokens count (`Attended`).
+
+    Args:
+        modes: what is concatenated.
+        masked: some leading tokens may not be pooled, so that the first one that is has no fixed place.
+    """
+
+    def __init__(self, modes: Sequence[PoolingMode], *, masked: bool) -> None:
+        super().__init__()
+        self._modes, self._masked = tuple(modes), masked
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Adds ``sentence_embedding``, (B, modes * W)."""
+        pooled = [
+            (_pool_first if self._masked and mode is PoolingMode.CLS else POOLINGS[mode])(
+                features["token_embeddings"], features["attended"]
+            )
+            for mode in self._modes
+        ]
+        features["sentence_embedding"] = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+        return features
 
 
 class ExitsWithStates(nn.Module):
@@ -106,11 +145,13 @@ class Attended:
     """Which tokens count, in the forms that poolings need. Each is made once and serves every depth.
 
     Args:
-        mask: (B, T) int64, 1 for a token and 0 for padding.
+        mask: (B, T) int64, 1 for a token that is pooled and 0 for padding or a prompt that is not.
+        tokens: (B, T) int64, 1 for any token, where some are not pooled.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, tokens: Tensor | None = None) -> None:
         self.mask = mask
+        self._tokens = mask if tokens is None else tokens
 
     @cached_property
     def weights(self) -> Tensor:
@@ -124,8 +165,8 @@ class Attended:
 
     @cached_property
     def places(self) -> Tensor:
-        """(B, T, 1) float32: a token's place among the attended ones, 1 to n; 0 for padding on either side."""
-        return (self.mask.cumsum(1) * self.mask).unsqueeze(-1).to(torch.float32)
+        """(B, T, 1) float32: a token's place in its text, 1 to n, a prompt counted; 0 for what is not pooled."""
+        return (self._tokens.cumsum(1) * self.mask).unsqueeze(-1).to(torch.float32)
 
     @cached_property
     def last(self) -> Tensor:
@@ -133,42 +174,13 @@ class Attended:
         return (self.mask * torch.arange(self.mask.shape[1])).amax(1)
 
 
-class Unit(nn.Module):
-    """Rows of (B, W) scaled to length 1; sentence-transformers' Normalize on a tensor."""
-
-    def forward(self, vector: Tensor) -> Tensor:
-        return nn.functional.normalize(vector, dim=-1)
-
-
-class Projection(nn.Module):
-    """sentence-transformers' Dense on a tensor: activation(x W^T + b), plus x itself where it is residual."""
-
-    def __init__(self, linear: nn.Module, activation: nn.Module, residual: nn.Module | None) -> None:
-        super().__init__()
-        self.linear = linear
-        self.activation = activation
-        self.residual = residual
-
-    def forward(self, vector: Tensor) -> Tensor:
-        projected: Tensor = self.activation(self.linear(vector))
-        return projected if self.residual is None else projected + self.residual(vector)
-
-
-def make_head(module: nn.Module) -> nn.Module:
-    """One of sentence-transformers' modules (Dense, LayerNorm, Normalize) as a module from tensor to tensor."""
-    kind = type(module).__name__
-    if kind == "Normalize":
-        return Unit()
-    if kind == "LayerNorm":
-        return module.norm  # type: ignore[return-value]
-    residual: nn.Module | None = None
-    if getattr(module, "use_residual", False):
-        residual = getattr(module, "residual", None) or nn.Identity()
-    return Projection(module.linear, module.activation_function, residual)  # type: ignore[arg-type]
-
-
 def _pool_cls(state: Tensor, _attended: Attended) -> Tensor:
     return state[:, 0]
+
+
+def _pool_first(state: Tensor, attended: Attended) -> Tensor:
+    first = attended.mask.to(torch.int32).argmax(1)
+    return state.gather(1, first.view(-1, 1, 1).expand(-1, 1, state.shape[2])).squeeze(1)
 
 
 def _pool_mean(state: Tensor, attended: Attended) -> Tensor:

@@ -17,12 +17,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 import onnxscript.optimizer
+import sentence_transformers
 import torch
+import transformers
 from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 from torch import nn
 
-from matexport.errors import ParentError
+from matexport.errors import ParentError, one_line
+from matexport.manifest import POOLING_MASK
 from matexport.spec import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
 
 OPSET = 20
@@ -55,6 +58,7 @@ def trace_exits(
     states: int,
     vocabulary: int,
     exporter: str = "dynamo",
+    own_classes: Sequence[str] = (),
 ) -> Traced:
     """Trace a module once.
 
@@ -65,6 +69,8 @@ def trace_exits(
         states: how many states follow.
         vocabulary: number of token ids, for the example.
         exporter: ``dynamo`` (falls back to TorchScript when it fails, and says why) or ``torchscript``.
+        own_classes: classes of the parent's own in the module, which nobody here has read: when TorchScript says that
+            it freezes what they decide by looking at values, they are refused.
 
     Raises:
         ParentError: neither exporter can trace the module.
@@ -77,19 +83,59 @@ def trace_exits(
         try:
             model = _export_dynamo(module, example, inputs, names)
         except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
-            fallback = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            _refuse_frozen(error, own_classes)
+            fallback = f"{type(error).__name__}: {one_line(error)}"
             exporter = "torchscript"
     if exporter == "torchscript":
         try:
-            model = _export_torchscript(module, example, inputs, names)
+            model = _export_torchscript(module, example, inputs, names, own_classes)
+        except ParentError:
+            raise
         except Exception as error:
-            raise ParentError(f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {error}") from error
-    _canonicalize(model, inputs)
+            raise ParentError(
+                f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {one_line(error)}"
+            ) from error
+    try:
+        _canonicalize(model, inputs)
+        if exporter == "torchscript":
+            model.clone()  # what it leaves may hang together badly, and every profile is cut from a copy
+    except Exception as error:
+        raise ParentError(
+            f"the parent's trace is no sound graph ({one_line(error)}); dynamo said: {fallback}"
+        ) from error
     model.graph.outputs[:] = [value for value in model.graph.outputs if value.name not in state_names]
     common.RemoveUnusedNodesPass()(model)  # what no exit reads: deeper blocks, a norm that is dropped
     computed = {value.name for node in model.graph for value in node.outputs}
     read = tuple(name for name in state_names if name in computed)
     return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), read)
+
+
+def _refuse_frozen(error: BaseException, own_classes: Sequence[str]) -> None:
+    """Refuse what the other exporter would trace for this example's length, or this example's values, alone.
+
+    Raises:
+        ParentError: the module walks through the tokens one by one, or goes where their values lead it.
+    """
+    said = " ".join(str(part) for part in _list_causes(error))
+    classes = f" (the parent has classes of its own: {', '.join(own_classes)})" if own_classes else ""
+    if any(part in said for part in ("Constraints violated", "inferred a static shape", "specialized")):
+        raise ParentError(
+            "the parent walks through its tokens one by one, or in pieces (a state-space, recurrent or chunked layer), "
+            f"so a graph of it would be for texts of one length: such parents are not supported{classes}"
+        ) from error
+    if "data-dependent" in said:
+        raise ParentError(
+            "what the parent computes depends on values (such as which experts some token chose), so a graph of it "
+            f"would be right for the traced texts alone: such parents are not supported{classes}"
+        ) from error
+
+
+def _list_causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
@@ -98,7 +144,13 @@ def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, 
     ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
     lengths = torch.tensor([columns, columns - 4, columns - 9])
     mask = (torch.arange(columns) < lengths.unsqueeze(1)).to(torch.int64)
-    tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    pooled = mask * (torch.arange(columns) > 0)
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(ids),
+        POOLING_MASK: pooled.to(torch.int64),
+    }
     return tuple(tensors[name] for name in inputs)
 
 
@@ -124,11 +176,15 @@ def _export_dynamo(
 
 
 def _export_torchscript(
-    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    own_classes: Sequence[str],
 ) -> ir.Model:
     axes = {name: {0: BATCH_AXIS, 1: SEQUENCE_AXIS} for name in inputs} | {name: {0: BATCH_AXIS} for name in outputs}
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as warned, tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("always")
         path = Path(folder) / "trace.onnx"
         torch.onnx.export(
             module,
@@ -146,7 +202,21 @@ def _export_torchscript(
             tensor = value.const_value
             assert tensor is not None
             value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
+    if own_classes:
+        _refuse_frozen_branches(warned, own_classes)
     return model
+
+
+def _refuse_frozen_branches(warned: Sequence[warnings.WarningMessage], own_classes: Sequence[str]) -> None:
+    """Raise where code that belongs to none of the libraries looks at values while it is traced."""
+    libraries = tuple(str(Path(str(found.__file__)).parent) for found in (torch, transformers, sentence_transformers))
+    for warning in warned:
+        frozen = issubclass(warning.category, torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        if frozen and not warning.filename.startswith(libraries):
+            raise ParentError(
+                f"the parent cannot be traced with its own {', '.join(own_classes)} as it is: line {warning.lineno} of "
+                f"{Path(warning.filename).name} decides by the values of its input, which a graph would freeze"
+            )
 
 
 def _canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
@@ -197,6 +267,11 @@ def _store_matrices_as_read(model: ir.Model) -> None:
             or not source.is_initializer()
             or len(source.const_value.shape) != 2
         ):
+            continue
+        order = node.attributes.get_ints("perm")
+        if order is not None and list(order) == [0, 1]:  # no transposition at all, as torch.export reads some tables
+            convenience.replace_all_uses_with(node.outputs[0], source)
+            model.graph.remove(node, safe=True)
             continue
         name = f"{source.name}.T"
         stored = model.graph.initializers.get(name)

@@ -154,7 +154,9 @@ def prune_embeddings(backbone: nn.Module, kept: Sequence[int]) -> None:
             module.num_embeddings = len(kept)
         for name in [name for name in vars(module) if name == "padding_idx" or name.endswith("_token_id")]:
             setattr(module, name, _renumber(getattr(module, name), new))
-    config: Any = backbone.config
+    config: Any = getattr(backbone, "config", None)  # a mere table has none
+    if config is None:
+        return
     for name in [name for name in vars(config) if name.endswith("_token_id")]:
         setattr(config, name, _renumber(getattr(config, name), new))
     config.vocab_size = len(kept)

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
@@ -205,6 +207,29 @@ def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(
         with pytest.raises(DestinationError, match="pass --overwrite to replace it"):
             export_family(other, out)
     assert read_all(out) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sentence_bert_config.json", {"config_args": {"hidden_act": "relu"}}),
+        ("1_Pooling/config.json", {"include_prompt": False}),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}),
+        ("tokenizer_config.json", {"truncation_side": "left"}),
+    ],
+)
+def test_a_parent_whose_settings_changed_is_another_parent(
+    name: str, changes: dict[str, Any], parent: Path, tmp_path: Path
+) -> None:
+    """Whatever its own library may read in its folder, whether or not anybody here knows what it does."""
+    folder = Path(shutil.copytree(parent, tmp_path / "parent"))
+    job = ExportJob(ParentSource(str(folder)), FEW[:1])
+    export_family(job, tmp_path / "family")
+    path = folder / name
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(known | changes), encoding="utf-8")
+    with pytest.raises(DestinationError, match="pass --overwrite to replace it"):
+        export_family(job, tmp_path / "family")
 
 
 def test_a_spoilt_family_of_the_same_inputs_is_not_called_up_to_date(parent: Path, tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_the_block_that_overflows_is_in_the_manifest(precise: Callable[[str], Pr
 
 def tokenize(family: Path, texts: Sequence[str]) -> tuple[list[Tokens], TextFacts]:
     text = load_family(family).facts.text
-    return tokenize_texts(load_tokenizer(family, text), text, texts), text
+    return tokenize_texts(load_tokenizer(family, text), texts), text
 
 
 @pytest.mark.parametrize("kind", KINDS)

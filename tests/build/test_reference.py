@@ -30,7 +30,7 @@ def test_at_full_depth_it_is_what_sentence_transformers_encodes(pooling: str, tm
         model = SentenceTransformer(str(folder), device="cpu")
         texts = [probe.text for probe in PROBES]
         expected = model.encode(texts, batch_size=1, truncate_dim=12, normalize_embeddings=True)
-    np.testing.assert_allclose(record_reference(parent, PROBES)[point], expected, atol=1e-6)
+    np.testing.assert_allclose(record_reference(parent, PROBES).points[point], expected, atol=1e-6)
 
 
 def test_progress_counts_every_probe(parent: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TEXTS
 from oracle import Oracle
-from parents import BLOCKS, WIDTH, make_parent
+from parents import BLOCKS, WIDTH, edit_json, make_parent
 from safetensors.torch import load_file, save_file
 
 from matexport import Embedder
@@ -41,13 +41,7 @@ def small(parent: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _no_weights_while_planning(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "loads" not in request.keywords:
-        monkeypatch.setattr(text, "_load_backbone", lambda plan: pytest.fail("weights were loaded"))
-
-
-def edit_json(path: Path, change: Callable[[dict[str, object]], object]) -> None:
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
+        monkeypatch.setattr(text, "open_loaded", lambda *_parent: pytest.fail("weights were loaded"))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +118,6 @@ def _pickle_the_weights(root: Path) -> None:
     (root / "model.safetensors").unlink()
 
 
-def _truncate_on_the_left(root: Path) -> None:
-    edit_json(root / "tokenizer_config.json", lambda config: config.update(truncation_side="left"))
-
-
 def _need_remote_code(root: Path) -> None:
     edit_json(
         root / "config.json", lambda config: config.update(model_type="strange", auto_map={"AutoConfig": "code.Config"})
@@ -139,11 +129,6 @@ def _read_another_output(root: Path) -> None:
     (root / "sentence_bert_config.json").write_text(json.dumps(settings))
 
 
-def _leave_prompts_out(root: Path) -> None:
-    (root / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "query: "}}))
-    edit_json(root / "1_Pooling" / "config.json", lambda config: config.update(include_prompt=False))
-
-
 def _list_the_prompts(root: Path) -> None:
     (root / "config_sentence_transformers.json").write_text(json.dumps({"prompts": ["query: "]}))
 
@@ -151,19 +136,17 @@ def _list_the_prompts(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_spoil_modules, "is made of Transformer -> LSTM; supported is Transformer -> Pooling"),
+        (_spoil_modules, r"names the module .x. .a.LSTM., and there is no such folder"),
         (_leave_the_folder, "outside the parent"),
-        (_pickle_the_weights, "pickled weights only; .* allow_pickle = true"),
-        (_truncate_on_the_left, "cuts long texts on the left"),
+        (_pickle_the_weights, r"pickled weights only \(pytorch_model.bin\); .* allow_pickle = true"),
         (_need_remote_code, "trust_remote_code = true"),
-        (_read_another_output, r"reads \['hidden_states', 2\] for text; only last_hidden_state"),
-        (_leave_prompts_out, "leaves prompt tokens out of the pooling"),
+        (_read_another_output, r"reads \['hidden_states', 2\] of 'forward' for text; only the last_hidden_state"),
         (lambda root: (root / "model.safetensors").unlink(), "no safetensors weights"),
-        (lambda root: (root / "config.json").unlink(), "cannot read the configuration"),
+        (lambda root: (root / "config.json").unlink(), "sentence-transformers cannot load .*: Unrecognized model in"),
         (lambda root: (root / "modules.json").write_text("{"), "cannot read .*modules.json"),
         (lambda root: (root / "modules.json").write_text('["a"]'), "is no list of modules"),
         (_list_the_prompts, "prompts that are no table of texts"),
-        (lambda root: (root / "tokenizer.json").write_text("{}"), "cannot load the tokenizer"),
+        (lambda root: (root / "tokenizer.json").write_text("{}"), "sentence-transformers cannot load .* processor"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(small: Path, spoil: Callable[[Path], object], words: str) -> None:

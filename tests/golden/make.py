@@ -14,12 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import msgspec
 from conftest import write_texts
-from parents import calm, make_parent
+from parents import calm, edit_json, make_parent
 
 from matexport.build import export_family
 from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision
 
 PROBES = ['{"text": "the cat sits on the mat"}', '{"text": "a dog", "prompt": "query"}', '{"text": "red snow!"}']
+#: From schema 4 on.
+TASK_PROBES = ['{"text": "the cat sits on the mat and the dog runs in the snow", "task": "query"}']
 PROMPTS = {"query": "a cat: "}
 
 
@@ -49,12 +51,23 @@ def make_schema3(folder: Path) -> ExportJob:
     return msgspec.structs.replace(job, points=points, encodings=(Encoding.FLOAT32,), trained=points[-1:])
 
 
+def make_schema4(folder: Path) -> ExportJob:
+    """The judge, the parent's token ids, and what asks for tokens: tasks, texts cut on the left, unpooled prompts."""
+    config = {"vocab_size": 512, "num_hidden_layers": 2, "max_position_embeddings": 48}
+    parent = make_parent(folder / "parent", "bert", pooling="mean", prompts=PROMPTS, config=config)
+    edit_json(parent / "1_Pooling" / "config.json", lambda pooling: pooling.update(include_prompt=False))
+    edit_json(parent / "tokenizer_config.json", lambda tokenizer: tokenizer.update(truncation_side="left"))
+    edit_json(parent / "sentence_bert_config.json", lambda settings: settings.update(query_length=9))
+    return ExportJob(ParentSource("parent"), (Point(1, 20), Point(2, 20)))
+
+
 def main(schema: str, out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        job = {"schema1": make_schema1, "schema2": make_schema2, "schema3": make_schema3}[schema](folder)
+        make = {"schema1": make_schema1, "schema2": make_schema2, "schema3": make_schema3, "schema4": make_schema4}
+        job = make[schema](folder)
         probes = folder / "probes.jsonl"
-        probes.write_text("\n".join(PROBES))
+        probes.write_text("\n".join(PROBES if schema < "schema4" else PROBES + TASK_PROBES))
         export_family(msgspec.structs.replace(job, probes=probes, base=folder), out)
 
 

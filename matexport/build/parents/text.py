@@ -1,62 +1,66 @@
 """Text encoders that transformers loads and sentence-transformers saves.
 
-`plan_parent` reads configuration files only and refuses what cannot be exported; `load_parent` then loads weights.
-The backbone is loaded by transformers itself, so that its loading report is seen: a checkpoint with fewer blocks than
-its configuration would otherwise be filled up with random ones under a warning. The modules after it (Pooling, Dense,
-LayerNorm, Normalize) are loaded by sentence-transformers' own classes: the reference runs through those, while the
-traced read-out is written apart from them.
-
-What the folder says is read by `layout`, what the model is by `architecture`; nothing here names a model type.
+`plan_parent` settles everything that can be settled without weights: the parent is opened with a model of fake tensors,
+looked at, and asked for the tokens of sample texts. `load_parent` then loads weights. Both go through
+sentence-transformers itself (`loading`), so a setting of the parent's folder does what it does for its users. What is
+read off is written down here: how deep and wide the parent is (`architecture`), how texts become tokens (`asking`), and
+which modules follow (`readout`). Nothing here names a model type.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from matexport.build.parents.architecture import Architecture, find_final_norm, inspect_architecture
-from matexport.build.parents.layout import Head, Layout, measure_output, read_json, read_layout
-from matexport.build.sources import check_pin, fetch_weights, hash_weights, locate_parent
+from matexport.build.parents.architecture import Architecture, find_tail, inspect_architecture
+from matexport.build.parents.asking import Asking, describe_text, learn_asking, lower_limit
+from matexport.build.parents.layout import CONFIG, Layout, read_json
+from matexport.build.parents.loading import Opened, make_pooling, module_class, open_fake, open_loaded
+from matexport.build.preflight import Located, locate
+from matexport.build.sources import check_pin, fetch_weights, find_weights, has_local_weights
 from matexport.build.vocabulary import PrunedVocabulary, find_changed, plan_vocabulary, prune_config
-from matexport.errors import ParentError, RequestError
+from matexport.errors import ParentError, RequestError, one_line
+from matexport.manifest import POOLING_MASK
 from matexport.profiles import check_points
-from matexport.spec import (
-    ExportJob,
-    FinalNorm,
-    PaddingSide,
-    ParentFacts,
-    PoolingMode,
-    Readout,
-    TextFacts,
-)
+from matexport.spec import NO_LIMIT, ExportJob, FinalNorm, PaddingSide, ParentFacts, PoolingMode, Readout, TextFacts
 
-#: Inputs a graph may have, in this order, as every consumer names them.
+#: Inputs that a model takes of a text, in this order, as every consumer names them.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class TextPlan:
-    """What is known of a parent before its weights are loaded. `config` and `tokenizer` are transformers' own.
+    """What is known of a parent before its weights are loaded.
 
     Attributes:
-        vocabulary: what is left of the vocabulary, when it is pruned; `tokenizer` is the parent's all the same.
+        opened: the parent without weights: what its own preprocessing gives can be asked of it.
+        shape: its architecture.
+        asking: how it makes tokens of texts.
+        tokens: size of its table of tokens.
+        vocabulary: what is left of the vocabulary, when it is pruned; `asking` is of the whole one all the same.
     """
 
     job: ExportJob
     layout: Layout
-    config: Any
-    tokenizer: Any
+    opened: Opened
+    shape: Architecture
+    asking: Asking
     parent: ParentFacts
     readout: Readout
     text: TextFacts
+    tokens: int
     vocabulary: PrunedVocabulary | None = None
+
+    @property
+    def whole_text(self) -> TextFacts:
+        """The facts of texts before the vocabulary was pruned."""
+        return msgspec.structs.replace(self.text, pad_token_id=self.asking.pad_token_id)
 
 
 @dataclass(frozen=True)
@@ -64,70 +68,94 @@ class TextParent:
     """A loaded parent.
 
     Attributes:
-        backbone: transformers' model, in eval mode, float32.
-        final_norm: its final normalisation, or None for a post-norm one.
-        pooling: sentence-transformers' Pooling, one for each mode; their results are concatenated.
-        heads: its Dense, LayerNorm and Normalize modules, in order.
+        backbone: what gives the token states: transformers' model, in eval mode, float32, or a `Lookup`.
+        tail: what stands behind its last block, in order: the final normalisation; empty for a post-norm one.
+        chain: sentence-transformers' own modules after it, in order; each takes and gives a dictionary of features.
+        opened: the parent as it was loaded.
     """
 
     plan: TextPlan
     backbone: nn.Module
-    final_norm: nn.Module | None
-    pooling: tuple[nn.Module, ...]
-    heads: tuple[nn.Module, ...]
+    tail: tuple[nn.Module, ...]
+    chain: tuple[nn.Module, ...]
+    opened: Opened
 
 
-def plan_parent(job: ExportJob) -> TextPlan:
-    """Read a parent's configuration and settle the read-out.
+class Lookup(nn.Module):
+    """A parent without blocks: a table of token vectors, in the form that transformers' models have.
+
+    Args:
+        table: (tokens, W) float32.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table.float(), _freeze=True)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table, as vocabularies are pruned."""
+        return self.embedding
+
+    def forward(self, input_ids: Tensor, **_options: Any) -> Any:
+        """(B, T) int64 ids -> (B, T, W) float32 states, which are the last ones, too."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        states = self.embedding(input_ids)
+        return BaseModelOutput(last_hidden_state=states, hidden_states=(states,))
+
+
+def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
+    """Look at a parent without its weights and settle the read-out.
+
+    Args:
+        located: what `preflight.locate` found for the job.
 
     Raises:
         RequestError: a point is outside the parent, or the read-out is not settled by the parent and the job.
         ParentError: the parent cannot be read, is not the pinned one, or has parts that are not supported.
     """
-    source = job.parent.source
-    root = locate_parent(job.parent, job.base)
-    layout = read_layout(root)
-    config = _load_config(job, layout.backbone)
-    shape = inspect_architecture(config, source=source, trust_remote_code=job.parent.trust_remote_code)
-    pooling = _settle_pooling(job, layout)
-    output_width = measure_output(layout.heads, shape.width * len(pooling))
+    located = located or locate(job)
+    layout, source = located.layout, job.parent.source
+    opened, shape = _open_and_inspect(job, layout)
+    opened = _settle_pooling(job, layout, opened, shape)
+    output_width = _measure_chain(opened.chain, shape, source)
     check_points(job.points, shape.blocks, output_width, source)
+    _check_depths(job, opened.chain, shape)
     final_norm = _settle_final_norm(job, shape)
-    fetch_weights(job.parent, job.base)
-    weights = _find_weights(job, root, layout)
-    check_pin(job.parent, weights)
-    tokenizer = _load_tokenizer(job, layout.backbone)
-    if layout.lowercase:
-        _lowercase_first(tokenizer.backend_tokenizer)
+    weights = located.weights
+    if weights is None:
+        fetch_weights(job.parent, job.base)
+        weights = find_weights(job.parent, layout)
+        check_pin(job.parent, weights)
+    asking = _settle_asking(job, opened, source)
+    _refuse_scaled_rope(opened, asking, source)
     vocabulary = None
     if job.vocabulary is not None:
-        prompts = tuple(layout.prompts.values())
-        vocabulary = plan_vocabulary(_spell_tokenizer(tokenizer), job.vocabulary, job.base, also=prompts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        also = (*asking.prompts.values(), *_list_frames(asking))
+        vocabulary = plan_vocabulary(asking.tokenizer_json, job.vocabulary, job.base, also=also)
+    readout = Readout(final_norm, _list_modes(opened.chain), _describe_heads(opened.chain), job.readout.normalize)
+    text = _describe_text(asking, shape, readout)
+    if vocabulary:
+        text = msgspec.structs.replace(text, pad_token_id=vocabulary.new_ids.get(text.pad_token_id, 0))
     return TextPlan(
         job=job,
         layout=layout,
-        config=config,
-        tokenizer=tokenizer,
+        opened=opened,
+        shape=shape,
+        asking=asking,
         parent=ParentFacts(
             # A local path says nothing elsewhere, and would tell who exported the family.
             source=source if source.startswith("package:") or not (job.base / source).is_dir() else Path(source).name,
-            architecture=(getattr(config, "architectures", None) or [type(config).__name__])[0],
+            architecture=_name_architecture(opened),
             blocks=shape.blocks,
             width=shape.width,
             output_width=output_width,
-            dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
+            dtype=_read_dtype(layout),
             weights=weights,
         ),
-        readout=Readout(final_norm, pooling, tuple(str(head) for head in layout.heads), job.readout.normalize),
-        text=TextFacts(
-            inputs=_find_inputs(shape.takes, tokenizer),
-            max_tokens=_settle_max_tokens(job, layout, config, tokenizer),
-            padding_side=PaddingSide.RIGHT if PoolingMode.CLS in pooling else PaddingSide(tokenizer.padding_side),
-            pad_token_id=vocabulary.new_ids.get(pad, 0) if vocabulary else pad,
-            prompts=layout.prompts,
-            default_prompt=layout.default_prompt,
-        ),
+        readout=readout,
+        text=text,
+        tokens=_count_rows(opened),
         vocabulary=vocabulary,
     )
 
@@ -136,24 +164,24 @@ def load_parent(plan: TextPlan) -> TextParent:
     """Load the weights of a planned parent, in float32.
 
     Raises:
-        ParentError: a weight is missing from the checkpoint, or the model's hidden states are not one per block.
+        ParentError: a weight is missing from the checkpoint, or the model is not the one that was planned.
     """
-    backbone = _load_backbone(plan)
-    norm = find_final_norm(backbone, plan.parent.blocks)
-    return TextParent(
-        plan=plan,
-        backbone=backbone,
-        final_norm=backbone.get_submodule(norm) if norm else None,
-        pooling=tuple(_make_pooling(mode, plan.parent.width) for mode in plan.readout.pooling),
-        heads=tuple(_load_head(entry) for entry in plan.layout.heads),
-    )
+    opened = open_loaded(plan.layout, plan.job.parent)
+    opened = _settle_pooling(plan.job, plan.layout, opened, plan.shape)
+    if plan.job.readout.max_tokens is not None:
+        lower_limit(opened, plan.text.max_tokens)
+    backbone = opened.backbone
+    if backbone is None:
+        return TextParent(plan, _make_lookup(opened.first), (), opened.chain, opened)
+    tail = tuple(backbone.get_submodule(name) for name in find_tail(backbone, plan.job.parent.source))
+    return TextParent(plan, backbone, tail, opened.chain, opened)
 
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:
     """The files that a family needs beside its graphs to turn text into inputs, by name."""
-    tokenizer = plan.vocabulary.tokenizer_json if plan.vocabulary else _spell_tokenizer(plan.tokenizer)
+    tokenizer = plan.vocabulary.tokenizer_json if plan.vocabulary else plan.asking.tokenizer_json
     files = {"tokenizer.json": tokenizer.encode()}
-    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
+    for name in (CONFIG, "tokenizer_config.json", "special_tokens_map.json"):
         path = plan.layout.backbone / name
         if path.is_file():
             files[name] = path.read_bytes()
@@ -164,200 +192,238 @@ def find_changed_texts(plan: TextPlan, texts: Sequence[str]) -> list[str]:
     """The texts whose tokens are others since the vocabulary was pruned."""
     if plan.vocabulary is None:
         return []
-    changed = find_changed(_spell_tokenizer(plan.tokenizer), plan.vocabulary, texts)
+    changed = find_changed(plan.asking.tokenizer_json, plan.vocabulary, texts)
     return [text for text, other in zip(texts, changed, strict=True) if other]
 
 
-def _spell_tokenizer(tokenizer: Any) -> str:
-    """The parent's tokenizer as a family holds it: neither padding nor cutting."""
-    from tokenizers import Tokenizer
-
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.no_padding()
-    plain.no_truncation()
-    return str(plain.to_str(pretty=False))
-
-
-def _load_config(job: ExportJob, path: Path) -> Any:
-    from transformers import AutoConfig
-
+def _open_and_inspect(job: ExportJob, layout: Layout) -> tuple[Opened, Architecture]:
+    """The parent without its weights and its architecture; with them where a model looks at values to run at all."""
+    opened = open_fake(layout, job.parent)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=job.parent.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        hint = "" if job.parent.trust_remote_code else _remote_code_hint(path)
+        return opened, _inspect(opened, layout, job.parent.source)
+    except ParentError:
+        if opened.backbone is None or not has_local_weights(job.parent, job.base):
+            raise
+    opened = open_loaded(layout, job.parent)
+    return opened, _inspect(opened, layout, job.parent.source)
+
+
+def _inspect(opened: Opened, layout: Layout, source: str) -> Architecture:
+    if opened.backbone is not None:
+        return inspect_architecture(opened.backbone, source=source)
+    if layout.kind == "Custom":
         raise ParentError(
-            f"transformers cannot read the configuration in {path}: {_first_line(error)}{hint}"
-        ) from error
-    return config.get_text_config()
-
-
-def _remote_code_hint(path: Path) -> str:
-    config = path / "config.json"
-    if config.is_file() and "auto_map" in read_json(config):
-        return "; it comes with Python code, which runs only with trust_remote_code = true in the profile's [parent]"
-    return ""
-
-
-def _settle_pooling(job: ExportJob, layout: Layout) -> tuple[PoolingMode, ...]:
-    asked = job.readout.pooling
-    if asked is not None:
-        return asked if isinstance(asked, tuple) else (asked,)
-    if layout.pooling is None:
-        raise RequestError(
-            f"{job.parent.source} has no modules.json, so it does not say how token states are pooled: "
-            f"give pooling in [readout], one of {', '.join(PoolingMode)}"
+            f"{source}: {layout.modules[0].type} is no Transformer of sentence-transformers, so its hidden states are "
+            "not known: derive it from sentence-transformers' Transformer, or save the model with the stock class"
         )
-    return layout.pooling
+    width = _find_table(opened.first).shape[1]
+    return Architecture(0, width, (), frozenset({"input_ids"}))
+
+
+def _find_table(first: Any) -> Tensor:
+    table = first.embedding if hasattr(first, "embedding") else first.emb_layer
+    weight: Tensor = table.weight
+    return weight
+
+
+def _make_lookup(first: Any) -> Lookup:
+    return Lookup(_find_table(first).detach())
+
+
+def _count_rows(opened: Opened) -> int:
+    if opened.backbone is None:
+        return int(_find_table(opened.first).shape[0])
+    return int(opened.backbone.get_input_embeddings().weight.shape[0])
+
+
+def _name_architecture(opened: Opened) -> str:
+    if opened.backbone is None:
+        return type(opened.first).__name__
+    config = opened.backbone.config.get_text_config()
+    return str((getattr(config, "architectures", None) or [type(opened.backbone).__name__])[0])
+
+
+def _read_dtype(layout: Layout) -> str:
+    path = layout.backbone / CONFIG
+    config = read_json(path) if path.is_file() else {}
+    named = config.get("dtype") or config.get("torch_dtype") if isinstance(config, dict) else None
+    return str(named or "float32").removeprefix("torch.")
+
+
+def _settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Architecture) -> Opened:
+    """The parent with the Pooling that is read: its own, or the job's."""
+    asked = job.readout.pooling
+    modes = None if asked is None else asked if isinstance(asked, tuple) else (asked,)
+    pooling = module_class("Pooling")
+    if layout.kind == "StaticEmbedding":
+        if modes not in (None, (PoolingMode.MEAN,)):
+            raise RequestError(f"{job.parent.source} is the mean of its tokens; leave pooling out of [readout]")
+        return _with_chain(opened, (make_pooling(PoolingMode.MEAN, shape.width), *opened.chain))
+    if layout.is_plain:
+        if modes is None:
+            raise RequestError(
+                f"{job.parent.source} has no modules.json, so it does not say how token states are pooled: "
+                f"give pooling in [readout], one of {', '.join(PoolingMode)}"
+            )
+        return _with_chain(opened, (_make_poolings(modes, shape.width),))
+    if modes is None:
+        return opened
+    if not any(isinstance(module, pooling) for module in opened.chain):
+        raise RequestError(f"pooling was asked; {job.parent.source} pools by a class of its own: leave it out")
+    return _with_chain(
+        opened,
+        tuple(
+            _make_poolings(modes, shape.width, module.include_prompt) if isinstance(module, pooling) else module
+            for module in opened.chain
+        ),
+    )
+
+
+def _make_poolings(modes: Sequence[PoolingMode], width: int, include_prompt: Any = True) -> nn.Module:
+    pooling: nn.Module = module_class("Pooling")(
+        width, pooling_mode=tuple(str(mode) for mode in modes), include_prompt=include_prompt
+    )
+    return pooling.eval()
+
+
+def _with_chain(opened: Opened, chain: tuple[nn.Module, ...]) -> Opened:
+    return Opened(opened.model, opened.first, chain, opened.task, opened.unread, opened.route)
+
+
+def _list_modes(chain: Sequence[nn.Module]) -> tuple[PoolingMode, ...]:
+    for module in chain:
+        if type(module) is module_class("Pooling"):
+            modes: Any = module.pooling_mode
+            return tuple(PoolingMode(mode) for mode in ((modes,) if isinstance(modes, str) else modes))
+    return ()  # a class of the parent's own pools
+
+
+def _describe_heads(chain: Sequence[nn.Module]) -> tuple[str, ...]:
+    """The modules beside Pooling, as readable text."""
+    return tuple(_describe_head(module) for module in chain if type(module) is not module_class("Pooling"))
+
+
+def _describe_head(module: Any) -> str:
+    kind = type(module).__name__
+    if type(module) is module_class("Dense"):
+        inside = f"{module.in_features}->{module.out_features}, {type(module.activation_function).__name__}"
+        inside += ", residual" if getattr(module, "use_residual", False) else ""
+        kind = f"Dense({inside})"
+    elif type(module) is module_class("LayerNorm"):
+        kind = f"LayerNorm({module.dimension})"
+    reads = getattr(module, "module_input_name", "sentence_embedding")
+    writes = getattr(module, "module_output_name", reads)
+    return kind if reads == writes == "sentence_embedding" else f"{kind}[{reads} -> {writes}]"
+
+
+def _measure_chain(chain: Sequence[nn.Module], shape: Architecture, source: str) -> int:
+    """Width of the sentence vector: what the modules make of some states."""
+    states = torch.ones((1, 2, shape.width))
+    features: dict[str, Any] = {
+        "token_embeddings": states,
+        "attention_mask": torch.ones((1, 2), dtype=torch.int64),
+        "all_layer_embeddings": (states,) * (shape.blocks + 1),
+    }
+    for module in chain:
+        try:
+            with torch.no_grad():
+                features = module(features)
+        except Exception as error:  # a class of the parent's own may raise anything
+            raise ParentError(
+                f"{source}: its module {type(module).__name__} does not run on token states and what the modules "
+                f"before it give: {one_line(error)}"
+            ) from error
+    vector = features.get("sentence_embedding")
+    if not isinstance(vector, Tensor) or vector.ndim != 2:
+        raise ParentError(f"{source}: its modules give no sentence_embedding, so encode has no vector to give")
+    return int(vector.shape[1])
+
+
+def _check_depths(job: ExportJob, chain: Sequence[nn.Module], shape: Architecture) -> None:
+    weighs = any(type(module).__name__ == "WeightedLayerPooling" for module in chain)
+    early = [point for point in job.points if point.layers != shape.blocks]
+    if weighs and early:
+        raise RequestError(
+            f"layers={early[0].layers} was asked; {job.parent.source} weighs the states of all its {shape.blocks} "
+            f"blocks (WeightedLayerPooling), so it can only be read after the last: ask for layers = [{shape.blocks}]"
+        )
 
 
 def _settle_final_norm(job: ExportJob, shape: Architecture) -> FinalNorm:
     asked = job.readout.final_norm
-    if shape.final_norm is None:
+    if not shape.tail:
         if asked in (FinalNorm.KEEP, FinalNorm.DROP):
             raise RequestError(
                 f"final_norm = {asked!s} was asked; {job.parent.source} is post-norm and has none: leave it out"
             )
         return FinalNorm.ABSENT
+    if asked is FinalNorm.DROP and len(shape.tail) > 1:
+        raise RequestError(
+            f"final_norm = drop was asked; behind the last block of {job.parent.source} stand "
+            f"{' and '.join(shape.tail)}, so its raw states are of another kind than its vectors: keep them"
+        )
     if asked in (FinalNorm.KEEP, FinalNorm.DROP):
         return asked
     if all(point.layers == shape.blocks for point in job.points):
         return FinalNorm.KEEP  # only the parent's own output is read
     raise RequestError(
-        f"{job.parent.source} normalises after its last block ({shape.final_norm}), so a vector read after fewer "
+        f"{job.parent.source} normalises after its last block ({', '.join(shape.tail)}), so a vector read after fewer "
         "blocks depends on whether that norm is applied to it, and systems disagree: say "
         'final_norm = "keep" (as cutting the layers of the module does) or "drop" (the raw hidden_states[k], as '
         "training losses read it) in [readout]"
     )
 
 
-def _settle_max_tokens(job: ExportJob, layout: Layout, config: Any, tokenizer: Any) -> int:
-    limits = (
-        [layout.max_tokens]
-        if layout.max_tokens
-        else [
-            tokenizer.model_max_length,
-            getattr(config, "max_position_embeddings", None),
-        ]
-    )
-    # A tokenizer that knows no limit says 1e30.
-    allowed = min((int(limit) for limit in limits if isinstance(limit, int) and 0 < limit < 1 << 31), default=0)
-    if not allowed:
-        raise ParentError(f"{job.parent.source} does not say how many tokens it takes: give it a max_seq_length")
-    asked = job.readout.max_tokens
-    if asked is not None and not 1 <= asked <= allowed:
-        raise RequestError(f"max_tokens={asked} was asked; the parent takes 1 to {allowed}")
-    return asked or allowed
-
-
-def _find_weights(job: ExportJob, root: Path, layout: Layout) -> dict[str, str]:
-    weights: dict[str, str] = {}
-    for folder in (layout.backbone, *(head.path for head in layout.heads if head.kind != "Normalize")):
-        found = hash_weights(folder, "*.safetensors")
-        if not found and list(folder.glob("*.bin")):
-            if not job.parent.allow_pickle:
-                raise ParentError(
-                    f"{folder} has pickled weights only; unpickling can run code, so it needs "
-                    "allow_pickle = true in the profile's [parent]"
-                )
-            found = hash_weights(folder, "*.bin")
-        if not found:
-            raise ParentError(f"{folder} has no safetensors weights")
-        prefix = folder.relative_to(root).as_posix()
-        weights |= {name if prefix == "." else f"{prefix}/{name}": digest for name, digest in found.items()}
-    return weights
-
-
-def _load_tokenizer(job: ExportJob, path: Path) -> Any:
-    from transformers import AutoTokenizer
-
+def _settle_asking(job: ExportJob, opened: Opened, source: str) -> Asking:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=job.parent.trust_remote_code, local_files_only=True
+        asking = learn_asking(opened, source)
+        asked = job.readout.max_tokens
+        if asked is None:
+            return asking
+        if not 1 <= asked <= asking.max_tokens:
+            raise RequestError(f"max_tokens={asked} was asked; the parent takes 1 to {asking.max_tokens}")
+        lower_limit(opened, asked)
+        return learn_asking(opened, source)
+    except (ParentError, RequestError):
+        raise
+    except Exception as error:  # tokenizers raises bare Exception, a parent's own class anything
+        raise ParentError(f"the tokenizer of {source} cannot be asked for tokens: {one_line(error)}") from error
+
+
+def _refuse_scaled_rope(opened: Opened, asking: Asking, source: str) -> None:
+    """Refuse positions that are scaled by the longest text of a batch, where texts may be that long."""
+    if opened.backbone is None:
+        return
+    config = opened.backbone.config.get_text_config()
+    told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    tables = [told, *(table for table in told.values() if isinstance(table, dict))]
+    for table in tables:
+        kind = table.get("rope_type", table.get("type"))
+        if kind not in ("longrope", "dynamic"):
+            continue
+        original = table.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
         )
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ParentError(f"transformers cannot load the tokenizer in {path}: {_first_line(error)}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ParentError(f"{path} has no fast tokenizer (tokenizer.json), which is what runs without transformers")
-    if getattr(tokenizer, "truncation_side", "right") != "right":
-        raise ParentError(
-            f"the tokenizer in {path} cuts long texts on the left; only cutting on the right is supported"
-        )
-    return tokenizer
+        original = int(original or getattr(config, "max_position_embeddings", None) or NO_LIMIT)
+        if asking.max_tokens > original:
+            raise ParentError(
+                f"{source} scales its positions by the longest text of a batch ({kind}) beyond {original} tokens, and "
+                f"takes {asking.max_tokens}: a text's vector depends on the texts beside it, so there is nothing that "
+                f"a sub-model could be equal to; below that it does not: give max_tokens = {original} in [readout]"
+            )
 
 
-def _load_backbone(plan: TextPlan) -> nn.Module:
-    from transformers import AutoModel
-
-    parent = plan.job.parent
-    try:
-        model, report = AutoModel.from_pretrained(
-            plan.layout.backbone,
-            dtype=torch.float32,
-            # The same choice as in _find_weights: what was hashed and pinned is what is loaded.
-            use_safetensors=any(plan.layout.backbone.glob("*.safetensors")),
-            trust_remote_code=parent.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ParentError(f"transformers cannot load the weights of {parent.source}: {_first_line(error)}") from error
-    # A pooler that the checkpoint lacks is initialised at random, and never reached by an exit.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
-    if missing:
-        raise ParentError(
-            f"{parent.source} lacks {len(missing)} weights that its configuration asks for ({missing[0]}, ...); "
-            "transformers would fill them with random numbers: is num_hidden_layers right?"
-        )
-    if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False
-    states = _count_hidden_states(model)
-    if states != plan.parent.blocks + 1:
-        raise ParentError(f"{parent.source} gives {states} hidden states for {plan.parent.blocks} blocks")
-    backbone: nn.Module = model.eval()
-    return backbone
+def _list_frames(asking: Asking) -> list[str]:
+    if asking.chat is None:
+        return []
+    return [f"{frame.before} {frame.after}" for frame in asking.chat.frames.values()]
 
 
-def _count_hidden_states(model: nn.Module) -> int:
-    with torch.no_grad():
-        return len(model(input_ids=torch.ones((1, 2), dtype=torch.int64), output_hidden_states=True).hidden_states)
-
-
-def _load_head(entry: Head) -> nn.Module:
-    kind = getattr(_module_classes(), entry.kind)
-    try:
-        head: nn.Module = kind() if entry.kind == "Normalize" else kind.load(str(entry.path))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ParentError(f"sentence-transformers cannot load {entry.path}: {_first_line(error)}") from error
-    return head.eval().float()
-
-
-def _make_pooling(mode: PoolingMode, width: int) -> nn.Module:
-    """sentence-transformers' Pooling for one mode, in the spelling that 5.x and 6.x both take."""
-    pooling: nn.Module = _module_classes().Pooling(width, pooling_mode=str(mode))
-    return pooling.eval()
-
-
-def _module_classes() -> Any:
-    """sentence-transformers' module classes, where 6.x and where 5.x keep them."""
-    try:
-        return importlib.import_module("sentence_transformers.sentence_transformer.modules")
-    except ModuleNotFoundError:
-        return importlib.import_module("sentence_transformers.models")
-
-
-def _lowercase_first(tokenizer: Any) -> None:
-    """As sentence-transformers 6 does for ``do_lower_case``: in the normaliser, so that special tokens survive."""
-    from tokenizers import normalizers
-
-    present = [tokenizer.normalizer] if tokenizer.normalizer else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
-
-
-def _find_inputs(takes: frozenset[str], tokenizer: Any) -> tuple[str, ...]:
-    gives = {"attention_mask", *tokenizer.model_input_names}
-    return tuple(name for name in INPUT_NAMES if name in takes and name in gives)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _describe_text(asking: Asking, shape: Architecture, readout: Readout) -> TextFacts:
+    # The mask is an input even of a model that does not take it: pooling needs it.
+    given = {*asking.gives, "attention_mask"}
+    inputs = [name for name in INPUT_NAMES if name in given and (name in shape.takes or name == "attention_mask")]
+    if asking.unpooled is not None:
+        inputs.append(POOLING_MASK)
+    side = PaddingSide.RIGHT if PoolingMode.CLS in readout.pooling else asking.padding_side
+    return describe_text(asking, tuple(inputs), asking.max_tokens, side)

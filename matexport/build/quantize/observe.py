@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from matexport.build.quantize.sites import add_constant
 from matexport.build.serialize import write_graph
 from matexport.session import open_session
-from matexport.spec import PaddingSide, TextFacts
-from matexport.tokens import Tokens, pad_rows
+from matexport.spec import TextFacts
+from matexport.tokens import Tokens, feed_rows
 
 Floats = NDArray[np.float32]
 
@@ -122,8 +122,7 @@ def _open(
     path.unlink()
 
     def run(rows: Sequence[Tokens]) -> list[Floats]:
-        feeds = pad_rows(rows, PaddingSide.RIGHT, text.pad_token_id)
-        values: list[Floats] = session.run(list(names), {name: feeds[name] for name in text.inputs})
+        values: list[Floats] = session.run(list(names), feed_rows(rows, text))
         return values
 
     return run
