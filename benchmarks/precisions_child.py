@@ -26,9 +26,10 @@ from common import median
 from kernels import read_kernels
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from tokenizers import Tokenizer
 
 from matexport.batches import split_batches
-from matexport.manifest import Family, load_family
+from matexport.manifest import TOKENIZER, Family, load_family
 from matexport.profiles import load_probes
 from matexport.session import open_session
 from matexport.spec import OUTPUT_NAME, PaddingSide
@@ -182,7 +183,7 @@ def load_texts(path: str | None, limit: int) -> Texts:
 
 def tokenize(family: Family, texts: Sequence[str]) -> list[Tokens]:
     facts = family.facts.text
-    return tokenize_texts(load_tokenizer(family.path, facts), facts, texts)
+    return tokenize_texts(load_tokenizer(family.path, facts), texts)
 
 
 def measure_speed(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def measure_speed(spec: Mapping[str, Any]) -> dict[str, Any]:
     turn only). The models take turns on the same random tokens without padding.
     """
     family = load_family(Path(spec["family"]))
-    words = load_tokenizer(family.path, family.facts.text).get_vocab_size()
+    words = Tokenizer.from_file(str(family.path / TOKENIZER)).get_vocab_size()
     sessions = {name: open_session(Path(graph), threads=spec["threads"]) for name, graph in spec["models"].items()}
     medians = {}
     for batch, tokens, runs in spec["shapes"]:

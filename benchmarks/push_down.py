@@ -74,7 +74,7 @@ def build_graphs(folder: Path) -> tuple[TextPlan, int]:
     parent = load_parent(plan)
     probes = prepare_probes(plan, PROBES, shipped=False)
     reference = record_reference(parent, probes)
-    traced, _ = trace_and_write(parent, probes, reference, folder, lambda _stage, _done, _total: None)
+    traced, _ = trace_and_write(parent, probes, reference.points, folder, lambda _stage, _done, _total: None)
     narrowed = 0
     for side in ("without", "with"):
         part = cut_exit(traced.model, POINT.name, name=OUTPUT_NAME)
@@ -88,7 +88,7 @@ def make_feeds(plan: TextPlan) -> Feeds:
     """A batch of random tokens, none of them padding, the same in every run."""
     shape = (BATCH, TOKENS)
     feeds = {
-        "input_ids": np.random.default_rng(0).integers(1000, plan.config.vocab_size, shape),
+        "input_ids": np.random.default_rng(0).integers(1000, plan.tokens, shape),
         "attention_mask": np.ones(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
     }

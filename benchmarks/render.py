@@ -17,7 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
-ORDER = ("build", "main_job", "large_parent", "push_down", "precisions", "runtime", "evaluate", "pick")
+ORDER = (
+    "architectures",
+    "build",
+    "main_job",
+    "large_parent",
+    "push_down",
+    "precisions",
+    "runtime",
+    "evaluate",
+    "pick",
+)
 
 
 def render_table(results: list[dict[str, Any]]) -> str:
