@@ -58,7 +58,7 @@ class Judge:
         job: of the parent.
         located: where it lies.
 
-    Starting it and opening the parent is not waited for: `wait` does that.
+    Opening the parent is not waited for: what is asked of it first does that.
     """
 
     def __init__(self, job: ExportJob, located: Located) -> None:
