@@ -2,17 +2,19 @@
 
 Folders are drawn at random, each from a seed of its own: a tiny backbone with random weights (BERT, RoBERTa, MPNet,
 DistilBERT, ModernBERT, Qwen3, Llama, Gemma3, a T5 encoder), and settings of every known file, from
-`sentence_bert_config.json` and its older names to what `modules.json` calls its classes. Most settings are left alone
-in any one folder, so that many of them can be exported. Some values are wrong, and some keys do not exist.
+`sentence_bert_config.json` and its older names to what `modules.json` calls its classes; some have a LoRA adapter, a
+Router, WeightedLayerPooling, or a table of tokens in place of a backbone. Most settings are left alone in any one
+folder, so that many of them can be exported. Some values are wrong, and some keys do not exist.
 
 Each folder is read twice. sentence-transformers embeds some texts as a user would, one at a time: plainly, with each
-prompt, and by `encode_query` and `encode_document`. Our reading of the same folder embeds them in one padded batch and
-alone, in torch; for a share of the folders the whole export is made, and its ONNX graph embeds them. Then either the
-vectors agree, or we refused with a `MatexportError`; "wrong" is any other vector, and a vector where
-sentence-transformers refuses the folder. Another exception is a traceback.
+prompt, by `encode_query` and `encode_document`, and plainly once more with its blocks cut to two. Our reading of the
+same folder embeds them in one padded batch and alone, in torch; for a share of the folders, and wherever this reading
+is off, the whole export is made, with its judge, and its ONNX graph embeds them. Then either the vectors agree, or we
+refused with a `MatexportError`; "wrong" is any other vector of an export, and one where sentence-transformers refuses
+the folder. Another exception is a traceback.
 
-Bars: 0 folders wrong, 0 tracebacks. How many agree, and what refusals say, is reported: a reader that refuses all
-would hold the bars. A folder is drawn again with `--only SEED`.
+Bars: 0 folders wrong, 0 tracebacks; and since a reader that refuses all would hold those, how many of the folders that
+sentence-transformers can embed are not refused. A folder is drawn again with `--only SEED`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from common import Bar, Report, finish, make_parser, print_bars, say
 
 WRONG = Bar("folders read wrongly", 0)
 TRACEBACKS = Bar("tracebacks", 0)
+AGREE = Bar("share that agrees, of the folders that sentence-transformers can embed", 0.6, at_least=True)
 #: Of a coordinate, where the vector has length 1.
 FLOOR = 1e-5
 LONG = "snow the red cat " * 60  # beyond every limit, and with most beyond the positions
@@ -57,6 +60,16 @@ TEXTS = (
 WIDTH, BLOCKS = 32, 3
 KINDS = ("bert", "roberta", "mpnet", "distilbert", "modernbert", "qwen3", "llama", "gemma3", "t5")
 PRENORM = {"modernbert", "qwen3", "llama", "gemma3", "t5"}
+STATIC = "static"
+BLOCK_LISTS = {
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "mpnet": "encoder.layer",
+    "t5": "encoder.block",
+    "distilbert": "transformer.layer",
+}
+#: Where a parent is read below its whole depth, and how many dims of it are compared.
+BELOW, BELOW_DIMS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,8 @@ class Drawn:
     kind: str
     trust: bool = False
     prompts: tuple[str, ...] = ()
+    route: str | None = None
+    whole_only: bool = False
     said: list[str] = field(default_factory=list)
 
 
@@ -107,7 +122,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.only is not None:
         return show_one(options.only, options.whole)
-    print_bars((WRONG, TRACEBACKS))
+    print_bars((WRONG, TRACEBACKS, AGREE))
     folders = min(options.folders, 40) if options.quick else options.folders
     seeds = range(options.seed, options.seed + folders)
     verdicts = list(judge_seeds(seeds, whole=options.whole, jobs=options.jobs))
@@ -119,7 +134,9 @@ def main() -> int:
         "failures": [asdict(verdict) for verdict in verdicts if verdict.outcome in ("wrong", "traceback")],
     }
     settings = {"folders": folders, "seed": options.seed, "whole": options.whole, "texts": len(TEXTS), "floor": FLOOR}
-    held = [(WRONG, counts["wrong"]), (TRACEBACKS, counts["traceback"])]
+    loadable = counts["agree"] + counts["refused"] + counts["wrong"] + counts["traceback"]
+    share = counts["agree"] / max(loadable, 1)
+    held = [(WRONG, counts["wrong"]), (TRACEBACKS, counts["traceback"]), (AGREE, round(share, 3))]
     import sentence_transformers
 
     versions = {"sentence-transformers": sentence_transformers.__version__}
@@ -175,7 +192,12 @@ def judge_folder(seed: int, *, backbones: Path, place: Path, whole: float) -> Ve
             drawn = draw(rng, folder, backbones)
             is_whole = random.Random(f"whole {seed}").random() < whole
             items = list_items(drawn)
-            outcome, detail = compare_readings(folder, drawn, items, place / f"family{seed}" if is_whole else None)
+            family = place / f"family{seed}"
+            outcome, detail = compare_readings(folder, drawn, items, family if is_whole else None)
+            if outcome == "wrong" and not is_whole:  # an export asks the judge, too
+                is_whole = True
+                outcome, exported = compare_readings(folder, drawn, items, family)
+                detail = f"{exported} (reading: {detail})"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(place / f"family{seed}", ignore_errors=True)
@@ -187,13 +209,15 @@ def compare_readings(folder: Path, drawn: Drawn, items: Sequence[Item], family: 
     from matexport.errors import MatexportError
     from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
 
-    theirs, refusal = ask_library(folder, drawn, items)
+    theirs, below, refusal = ask_library(folder, drawn, items)
     readable = [index for index, vector in enumerate(theirs) if vector is not None]
     asked = [items[index] for index in readable] or list(items)
     width = next((len(vector) for vector in theirs if vector is not None), WIDTH)
     readout = ReadoutRequest(final_norm=FinalNorm.KEEP if drawn.kind in PRENORM else None, normalize=False)
-    source = ParentSource(str(folder), trust_remote_code=drawn.trust)
-    job = ExportJob(source, (Point(2, min(8, width)), Point(BLOCKS, width)), readout)
+    source = ParentSource(str(folder), trust_remote_code=drawn.trust, route=drawn.route)
+    depth = 0 if drawn.kind == STATIC else BLOCKS
+    early = () if drawn.whole_only or not depth else (Point(BELOW, min(BELOW_DIMS, width)),)
+    job = ExportJob(source, (*early, Point(depth, width)), readout)
     try:
         ours = embed_family(job, asked, family) if family else read_vectors(job, asked)
     except MatexportError as error:
@@ -203,18 +227,25 @@ def compare_readings(folder: Path, drawn: Drawn, items: Sequence[Item], family: 
         return "traceback", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
     if not readable:
         return "wrong", f"sentence-transformers refuses: {refusal}"
+    at_depth = ours.pop("below", [None] * len(asked))
     for way, vectors in ours.items():
         for item, index, vector in zip(asked, readable, vectors, strict=True):
             off = measure(vector, theirs[index])
             if not off <= FLOOR:
                 call = f"{item.method}(prompt_name={item.prompt!r})"
                 return "wrong", f"off by {off:.2g}, {way}, {call} of {item.text[:30]!r}"
+    for item, vector, expected in zip(asked, at_depth, (below[index] for index in readable), strict=True):
+        if vector is None or expected is None:
+            continue
+        off = measure(vector, expected[: len(vector)])
+        if not off <= FLOOR:
+            return "wrong", f"off by {off:.2g} after {BELOW} blocks, of {item.text[:30]!r}"
     return "agree", ""
 
 
 def list_items(drawn: Drawn) -> list[Item]:
     calls = [("encode", None), *(("encode", name) for name in drawn.prompts)]
-    calls += [("encode_query", None), ("encode_document", None)]
+    calls += [(f"encode_{task}", None) for task in ("query", "document") if drawn.route in (None, task)]
     return [Item(text, method, prompt) for method, prompt in calls for text in TEXTS]
 
 
@@ -237,8 +268,8 @@ def shorten(message: str) -> str:
 # sentence-transformers' reading.
 
 
-def ask_library(folder: Path, drawn: Drawn, items: Sequence[Item]) -> tuple[list[Any], str]:
-    """A vector for each item, None where it cannot be embedded; and why, if none can."""
+def ask_library(folder: Path, drawn: Drawn, items: Sequence[Item]) -> tuple[list[Any], list[Any], str]:
+    """A vector for each item, and with blocks cut for each plain one, None where it cannot be embedded; and why."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -251,17 +282,31 @@ def ask_library(folder: Path, drawn: Drawn, items: Sequence[Item]) -> tuple[list
             model_kwargs={"dtype": torch.float32},
         )
     except Exception as error:
-        return [None] * len(items), f"{type(error).__name__}: {error}"
+        return [None] * len(items), [None] * len(items), f"{type(error).__name__}: {error}"
     vectors, refusal = [], ""
     for item in items:
-        try:
-            encode: Callable[..., Any] = getattr(model, item.method)
-            (vector,) = encode([item.text], prompt_name=item.prompt, show_progress_bar=False)
-            vectors.append(vector if vector.ndim == 1 and vector.size else None)
-        except Exception as error:
-            vectors.append(None)
-            refusal = f"{type(error).__name__}: {error}"
-    return vectors, refusal
+        vector, problem = embed_alone(model, item, drawn.route)
+        vectors.append(vector)
+        refusal = problem or refusal
+    below: list[Any] = [None] * len(items)
+    if drawn.kind != STATIC and not drawn.whole_only and any(vector is not None for vector in vectors):
+        first = model[0] if drawn.route is None else model[0].sub_modules[drawn.route][0]
+        del first.model.get_submodule(BLOCK_LISTS.get(drawn.kind, "layers"))[BELOW:]
+        plain = [(item.method, item.prompt) == ("encode", None) for item in items]
+        below = [embed_alone(model, item, drawn.route)[0] if asked else None
+                 for item, asked in zip(items, plain, strict=True)]  # fmt: skip
+    return vectors, below, refusal
+
+
+def embed_alone(model: Any, item: Item, route: str | None) -> tuple[Any, str]:
+    """One vector, None where the item cannot be embedded; and why."""
+    task = {"task": route} if route is not None and item.task is None else {}
+    try:
+        encode: Callable[..., Any] = getattr(model, item.method)
+        (vector,) = encode([item.text], prompt_name=item.prompt, show_progress_bar=False, **task)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+    return (vector if vector.ndim == 1 and vector.size else None), ""
 
 
 # Our reading: what to adapt when its functions change.
@@ -290,20 +335,24 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
         tokenizer = load_tokenizer(Path(place), plan.text)
     # As an export does, on the shipped probes; they are other texts than the items.
     check_tokens(plan.opened, tokenizer, prepare_probes(plan, load_probes(None), shipped=True), job.parent.source)
-    exits = ExitsModule(load_parent(plan), [plan.parent.blocks]).eval()
+    early = [point.layers for point in job.points[:-1]]
+    exits = ExitsModule(load_parent(plan), [plan.parent.blocks, *early]).eval()
     rows = [tokenize_texts(tokenizer, [item.text], item.prompt, task=item.task)[0] for item in items]
 
     def run(part: Sequence[Any]) -> Any:
         feeds = feed_rows(part, plan.text)
         with torch.no_grad():
-            vectors = exits(*(torch.from_numpy(feeds[name]) for name in plan.text.inputs))[0]
-        return vectors[:, : job.points[-1].dim].numpy()
+            outputs = exits(*(torch.from_numpy(feeds[name]) for name in plan.text.inputs))
+        return [vectors[:, : point.dim].numpy() for vectors, point in zip(outputs, points, strict=True)]
 
+    points = (job.points[-1], *job.points[:-1])
     batches = [rows[start : start + len(TEXTS)] for start in range(0, len(rows), len(TEXTS))]
-    return {
-        "batched": np.concatenate([run(batch) for batch in batches]),
-        "alone": np.concatenate([run([row]) for row in rows]),
+    alone = [run([row]) for row in rows]
+    found = {
+        "batched": np.concatenate([run(batch)[0] for batch in batches]),
+        "alone": np.concatenate([outputs[0] for outputs in alone]),
     }
+    return found | ({"below": [outputs[1][0] for outputs in alone]} if early else {})
 
 
 def embed_family(job: Any, items: Sequence[Item], out: Path) -> dict[str, Any]:
@@ -313,17 +362,21 @@ def embed_family(job: Any, items: Sequence[Item], out: Path) -> dict[str, Any]:
     from matexport import Embedder
     from matexport.build import export_family
 
-    family = export_family(job, out).family
+    family = export_family(job, out, overwrite=True).family
     embedder = Embedder(family, f"{job.points[-1].name}-fp32")
 
     def run(part: Sequence[Item]) -> Any:
         return embedder.embed([item.text for item in part], prompt=part[0].prompt, task=part[0].task)
 
     batches = [[item for item in items if (item.method, item.prompt) == call] for call in calls_of(items)]
-    return {
+    found = {
         "batched": np.concatenate([run(batch) for batch in batches]),
         "alone": np.concatenate([run([item]) for batch in batches for item in batch]),
     }
+    if len(job.points) > 1:
+        embedder = Embedder(family, f"{job.points[0].name}-fp32")
+        found["below"] = [run([item])[0] for batch in batches for item in batch]
+    return found
 
 
 def calls_of(items: Sequence[Item]) -> list[tuple[str, str | None]]:
@@ -380,6 +433,8 @@ class Dice:
 
 def draw(rng: random.Random, folder: Path, backbones: Path) -> Drawn:
     """Compose a random sentence-transformers folder."""
+    if rng.random() < 0.04:
+        return draw_static(rng, folder)
     drawn = Drawn(rng.choice(KINDS))
     dice = Dice(rng, drawn.said)
     shutil.copytree(backbones / drawn.kind, folder)
@@ -387,9 +442,91 @@ def draw(rng: random.Random, folder: Path, backbones: Path) -> Drawn:
     draw_configuration(dice, folder)
     draw_tokenizer(dice, folder)
     modules = [Module("Transformer", "", None), (pooling := draw_pooling(dice)), *draw_heads(dice, folder, pooling)]
+    if dice.happens(0.04):
+        modules.insert(1, draw_weighing(dice, folder, drawn))
+    if drawn.kind in ("bert", "roberta") and dice.happens(0.15):
+        draw_adapter(dice, folder)
+    draw_whole(dice, folder, drawn)
+    draw_modules(dice, folder, drawn, modules)
+    if dice.happens(0.05):
+        draw_router(dice, folder, drawn)
+    return drawn
+
+
+def draw_static(rng: random.Random, folder: Path) -> Drawn:
+    """A table of tokens in place of a backbone, and heads on the mean."""
+    import parents
+    import torch
+    from safetensors.torch import save_file
+
+    drawn = Drawn(STATIC)
+    dice = Dice(rng, drawn.said)
+    folder.mkdir()
+    tokenizer = parents.make_tokenizer(parents.SHAPES["bert"]).backend_tokenizer
+    if dice.happens(0.3):
+        tokenizer.enable_truncation(dice.choose("tokenizer.json cuts at", 6, 16))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(rng.randrange(1 << 30))
+    save_file({"embedding.weight": torch.randn(len(parents.VOCABULARY), WIDTH)}, folder / "model.safetensors")
+    modules = [Module("StaticEmbedding", "", None), *draw_heads(dice, folder, Module("Pooling", "", None, WIDTH))]
     draw_whole(dice, folder, drawn)
     draw_modules(dice, folder, drawn, modules)
     return drawn
+
+
+def draw_weighing(dice: Dice, folder: Path, drawn: Drawn) -> Module:
+    """WeightedLayerPooling, which does nothing unless the configuration asks for the states of all layers."""
+    import torch
+    from safetensors.torch import save_file
+
+    drawn.whole_only = True
+    start = dice.choose("layer_start", 1, 2)
+    edit(folder / "config.json", output_hidden_states=dice.choose("output_hidden_states", True, True, False))
+    path = folder / "1_WeightedLayerPooling"
+    path.mkdir()
+    save_file({"layer_weights": torch.rand(BLOCKS + 1 - start) + 0.1}, path / "model.safetensors")
+    config = {"embedding_dimension": WIDTH, "num_hidden_layers": BLOCKS, "layer_start": start}
+    return Module("WeightedLayerPooling", path.name, config)
+
+
+def draw_adapter(dice: Dice, folder: Path) -> None:
+    """A LoRA adapter, with settings that peft knows, and sometimes one that it does not."""
+    from cases import add_adapter
+
+    changes = dice.choose(
+        "adapter", {}, {"lora_alpha": 3}, {"use_rslora": True}, {"lora_dropout": 0.4}, {"peft_version": "0.1"},
+        {"modules_to_save": ["pooler"]}, {"peft_type": "IA3"}, {"surprise": 1}, {"inference_mode": False},
+        {"base_model_name_or_path": "nowhere/at-all"}, {"alpha_pattern": {"query": 5}},
+    )  # fmt: skip
+    add_adapter(**changes)(folder)
+
+
+def draw_router(dice: Dice, folder: Path, drawn: Drawn) -> None:
+    """The same modules behind a Router: a route with all of them, and one with the first two."""
+    entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    if any(not isinstance(entry.get("path"), str) or ".." in entry["path"] for entry in entries):
+        return
+    names = [entry["path"] or "part_0" for entry in entries]
+    if (folder / "adapter_config.json").exists() or len(set(names)) < len(names):
+        return
+    inside = folder / "part_0"
+    inside.mkdir()
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        if path.name not in ("config_sentence_transformers.json", "modules.json"):
+            shutil.move(path, inside / path.name)
+    drawn.route = dice.choose("route", "query", "document")
+    other = "document" if drawn.route == "query" else "query"
+    routes = {
+        "types": {name: entry["type"] for name, entry in zip(names, entries, strict=True)},
+        "structure": {drawn.route: names, other: names[:2]},
+        "parameters": {
+            "default_route": dice.choose("default_route", None, "query", "document"),
+            "allow_empty_key": True,
+        },
+    }
+    write_json(folder / "router_config.json", routes)
+    router = "sentence_transformers.base.modules.router.Router"
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": router}])
 
 
 @dataclass
@@ -781,6 +918,8 @@ NEW_PATHS = {
     "Pooling": "sentence_transformer.modules.pooling",
     "LayerNorm": "sentence_transformer.modules.layer_norm",
     "Dropout": "sentence_transformer.modules.dropout",
+    "WeightedLayerPooling": "sentence_transformer.modules.weighted_layer_pooling",
+    "StaticEmbedding": "sentence_transformer.modules.static_embedding",
 }
 CUSTOM_DENSE = """
 import torch
