@@ -356,6 +356,6 @@ def test_the_torchscript_exporter_takes_over_and_the_manifest_says_so(
         ExportJob(ParentSource(str(parent)), (Point(1, 8), Point(3, 16))), tmp_path / "family"
     ).family
     assert family.facts.trace.exporter == "torchscript"
-    assert family.facts.trace.fallback == "RuntimeError: no dynamo today"
+    assert family.facts.trace.fallback == "RuntimeError: no dynamo today second line"
     assert {facts.narrowed_nodes for facts in family.facts.profiles.values()} == {0}  # and the manifest says so
     assert "encoder.layer.0.output.dense.weight.T" in ir.load(family.path / "L01-D008.fp32.onnx").graph.initializers

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from parents import WIDTH, make_parent
 
+from matexport.build.parents.asking import find_tokenizer
 from matexport.build.parents.text import load_parent, plan_parent
 from matexport.build.reference import prepare_probes, record_reference
 from matexport.errors import RequestError
@@ -44,9 +45,13 @@ def test_shipped_probes_are_fitted_to_the_parent_and_a_users_are_not(tmp_path: P
     folder = make_parent(tmp_path / "parent", prompts={"query": "a cat: "})
     plan = plan_parent(ExportJob(ParentSource(str(folder)), (Point(1, 8),)))
     shipped = load_probes(None)
-    assert prepare_probes(plan, shipped, shipped=True)[-2:] == (
+    longest = max(shipped, key=lambda probe: len(probe.text))
+    assert prepare_probes(plan, shipped, shipped=True) == (
+        *shipped,
         Probe(shipped[0].text, "query"),
         Probe(shipped[1].text, "query"),
+        Probe(shipped[0].text, None, "query"),  # its `encode_query` writes that prompt before a text, too
+        Probe(longest.text, None, "query"),
     )
     assert prepare_probes(plan, PROBES, shipped=False) == PROBES
     with pytest.raises(RequestError, match="asks for the prompt 'passage'; the parent's prompts are: query"):
@@ -56,9 +61,10 @@ def test_shipped_probes_are_fitted_to_the_parent_and_a_users_are_not(tmp_path: P
 def test_a_text_without_tokens_is_left_out_or_refused(tmp_path: Path) -> None:
     folder = make_parent(tmp_path / "parent", "llama", pooling="lasttoken")
     plan = plan_parent(ExportJob(ParentSource(str(folder)), (Point(3, 8),)))
-    bare = plan.tokenizer.backend_tokenizer
+    tokenizer = find_tokenizer(plan.opened.first, str(folder))
+    bare = tokenizer.backend_tokenizer
     bare.post_processor = None  # no special tokens: the empty string is empty
-    plan.tokenizer._tokenizer = bare
+    tokenizer._tokenizer = bare
     probes = (Probe(""), *PROBES)
     assert prepare_probes(plan, probes, shipped=True) == PROBES
     with pytest.raises(RequestError, match=r"probe 0 \(''\) has no tokens"):
