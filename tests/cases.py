@@ -611,6 +611,11 @@ READ_WRONG = (
         calls=PROMPTED,
     ),
     Case(
+        "a length for queries above that of all other texts",
+        with_settings(max_seq_length=6, query_length=12, parent={"prompts": PROMPTS}),
+        calls=PROMPTED,
+    ),
+    Case(
         "Normalize that writes elsewhere",
         with_steps(module("Normalize", {"module_input_name": "sentence_embedding", "module_output_name": "unit"})),
         readout=ReadoutRequest(normalize=False),

@@ -58,6 +58,11 @@ class Asking:
     route: str | None
     unpooled: Mapping[str, int] | None
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that any text may have: a task's own limit may be above that of all other texts."""
+        return max(self.max_tokens, *(task.max_tokens or 0 for task in self.tasks.values()), 0)
+
 
 def learn_asking(opened: Opened, source: str) -> Asking:
     """Ask a parent for the tokens of sample texts, in each way that its users may.
@@ -381,16 +386,8 @@ def describe_text(asking: Asking, inputs: tuple[str, ...], max_tokens: int, side
         default_prompt=asking.default_prompt,
         cuts=asking.cuts,
         special_tokens=asking.special_tokens,
-        tasks=_below(asking.tasks, max_tokens),
+        tasks=asking.tasks,
         chat=asking.chat,
         route=asking.route,
         unpooled=asking.unpooled,
     )
-
-
-def _below(tasks: Mapping[str, TaskFacts], max_tokens: int) -> dict[str, TaskFacts]:
-    """The tasks, none of them cut later than the job allows."""
-    return {
-        name: TaskFacts(task.prompt, None if task.max_tokens is None else min(task.max_tokens, max_tokens))
-        for name, task in tasks.items()
-    }

@@ -405,10 +405,10 @@ def _refuse_scaled_rope(opened: Opened, asking: Asking, source: str) -> None:
             config, "original_max_position_embeddings", None
         )
         original = int(original or getattr(config, "max_position_embeddings", None) or NO_LIMIT)
-        if asking.max_tokens > original:
+        if asking.longest > original:
             raise ParentError(
                 f"{source} scales its positions by the longest text of a batch ({kind}) beyond {original} tokens, and "
-                f"takes {asking.max_tokens}: a text's vector depends on the texts beside it, so there is nothing that "
+                f"takes {asking.longest}: a text's vector depends on the texts beside it, so there is nothing that "
                 f"a sub-model could be equal to; below that it does not: give max_tokens = {original} in [readout]"
             )
 
