@@ -291,7 +291,8 @@ def ask_library(folder: Path, drawn: Drawn, items: Sequence[Item]) -> tuple[list
     below: list[Any] = [None] * len(items)
     if drawn.kind != STATIC and not drawn.whole_only and any(vector is not None for vector in vectors):
         first = model[0] if drawn.route is None else model[0].sub_modules[drawn.route][0]
-        del first.model.get_submodule(BLOCK_LISTS.get(drawn.kind, "layers"))[BELOW:]
+        backbone = getattr(first.model, first.model.base_model_prefix, first.model)  # without the head of a task
+        del backbone.get_submodule(BLOCK_LISTS.get(drawn.kind, "layers"))[BELOW:]
         plain = [(item.method, item.prompt) == ("encode", None) for item in items]
         below = [embed_alone(model, item, drawn.route)[0] if asked else None
                  for item, asked in zip(items, plain, strict=True)]  # fmt: skip

@@ -51,8 +51,9 @@ def main() -> int:
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the commit to compare with")
     options = parser.parse_args()
     common.print_bars(BARS)
+    repeats = common.count_repeats(options, quick=1)
     pairs = []
-    for turn in range(options.repeats):
+    for turn in range(repeats):
         pair = [run_export(checkout.resolve(), JOB) for checkout in (options.before, ROOT)]
         pairs.append(pair)
         common.say(f"turn {turn + 1}: before {pair[0]:.1f} s, with the judge {pair[1]:.1f} s")
@@ -62,7 +63,7 @@ def main() -> int:
         for name, text in MISTAKES.items():
             job = Path(folder) / "job.toml"
             job.write_text(text, encoding="utf-8")
-            mistakes[name] = statistics.median(run_export(ROOT, job, code=2) for _ in range(options.repeats))
+            mistakes[name] = statistics.median(run_export(ROOT, job, code=2) for _ in range(repeats))
             common.say(f"{name}: {mistakes[name]:.2f} s")
     report = common.Report(
         held=[(BARS[0], ratio), (BARS[1], max(mistakes.values()))],
@@ -70,7 +71,7 @@ def main() -> int:
             "seconds": {"before": [p[0] for p in pairs], "with the judge": [p[1] for p in pairs]},
             "mistakes": mistakes,
         },
-        settings={"repeats": options.repeats},
+        settings={"repeats": repeats},
     )
     return common.finish("judge", options, report)
 
