@@ -26,7 +26,7 @@ import torch
 from common import STSB, Report, finish, locate_minilm, make_parser, say
 from torch import Tensor, nn
 
-from matexport.profiles import load_probes, load_shipped_calibration
+from matexport.io.texts import load_probes, load_shipped_calibration
 
 TEXTS, BATCH = 600, 32
 STRENGTH = 0.6

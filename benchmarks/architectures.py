@@ -101,7 +101,9 @@ def export(kind: str, folder: Path) -> tuple[Path, bool]:
 
     from matexport.build import export_family
     from matexport.errors import RequestError
-    from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, PoolingMode, ReadoutRequest
+    from matexport.spec.job import ExportJob, ParentSource
+    from matexport.spec.profile import Point
+    from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
     blocks = max(count_blocks(kind, folder / "parent"), 1)
     points = tuple(dict.fromkeys((Point(1, 32), Point(max(blocks - 1, 1), 8), Point(blocks, 32))))

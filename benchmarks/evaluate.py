@@ -105,7 +105,7 @@ def measure_pass(options: argparse.Namespace, repeats: int) -> dict[str, Any]:
 def find_pairs(stsb: Path | None, folder: Path) -> Path:
     if stsb is not None:
         return stsb / "stsb-en-dev.csv"
-    from matexport.profiles import load_probes
+    from matexport.io.texts import load_probes
 
     texts = [probe.text for probe in load_probes(None) if probe.text.strip()]
     path = folder / "pairs.csv"

@@ -44,7 +44,8 @@ def main() -> int:
 def run_job(spec: Mapping[str, Any], clock: StageClock) -> dict[str, Any]:
     """Export, and describe what came out."""
     from matexport.build import export_family
-    from matexport.spec import ExportJob, ParentSource, Point, Precision
+    from matexport.spec.job import ExportJob, ParentSource
+    from matexport.spec.profile import Point, Precision
 
     job = ExportJob(
         parent=ParentSource(spec["source"]),

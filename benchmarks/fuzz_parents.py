@@ -207,7 +207,9 @@ def judge_folder(seed: int, *, backbones: Path, place: Path, whole: float) -> Ve
 def compare_readings(folder: Path, drawn: Drawn, items: Sequence[Item], family: Path | None) -> tuple[str, str]:
     """The outcome and what there is to say about it."""
     from matexport.errors import MatexportError
-    from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
+    from matexport.spec.job import ExportJob, ParentSource
+    from matexport.spec.profile import Point
+    from matexport.spec.readout import FinalNorm, ReadoutRequest
 
     theirs, below, refusal = ask_library(folder, drawn, items)
     readable = [index for index, vector in enumerate(theirs) if vector is not None]
@@ -326,7 +328,7 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     from matexport.build.parents.text import load_parent, plan_parent, runtime_files
     from matexport.build.readout import ExitsModule
     from matexport.build.reference import prepare_probes
-    from matexport.profiles import load_probes
+    from matexport.io.texts import load_probes
     from matexport.tokens import feed_rows, load_tokenizer, tokenize_texts
 
     plan = plan_parent(job)

@@ -36,25 +36,23 @@ from common import (
 from msgspec.structs import replace
 
 from matexport.host import read_host
-from matexport.manifest import FamilyFacts, load_family, write_manifest
-from matexport.quality import Quality, Score, TaskKind, TaskQuality, record_quality
-from matexport.spec import (
+from matexport.manifest import load_family, write_manifest
+from matexport.quality import record_quality
+from matexport.spec.facts import (
+    FamilyFacts,
     FileFacts,
-    FinalNorm,
     PaddingSide,
     ParentFacts,
-    Point,
-    PoolingMode,
-    Precision,
-    Profile,
     ProfileFacts,
     Provenance,
-    Readout,
     TextFacts,
-    Tolerance,
     TraceFacts,
 )
-from matexport.timings import Bench, ProfileBench, Sample, Timing, record_bench
+from matexport.spec.measured import Bench, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
+from matexport.spec.profile import Point, Precision, Profile
+from matexport.spec.readout import FinalNorm, PoolingMode, Readout
+from matexport.spec.tolerance import Tolerance
+from matexport.timings import record_bench
 
 CPUS = 2
 LAYERS, DIMS, PRECISIONS = range(1, 11), range(32, 352, 32), (Precision.FP32, Precision.INT8)

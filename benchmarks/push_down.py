@@ -31,7 +31,10 @@ from matexport.build.reference import prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
 from matexport.session import open_session
-from matexport.spec import OUTPUT_NAME, ExportJob, ParentSource, Point, PoolingMode, Probe, ReadoutRequest
+from matexport.spec.facts import OUTPUT_NAME
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point, Probe
+from matexport.spec.readout import PoolingMode, ReadoutRequest
 
 POINT = Point(2, 384)
 BATCH, TOKENS = 16, 128

@@ -119,7 +119,7 @@ def make_packs(folder: Path) -> dict[str, Path]:
 def read_sentences(stsb: Path | None) -> list[str]:
     """Different sentences, in the order of the file."""
     if stsb is None:
-        from matexport.profiles import load_probes
+        from matexport.io.texts import load_probes
 
         texts = [probe.text for probe in load_probes(None) if probe.text.strip()]
         return [f"{text} {number}" for number in range(100) for text in texts]

@@ -11,6 +11,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from matexport.version import __version__
+
 if TYPE_CHECKING:
     from matexport.bench import BenchPlan, bench_family
     from matexport.bulk import embed_corpus
@@ -21,105 +23,66 @@ if TYPE_CHECKING:
     from matexport.evaluate import evaluate_family
     from matexport.findings import gather_findings
     from matexport.host import read_host
+    from matexport.io.jobs import load_job
     from matexport.junit import write_junit
     from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.pick import Choice, choose
-    from matexport.profiles import load_job
     from matexport.quality import load_quality, record_quality
     from matexport.report import write_report
-    from matexport.spec import Budget
+    from matexport.spec.job import Budget
+    from matexport.spec.measured import Bench
     from matexport.survey import Survey, survey_family
     from matexport.tables import describe_profiles
     from matexport.tasks import load_retrieval, load_sts, load_unlabelled
-    from matexport.timings import Bench, load_bench, record_bench
+    from matexport.timings import load_bench, record_bench
     from matexport.verify import Verification, load_measurement, record_measurement, verify_family
-
-__version__ = "0.1.0"
 
 # onnxruntime's Linux wheels report usage from 1.29 on; only this, set before its import, turns it off for good.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+#: Where each public name lives. The imports above say the same to a type checker; a test holds the two together.
 _HOMES = {
-    "Bench": "matexport.timings",
     "BenchPlan": "matexport.bench",
     "bench_family": "matexport.bench",
+    "embed_corpus": "matexport.bulk",
+    "Device": "matexport.devices",
+    "load_device": "matexport.devices",
     "Drift": "matexport.drift",
     "compare_families": "matexport.drift",
-    "embed_corpus": "matexport.bulk",
-    "load_bench": "matexport.timings",
-    "read_host": "matexport.host",
-    "record_bench": "matexport.timings",
-    "Budget": "matexport.spec",
-    "Choice": "matexport.pick",
-    "Device": "matexport.devices",
     "Embedder": "matexport.embed",
-    "Family": "matexport.manifest",
-    "MatexportError": "matexport.errors",
     "Sessions": "matexport.embed",
-    "Survey": "matexport.survey",
-    "Verification": "matexport.verify",
-    "choose": "matexport.pick",
-    "describe_profiles": "matexport.tables",
-    "load_device": "matexport.devices",
+    "MatexportError": "matexport.errors",
     "evaluate_family": "matexport.evaluate",
     "gather_findings": "matexport.findings",
+    "read_host": "matexport.host",
+    "load_job": "matexport.io.jobs",
+    "write_junit": "matexport.junit",
+    "Family": "matexport.manifest",
+    "load_family": "matexport.manifest",
+    "pack_profile": "matexport.pack",
+    "Choice": "matexport.pick",
+    "choose": "matexport.pick",
     "load_quality": "matexport.quality",
+    "record_quality": "matexport.quality",
+    "write_report": "matexport.report",
+    "Budget": "matexport.spec.job",
+    "Bench": "matexport.spec.measured",
+    "Survey": "matexport.survey",
+    "survey_family": "matexport.survey",
+    "describe_profiles": "matexport.tables",
     "load_retrieval": "matexport.tasks",
     "load_sts": "matexport.tasks",
     "load_unlabelled": "matexport.tasks",
-    "record_quality": "matexport.quality",
-    "load_family": "matexport.manifest",
-    "load_job": "matexport.profiles",
+    "load_bench": "matexport.timings",
+    "record_bench": "matexport.timings",
+    "Verification": "matexport.verify",
     "load_measurement": "matexport.verify",
-    "pack_profile": "matexport.pack",
     "record_measurement": "matexport.verify",
-    "survey_family": "matexport.survey",
     "verify_family": "matexport.verify",
-    "write_junit": "matexport.junit",
-    "write_report": "matexport.report",
 }
 
-__all__ = [
-    "Bench",
-    "BenchPlan",
-    "Budget",
-    "Choice",
-    "Device",
-    "Drift",
-    "Embedder",
-    "Family",
-    "MatexportError",
-    "Sessions",
-    "Survey",
-    "Verification",
-    "__version__",
-    "bench_family",
-    "choose",
-    "compare_families",
-    "describe_profiles",
-    "embed_corpus",
-    "evaluate_family",
-    "gather_findings",
-    "load_bench",
-    "load_device",
-    "load_family",
-    "load_job",
-    "load_measurement",
-    "load_quality",
-    "load_retrieval",
-    "load_sts",
-    "load_unlabelled",
-    "pack_profile",
-    "read_host",
-    "record_bench",
-    "record_measurement",
-    "record_quality",
-    "survey_family",
-    "verify_family",
-    "write_junit",
-    "write_report",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:
@@ -130,4 +93,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import matexport
 from matexport.batches import DEFAULT_BATCH_TOKENS
-from matexport.spec import CPU, PROVIDERS, Precision
+from matexport.spec.measured import CPU, PROVIDERS
+from matexport.spec.profile import Precision
+from matexport.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -47,7 +48,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 a gate said no (parity, changed files, a budget), 2 what was asked cannot be "
         "done",
     )
-    parser.add_argument("--version", action="version", version=f"matexport {matexport.__version__}")
+    parser.add_argument("--version", action="version", version=f"matexport {__version__}")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     export = _add_command(

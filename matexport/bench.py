@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,28 +26,29 @@ import numpy as np
 
 from matexport.errors import FamilyError, ParentError, RequestError
 from matexport.host import count_cpus, read_host
+from matexport.io.progress import Progress
+from matexport.io.texts import load_probes
 from matexport.manifest import PROBES, Family, check_family, load_family
-from matexport.profiles import load_probes
-from matexport.spec import CPU, Point, Profile
-from matexport.timings import Bench, ProfileBench, Sample, Timing
+from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
+from matexport.spec.profile import Point, Profile
 from matexport.trial import TrialPlan, TrialResult
-
-Progress = Callable[[str, int, int], None]
 
 DEFAULT_SHAPES = ((1, 16), (1, 128), (16, 32), (16, 128))
 DEFAULT_RUNS = 200
 DEFAULT_SECONDS = 10.0
+
 #: Each profile is measured in so many processes, in turn forwards and backwards.
 ROUNDS = 2
+
 #: So many processes of each profile get as far as the first vector: two would make no interval. (Of the parent in
 #: torch, only those that are measured: each takes as long as ten of ours.)
 COLD_STARTS = 10
+
 #: The short text of the cold start and of the split; about 16 tokens for most tokenizers.
 SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: The processes' programs. The second needs torch, which nothing else here does.
 TRIAL, LIVE_PARENT = "matexport.trial", "matexport.build.live"
-
 RESAMPLES = 1000
 
 

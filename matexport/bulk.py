@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,21 +26,24 @@ from matexport.batches import DEFAULT_BATCH_TOKENS
 from matexport.errors import DestinationError, FamilyError, MatexportError, RequestError
 from matexport.extras import require_extra
 from matexport.host import count_cpus
-from matexport.manifest import MANIFEST, Family, hash_file, load_family
+from matexport.io.files import hash_file
+from matexport.manifest import MANIFEST, Family, load_family
 
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
-
-Progress = Callable[[str, int, int], None]
+from matexport.io.progress import Progress
 
 PLAN, SUCCESS = "_matexport.json", "_SUCCESS"
 VECTOR_COLUMN = "embedding"
+
 #: Rows of a part, at most: some minutes of work.
 PART_ROWS = 65_536
+
 #: Rows that a worker holds at a time.
 CHUNK_ROWS = 4096
 DEFAULT_WORKER_THREADS = 2
+
 #: How often a part whose worker died is tried again: one that kills whoever takes it (too large for the memory, say)
 #: must not do so for ever, as Ray Data's default is.
 MAX_RETRIES = 4

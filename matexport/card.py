@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matexport.findings import MB, Findings
-from matexport.profiles import FLOORS, tighten
-from matexport.quality import TaskKind
-from matexport.spec import Encoding, Precision, Profile
+from matexport.spec.measured import TaskKind
+from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.tolerance import FLOORS, tighten
 from matexport.survey import Known
 from matexport.words import command, describe_family, describe_host, describe_threads, name_hosts
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from matexport.columns import format_table, show_plain
-from matexport.host import Host, HostPattern
+from matexport.io.terminal import format_table, show_plain
 from matexport.pick import (
     LIMITS,
     Check,
@@ -18,6 +17,7 @@ from matexport.pick import (
     read_retention,
     show_number,
 )
+from matexport.spec.measured import Host, HostPattern
 from matexport.survey import Candidate, Known, Survey, is_measured_on
 
 NOT_MEASURED = "-"

@@ -64,8 +64,8 @@ def run_export(options: argparse.Namespace) -> int:
     """``matexport export PROFILE.toml``"""
     from msgspec.structs import replace
 
-    from matexport.profiles import change_precisions, load_job
-    from matexport.spec import Precision
+    from matexport.io.jobs import change_precisions, load_job
+    from matexport.spec.profile import Precision
 
     job = load_job(options.profile)
     if options.parent is not None:
@@ -183,8 +183,8 @@ def _open_baseline(family: Family) -> Case:
 def run_bench(options: argparse.Namespace) -> int:
     """``matexport bench FAMILY``"""
     from matexport.bench import BenchPlan, bench_family
+    from matexport.io.texts import MAX_MIX_TEXTS, read_texts
     from matexport.manifest import load_family
-    from matexport.profiles import MAX_MIX_TEXTS, read_texts
     from matexport.tables import format_bench
     from matexport.timings import record_bench
 
@@ -280,7 +280,7 @@ def run_pick(options: argparse.Namespace) -> int:
     from matexport.host import read_host
     from matexport.manifest import load_family
     from matexport.pick import choose
-    from matexport.spec import Budget
+    from matexport.spec.job import Budget
     from matexport.survey import survey_family
 
     if options.overwrite and options.out is None:
@@ -295,7 +295,7 @@ def run_pick(options: argparse.Namespace) -> int:
     budget = replace(budget, **{name: limit for name, limit in asked.items() if limit is not None})
     family = load_family(options.family)
     if options.out is not None:
-        from matexport.staging import refuse_occupied
+        from matexport.integrity import refuse_occupied
 
         refuse_occupied(options.out, overwrite=options.overwrite)
     if options.measure:
@@ -484,7 +484,7 @@ def run_report(options: argparse.Namespace) -> int:
     """``matexport report FAMILY``"""
     from matexport.findings import gather_findings
     from matexport.report import require_report_extra, write_report
-    from matexport.spec import Budget
+    from matexport.spec.job import Budget
 
     require_report_extra()
     budget = Budget(
@@ -634,8 +634,8 @@ def _describe_rows(family: Family, verification: Verification) -> list[dict[str,
 
 def _describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
     """Profile that is off its floor -> which check, why, on which probe, and all of it as a message."""
+    from matexport.io.texts import load_probes
     from matexport.manifest import PROBES
-    from matexport.profiles import load_probes
     from matexport.tokenrows import quote_probe
 
     probes = () if verification.passed else load_probes(family.path / PROBES)

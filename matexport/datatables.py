@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matexport.findings import MB, Findings, Standing, find_excess
-from matexport.host import Host
-from matexport.profiles import FLOORS, tighten
-from matexport.spec import CPU, Budget, Precision, Profile
+from matexport.spec.job import Budget
+from matexport.spec.measured import CPU, Host
+from matexport.spec.profile import Precision, Profile
+from matexport.spec.tolerance import FLOORS, tighten
 from matexport.survey import Known, is_same_host
 from matexport.tables import describe_profiles
 from matexport.words import (

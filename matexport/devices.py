@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from matexport.errors import RequestError
-from matexport.host import KERNEL_FLAGS, HostPattern
-from matexport.records import read_record, read_toml
-from matexport.spec import Budget, Record
+from matexport.host import KERNEL_FLAGS
+from matexport.io.files import read_toml
+from matexport.spec.job import Budget
+from matexport.spec.measured import HostPattern
+from matexport.spec.record import Record, read_record
 
 
 class Device(Record, frozen=True):

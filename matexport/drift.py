@@ -33,11 +33,15 @@ from numpy.typing import NDArray
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
 from matexport.embed import Embedder
 from matexport.errors import RequestError
+from matexport.io.progress import Progress
 from matexport.manifest import TOKENIZER, Family
 from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance, unit_rows
-from matexport.spec import Encoding, Probe, Profile, Record, TextFacts, Tolerance
+from matexport.spec.facts import TextFacts
+from matexport.spec.profile import Encoding, Probe, Profile
+from matexport.spec.record import Record
+from matexport.spec.tolerance import Tolerance
 from matexport.tokens import TASKS, Tokens, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.verify import Case, Progress, find_plain, find_tolerance, open_case
+from matexport.verify import Case, find_plain, find_tolerance, open_case
 
 #: Neighbours that an index is asked for.
 NEIGHBOURS = 10

@@ -28,7 +28,9 @@ from matexport.errors import FamilyError, RequestError, one_line
 from matexport.host import count_cpus
 from matexport.manifest import Family, check_profile, load_family
 from matexport.session import load_runtime, open_session
-from matexport.spec import CPU, OUTPUT_NAME, Encoding, PaddingSide
+from matexport.spec.facts import OUTPUT_NAME, PaddingSide
+from matexport.spec.measured import CPU
+from matexport.spec.profile import Encoding
 from matexport.tokens import (
     Asked,
     Feeds,
@@ -61,7 +63,7 @@ class Embedder:
         profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
         check: check digests and graph first. Only for a family that this process has just checked.
-        provider: what runs the graph, a key of `matexport.spec.PROVIDERS`; all of it, or it is refused.
+        provider: what runs the graph, a key of `matexport.spec.measured.PROVIDERS`; all of it, or it is refused.
 
     Raises:
         RequestError: onnxruntime lacks the provider.

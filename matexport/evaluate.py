@@ -27,9 +27,9 @@ from matexport.extras import require_extra
 from matexport.host import count_cpus, read_host
 from matexport.manifest import RANGES, Family, check_files, load_family
 from matexport.parity import encode_vectors, unit_rows
-from matexport.quality import Adaptive, Quality, Score, TaskKind, TaskQuality
 from matexport.search import search_adaptively, search_exactly
-from matexport.spec import Encoding, Point, Precision, Profile
+from matexport.spec.measured import Adaptive, Quality, Score, TaskKind, TaskQuality
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
 from matexport.tokens import TASKS_SCHEMA, Asked
 from matexport.verify import load_ranges
@@ -38,21 +38,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
-
-Progress = Callable[[str, int, int], None]
+from matexport.io.progress import Progress
 
 NEIGHBOURS = 10
+
 #: Documents that a run keeps of each query: trec_eval's measures look no further.
 RETRIEVED = 100
+
 #: Of each way of searching.
 TIMED_RUNS = 3
 MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10")
+
 #: As users know them, and sentence-transformers calls them.
 SHOWN = {"nDCG@10": "nDCG@10", "R@10": "recall@10", "R@100": "recall@100", "RR@10": "MRR@10"}
+
 #: Names under which models keep the prompts of the two sides of a search: where a family of an older schema does not
 #: say what its parent does with queries and documents.
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
-
 _PACKAGES = {"scipy": "scipy", "ir_measures": "ir-measures", "faiss": "faiss-cpu"}
 
 #: How a text is read, and the text.

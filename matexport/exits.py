@@ -20,7 +20,7 @@ from matexport.errors import FamilyError, one_line
 from matexport.host import count_cpus
 from matexport.manifest import Family, check_exits
 from matexport.session import open_session
-from matexport.spec import Point, Precision
+from matexport.spec.profile import Point, Precision
 from matexport.tokens import Tokens, check_task, feed_rows, load_tokenizer, tokenize_texts
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 from matexport.errors import MatexportError
 from matexport.host import read_host
 from matexport.manifest import Family, load_family
-from matexport.parity import Breach
-from matexport.spec import Record
+from matexport.spec.record import Record
+from matexport.spec.tolerance import Breach
 from matexport.survey import Survey, survey_family
 from matexport.tokenrows import stores_token_rows
 from matexport.verify import (

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from matexport.findings import Findings, Standing
-from matexport.host import Host
-from matexport.spec import Encoding, Point, Precision, Profile
+from matexport.spec.measured import Host
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.survey import is_same_host
 from matexport.words import (
     format_number,

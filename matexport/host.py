@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
-from matexport.spec import Record
+from matexport.spec.measured import Host
 
 #: Instruction sets that change which kernels onnxruntime runs, as /proc/cpuinfo spells them.
 KERNEL_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8",
     "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
-
 
 #: (implementer, part) of ARM cores -> their name, as `lscpu` gives it (util-linux, sys-utils/lscpu-arm.c). The kernel
 #: names no model for them, or "ARMv8 Processor" for all.
@@ -30,42 +28,6 @@ ARM_CORES = {
         "0xd82": "Cortex-X4", "0xd84": "Neoverse-V3",
     }.items()
 }  # fmt: skip
-
-
-class Host(Record, frozen=True):
-    """Where a number was measured. `cpus` is what this process may use, not what the machine has."""
-
-    cpu: str
-    machine: str
-    instruction_sets: tuple[str, ...]
-    cpus: int
-    os: str
-    python: str
-    onnxruntime: str
-
-    @property
-    def slug(self) -> str:
-        """A file name for this host's measurements."""
-        parts = (self.machine, self.cpu, f"{self.cpus}cpu", f"ort{self.onnxruntime}")
-        return "-".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.") for part in parts)[:120]
-
-
-class HostPattern(Record, frozen=True):
-    """Which hosts are machines of one kind.
-
-    Attributes:
-        cpu: name of the processor, as `Host.cpu` has it.
-        cpus: how many of them a process may use; one that was held to fewer ran on less than the machine.
-        instruction_sets: that the host must have, of `KERNEL_FLAGS`.
-    """
-
-    cpu: str
-    cpus: int
-    instruction_sets: tuple[str, ...] = ()
-
-    def matches(self, host: Host) -> bool:
-        """Whether a host is one of them."""
-        return (host.cpu, host.cpus) == (self.cpu, self.cpus) and {*self.instruction_sets} <= {*host.instruction_sets}
 
 
 def read_host() -> Host:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matexport.drift import Drift, ProfileDrift
 from matexport.manifest import Family
-from matexport.parity import Parity, Spread
+from matexport.spec.tolerance import Parity, Spread
 from matexport.tokenrows import TokenParity, stores_token_rows
 from matexport.verify import Verification, explain_unchecked, list_expected_checks
 

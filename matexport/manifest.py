@@ -8,35 +8,25 @@ that it is a regular file, its size and its digest, and only then what a graph p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from matexport.errors import FamilyError
+from matexport.io.files import hash_file
 from matexport.nestedfile import read_header
-from matexport.records import read_record
-from matexport.spec import (
-    Encoding,
+from matexport.spec.facts import (
+    FamilyFacts,
     FileFacts,
-    ParentFacts,
-    Point,
-    Precision,
-    PrecisionFacts,
-    Profile,
     ProfileFacts,
-    Provenance,
-    Readout,
-    Record,
     TextFacts,
-    Tolerance,
-    TraceFacts,
-    VocabularyFacts,
 )
+from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.record import Record, read_record
 
 MANIFEST = "family.json"
 TOKENIZER = "tokenizer.json"
@@ -44,6 +34,7 @@ PROBES = "probes.jsonl"
 REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
+
 #: What `matexport report` writes. They hold measurements, so no digest covers them; they may lie there or not.
 REPORT = "report.html"
 CARD = "README.md"
@@ -56,45 +47,11 @@ POOLING_MASK = "pooling_mask"
 SCHEMA = 4
 READABLE = (1, 2, 3, 4)
 MAX_MANIFEST_BYTES = 16 << 20
+
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
-
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-#: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.
-HASH_CHUNK = 16 << 20
-
-
-class FamilyFacts(Record, frozen=True):
-    """The content of ``family.json``. `profiles` and `files` are keyed by profile name and by file name.
-
-    Attributes:
-        precisions: what was decided when each was made.
-        refused: profiles that were asked for and did not keep their floor -> how, and on which probe.
-        instruction_sets: of the CPU on which parity was first measured, when the family was made.
-        vocabulary: what pruning it did, if it was pruned.
-        exits: precision -> a graph that gives the vectors of all its points in one run, each under the point's name; to
-            evaluate a family in one pass. Its outputs are float32.
-        trained: the points that the parent was trained to be read at; None where nobody said.
-    """
-
-    schema: int
-    parent: ParentFacts
-    readout: Readout
-    text: TextFacts
-    trace: TraceFacts
-    tolerances: Mapping[Precision, Tolerance]
-    profiles: Mapping[str, ProfileFacts]
-    files: Mapping[str, FileFacts]
-    provenance: Provenance
-    precisions: Mapping[Precision, PrecisionFacts] = msgspec.field(default_factory=dict)
-    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
-    instruction_sets: tuple[str, ...] = ()
-    vocabulary: VocabularyFacts | None = None
-    exits: Mapping[Precision, str] = msgspec.field(default_factory=dict)
-    trained: tuple[Point, ...] | None = None
 
 
 class Family(Record, frozen=True):
@@ -250,16 +207,6 @@ def list_foreign_files(family: Family) -> list[str]:
     elif measurements.is_dir():
         extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
     return [str(path.relative_to(family.path)) for path in sorted(extra)]
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, as a hex digest."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
 
 
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from matexport.host import Host
-from matexport.manifest import MANIFEST, MEASUREMENTS, Family, hash_file
+from matexport.io.files import hash_file
+from matexport.manifest import MANIFEST, MEASUREMENTS, Family
+from matexport.spec.measured import Host
 
 #: A file beyond this was not written by us.
 MAX_BYTES = 64 << 20

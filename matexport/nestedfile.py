@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from matexport.errors import FamilyError
-from matexport.spec import Record
+from matexport.spec.record import Record
 
 DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64

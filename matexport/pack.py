@@ -14,6 +14,9 @@ from msgspec.structs import replace
 from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
+from matexport.integrity import refuse_occupied
+from matexport.io.progress import Progress
+from matexport.io.staging import lock_destination, stage_directory
 from matexport.manifest import (
     PROBES,
     RANGES,
@@ -26,10 +29,9 @@ from matexport.manifest import (
     write_manifest,
 )
 from matexport.nestedfile import write_prefix
-from matexport.spec import Encoding, Profile
-from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.spec.profile import Encoding, Profile
 from matexport.tokenrows import load_token_rows, pack_token_rows
-from matexport.verify import Progress, load_ranges, load_references, verify_family
+from matexport.verify import load_ranges, load_references, verify_family
 
 
 def pack_profile(

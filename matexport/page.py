@@ -22,9 +22,10 @@ from matexport.datatables import (
 )
 from matexport.findings import MB, Findings, find_excess
 from matexport.heatmaps import list_marks, map_parity, map_retention
-from matexport.host import Host
 from matexport.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
-from matexport.spec import Budget, Point, Profile
+from matexport.spec.job import Budget
+from matexport.spec.measured import Host
+from matexport.spec.profile import Point, Profile
 from matexport.survey import Known, is_same_host
 from matexport.words import (
     command,

@@ -8,13 +8,13 @@ perfect while `max_abs` does not, so they are reported and not relied upon.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matexport.spec import Encoding, Tolerance
+from matexport.spec.profile import Encoding
+from matexport.spec.tolerance import Parity, Spread, Tolerance
 
 Vectors = NDArray[np.float32]
 Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
@@ -43,72 +43,6 @@ CODES_SPREAD = 0.01
 
 #: How many standard deviations more bits may differ than an angle makes differ on average: one case in 700 does.
 SIGN_DEVIATIONS = 3
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Distance between two sets of n vectors.
-
-    Attributes:
-        max_abs: largest difference of one coordinate. Where the reference's largest value of that coordinate exceeds
-            1, it is divided by that value, so that one floor serves unit vectors and raw residual streams alike, and
-            a coordinate with huge values excuses no other.
-        cosine_mean: mean over rows of the cosine between the two vectors of a row.
-        cosine_min: the smallest of them.
-        neighbours: share of each row's nearest rows (at most 5, by cosine) that is the same in both sets.
-        worst: index of the row with the largest difference.
-        farthest: index of the row with the smallest cosine.
-    """
-
-    max_abs: float
-    cosine_mean: float
-    cosine_min: float
-    neighbours: float
-    worst: int
-    farthest: int
-
-    def find_breach(self, tolerance: Tolerance) -> Breach | None:
-        """What of a tolerance is not kept, such as ``mean cosine 0.9, allowed 0.99``; None when all is."""
-        held = (  # `not (a <= b)`, since a comparison with NaN is false
-            ("max abs difference", self.max_abs, tolerance.max_abs, 1, self.worst),
-            ("mean cosine", self.cosine_mean, tolerance.cosine_mean, -1, self.farthest),
-            ("least cosine", self.cosine_min, tolerance.cosine_min, -1, self.farthest),
-        )
-        for name, value, allowed, sign, probe in held:
-            if allowed is not None and not sign * value <= sign * allowed:
-                return Breach(f"{name} {value:.{6 if sign < 0 else 2}g}, allowed {allowed:g}", probe)
-        return None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What a text's vector owes to its batch.
-
-    Attributes:
-        value: of float32 vectors, the largest difference of a coordinate alone and in a batch, scaled as
-            `Parity.max_abs` is; of codes, the share of those that differ.
-        worst: index of the row that differs most.
-    """
-
-    value: float
-    worst: int
-
-    def find_breach(self, tolerance: Tolerance) -> Breach | None:
-        """The breach of `tolerance.spread`; None where it is kept, or nothing is asked."""
-        if tolerance.spread is None or self.value <= tolerance.spread:
-            return None
-        return Breach(f"the same text differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
-
-
-@dataclass(frozen=True)
-class Breach:
-    """Why a tolerance is not kept, and the index of the probe that is furthest off."""
-
-    reason: str
-    probe: int
-
-    def __str__(self) -> str:
-        return f"{self.reason}; worst on probe {self.probe}"
 
 
 def compare_vectors(vectors: Vectors, reference: Vectors) -> Parity:

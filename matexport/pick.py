@@ -17,13 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from matexport.host import Host
-from matexport.spec import Budget, Encoding, Precision, Profile, Record
+from matexport.spec.job import Budget
+from matexport.spec.measured import Host
+from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.record import Record
 from matexport.survey import Candidate, Known, Survey, is_measured_on
 
 MB = 1e6
 
-#: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.profiles.FLOORS`).
+#: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.spec.tolerance.FLOORS`).
 EXACTNESS = (
     Precision.FP32, Precision.FP16, Precision.Q8, Precision.INT8, Precision.INT8_STATIC, Precision.Q4_MIXED,
     Precision.Q4,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from matexport.spec import Encoding, Precision
+from matexport.spec.profile import Encoding, Precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

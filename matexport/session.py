@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from matexport.errors import FamilyError, RequestError
 from matexport.graphfile import find_integer_nodes
 from matexport.host import count_cpus
-from matexport.spec import CPU, PROVIDERS
+from matexport.spec.measured import CPU, PROVIDERS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -25,7 +25,7 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
 
     Args:
         threads: intra-op threads; all CPUs of this process by default.
-        provider: a key of `matexport.spec.PROVIDERS`.
+        provider: a key of `matexport.spec.measured.PROVIDERS`.
 
     Raises:
         RequestError: the installed onnxruntime has no such provider, or one that does not start here.

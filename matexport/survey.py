@@ -16,12 +16,11 @@ import msgspec
 
 from matexport import quality, timings
 from matexport.errors import RequestError
-from matexport.host import Host, HostPattern
 from matexport.manifest import Family
 from matexport.measurements import load_all_sections
-from matexport.quality import Quality, TaskQuality
-from matexport.spec import Record
-from matexport.timings import Bench, Timing, load_bench
+from matexport.spec.measured import Bench, Host, HostPattern, Quality, TaskQuality, Timing
+from matexport.spec.record import Record
+from matexport.timings import load_bench
 
 #: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
 Where = Host | HostPattern | None

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from matexport.columns import format_table
+from matexport.io.terminal import format_table
 from matexport.manifest import Family
-from matexport.parity import RANGES_WAY, Parity, Spread
-from matexport.spec import Profile
+from matexport.parity import RANGES_WAY
+from matexport.spec.profile import Profile
+from matexport.spec.tolerance import Parity, Spread
 
 if TYPE_CHECKING:
     from matexport.drift import Drift
-    from matexport.quality import Quality
-    from matexport.timings import Bench, Sample, Timing
+    from matexport.spec.measured import Bench, Quality, Sample, Timing
 
 Parities = Mapping[str, Mapping[str, Parity]]
 Spreads = Mapping[str, Spread | None]

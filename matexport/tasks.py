@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from matexport.errors import RequestError
-from matexport.profiles import MAX_TEXT_CHARACTERS, load_probes, load_shipped_calibration, read_texts
-from matexport.spec import Record
+from matexport.io.texts import MAX_TEXT_CHARACTERS, load_probes, load_shipped_calibration, read_texts
+from matexport.spec.record import Record
 
 #: Texts whose pairwise similarities are compared: their number of pairs is the square of it.
 MAX_UNLABELLED = 500

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from matexport.errors import FamilyError, RequestError
 from matexport.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
 from matexport.nestedfile import TensorEntry, read_header
-from matexport.spec import Probe
+from matexport.spec.profile import Probe
 
 TOKEN_IDS, TOKEN_COUNTS = "token_ids", "token_counts"
 

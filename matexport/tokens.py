@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.manifest import POOLING_MASK, TOKENIZER
-from matexport.spec import PaddingSide, Probe, Record, TextFacts
+from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.profile import Probe
+from matexport.spec.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,24 +28,16 @@ from matexport.embed import Embedder, Vectors
 from matexport.errors import FamilyError, RequestError
 from matexport.exits import ExitsEmbedder
 from matexport.graphfile import find_nan_tensor
-from matexport.host import Host, count_cpus, read_host
-from matexport.manifest import (
-    PROBES,
-    RANGES,
-    REFERENCE,
-    Family,
-    check_family,
-    load_family,
-)
+from matexport.host import count_cpus, read_host
+from matexport.io.progress import Progress
+from matexport.io.texts import load_probes, parse_probes
+from matexport.manifest import PROBES, RANGES, REFERENCE, Family, check_family, load_family
 from matexport.measurements import load_sections, write_sections
 from matexport.nestedfile import PADDING_NAME, read_header
 from matexport.parity import (
     RANGES_TOLERANCE,
     RANGES_WAY,
     TOGETHER_WAY,
-    Breach,
-    Parity,
-    Spread,
     compare_batched,
     compare_codes,
     compare_ranges,
@@ -53,8 +45,10 @@ from matexport.parity import (
     encode_tolerance,
     encode_vectors,
 )
-from matexport.profiles import FLOORS, load_probes, parse_probes, tighten
-from matexport.spec import Encoding, PaddingSide, Precision, Probe, Profile, Tolerance
+from matexport.spec.facts import PaddingSide
+from matexport.spec.measured import Host
+from matexport.spec.profile import Encoding, Precision, Probe, Profile
+from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance, tighten
 from matexport.tokenrows import TokenParity, compare_token_rows, load_token_rows, stores_token_rows
 from matexport.tokens import Tokens, load_tokenizer, read_tokenizers_version, tokenize_probes
 
@@ -67,8 +61,6 @@ PARALLEL_BYTES = 512 << 20
 #: Checks beside the ways of running: what a text's vector owes to its batch, and codes held to the vectors they are of.
 SPREAD_CHECK = "alone and in a batch"
 VECTORS_CHECK = "as float32"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 
 from matexport.findings import Findings
-from matexport.host import Host
-from matexport.spec import CPU, Encoding, Precision, Profile
+from matexport.spec.measured import CPU, Host
+from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.survey import is_same_host
 
 

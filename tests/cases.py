@@ -19,7 +19,8 @@ import transformers as hf
 from parents import BLOCKS, SHAPES, VOCABULARY, WIDTH, make_parent, make_tokenizer, perturb
 from safetensors.torch import load_file, save_file
 
-from matexport.spec import FinalNorm, Point, ReadoutRequest
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, ReadoutRequest
 
 RIGHT = "right"
 LONG = "snow the red cat " * 40

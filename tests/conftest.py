@@ -18,7 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: the cores are given t
 import pytest
 from commandline import Run
 
-from matexport.spec import Encoding, ExportJob, FinalNorm, ParentSource, Point, Precision, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.readout import FinalNorm, ReadoutRequest
 
 TEXTS = ["the cat sits on the mat", "a big red house", "dog", "money, river bank! 42", "snow " * 70, "Käse 猫 🙂"]
 POINTS = tuple(Point(layers, dim) for layers in (1, 2, 3) for dim in (8, 32))

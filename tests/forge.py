@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from matexport.host import Host
 from matexport.manifest import MANIFEST, PROBES, REFERENCE, TOKENIZER, describe_files, load_family, write_manifest
 from matexport.nestedfile import read_header
-from matexport.quality import Quality, Score, TaskKind, TaskQuality
-from matexport.timings import Bench, ProfileBench, Sample, Timing
+from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
 
 
 def flip_byte(path: Path, position: int = -1) -> None:

@@ -7,8 +7,9 @@ import math
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from matexport.host import Host
-from matexport.spec import Budget, Encoding, Point, Precision, Profile
+from matexport.spec.job import Budget
+from matexport.spec.measured import Host
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.survey import Candidate, Known, Survey
 
 HERE = Host("a processor", "x86_64", ("avx2",), 4, "Linux", "3.11", "1.31.0")

@@ -22,20 +22,13 @@ from msgspec.structs import replace
 
 from matexport import bench as bench_module
 from matexport import load_family, pack_profile, verify_family
-from matexport.bench import (
-    BenchPlan,
-    Trial,
-    bench_family,
-    complete_plan,
-    list_trials,
-    make_sample,
-    summarise,
-)
+from matexport.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
 from matexport.errors import FamilyError, RequestError
 from matexport.host import read_host
 from matexport.measurements import find_measurements, load_sections
+from matexport.spec.measured import Bench, Timing
 from matexport.tables import format_bench
-from matexport.timings import Bench, Timing, load_bench, record_bench
+from matexport.timings import load_bench, record_bench
 from matexport.trial import TrialResult, time_calls
 from matexport.verify import load_measurement, record_measurement
 

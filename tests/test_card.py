@@ -16,7 +16,7 @@ from test_report import HOSTILE, spoil
 from matexport import load_family
 from matexport.card import escape_markdown, format_yaml, is_hub_id, render_card
 from matexport.findings import gather_findings
-from matexport.quality import TaskKind
+from matexport.spec.measured import TaskKind
 
 yaml = pytest.importorskip("yaml")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matexport.columns import format_table, show_plain
+from matexport.io.terminal import format_table, show_plain
 
 
 def test_columns_are_aligned() -> None:

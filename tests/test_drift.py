@@ -25,7 +25,9 @@ from matexport import Embedder, compare_families, load_family, pack_profile
 from matexport.drift import Drift, ProfileDrift, combine_tolerances
 from matexport.errors import FamilyError, RequestError
 from matexport.manifest import PROBES, RANGES
-from matexport.spec import ExportJob, ParentSource, Profile, Tolerance
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Profile
+from matexport.spec.tolerance import Tolerance
 
 GOLDEN = Path(__file__).parent / "golden" / "schema2"
 CODES = ("", "-int8", "-ubinary")

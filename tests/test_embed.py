@@ -30,7 +30,8 @@ from matexport import Embedder, Sessions, load_family, pack_profile
 from matexport.batches import pack_batches, split_batches, split_windows
 from matexport.errors import FamilyError, RequestError
 from matexport.session import open_session
-from matexport.spec import PaddingSide, Point
+from matexport.spec.facts import PaddingSide
+from matexport.spec.profile import Point
 from matexport.tokens import Tokens, load_tokenizer, pad_rows
 
 NAME = "L02-D032-fp32"

@@ -20,7 +20,7 @@ from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
 from matexport.host import read_host
 from matexport.manifest import MANIFEST, RANGES, REFERENCE
-from matexport.spec import Profile
+from matexport.spec.profile import Profile
 from matexport.tables import describe_profiles
 from matexport.verify import load_measurement, load_ranges, load_verification, record_measurement
 

@@ -23,8 +23,9 @@ from matexport.errors import FamilyError, MissingExtraError, RequestError
 from matexport.evaluate import collect_texts, correlate, embed_profiles, evaluate_family
 from matexport.exits import ExitsEmbedder
 from matexport.manifest import MANIFEST
-from matexport.quality import TaskKind, load_quality, record_quality
-from matexport.spec import Encoding, Point, Precision, Profile
+from matexport.quality import load_quality, record_quality
+from matexport.spec.measured import TaskKind
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, UnlabelledTask
 from matexport.tokens import Asked
 

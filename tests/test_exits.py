@@ -14,7 +14,7 @@ from forge import flip_byte, reseal
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
 from matexport.exits import ExitsEmbedder
-from matexport.spec import Point, Precision
+from matexport.spec.profile import Point, Precision
 
 GOLDEN = Path(__file__).parent / "golden"
 EXITS = "exits.fp32.onnx"

@@ -13,8 +13,8 @@ from matexport import load_family
 from matexport.errors import FamilyError
 from matexport.findings import find_excess, gather_findings, stand
 from matexport.host import read_host
-from matexport.parity import Parity
-from matexport.spec import Budget, Tolerance
+from matexport.spec.job import Budget
+from matexport.spec.tolerance import Parity, Tolerance
 from matexport.survey import Candidate, Known
 from matexport.verify import ProfileVerdict, load_verdicts, load_verification
 
@@ -92,7 +92,7 @@ def test_limits_name_every_excess_and_what_is_not_known() -> None:
 
 
 def test_tasks_of_this_host_come_first_and_those_with_labels(family: Path) -> None:
-    from matexport.quality import TaskKind
+    from matexport.spec.measured import TaskKind
 
     loaded = load_family(family)
     record_scores(loaded, {SMALL: 0.5}, OTHER)

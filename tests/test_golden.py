@@ -12,7 +12,7 @@ import tokenizers
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
 from matexport.manifest import READABLE, SCHEMA
-from matexport.spec import TaskFacts
+from matexport.spec.facts import TaskFacts
 from matexport.tokenrows import TokenParity
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from matexport.host import KERNEL_FLAGS, Host, _read_quota, count_cpus, read_host
+from matexport.host import KERNEL_FLAGS, _read_quota, count_cpus, read_host
+from matexport.spec.measured import Host
 
 HOST = Host("AMD EPYC (TM) 7B13 @ 2.4/GHz", "x86_64", ("avx2", "fma"), 2, "Linux-6", "3.11.1", "1.31.0")
 

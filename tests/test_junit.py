@@ -13,8 +13,7 @@ from properties import given, st
 from matexport import load_family, verify_family
 from matexport.host import read_host
 from matexport.junit import write_junit
-from matexport.parity import Parity
-from matexport.spec import Tolerance
+from matexport.spec.tolerance import Parity, Tolerance
 from matexport.tokenrows import TokenParity
 from matexport.verify import ProfileVerdict, Verification, list_expected_checks
 

@@ -16,6 +16,7 @@ from properties import given, settings, st
 
 from matexport import Embedder, verify_family
 from matexport.errors import FamilyError
+from matexport.io.files import hash_file
 from matexport.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -24,7 +25,6 @@ from matexport.manifest import (
     check_family,
     check_profile,
     describe_files,
-    hash_file,
     load_family,
     write_manifest,
 )

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.manifest import MEASUREMENTS, REFERENCE, check_family
-from matexport.spec import Point
+from matexport.spec.profile import Point
 
 NAME = "L01-D008-fp32"
 WEIGHTS = "weights.fp32.safetensors"

@@ -13,17 +13,14 @@ from matexport.parity import (
     CODES_SPREAD,
     NEIGHBOURS,
     RANGES_TOLERANCE,
-    Breach,
-    Parity,
-    Spread,
     compare_batched,
     compare_codes,
     compare_ranges,
     compare_vectors,
     encode_tolerance,
 )
-from matexport.profiles import FLOORS
-from matexport.spec import Encoding, Precision, Tolerance
+from matexport.spec.profile import Encoding, Precision
+from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance
 
 Matrix = NDArray[np.float32]
 FLOOR = Tolerance(max_abs=1e-5)

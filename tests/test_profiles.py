@@ -8,31 +8,19 @@ from pathlib import Path
 import pytest
 
 from matexport.errors import RequestError
-from matexport.profiles import (
-    FLOORS,
+from matexport.io.jobs import change_precisions, check_points, load_job
+from matexport.io.texts import (
     MAX_CALIBRATION_TEXTS,
     MAX_PROBES,
     MIN_CALIBRATION_TEXTS,
-    change_precisions,
-    check_points,
     load_calibration,
-    load_job,
     load_probes,
     parse_probes,
-    tighten,
 )
-from matexport.spec import (
-    Encoding,
-    FinalNorm,
-    ParentSource,
-    Point,
-    PoolingMode,
-    Precision,
-    Probe,
-    Profile,
-    ReadoutRequest,
-    Tolerance,
-)
+from matexport.spec.job import ParentSource
+from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
+from matexport.spec.tolerance import FLOORS, Tolerance, tighten
 
 SHIPPED = sorted((Path(__file__).parents[1] / "profiles").glob("*.toml"))
 SMALL = """

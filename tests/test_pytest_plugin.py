@@ -21,7 +21,8 @@ from matexport import load_family, pack_profile, verify_family
 from matexport.host import read_host
 from matexport.manifest import MANIFEST, REFERENCE
 from matexport.nestedfile import read_header
-from matexport.quality import Quality, Score, TaskKind, TaskQuality, record_quality
+from matexport.quality import record_quality
+from matexport.spec.measured import Quality, Score, TaskKind, TaskQuality
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "schema2"

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from matexport.errors import FamilyError, RequestError
-from matexport.records import read_record
-from matexport.spec import Record
+from matexport.spec.record import Record, read_record
 
 
 class Colour(StrEnum):

@@ -23,9 +23,9 @@ from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError
 from matexport.findings import gather_findings
 from matexport.manifest import CARD, MANIFEST, REPORT, Family, check_family
-from matexport.quality import TaskKind
 from matexport.report import render_page, write_report
-from matexport.spec import Budget
+from matexport.spec.job import Budget
+from matexport.spec.measured import TaskKind
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 HOSTILE = "</style></title><script>alert(1)</script><img src=http://x.test/ onerror=alert(2)> \"'> {{ 7*7 }} |`$&amp;"

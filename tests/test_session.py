@@ -14,7 +14,7 @@ from matexport import Embedder, session
 from matexport.errors import FamilyError, RequestError
 from matexport.graphfile import find_integer_nodes
 from matexport.session import check_assignment, open_session
-from matexport.spec import PROVIDERS
+from matexport.spec.measured import PROVIDERS
 
 CUDA, CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]
 GRAPH = "L01-D008.fp32.onnx"

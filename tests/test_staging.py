@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from matexport import staging
 from matexport.errors import DestinationError, RequestError
+from matexport.integrity import refuse_occupied
+from matexport.io import staging
+from matexport.io.files import explain_os_errors
+from matexport.io.staging import lock_destination, stage_directory
 from matexport.manifest import MANIFEST
-from matexport.staging import explain_os_errors, lock_destination, refuse_occupied, stage_directory
 
 OLD, NEW = {"family.json": "old", "old.txt": "old"}, {"family.json": "new", "new.txt": "new"}
 
@@ -173,7 +175,7 @@ def test_writers_of_two_destinations_do_not_wait(out: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from matexport.staging import lock_destination, stage_directory
+from matexport.io.staging import lock_destination, stage_directory
 with lock_destination(Path(sys.argv[1])), stage_directory(Path(sys.argv[1])) as stage:
     (stage / "half").write_text("written")
     print("ready", flush=True)
@@ -283,7 +285,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from matexport.errors import DestinationError
-from matexport.staging import lock_destination, stage_directory
+from matexport.io.staging import lock_destination, stage_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 out = Path(sys.argv[1])
 try:

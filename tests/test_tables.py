@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from matexport.manifest import load_family
-from matexport.parity import Parity, Spread
+from matexport.spec.tolerance import Parity, Spread
 from matexport.tables import describe_profiles, format_profiles
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]

@@ -19,7 +19,7 @@ from safetensors.numpy import load, load_file, save, save_file
 from matexport import load_family
 from matexport.errors import FamilyError, RequestError
 from matexport.manifest import REFERENCE
-from matexport.spec import Probe
+from matexport.spec.profile import Probe
 from matexport.tokenrows import (
     TOKEN_COUNTS,
     TOKEN_IDS,

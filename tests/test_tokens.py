@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
-from matexport.spec import NO_LIMIT, ChatFacts, Frame, PaddingSide, Probe, TaskFacts, TextFacts
+from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
+from matexport.spec.profile import Probe
 from matexport.tokens import (
     Tokens,
     feed_rows,

@@ -24,10 +24,10 @@ from safetensors.numpy import load_file, save_file
 from matexport import load_family, verify_family
 from matexport.errors import FamilyError
 from matexport.host import read_host
-from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, check_family, hash_file
+from matexport.io.files import hash_file
+from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, check_family
 from matexport.nestedfile import read_header
-from matexport.parity import Parity, Spread
-from matexport.spec import Tolerance
+from matexport.spec.tolerance import Parity, Spread, Tolerance
 from matexport.tokenrows import TokenParity
 from matexport.tokens import read_tokenizers_version
 from matexport.verify import (

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from matexport.spec import Point
+from matexport.spec.profile import Point
 
 Floats = NDArray[np.float32]
 

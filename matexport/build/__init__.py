@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from matexport.extras import require_extra
 from matexport.manifest import MANIFEST
-from matexport.spec import ExportJob
+from matexport.spec.job import ExportJob
 
 if TYPE_CHECKING:
     from matexport.build.export import Exported

@@ -20,7 +20,9 @@ from matexport.errors import ParityError
 from matexport.manifest import Family
 from matexport.parity import compare_vectors
 from matexport.session import open_session
-from matexport.spec import PaddingSide, Point, Profile, TextFacts, Tolerance
+from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.profile import Point, Profile
+from matexport.spec.tolerance import Tolerance
 from matexport.tokens import Tokens, feed_rows, load_tokenizer, tokenize_probes
 from matexport.verify import load_references, run_all_ways
 

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from matexport.parity import INT8_STEPS
-from matexport.spec import BATCH_AXIS, Encoding
+from matexport.spec.facts import BATCH_AXIS
+from matexport.spec.profile import Encoding
 
 
 def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float32] | None = None) -> None:

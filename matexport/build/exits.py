@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from matexport.spec import BATCH_AXIS, Point
+from matexport.spec.facts import BATCH_AXIS
+from matexport.spec.profile import Point
 
 #: torch.nn.functional.normalize's default: a vector shorter than this is not blown up.
 MIN_NORM = 1e-12

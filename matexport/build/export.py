@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +27,6 @@ import onnx_ir as ir
 import torch
 from safetensors.numpy import save
 
-import matexport
 from matexport.build.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.build.cut import cut_exit, cut_exits
 from matexport.build.diagnose import check_readout, find_failing_stage
@@ -64,6 +63,17 @@ from matexport.build.trace import Traced, trace_exits
 from matexport.build.vocabulary import SCRIPT_PREFIX, prune_embeddings
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.host import read_host
+from matexport.integrity import refuse_occupied
+from matexport.io.progress import Progress
+from matexport.io.staging import lock_destination, stage_directory
+from matexport.io.texts import (
+    MAX_CALIBRATION_TEXTS,
+    MIN_CALIBRATION_TEXTS,
+    load_calibration,
+    load_probes,
+    load_shipped_calibration,
+    read_texts,
+)
 from matexport.manifest import (
     MANIFEST,
     PROBES,
@@ -72,7 +82,6 @@ from matexport.manifest import (
     SCHEMA,
     TOKENIZER,
     Family,
-    FamilyFacts,
     check_family,
     describe_files,
     load_family,
@@ -80,29 +89,10 @@ from matexport.manifest import (
 )
 from matexport.nestedfile import NestedHeader
 from matexport.parity import RANGES_WAY, TOGETHER_WAY
-from matexport.profiles import (
-    FLOORS,
-    MAX_CALIBRATION_TEXTS,
-    MIN_CALIBRATION_TEXTS,
-    load_calibration,
-    load_probes,
-    load_shipped_calibration,
-    read_texts,
-)
-from matexport.spec import (
-    OUTPUT_NAME,
-    Encoding,
-    ExportJob,
-    Point,
-    Precision,
-    PrecisionFacts,
-    Probe,
-    Profile,
-    ProfileFacts,
-    Provenance,
-    VocabularyFacts,
-)
-from matexport.staging import lock_destination, refuse_occupied, stage_directory
+from matexport.spec.facts import OUTPUT_NAME, FamilyFacts, PrecisionFacts, ProfileFacts, Provenance, VocabularyFacts
+from matexport.spec.job import ExportJob
+from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
+from matexport.spec.tolerance import FLOORS
 from matexport.tokenrows import pack_token_rows
 from matexport.tokens import TextTokenizer, find_wrapping, load_tokenizer, tokenize_probes
 from matexport.verify import (
@@ -113,8 +103,7 @@ from matexport.verify import (
     record_measurement,
     verify_family,
 )
-
-Progress = Callable[[str, int, int], None]
+from matexport.version import __version__
 
 #: Texts of a vocabulary's corpus that become probes.
 CORPUS_PROBES = 16
@@ -627,7 +616,7 @@ def _find_up_to_date(
 
 def _describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: CalibrationTexts) -> Provenance:
     versions = {name: importlib.metadata.version(name) for name in VERSIONED if name != "matexport"}
-    versions["matexport"] = matexport.__version__
+    versions["matexport"] = __version__
     inputs = {
         "points": plan.job.points,
         "precisions": plan.job.precisions,

@@ -29,7 +29,8 @@ from matexport.build.parents.layout import uses_safetensors
 from matexport.build.preflight import Located
 from matexport.errors import ParentError
 from matexport.host import count_cpus
-from matexport.spec import ExportJob, Probe
+from matexport.spec.job import ExportJob
+from matexport.spec.profile import Probe
 
 if TYPE_CHECKING:
     from matexport.build.parents.text import TextPlan

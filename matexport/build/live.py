@@ -19,7 +19,9 @@ from matexport.build.sources import locate_parent
 from matexport.errors import ParentError
 from matexport.manifest import Family, load_family
 from matexport.parity import compare_vectors
-from matexport.spec import FinalNorm, ParentSource, Point, Profile
+from matexport.spec.job import ParentSource
+from matexport.spec.profile import Point, Profile
+from matexport.spec.readout import FinalNorm
 from matexport.tokens import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.trial import Side, TrialPlan, main
 from matexport.verify import load_references

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from matexport.build.reach import find_needed_nodes
 from matexport.nestedfile import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
-from matexport.spec import Point
+from matexport.spec.profile import Point
 
 #: Smaller tensors stay in the graph: each external one costs the runtime a mapping of its own.
 MIN_EXTERNAL_BYTES = 1024

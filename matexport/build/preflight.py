@@ -15,8 +15,8 @@ from typing import Any
 from matexport.build.parents.layout import ADAPTER, CONFIG, SETTINGS, Layout, measure_output, read_json, read_layout
 from matexport.build.sources import check_pin, find_adapter_base, find_weights, has_local_weights, locate_parent
 from matexport.errors import RequestError
-from matexport.profiles import check_calibration, check_points
-from matexport.spec import ExportJob
+from matexport.io.jobs import check_calibration, check_points
+from matexport.spec.job import ExportJob
 
 #: What configurations of transformers call the number of blocks, and the width of a token's state.
 _BLOCKS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from matexport.spec import SEQUENCE_AXIS
+from matexport.spec.facts import SEQUENCE_AXIS
 
 #: For each input: the axis on which it is narrowed, or None where all of it is needed.
 Plan = tuple[int | None, ...]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from matexport.build.parents.layout import ADAPTER, CONFIG, WEIGHTY_KINDS, Layout, read_json, refuse_pointer
 from matexport.errors import ParentError, RequestError
-from matexport.manifest import hash_file
-from matexport.spec import ParentSource
+from matexport.io.files import hash_file
+from matexport.spec.job import ParentSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]

@@ -26,7 +26,7 @@ from torch import nn
 
 from matexport.errors import ParentError, one_line
 from matexport.manifest import POOLING_MASK
-from matexport.spec import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
 
 OPSET = 20
 IR_VERSION = 10

@@ -12,7 +12,9 @@ from zoo import ZooOracle, count_blocks, find_reason, has_other_inputs, list_typ
 import matexport
 from matexport.build import export_family
 from matexport.errors import MatexportError, RequestError
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, PoolingMode, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 MAX_ABS = 2e-6
 TEXTS = ["the cat sits on the mat", "snow and a big red house " * 20, "", "dog", "money, river bank! 42"]

@@ -15,7 +15,7 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import load_family, verify_family
 from matexport.build.quantize.blocks import BLOCK, Rounded, apply_blocks
-from matexport.spec import Precision
+from matexport.spec.profile import Precision
 
 FEW_TOKENS = 200
 #: Whole blocks; a half block; three blocks, an odd number, so that a zero point is left over in the last byte.

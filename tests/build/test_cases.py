@@ -26,7 +26,7 @@ from cases import CASES, RIGHT, Call, Case
 from matexport import Embedder
 from matexport.build import export_family
 from matexport.errors import MatexportError
-from matexport.spec import ExportJob, ParentSource
+from matexport.spec.job import ExportJob, ParentSource
 
 pytestmark = [
     pytest.mark.usefixtures("quick_traces", "own_caches"),

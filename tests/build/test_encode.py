@@ -18,8 +18,8 @@ from toys import Floats, run_model
 
 from matexport import Embedder, load_family
 from matexport.build.encode import encode_output, find_ranges
-from matexport.profiles import load_probes
-from matexport.spec import Encoding
+from matexport.io.texts import load_probes
+from matexport.spec.profile import Encoding
 
 #: One byte and less, whole bytes, a bit more, a bit less.
 DIMS = [1, 7, 8, 9, 16, 20, 33, 100]

@@ -26,7 +26,10 @@ from matexport import load_family, verify_family
 from matexport.build import export, export_family
 from matexport.build.trace import Traced
 from matexport.errors import DestinationError, ParityError, RequestError
-from matexport.spec import ExportJob, ParentSource, Point, Precision, ReadoutRequest, Tolerance
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point, Precision
+from matexport.spec.readout import ReadoutRequest
+from matexport.spec.tolerance import Tolerance
 
 TESTS = Path(__file__).parents[1]
 FEW = (Point(1, 8), Point(3, 32))
@@ -40,7 +43,8 @@ sys.path.insert(0, sys.argv[1])
 from memory import trace_once
 from matexport.build import export, export_family
 from matexport.errors import DestinationError
-from matexport.spec import ExportJob, ParentSource, Point
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
 
 parent, out, probes, *stages = sys.argv[2:]
 job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
@@ -134,7 +138,8 @@ def test_the_manifest_names_no_place_and_no_time(exported: Path, tmp_path: Path)
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.txt")
     script = (
-        "import sys\nfrom matexport.build import export_family\nfrom matexport.spec import *\n"
+        "import sys\nfrom pathlib import Path\nfrom matexport.build import export_family\n"
+        "from matexport.spec.job import *\n"
         "parent, out, texts = sys.argv[1:]\n"
         "points, precisions = (Point(1, 8), Point(2, 32), Point(3, 32)), tuple(Precision)\n"
         "job = ExportJob(ParentSource(parent), points, precisions=precisions, calibration=Path(texts))\n"

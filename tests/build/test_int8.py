@@ -23,9 +23,9 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.build.quantize.int8 import apply_int8
 from matexport.host import read_host
-from matexport.parity import Breach
-from matexport.profiles import FLOORS
-from matexport.spec import Encoding, PaddingSide, Precision
+from matexport.spec.facts import PaddingSide
+from matexport.spec.profile import Encoding, Precision
+from matexport.spec.tolerance import FLOORS, Breach
 from matexport.tokens import Tokens
 from matexport.verify import load_measurement
 

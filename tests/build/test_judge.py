@@ -19,7 +19,9 @@ from matexport.build.parents import loading
 from matexport.build.parents.asking import Asking
 from matexport.build.preflight import locate
 from matexport.errors import ParentError
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, PoolingMode, Probe, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point, Probe
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces")]
 

@@ -20,7 +20,9 @@ from matexport.build.live import LiveParent
 from matexport.errors import ParentError
 from matexport.host import read_host
 from matexport.manifest import Family
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, ReadoutRequest
 from matexport.tables import format_bench
 from matexport.timings import load_bench, record_bench
 from matexport.trial import TrialPlan, run_trial

@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 
 from matexport import Embedder
 from matexport.build import export_family
-from matexport.spec import ExportJob, FinalNorm, PaddingSide, ParentSource, Point, ReadoutRequest
+from matexport.spec.facts import PaddingSide
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, ReadoutRequest
 
 POINTS = (Point(1, 8), Point(2, WIDTH), Point(BLOCKS, WIDTH))
 NORMS = {"modernbert": "final_norm", "qwen3": "norm", "llama": "norm", "gemma3": "norm"}

@@ -32,9 +32,11 @@ from matexport.build.trace import Traced
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.exits import ExitsEmbedder
 from matexport.host import read_host
+from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
 from matexport.manifest import check_family
-from matexport.profiles import FLOORS, MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
-from matexport.spec import Encoding, ExportJob, Point, Precision, Profile, Tolerance
+from matexport.spec.job import ExportJob
+from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.tolerance import FLOORS, Tolerance
 from matexport.verify import load_measurement, record_measurement
 
 PRECISIONS = [str(precision) for precision in Precision]

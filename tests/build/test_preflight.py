@@ -14,7 +14,8 @@ from parents import BLOCKS, WIDTH, edit_json, make_parent
 
 from matexport.build.preflight import locate
 from matexport.errors import MatexportError
-from matexport.spec import ExportJob, ParentSource, Point
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
 
 JOB = '[parent]\nsource = "{source}"\n{more}[points]\nlayers = [{layers}]\ndims = [{dims}]\n'
 

@@ -16,7 +16,9 @@ from matexport import Embedder
 from matexport.build import export_family
 from matexport.build.readout import POOLINGS, Attended
 from matexport.errors import ParityError
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, PoolingMode, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 POINTS = (Point(1, 8), Point(2, 32), Point(3, 20))
 MODES = [str(mode) for mode in PoolingMode]

@@ -13,8 +13,9 @@ from matexport.build.parents.asking import find_tokenizer
 from matexport.build.parents.text import load_parent, plan_parent
 from matexport.build.reference import prepare_probes, record_reference
 from matexport.errors import RequestError
-from matexport.profiles import load_probes
-from matexport.spec import ExportJob, ParentSource, Point, Probe
+from matexport.io.texts import load_probes
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point, Probe
 
 PROBES = (Probe("the cat sits"), Probe("a big red house and a small blue one"), Probe("Käse 猫"))
 

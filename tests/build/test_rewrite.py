@@ -16,7 +16,9 @@ from parents import SHAPES, WIDTH, make_parent
 from matexport import Embedder, load_family
 from matexport.build import export_family, rewrite
 from matexport.errors import ParityError
-from matexport.spec import ExportJob, FinalNorm, ParentSource, Point, ReadoutRequest
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, ReadoutRequest
 
 NORMS = {"modernbert": "final_norm"}
 INSERT_SLICE = rewrite._insert_slice

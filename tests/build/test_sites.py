@@ -18,7 +18,7 @@ from matexport.build.quantize.int8 import apply_int8
 from matexport.build.quantize.observe import observe_peaks, observe_rows, open_values
 from matexport.build.quantize.sites import find_blocks, find_sites, find_tables
 from matexport.build.quantize.static import apply_static_int8
-from matexport.spec import PaddingSide, TextFacts
+from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.tokens import Tokens
 
 TOKENS, WIDTH, HIDDEN = 300, 64, 96

@@ -17,7 +17,7 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 from matexport import load_family
 from matexport.build import export_family
 from matexport.build.quantize.static import apply_static_int8
-from matexport.spec import Point, Precision
+from matexport.spec.profile import Point, Precision
 
 WIDTH, HIDDEN, TOKENS = 64, 96, 512
 FEEDS = {"input_ids": np.arange(60).reshape(3, 20)}

@@ -21,8 +21,11 @@ from matexport.build import export_family
 from matexport.build.parents import text
 from matexport.build.parents.text import load_parent, plan_parent
 from matexport.errors import MatexportError, ParentError, RequestError
-from matexport.manifest import hash_file
-from matexport.spec import ExportJob, FinalNorm, PaddingSide, ParentSource, Point, PoolingMode, ReadoutRequest
+from matexport.io.files import hash_file
+from matexport.spec.facts import PaddingSide
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 FULL = (Point(BLOCKS, WIDTH),)
 EARLY = (Point(1, 8),)

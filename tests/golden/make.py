@@ -17,7 +17,8 @@ from conftest import write_texts
 from parents import calm, edit_json, make_parent
 
 from matexport.build import export_family
-from matexport.spec import Encoding, ExportJob, ParentSource, Point, Precision
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Encoding, Point, Precision
 
 PROBES = ['{"text": "the cat sits on the mat"}', '{"text": "a dog", "prompt": "query"}', '{"text": "red snow!"}']
 #: From schema 4 on.

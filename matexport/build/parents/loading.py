@@ -22,7 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matexport.build.parents.layout import Layout, uses_safetensors
 from matexport.errors import ParentError, one_line
-from matexport.spec import ParentSource, PoolingMode
+from matexport.spec.job import ParentSource
+from matexport.spec.readout import PoolingMode
 
 #: Prefixes that training wrappers (DistributedDataParallel, torch.compile) leave on the names of weights.
 _WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}

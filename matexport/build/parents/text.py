@@ -26,9 +26,11 @@ from matexport.build.preflight import Located, locate
 from matexport.build.sources import check_pin, fetch_weights, find_weights, has_local_weights
 from matexport.build.vocabulary import PrunedVocabulary, find_changed, plan_vocabulary, prune_config
 from matexport.errors import ParentError, RequestError, one_line
+from matexport.io.jobs import check_points
 from matexport.manifest import POOLING_MASK
-from matexport.profiles import check_points
-from matexport.spec import NO_LIMIT, ExportJob, FinalNorm, PaddingSide, ParentFacts, PoolingMode, Readout, TextFacts
+from matexport.spec.facts import NO_LIMIT, PaddingSide, ParentFacts, TextFacts
+from matexport.spec.job import ExportJob
+from matexport.spec.readout import FinalNorm, PoolingMode, Readout
 
 #: Inputs that a model takes of a text, in this order, as every consumer names them.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")

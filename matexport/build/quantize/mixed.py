@@ -18,7 +18,8 @@ from matexport.build.quantize.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.build.quantize.observe import open_values
 from matexport.build.quantize.sites import Floats, find_sites, find_tables
 from matexport.parity import compare_vectors
-from matexport.spec import Point, TextFacts
+from matexport.spec.facts import TextFacts
+from matexport.spec.profile import Point
 from matexport.tokens import Tokens
 
 #: Mean cosine to fp32, at the worst depth, at which no further block is raised.

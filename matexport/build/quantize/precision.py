@@ -19,10 +19,10 @@ from matexport.build.quantize.observe import observe_peaks, observe_rows, open_v
 from matexport.build.quantize.sites import Floats, find_sites, find_tables
 from matexport.build.quantize.static import apply_static_int8
 from matexport.errors import RequestError
-from matexport.spec import Point, Precision, PrecisionFacts, TextFacts
+from matexport.io.progress import Progress
+from matexport.spec.facts import PrecisionFacts, TextFacts
+from matexport.spec.profile import Point, Precision
 from matexport.tokens import Tokens
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

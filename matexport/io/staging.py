@@ -10,7 +10,6 @@ two writers apart, so whatever hidden directory is found under the lock is left 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import shutil
 import sys
@@ -20,16 +19,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from matexport.errors import DestinationError, FamilyError
-from matexport.manifest import list_foreign_files, load_family
+from matexport.errors import DestinationError
+from matexport.io.files import explain_os_errors
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file size limit was reached",
-}
 
 
 @contextmanager
@@ -76,41 +70,6 @@ def stage_directory(destination: Path) -> Iterator[Path]:
             _put_in_place(stage, destination)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-
-
-def refuse_occupied(out: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that exists, unless it is ours to replace.
-
-    Raises:
-        DestinationError: saying what is there and what to do.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir() or out.is_symlink():
-        kind = "a symbolic link" if out.is_symlink() else "not a directory"
-        raise DestinationError(f"{out} exists and is {kind}; choose another destination")
-    if not any(out.iterdir()):
-        return
-    try:
-        foreign = list_foreign_files(load_family(out))
-    except FamilyError:
-        raise DestinationError(f"{out} exists, and it is no family of matexport: choose another destination") from None
-    if foreign:
-        raise DestinationError(f"{out} holds files that are not the family's ({foreign[0]}); move them first")
-    if not overwrite:
-        raise DestinationError(f"{out} exists and holds another family; pass --overwrite to replace it")
-
-
-@contextmanager
-def explain_os_errors(destination: Path) -> Iterator[None]:
-    """Turn an OSError of writing `destination` into a DestinationError that says what happened to what."""
-    try:
-        yield
-    except OSError as error:
-        reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
-        if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.parent):
-            raise DestinationError(f"{os.fsdecode(error.filename)}: {reason}; {destination} was not changed") from error
-        raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
 
 
 def _hidden(destination: Path, purpose: str) -> Path:

@@ -1,0 +1,65 @@
+"""Files: their digests, one file that appears whole, TOML, and what an OSError means in words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matexport.errors import DestinationError, RequestError
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Parse a TOML file from a user.
+
+    Args:
+        what: names the file in messages, such as ``profile``.
+
+    Raises:
+        RequestError: it cannot be read, or is not TOML.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
+    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
+        raise RequestError(f"{path} is not a TOML file: {problem}") from None
+
+
+#: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.
+HASH_CHUNK = 16 << 20
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, as a hex digest."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit was reached",
+}
+
+
+@contextmanager
+def explain_os_errors(destination: Path) -> Iterator[None]:
+    """Turn an OSError of writing `destination` into a DestinationError that says what happened to what."""
+    try:
+        yield
+    except OSError as error:
+        reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
+        if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.parent):
+            raise DestinationError(f"{os.fsdecode(error.filename)}: {reason}; {destination} was not changed") from error
+        raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error

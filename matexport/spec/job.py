@@ -1,0 +1,101 @@
+"""What is asked: a parent, its points and precisions, and how it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.readout import ReadoutRequest
+from matexport.spec.record import Record
+from matexport.spec.tolerance import Tolerance
+
+
+class ParentSource(Record, frozen=True):
+    """Which parent a job asks for.
+
+    Attributes:
+        source: a local directory, a hub id, or ``package:NAME/path`` for files inside an installed package.
+        revision: the commit, tag or branch of a hub id.
+        sha256: hex digest that the parent's one safetensors file must have, or file name -> digest when the
+            weights are in several files.
+        allow_pickle: read pickled weights when there are no safetensors ones. Pickles can run code.
+        trust_remote_code: let transformers and sentence-transformers run Python code that comes with the parent.
+        route: which route of a parent whose texts are routed (sentence-transformers' Router, formerly Asym).
+    """
+
+    source: str
+    revision: str | None = None
+    sha256: str | Mapping[str, str] | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    route: str | None = None
+
+
+class Budget(Record, frozen=True):
+    """What a device allows, and how good a profile must be; None is no limit. MB are 10^6 bytes.
+
+    Attributes:
+        max_latency_ms: of one short text, or of the shape that is asked for.
+        max_disk_mb: of all that is needed to run the profile.
+        max_ram_mb: of the largest resident memory of a process that runs it.
+        max_cold_start_ms: from the start of the process to the first vector.
+        min_retention: share of the whole parent's quality.
+
+    Raises:
+        ValueError: a limit is not a finite number above 0, or `min_retention` is above 1.
+    """
+
+    max_latency_ms: float | None = None
+    max_disk_mb: float | None = None
+    max_ram_mb: float | None = None
+    max_cold_start_ms: float | None = None
+    min_retention: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < math.inf:
+                raise ValueError(f"{name} = {limit:g} was asked; a limit is a finite number above 0")
+        if self.min_retention is not None and self.min_retention > 1:
+            raise ValueError(f"min_retention = {self.min_retention:g} was asked; it is a share of 1, such as 0.95")
+
+
+class ExportJob(Record, frozen=True):
+    """Everything that decides what a family contains.
+
+    Attributes:
+        name: what the family is called when nothing else is said; a profile's file name.
+        base: directory against which a relative `parent.source` and `probes` are read.
+        probes: a JSON Lines file that replaces the shipped probes.
+        calibration: a file of the texts that ranges are measured on, one per line.
+        vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
+            (``script:Latin,Cyrillic``); None keeps all.
+        trained: the points that the parent was trained to be read at; None where nobody says.
+    """
+
+    parent: ParentSource
+    points: tuple[Point, ...]
+    readout: ReadoutRequest = msgspec.field(default_factory=ReadoutRequest)
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    encodings: tuple[Encoding, ...] = (Encoding.FLOAT32,)
+    probes: Path | None = None
+    calibration: Path | None = None
+    vocabulary: str | None = None
+    trained: tuple[Point, ...] | None = None
+    tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
+    base: Path = msgspec.field(default_factory=Path)
+    name: str = "family"
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """Every profile that is asked for."""
+        return tuple(
+            Profile(point, precision, encoding)
+            for precision in self.precisions
+            for point in self.points
+            for encoding in self.encodings
+        )

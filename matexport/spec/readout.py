@@ -1,0 +1,64 @@
+"""How token states become a vector. It is never inferred silently: the parent's own files or the job say it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from matexport.spec.record import Record
+
+
+class PoolingMode(StrEnum):
+    """How sentence-transformers' Pooling module turns (B, T, H) token states into (B, H)."""
+
+    CLS = "cls"
+    MEAN = "mean"
+    MAX = "max"
+    MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
+    WEIGHTED_MEAN = "weightedmean"
+    LAST_TOKEN = "lasttoken"
+
+
+class FinalNorm(StrEnum):
+    """What happens to the parent's final normalisation at an exit before the last block.
+
+    ``keep`` applies it to the intermediate state, as cutting the layers of the module does; ``drop`` reads the raw
+    residual stream, as `hidden_states[k]` does; ``absent``: the parent is post-norm and has none. The exit at full
+    depth is the parent's own output in each case.
+    """
+
+    KEEP = "keep"
+    DROP = "drop"
+    ABSENT = "absent"
+
+
+class ReadoutRequest(Record, frozen=True):
+    """What a job says about the read-out; None leaves it to the parent's own files.
+
+    Attributes:
+        pooling: one mode, or several to be concatenated. Needed for a parent without ``modules.json``.
+        final_norm: needed for a pre-norm parent that is read before its last block.
+        normalize: scale each vector to unit length after it has been cut to ``dim``.
+        max_tokens: a limit below the parent's own ``max_seq_length``.
+    """
+
+    pooling: PoolingMode | tuple[PoolingMode, ...] | None = None
+    final_norm: FinalNorm | None = None
+    normalize: bool = True
+    max_tokens: int | None = None
+
+
+class Readout(Record, frozen=True):
+    """How token states become a vector, in this order.
+
+    Attributes:
+        final_norm: see `FinalNorm`.
+        pooling: modes whose results are concatenated.
+        heads: the parent's own modules after pooling, at full width (``Dense(384->128, Tanh)``, ``LayerNorm(128)``,
+            ``Normalize``), as readable text.
+        normalize: L2 after the vector has been cut to the profile's dim.
+    """
+
+    final_norm: FinalNorm
+    pooling: tuple[PoolingMode, ...]
+    heads: tuple[str, ...]
+    normalize: bool

@@ -1,0 +1,138 @@
+"""How far vectors may be off, and the numbers that say how far they are: `FLOORS`, `Tolerance`, `Parity`, `Spread`.
+
+A floor is a number with a source and a date. What is asked may tighten it and never loosen it. Computing the numbers is
+left to `matexport.parity`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from matexport.spec.profile import Precision
+from matexport.spec.record import Record
+
+
+class Tolerance(Record, frozen=True):
+    """How far a sub-model may be from the parent, in the numbers of `Parity`; None is not held.
+
+    Attributes:
+        max_abs: at most, every coordinate of every probe.
+        cosine_mean: at least, the mean over the probes.
+        cosine_min: at least, the worst probe.
+        spread: at most, the largest difference of a coordinate between the ways of running: batched or alone, with
+            padding or without.
+    """
+
+    max_abs: float | None = None
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    spread: float | None = None
+
+
+#: Parity floor of each precision, for every exit, batched, padded and alone. A profile file may tighten it.
+#:
+#: `max_abs` is absolute where a coordinate stays within 1 (as in unit vectors), otherwise in units of its largest value
+#: among the probes. What the small precisions cost depends on the parent, so they are held by cosine; "seen" are the
+#: worst mean and the least of 30 points of all-MiniLM-L6-v2 on the shipped probes, with the shipped calibration texts
+#: or with 512 sentences of STS-B, whichever was worse (2026-11-21). `spread` is what a text may owe to its batch.
+FLOORS: Mapping[Precision, Tolerance] = {
+    # Ten times the 1e-6 that two orders of summation in 24 layers were seen to give; optimum validates at 1e-5, too.
+    Precision.FP32: Tolerance(max_abs=1e-5),
+    # 0.999999 was seen; 11 bits of every product leave room for deeper parents.
+    Precision.FP16: Tolerance(cosine_mean=0.9999, cosine_min=0.999),
+    # Above what other exporters' dynamic presets reached at their best, on sentences of STS-B: 0.992 and 0.973
+    # (benchmarks/results/precisions.json). 0.9988 and 0.9955 were seen. And a text is itself in any batch.
+    Precision.INT8: Tolerance(cosine_mean=0.993, cosine_min=0.975, spread=1e-6),
+    # 0.983 and 0.960 were seen: one scale per value is the coarsest of all.
+    Precision.INT8_STATIC: Tolerance(cosine_mean=0.95, cosine_min=0.85, spread=1e-5),
+    # 0.9994 and 0.9978 were seen.
+    Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.997, spread=1e-5),
+    # 0.979 and 0.934 were seen.
+    Precision.Q4: Tolerance(cosine_mean=0.93, cosine_min=0.85, spread=1e-5),
+    # 0.985 and 0.945 were seen.
+    Precision.Q4_MIXED: Tolerance(cosine_mean=0.97, cosine_min=0.92, spread=1e-5),
+}
+
+
+def tighten(asked: Tolerance, floor: Tolerance) -> Tolerance:
+    """The tighter of the two, number by number: what is asked cannot loosen the floor."""
+
+    def choose(mine: float | None, theirs: float | None, tighter: Callable[[float, float], bool]) -> float | None:
+        if mine is None or theirs is None:
+            return theirs if mine is None else mine
+        return mine if tighter(mine, theirs) else theirs  # False for NaN: the floor stays
+
+    return Tolerance(
+        max_abs=choose(asked.max_abs, floor.max_abs, operator.le),
+        cosine_mean=choose(asked.cosine_mean, floor.cosine_mean, operator.ge),
+        cosine_min=choose(asked.cosine_min, floor.cosine_min, operator.ge),
+        spread=choose(asked.spread, floor.spread, operator.le),
+    )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Distance between two sets of n vectors.
+
+    Attributes:
+        max_abs: largest difference of one coordinate. Where the reference's largest value of that coordinate exceeds
+            1, it is divided by that value, so that one floor serves unit vectors and raw residual streams alike, and
+            a coordinate with huge values excuses no other.
+        cosine_mean: mean over rows of the cosine between the two vectors of a row.
+        cosine_min: the smallest of them.
+        neighbours: share of each row's nearest rows (at most 5, by cosine) that is the same in both sets.
+        worst: index of the row with the largest difference.
+        farthest: index of the row with the smallest cosine.
+    """
+
+    max_abs: float
+    cosine_mean: float
+    cosine_min: float
+    neighbours: float
+    worst: int
+    farthest: int
+
+    def find_breach(self, tolerance: Tolerance) -> Breach | None:
+        """What of a tolerance is not kept, such as ``mean cosine 0.9, allowed 0.99``; None when all is."""
+        held = (  # `not (a <= b)`, since a comparison with NaN is false
+            ("max abs difference", self.max_abs, tolerance.max_abs, 1, self.worst),
+            ("mean cosine", self.cosine_mean, tolerance.cosine_mean, -1, self.farthest),
+            ("least cosine", self.cosine_min, tolerance.cosine_min, -1, self.farthest),
+        )
+        for name, value, allowed, sign, probe in held:
+            if allowed is not None and not sign * value <= sign * allowed:
+                return Breach(f"{name} {value:.{6 if sign < 0 else 2}g}, allowed {allowed:g}", probe)
+        return None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a text's vector owes to its batch.
+
+    Attributes:
+        value: of float32 vectors, the largest difference of a coordinate alone and in a batch, scaled as
+            `Parity.max_abs` is; of codes, the share of those that differ.
+        worst: index of the row that differs most.
+    """
+
+    value: float
+    worst: int
+
+    def find_breach(self, tolerance: Tolerance) -> Breach | None:
+        """The breach of `tolerance.spread`; None where it is kept, or nothing is asked."""
+        if tolerance.spread is None or self.value <= tolerance.spread:
+            return None
+        return Breach(f"the same text differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
+
+
+@dataclass(frozen=True)
+class Breach:
+    """Why a tolerance is not kept, and the index of the probe that is furthest off."""
+
+    reason: str
+    probe: int
+
+    def __str__(self) -> str:
+        return f"{self.reason}; worst on probe {self.probe}"
