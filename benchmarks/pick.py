@@ -35,9 +35,9 @@ from common import (
 )
 from msgspec.structs import replace
 
+from matexport.family.manifest import load_family, write_manifest
+from matexport.family.measurements import record_bench, record_quality
 from matexport.host import read_host
-from matexport.manifest import load_family, write_manifest
-from matexport.quality import record_quality
 from matexport.spec.facts import (
     FamilyFacts,
     FileFacts,
@@ -52,7 +52,6 @@ from matexport.spec.measured import Bench, ProfileBench, Quality, Sample, Score,
 from matexport.spec.profile import Point, Precision, Profile
 from matexport.spec.readout import FinalNorm, PoolingMode, Readout
 from matexport.spec.tolerance import Tolerance
-from matexport.timings import record_bench
 
 CPUS = 2
 LAYERS, DIMS, PRECISIONS = range(1, 11), range(32, 352, 32), (Precision.FP32, Precision.INT8)

@@ -29,8 +29,8 @@ from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
 from matexport.batches import split_batches
+from matexport.family.manifest import TOKENIZER, Family, load_family
 from matexport.io.texts import load_probes
-from matexport.manifest import TOKENIZER, Family, load_family
 from matexport.session import open_session
 from matexport.spec.facts import OUTPUT_NAME, PaddingSide
 from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts

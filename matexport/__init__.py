@@ -21,22 +21,21 @@ if TYPE_CHECKING:
     from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.evaluate import evaluate_family
+    from matexport.family.manifest import Family, load_family
+    from matexport.family.measurements import load_bench, load_measurement, load_quality, record_bench, record_quality
+    from matexport.family.summary import describe_profiles
+    from matexport.family.survey import Survey, survey_family
     from matexport.findings import gather_findings
     from matexport.host import read_host
     from matexport.io.jobs import load_job
     from matexport.junit import write_junit
-    from matexport.manifest import Family, load_family
     from matexport.pack import pack_profile
     from matexport.pick import Choice, choose
-    from matexport.quality import load_quality, record_quality
     from matexport.report import write_report
     from matexport.spec.job import Budget
     from matexport.spec.measured import Bench
-    from matexport.survey import Survey, survey_family
-    from matexport.tables import describe_profiles
     from matexport.tasks import load_retrieval, load_sts, load_unlabelled
-    from matexport.timings import load_bench, record_bench
-    from matexport.verify import Verification, load_measurement, record_measurement, verify_family
+    from matexport.verify import Verification, record_measurement, verify_family
 
 # onnxruntime's Linux wheels report usage from 1.29 on; only this, set before its import, turns it off for good.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -54,30 +53,30 @@ _HOMES = {
     "Sessions": "matexport.embed",
     "MatexportError": "matexport.errors",
     "evaluate_family": "matexport.evaluate",
+    "Family": "matexport.family.manifest",
+    "load_family": "matexport.family.manifest",
+    "load_bench": "matexport.family.measurements",
+    "load_measurement": "matexport.family.measurements",
+    "load_quality": "matexport.family.measurements",
+    "record_bench": "matexport.family.measurements",
+    "record_quality": "matexport.family.measurements",
+    "describe_profiles": "matexport.family.summary",
+    "Survey": "matexport.family.survey",
+    "survey_family": "matexport.family.survey",
     "gather_findings": "matexport.findings",
     "read_host": "matexport.host",
     "load_job": "matexport.io.jobs",
     "write_junit": "matexport.junit",
-    "Family": "matexport.manifest",
-    "load_family": "matexport.manifest",
     "pack_profile": "matexport.pack",
     "Choice": "matexport.pick",
     "choose": "matexport.pick",
-    "load_quality": "matexport.quality",
-    "record_quality": "matexport.quality",
     "write_report": "matexport.report",
     "Budget": "matexport.spec.job",
     "Bench": "matexport.spec.measured",
-    "Survey": "matexport.survey",
-    "survey_family": "matexport.survey",
-    "describe_profiles": "matexport.tables",
     "load_retrieval": "matexport.tasks",
     "load_sts": "matexport.tasks",
     "load_unlabelled": "matexport.tasks",
-    "load_bench": "matexport.timings",
-    "record_bench": "matexport.timings",
     "Verification": "matexport.verify",
-    "load_measurement": "matexport.verify",
     "record_measurement": "matexport.verify",
     "verify_family": "matexport.verify",
 }

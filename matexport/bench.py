@@ -25,10 +25,11 @@ import msgspec
 import numpy as np
 
 from matexport.errors import FamilyError, ParentError, RequestError
+from matexport.family.integrity import check_family
+from matexport.family.manifest import PROBES, Family, load_family
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
 from matexport.io.texts import load_probes
-from matexport.manifest import PROBES, Family, check_family, load_family
 from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
 from matexport.spec.profile import Point, Profile
 from matexport.trial import TrialPlan, TrialResult
@@ -93,7 +94,7 @@ class Trial:
 def bench_family(
     family: Family | Path | str, plan: BenchPlan | None = None, *, progress: Progress | None = None
 ) -> Bench:
-    """Measure profiles of a family on this host. Writes nothing; see `matexport.timings.record_bench`.
+    """Measure profiles of a family on this host. Writes nothing; see `matexport.family.measurements.record_bench`.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from matexport.batches import DEFAULT_BATCH_TOKENS
 from matexport.errors import DestinationError, FamilyError, MatexportError, RequestError
 from matexport.extras import require_extra
+from matexport.family.manifest import MANIFEST, Family, load_family
 from matexport.host import count_cpus
 from matexport.io.files import hash_file
-from matexport.manifest import MANIFEST, Family, load_family
 
 if TYPE_CHECKING:
     import pyarrow

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from matexport.family.survey import Known
 from matexport.findings import MB, Findings
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
-from matexport.survey import Known
 from matexport.words import command, describe_family, describe_host, describe_threads, name_hosts
 
 #: How a hub spells the kinds of tasks that have labels.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from matexport.family.survey import Candidate, Known, Survey, is_measured_on
 from matexport.io.terminal import format_table, show_plain
 from matexport.pick import (
     LIMITS,
@@ -18,7 +19,6 @@ from matexport.pick import (
     show_number,
 )
 from matexport.spec.measured import Host, HostPattern
-from matexport.survey import Candidate, Known, Survey, is_measured_on
 
 NOT_MEASURED = "-"
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matexport.devices import Device
     from matexport.drift import Drift
     from matexport.embed import Embedder
-    from matexport.manifest import Family
-    from matexport.tables import Parities, Spreads
+    from matexport.family.manifest import Family
+    from matexport.family.summary import Parities, Spreads
     from matexport.tasks import Task
     from matexport.verify import Case, Verification
 
@@ -111,8 +111,8 @@ def _print_unread(family: Family) -> None:
 def run_verify(options: argparse.Namespace) -> int:
     """``matexport verify FAMILY``"""
     from matexport.drift import compare_families, find_common
+    from matexport.family.manifest import load_family
     from matexport.junit import write_junit
-    from matexport.manifest import load_family
     from matexport.verify import open_case, record_measurement, verify_case
 
     family, case, drift = None, None, None
@@ -183,10 +183,10 @@ def _open_baseline(family: Family) -> Case:
 def run_bench(options: argparse.Namespace) -> int:
     """``matexport bench FAMILY``"""
     from matexport.bench import BenchPlan, bench_family
+    from matexport.family.manifest import load_family
+    from matexport.family.measurements import record_bench
     from matexport.io.texts import MAX_MIX_TEXTS, read_texts
-    from matexport.manifest import load_family
     from matexport.tables import format_bench
-    from matexport.timings import record_bench
 
     family = load_family(options.family)
     if options.parent is not None and not options.against:
@@ -230,8 +230,8 @@ def run_bench(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """``matexport evaluate FAMILY``"""
     from matexport.evaluate import evaluate_family, require_evaluate_extra
-    from matexport.manifest import load_family
-    from matexport.quality import record_quality
+    from matexport.family.manifest import load_family
+    from matexport.family.measurements import record_quality
     from matexport.tables import format_adaptive, format_quality
     from matexport.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
@@ -277,11 +277,11 @@ def run_pick(options: argparse.Namespace) -> int:
     from msgspec.structs import fields, replace
 
     from matexport.choices import describe_choice, format_choice, list_unchecked, summarise_rejections
+    from matexport.family.manifest import load_family
+    from matexport.family.survey import survey_family
     from matexport.host import read_host
-    from matexport.manifest import load_family
     from matexport.pick import choose
     from matexport.spec.job import Budget
-    from matexport.survey import survey_family
 
     if options.overwrite and options.out is None:
         raise RequestError("--overwrite is for --out DIR")
@@ -295,7 +295,7 @@ def run_pick(options: argparse.Namespace) -> int:
     budget = replace(budget, **{name: limit for name, limit in asked.items() if limit is not None})
     family = load_family(options.family)
     if options.out is not None:
-        from matexport.integrity import refuse_occupied
+        from matexport.family.integrity import refuse_occupied
 
         refuse_occupied(options.out, overwrite=options.overwrite)
     if options.measure:
@@ -339,9 +339,9 @@ def run_pick(options: argparse.Namespace) -> int:
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:
     """Bench what lacks timings of this host, and keep them."""
     from matexport.bench import DEFAULT_SHAPES, BenchPlan, bench_family
+    from matexport.family.measurements import record_bench
+    from matexport.family.survey import list_unmeasured
     from matexport.host import read_host
-    from matexport.survey import list_unmeasured
-    from matexport.timings import record_bench
 
     here = read_host()
     if device and not (device.host and device.host.matches(here)):
@@ -367,10 +367,11 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
 
 def run_show(options: argparse.Namespace) -> int:
     """``matexport show FAMILY``"""
+    from matexport.family.manifest import load_family
+    from matexport.family.measurements import load_measurement
+    from matexport.family.summary import describe_profiles
     from matexport.host import read_host
-    from matexport.manifest import load_family
-    from matexport.tables import describe_profiles, format_profiles
-    from matexport.verify import load_measurement
+    from matexport.tables import format_profiles
 
     family = load_family(options.family)
     measured = load_measurement(family, read_host())
@@ -606,7 +607,7 @@ def _replace_file(path: Path) -> Iterator[Any]:
 def _describe_verification(path: Path, verification: Verification) -> dict[str, object]:
     import msgspec
 
-    from matexport.manifest import load_family
+    from matexport.family.manifest import load_family
 
     family, token_ids = load_family(path), verification.token_ids
     described = None
@@ -624,7 +625,7 @@ def _describe_verification(path: Path, verification: Verification) -> dict[str, 
 
 def _describe_rows(family: Family, verification: Verification) -> list[dict[str, object]]:
     """One row per profile: `describe_profiles`, whether it passed, and what failed first if it did not."""
-    from matexport.tables import describe_profiles
+    from matexport.family.summary import describe_profiles
 
     failures = _describe_failures(family, verification)
     rows = describe_profiles(family, *_split_measured(verification))
@@ -634,9 +635,9 @@ def _describe_rows(family: Family, verification: Verification) -> list[dict[str,
 
 def _describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
     """Profile that is off its floor -> which check, why, on which probe, and all of it as a message."""
+    from matexport.family.manifest import PROBES
+    from matexport.family.token_rows import quote_probe
     from matexport.io.texts import load_probes
-    from matexport.manifest import PROBES
-    from matexport.tokenrows import quote_probe
 
     probes = () if verification.passed else load_probes(family.path / PROBES)
     failures: dict[str, dict[str, object]] = {}
@@ -712,7 +713,7 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
 
 
 def _print_verification(path: Path, verification: Verification) -> None:
-    from matexport.manifest import load_family
+    from matexport.family.manifest import load_family
     from matexport.tables import format_profiles
 
     family, host = load_family(path), verification.host

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matexport.family.summary import describe_profiles
+from matexport.family.survey import Known, is_same_host
 from matexport.findings import MB, Findings, Standing, find_excess
 from matexport.spec.job import Budget
 from matexport.spec.measured import CPU, Host
 from matexport.spec.profile import Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
-from matexport.survey import Known, is_same_host
-from matexport.tables import describe_profiles
 from matexport.words import (
     count_noun,
     format_number,

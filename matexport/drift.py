@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
 from matexport.embed import Embedder
 from matexport.errors import RequestError
+from matexport.family.manifest import TOKENIZER, Family
 from matexport.io.progress import Progress
-from matexport.manifest import TOKENIZER, Family
 from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance, unit_rows
 from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Encoding, Probe, Profile

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, RequestError, one_line
+from matexport.family.integrity import check_profile
+from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus
-from matexport.manifest import Family, check_profile, load_family
 from matexport.session import load_runtime, open_session
 from matexport.spec.facts import OUTPUT_NAME, PaddingSide
 from matexport.spec.measured import CPU

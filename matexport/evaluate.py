@@ -24,15 +24,16 @@ from matexport.embed import Embedder
 from matexport.errors import FamilyError, RequestError
 from matexport.exits import ExitsEmbedder
 from matexport.extras import require_extra
+from matexport.family.integrity import check_files
+from matexport.family.manifest import RANGES, Family, load_family
+from matexport.family.proof import load_ranges
 from matexport.host import count_cpus, read_host
-from matexport.manifest import RANGES, Family, check_files, load_family
 from matexport.parity import encode_vectors, unit_rows
 from matexport.search import search_adaptively, search_exactly
 from matexport.spec.measured import Adaptive, Quality, Score, TaskKind, TaskQuality
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
 from matexport.tokens import TASKS_SCHEMA, Asked
-from matexport.verify import load_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def evaluate_family(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quality:
-    """Score profiles of a family. Writes nothing; see `matexport.quality.record_quality`.
+    """Score profiles of a family. Writes nothing; see `matexport.family.measurements.record_quality`.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.

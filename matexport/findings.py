@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from matexport.family.integrity import check_files
+from matexport.family.manifest import MANIFEST, PROBES, Family, load_family
+from matexport.family.measurements import load_bench, load_quality
+from matexport.family.survey import Candidate, Survey, is_same_host, survey_family
 from matexport.host import read_host
 from matexport.io.files import hash_file
-from matexport.manifest import MANIFEST, PROBES, Family, check_files, load_family
-from matexport.parity import RANGES_WAY
-from matexport.quality import load_quality
 from matexport.spec.job import Budget
 from matexport.spec.measured import PROVIDERS, Bench, Host, TaskQuality
-from matexport.survey import Candidate, Survey, is_same_host, survey_family
-from matexport.timings import load_bench
+from matexport.spec.tolerance import RANGES_WAY
 from matexport.verify import ProfileVerdict, load_verdicts
 
 MB = 1e6

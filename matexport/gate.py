@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 
 from matexport.errors import MatexportError
+from matexport.family.manifest import Family, load_family
+from matexport.family.survey import Survey, survey_family
+from matexport.family.token_rows import stores_token_rows
 from matexport.host import read_host
-from matexport.manifest import Family, load_family
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Breach
-from matexport.survey import Survey, survey_family
-from matexport.tokenrows import stores_token_rows
 from matexport.verify import (
     SPREAD_CHECK,
     VECTORS_CHECK,

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matexport.family.survey import is_same_host
 from matexport.findings import Findings, Standing
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.survey import is_same_host
 from matexport.words import (
     format_number,
     list_groups,

@@ -12,9 +12,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from matexport.drift import Drift, ProfileDrift
-from matexport.manifest import Family
-from matexport.spec.tolerance import Parity, Spread
-from matexport.tokenrows import TokenParity, stores_token_rows
+from matexport.family.manifest import Family
+from matexport.family.token_rows import stores_token_rows
+from matexport.spec.tolerance import Parity, Spread, TokenParity
 from matexport.verify import Verification, explain_unchecked, list_expected_checks
 
 # What XML 1.0 cannot hold, even escaped.

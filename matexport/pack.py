@@ -14,24 +14,15 @@ from msgspec.structs import replace
 from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
-from matexport.integrity import refuse_occupied
+from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
+from matexport.family.manifest import PROBES, RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.proof import load_ranges, load_references
+from matexport.family.token_rows import load_token_rows, pack_token_rows
+from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.manifest import (
-    PROBES,
-    RANGES,
-    REFERENCE,
-    Family,
-    check_files,
-    check_profile,
-    describe_files,
-    load_family,
-    write_manifest,
-)
-from matexport.nestedfile import write_prefix
 from matexport.spec.profile import Encoding, Profile
-from matexport.tokenrows import load_token_rows, pack_token_rows
-from matexport.verify import load_ranges, load_references, verify_family
+from matexport.verify import verify_family
 
 
 def pack_profile(

@@ -20,13 +20,13 @@ from matexport.datatables import (
     tabulate_scores,
     tabulate_tasks,
 )
+from matexport.family.survey import Known, is_same_host
 from matexport.findings import MB, Findings, find_excess
 from matexport.heatmaps import list_marks, map_parity, map_retention
 from matexport.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
 from matexport.spec.job import Budget
 from matexport.spec.measured import Host
 from matexport.spec.profile import Point, Profile
-from matexport.survey import Known, is_same_host
 from matexport.words import (
     command,
     count_noun,

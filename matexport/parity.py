@@ -31,12 +31,6 @@ INT8_STEPS = 255
 #: the best (2026-11-21).
 RANGES_TOLERANCE = Tolerance(cosine_mean=0.95, cosine_min=0.8)
 
-#: What stands beside the ways of running for int8 outputs: how much their ranges cut off of the parent's own vectors.
-RANGES_WAY = "ranges"
-
-#: Read from the graph of all exits, which is what evaluates a family.
-TOGETHER_WAY = "together"
-
 #: Share of codes that may differ between a text alone and in a batch: where vectors are within 1e-5, one of a hundred
 #: steps of 1e-3 begins between them.
 CODES_SPREAD = 0.01

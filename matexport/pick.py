@@ -17,11 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+from matexport.family.survey import Candidate, Known, Survey, is_measured_on
 from matexport.spec.job import Budget
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record
-from matexport.survey import Candidate, Known, Survey, is_measured_on
 
 MB = 1e6
 
@@ -189,7 +189,7 @@ def choose(survey: Survey, budget: Budget, *, trained_only: bool = False) -> Cho
     """Choose the best profile that fits.
 
     Args:
-        survey: what `matexport.survey.survey_family` gathered.
+        survey: what `matexport.family.survey.survey_family` gathered.
         trained_only: refuse points that the parent is known not to have been trained at.
 
     Returns:

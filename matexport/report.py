@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from matexport.card import render_card
 from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
+from matexport.family.manifest import CARD, REPORT, Family
 from matexport.findings import Findings
 from matexport.heatmaps import list_gradient
-from matexport.manifest import CARD, REPORT, Family
 from matexport.page import lay_out
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError
-from matexport.graphfile import find_integer_nodes
+from matexport.family.graph_file import find_integer_nodes
 from matexport.host import count_cpus
 from matexport.spec.measured import CPU, PROVIDERS
 

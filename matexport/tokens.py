@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
-from matexport.manifest import POOLING_MASK, TOKENIZER
+from matexport.family.manifest import POOLING_MASK, TOKENIZER
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.profile import Probe
 from matexport.spec.record import Record

@@ -20,24 +20,21 @@ from threading import Lock
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 
 from matexport.batches import split_batches
 from matexport.embed import Embedder, Vectors
 from matexport.errors import FamilyError, RequestError
 from matexport.exits import ExitsEmbedder
-from matexport.graphfile import find_nan_tensor
+from matexport.family.integrity import check_family
+from matexport.family.manifest import PROBES, Family, load_family
+from matexport.family.measurements import load_measurement, write_sections
+from matexport.family.proof import check_finite_weights, load_ranges, load_references
+from matexport.family.token_rows import compare_token_rows, load_token_rows, stores_token_rows
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
-from matexport.io.texts import load_probes, parse_probes
-from matexport.manifest import PROBES, RANGES, REFERENCE, Family, check_family, load_family
-from matexport.measurements import load_sections, write_sections
-from matexport.nestedfile import PADDING_NAME, read_header
+from matexport.io.texts import load_probes
 from matexport.parity import (
     RANGES_TOLERANCE,
-    RANGES_WAY,
-    TOGETHER_WAY,
     compare_batched,
     compare_codes,
     compare_ranges,
@@ -48,8 +45,17 @@ from matexport.parity import (
 from matexport.spec.facts import PaddingSide
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Precision, Probe, Profile
-from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance, tighten
-from matexport.tokenrows import TokenParity, compare_token_rows, load_token_rows, stores_token_rows
+from matexport.spec.tolerance import (
+    FLOORS,
+    RANGES_WAY,
+    TOGETHER_WAY,
+    Breach,
+    Parity,
+    Spread,
+    TokenParity,
+    Tolerance,
+    tighten,
+)
 from matexport.tokens import Tokens, load_tokenizer, read_tokenizers_version, tokenize_probes
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
@@ -301,73 +307,6 @@ def _share_threads(family: Family, threads: int) -> tuple[int, int]:
     return workers, max(1, threads // workers)
 
 
-def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vectors]]:
-    """The probes of a family, and point name -> the parent's vectors for them, (n, dim) float32.
-
-    Raises:
-        FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
-    """
-    try:
-        probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
-    except UnicodeDecodeError:
-        raise FamilyError(f"{PROBES} is not UTF-8 text") from None
-    except RequestError as error:
-        raise FamilyError(str(error)) from None
-    points = {profile.point.name for profile in family.profiles}
-    try:
-        with safe_open(family.path / REFERENCE, framework="numpy") as file:  # which may hold token ids, too
-            references: dict[str, Vectors] = {name: file.get_tensor(name) for name in sorted(points & {*file.keys()})}
-    except SafetensorError as error:
-        raise FamilyError(f"{REFERENCE} cannot be read: {error}") from None
-    for profile in family.profiles:
-        vectors = references.get(profile.point.name)
-        if vectors is None or vectors.shape != (len(probes), profile.point.dim) or vectors.dtype != np.float32:
-            raise FamilyError(
-                f"{REFERENCE} has no ({len(probes)}, {profile.point.dim}) vectors for {profile.point.name}"
-            )
-        if not np.isfinite(vectors).all():
-            raise FamilyError(f"{REFERENCE} holds values that are not finite for {profile.point.name}")
-    return probes, references
-
-
-def load_ranges(family: Family) -> dict[str, Vectors]:
-    """Point name -> least and greatest value of each coordinate, (2, dim) float32; empty without int8 outputs.
-
-    Raises:
-        FamilyError: they cannot be read, lack a point, or are no ranges.
-    """
-    needed = [profile.point for profile in family.profiles if profile.encoding is Encoding.INT8]
-    if not needed:
-        return {}
-    try:
-        ranges: dict[str, Vectors] = load_file(family.path / RANGES)
-    except SafetensorError as error:
-        raise FamilyError(f"{RANGES} cannot be read: {error}") from None
-    for point in needed:
-        pair = ranges.get(point.name)
-        if pair is None or pair.shape != (2, point.dim) or pair.dtype != np.float32:
-            raise FamilyError(f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
-        if not np.isfinite(pair).all() or (pair[0] >= pair[1]).any():
-            raise FamilyError(f"{RANGES} holds no least and greatest values for {point.name}")
-    return ranges
-
-
-def check_finite_weights(family: Family) -> None:
-    """Refuse weights that hold NaN or infinity.
-
-    Raises:
-        FamilyError: naming the file and the tensor.
-    """
-    for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
-        bad = next(_find_nan_tensors(family.path / name), None)
-        if bad:
-            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
-    for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
-        bad = find_nan_tensor(family.path / name)
-        if bad:
-            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not a number")
-
-
 def record_measurement(family: Family, verification: Verification) -> Path:
     """Write a verification to ``measurements/<host>.json``, keeping what else is known of that host.
 
@@ -380,32 +319,6 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     if verification.token_ids:
         sections["token_ids"] = msgspec.to_builtins(verification.token_ids)
     return write_sections(family, verification.host, sections)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways.
-
-    Attributes:
-        token_ids: as `Verification.token_ids`.
-    """
-
-    parity: Mapping[str, Mapping[str, Parity]]
-    spread: Mapping[str, Spread | None] = field(default_factory=dict)
-    token_ids: TokenParity | None = None
-
-
-def load_measurement(family: Family, host: Host) -> Measurement | None:
-    """What was recorded on a host, if there is something that can be read."""
-    known = load_sections(family, host)
-    try:
-        return Measurement(
-            msgspec.convert(known["parity"], dict[str, dict[str, Parity]]),
-            msgspec.convert(known.get("spread", {}), dict[str, Spread | None]),
-            msgspec.convert(known.get("token_ids"), TokenParity | None),
-        )
-    except (KeyError, msgspec.ValidationError):
-        return None
 
 
 def load_verification(family: Family, host: Host) -> Verification | None:
@@ -478,18 +391,3 @@ def run_all_ways(
     yield "single", run_in_batches(1, PaddingSide.RIGHT)
     if padding_side is PaddingSide.LEFT:
         yield "left", run_in_batches(BATCH, PaddingSide.LEFT)
-
-
-def _find_nan_tensors(path: Path) -> Iterator[str]:
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    for entry in read_header(path).entries:
-        kind = kinds.get(entry.dtype)
-        if kind is None or entry.name.startswith(PADDING_NAME):
-            continue
-        end = min(entry.end, len(data))
-        flat = data[entry.offset : end - (end - entry.offset) % np.dtype(kind).itemsize].view(kind)
-        for start in range(0, len(flat), 1 << 22):
-            if not np.isfinite(flat[start : start + (1 << 22)]).all():
-                yield entry.name
-                break

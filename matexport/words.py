@@ -6,10 +6,10 @@ import math
 import shlex
 from collections.abc import Mapping
 
+from matexport.family.survey import is_same_host
 from matexport.findings import Findings
 from matexport.spec.measured import CPU, Host
 from matexport.spec.profile import Encoding, Precision, Profile
-from matexport.survey import is_same_host
 
 
 def command(findings: Findings, verb: str, *options: str) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from matexport.manifest import MANIFEST, PROBES, REFERENCE, TOKENIZER, describe_files, load_family, write_manifest
-from matexport.nestedfile import read_header
+from matexport.family.integrity import describe_files
+from matexport.family.manifest import MANIFEST, PROBES, REFERENCE, TOKENIZER, load_family, write_manifest
+from matexport.family.weights_file import read_header
 from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
 
 

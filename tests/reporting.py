@@ -8,12 +8,10 @@ from pathlib import Path
 from forge import edit_manifest
 
 from matexport import load_family
+from matexport.family.manifest import Family
+from matexport.family.measurements import record_bench, record_quality, write_sections
 from matexport.host import read_host
-from matexport.manifest import Family
-from matexport.measurements import write_sections
-from matexport.quality import record_quality
 from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
-from matexport.timings import record_bench
 
 OTHER = Host("Another CPU", "x86_64", ("avx2",), 8, "Linux", "3.12.0", "1.31.1")
 

@@ -7,10 +7,10 @@ import math
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from matexport.family.survey import Candidate, Known, Survey
 from matexport.spec.job import Budget
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.survey import Candidate, Known, Survey
 
 HERE = Host("a processor", "x86_64", ("avx2",), 4, "Linux", "3.11", "1.31.0")
 THERE = replace(HERE, cpu="another processor")

@@ -24,13 +24,12 @@ from matexport import bench as bench_module
 from matexport import load_family, pack_profile, verify_family
 from matexport.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
 from matexport.errors import FamilyError, RequestError
+from matexport.family.measurements import find_measurements, load_bench, load_measurement, load_sections, record_bench
 from matexport.host import read_host
-from matexport.measurements import find_measurements, load_sections
 from matexport.spec.measured import Bench, Timing
 from matexport.tables import format_bench
-from matexport.timings import load_bench, record_bench
 from matexport.trial import TrialResult, time_calls
-from matexport.verify import load_measurement, record_measurement
+from matexport.verify import record_measurement
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 QUICK = BenchPlan(profiles=(SMALL, LARGE), threads=(1,), shapes=((1, 4), (3, 8)), runs=4, seconds=5.0)

@@ -13,11 +13,10 @@ from msgspec.structs import replace
 import matexport.bench
 from matexport import load_family, record_bench, verify_family
 from matexport.bench import DEFAULT_SHAPES, BenchPlan
+from matexport.family.manifest import Family
+from matexport.family.measurements import load_bench, record_quality
 from matexport.host import read_host
-from matexport.manifest import Family
-from matexport.quality import record_quality
 from matexport.spec.measured import Bench
-from matexport.timings import load_bench
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 CALLS = dict(zip(NAMES, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), strict=True))

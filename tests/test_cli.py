@@ -22,9 +22,9 @@ from safetensors.numpy import load_file, save_file
 
 import matexport
 from matexport import Embedder, load_family, verify_family
+from matexport.family.manifest import SCHEMA
+from matexport.family.measurements import load_measurement
 from matexport.host import read_host
-from matexport.manifest import SCHEMA
-from matexport.verify import load_measurement
 
 NAME = "L02-D032-fp32"
 COMMANDS = ("export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
@@ -129,7 +129,7 @@ def test_interrupted(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) 
     def interrupt(_path: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("matexport.manifest.load_family", interrupt)
+    monkeypatch.setattr("matexport.family.manifest.load_family", interrupt)
     run("show", exported).complains("interrupted; no file was changed", code=130)
 
 

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from matexport import Embedder, compare_families, load_family, pack_profile
 from matexport.drift import Drift, ProfileDrift, combine_tolerances
 from matexport.errors import FamilyError, RequestError
-from matexport.manifest import PROBES, RANGES
+from matexport.family.manifest import PROBES, RANGES
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Profile
 from matexport.spec.tolerance import Tolerance
@@ -293,7 +293,7 @@ def test_a_prompt_that_one_family_lacks_is_said(left_exported: Path, tmp_path: P
     edit_manifest(new, lambda data: data["text"]["prompts"].update(passage="the cat "))
     with (new / PROBES).open("a", encoding="utf-8") as file:
         file.write('{"text": "a dog", "prompt": "passage"}\n')
-    from matexport.manifest import REFERENCE
+    from matexport.family.manifest import REFERENCE
 
     arrays = load_file(new / REFERENCE)
     longer = {name: np.concatenate([rows, rows[:1]]) for name, rows in arrays.items() if not name.startswith("token_")}

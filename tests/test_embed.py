@@ -418,7 +418,7 @@ def test_split_batches(count: int, size: int, lengths: list[int]) -> None:
 
 
 def _tensor_names(weights: Path) -> list[str]:
-    from matexport.nestedfile import read_header
+    from matexport.family.weights_file import read_header
 
     return [entry.name for entry in read_header(weights).entries]
 

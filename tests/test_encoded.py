@@ -18,11 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
+from matexport.family.manifest import MANIFEST, RANGES, REFERENCE
+from matexport.family.measurements import load_measurement
+from matexport.family.proof import load_ranges
+from matexport.family.summary import describe_profiles
 from matexport.host import read_host
-from matexport.manifest import MANIFEST, RANGES, REFERENCE
 from matexport.spec.profile import Profile
-from matexport.tables import describe_profiles
-from matexport.verify import load_measurement, load_ranges, load_verification, record_measurement
+from matexport.verify import load_verification, record_measurement
 
 GOLDEN = Path(__file__).parent / "golden" / "schema2"
 PLAIN, BITS, STEPS = "L01-D020-int8", "L01-D020-int8-ubinary", "L01-D020-int8-int8"

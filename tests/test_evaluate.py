@@ -22,8 +22,8 @@ from matexport import evaluate as evaluate_module
 from matexport.errors import FamilyError, MissingExtraError, RequestError
 from matexport.evaluate import collect_texts, correlate, embed_profiles, evaluate_family
 from matexport.exits import ExitsEmbedder
-from matexport.manifest import MANIFEST
-from matexport.quality import load_quality, record_quality
+from matexport.family.manifest import MANIFEST
+from matexport.family.measurements import load_quality, record_quality
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, UnlabelledTask

@@ -11,11 +11,11 @@ from reporting import OTHER, record_parity, record_scores, record_timings
 
 from matexport import load_family
 from matexport.errors import FamilyError
+from matexport.family.survey import Candidate, Known
 from matexport.findings import find_excess, gather_findings, stand
 from matexport.host import read_host
 from matexport.spec.job import Budget
 from matexport.spec.tolerance import Parity, Tolerance
-from matexport.survey import Candidate, Known
 from matexport.verify import ProfileVerdict, load_verdicts, load_verification
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"

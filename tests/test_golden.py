@@ -11,9 +11,9 @@ import tokenizers
 
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
-from matexport.manifest import READABLE, SCHEMA
+from matexport.family.manifest import READABLE, SCHEMA
 from matexport.spec.facts import TaskFacts
-from matexport.tokenrows import TokenParity
+from matexport.spec.tolerance import TokenParity
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from properties import given, settings, st
 
 from matexport.errors import FamilyError
-from matexport.graphfile import check_graph, parse_graph
+from matexport.family.graph_file import check_graph, parse_graph
 
 WEIGHTS = "weights.fp32.safetensors"
 SIZE = 4096 + 96
@@ -317,7 +317,7 @@ def test_a_graph_that_nests_too_deep(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.graphfile.MAX_GRAPH_BYTES", 10)
+    monkeypatch.setattr("matexport.family.graph_file.MAX_GRAPH_BYTES", 10)
     monkeypatch.setattr(Path, "read_bytes", lambda _path: pytest.fail("was read"))
     refuse(tmp_path, make_model(), "a graph without weights is far smaller")
 
@@ -345,7 +345,7 @@ def test_parse_reads_what_onnx_wrote(tmp_path: Path) -> None:
 
 def test_the_schema_is_onnxs(tmp_path: Path) -> None:
     """Field numbers are copied by hand; a wrong one would look past what it should check."""
-    from matexport.graphfile import _SCHEMA
+    from matexport.family.graph_file import _SCHEMA
 
     theirs = {"Opset": "OperatorSetId", "Entry": "StringStringEntry", "Sparse": "SparseTensor"}
     for name, fields in _SCHEMA.items():

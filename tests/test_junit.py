@@ -13,8 +13,7 @@ from properties import given, st
 from matexport import load_family, verify_family
 from matexport.host import read_host
 from matexport.junit import write_junit
-from matexport.spec.tolerance import Parity, Tolerance
-from matexport.tokenrows import TokenParity
+from matexport.spec.tolerance import Parity, TokenParity, Tolerance
 from matexport.verify import ProfileVerdict, Verification, list_expected_checks
 
 GOLDEN = Path(__file__).parent / "golden"

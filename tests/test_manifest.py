@@ -16,18 +16,9 @@ from properties import given, settings, st
 
 from matexport import Embedder, verify_family
 from matexport.errors import FamilyError
+from matexport.family.integrity import check_family, check_profile, describe_files
+from matexport.family.manifest import MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, SCHEMA, load_family, write_manifest
 from matexport.io.files import hash_file
-from matexport.manifest import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    MEASUREMENTS,
-    SCHEMA,
-    check_family,
-    check_profile,
-    describe_files,
-    load_family,
-    write_manifest,
-)
 
 pytestmark = pytest.mark.usefixtures("no_session")
 

@@ -15,7 +15,7 @@ import pytest
 
 import matexport
 from matexport.errors import DestinationError
-from matexport.integrity import refuse_occupied
+from matexport.family.integrity import refuse_occupied
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

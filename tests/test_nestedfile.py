@@ -13,7 +13,7 @@ from properties import given, st
 from safetensors.numpy import load, load_file, save_file
 
 from matexport.errors import FamilyError
-from matexport.nestedfile import (
+from matexport.family.weights_file import (
     DATA_ALIGNMENT,
     PADDING_NAME,
     TENSOR_ALIGNMENT,

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, ParityError
-from matexport.manifest import MEASUREMENTS, REFERENCE, check_family
+from matexport.family.integrity import check_family
+from matexport.family.manifest import MEASUREMENTS, REFERENCE
 from matexport.spec.profile import Point
 
 NAME = "L01-D008-fp32"

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from properties import given, st
 from surveys import HERE, THERE, TIMES, budgets, surveys
 
+from matexport.family.survey import Candidate, Known, Survey
 from matexport.pick import ENCODINGS, EXACTNESS, LIMITS, TRAINED_ONLY, Choice, choose
 from matexport.spec.job import Budget
 from matexport.spec.profile import Encoding, Precision, Profile
-from matexport.survey import Candidate, Known, Survey
 
 #: field of the budget -> of the candidate, and the candidate's units in one of the budget's.
 FIELDS = {

@@ -18,10 +18,10 @@ from forge import edit_manifest, flip_byte, overwrite_values, reseal, store_toke
 from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, pack_profile, verify_family
+from matexport.family.manifest import MANIFEST, REFERENCE
+from matexport.family.measurements import record_quality
+from matexport.family.weights_file import read_header
 from matexport.host import read_host
-from matexport.manifest import MANIFEST, REFERENCE
-from matexport.nestedfile import read_header
-from matexport.quality import record_quality
 from matexport.spec.measured import Quality, Score, TaskKind, TaskQuality
 
 ROOT = Path(__file__).parent.parent

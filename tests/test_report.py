@@ -21,8 +21,9 @@ from reporting import OTHER, forge_large, measure_large, record_parity, record_s
 
 from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError
+from matexport.family.integrity import check_family
+from matexport.family.manifest import CARD, MANIFEST, REPORT, Family
 from matexport.findings import gather_findings
-from matexport.manifest import CARD, MANIFEST, REPORT, Family, check_family
 from matexport.report import render_page, write_report
 from matexport.spec.job import Budget
 from matexport.spec.measured import TaskKind

@@ -12,7 +12,7 @@ import pytest
 
 from matexport import Embedder, session
 from matexport.errors import FamilyError, RequestError
-from matexport.graphfile import find_integer_nodes
+from matexport.family.graph_file import find_integer_nodes
 from matexport.session import check_assignment, open_session
 from matexport.spec.measured import PROVIDERS
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from matexport.errors import DestinationError, RequestError
-from matexport.integrity import refuse_occupied
+from matexport.family.integrity import refuse_occupied
+from matexport.family.manifest import MANIFEST
 from matexport.io import staging
 from matexport.io.files import explain_os_errors
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.manifest import MANIFEST
 
 OLD, NEW = {"family.json": "old", "old.txt": "old"}, {"family.json": "new", "new.txt": "new"}
 

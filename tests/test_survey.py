@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from matexport import load_family, record_bench, survey_family
 from matexport.errors import RequestError
+from matexport.family.manifest import MEASUREMENTS, Family
+from matexport.family.measurements import load_quality, record_quality
+from matexport.family.survey import Candidate, Known, list_unmeasured
 from matexport.host import read_host
-from matexport.manifest import MEASUREMENTS, Family
-from matexport.quality import load_quality, record_quality
 from matexport.spec.measured import Host, HostPattern, Score
-from matexport.survey import Candidate, Known, list_unmeasured
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 HERE = read_host()

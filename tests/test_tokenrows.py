@@ -18,20 +18,20 @@ from safetensors.numpy import load, load_file, save, save_file
 
 from matexport import load_family
 from matexport.errors import FamilyError, RequestError
-from matexport.manifest import REFERENCE
-from matexport.spec.profile import Probe
-from matexport.tokenrows import (
+from matexport.family.manifest import REFERENCE
+from matexport.family.proof import load_references
+from matexport.family.token_rows import (
     TOKEN_COUNTS,
     TOKEN_IDS,
-    TokenParity,
     compare_token_rows,
     load_token_rows,
     pack_token_rows,
     quote_probe,
     stores_token_rows,
 )
+from matexport.spec.profile import Probe
+from matexport.spec.tolerance import TokenParity
 from matexport.tokens import read_tokenizers_version
-from matexport.verify import load_references
 
 Arrays = dict[str, NDArray[Any]]
 PROBES = (Probe("a cat"), Probe("the dog " * 20), Probe("", "query"))
@@ -56,7 +56,7 @@ def test_what_is_no_token_id_is_not_packed(token: int) -> None:
 
 
 def test_more_than_a_family_holds_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.tokenrows.MAX_TOKEN_IDS", 42)
+    monkeypatch.setattr("matexport.family.token_rows.MAX_TOKEN_IDS", 42)
     with pytest.raises(RequestError, match="the 3 probes have 43 tokens; a family holds the ids of up to 42: give"):
         pack_token_rows(ROWS)
 
@@ -120,7 +120,7 @@ def test_what_are_no_token_rows(forgery: str, family: Path) -> None:
 def test_more_than_is_read_into_memory(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store_token_rows(family)
     probes = len(load_references(load_family(family))[0])
-    monkeypatch.setattr("matexport.tokenrows.MAX_TOKEN_IDS", 10)
+    monkeypatch.setattr("matexport.family.token_rows.MAX_TOKEN_IDS", 10)
     monkeypatch.setattr(np, "fromfile", None)
     with pytest.raises(FamilyError, match="of at most 10"):
         load_token_rows(load_family(family), probes)

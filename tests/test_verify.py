@@ -23,24 +23,16 @@ from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, verify_family
 from matexport.errors import FamilyError
+from matexport.family.integrity import check_family
+from matexport.family.manifest import MEASUREMENTS, PROBES, REFERENCE
+from matexport.family.measurements import Measurement, load_measurement
+from matexport.family.proof import load_references
+from matexport.family.weights_file import read_header
 from matexport.host import read_host
 from matexport.io.files import hash_file
-from matexport.manifest import MEASUREMENTS, PROBES, REFERENCE, check_family
-from matexport.nestedfile import read_header
-from matexport.spec.tolerance import Parity, Spread, Tolerance
-from matexport.tokenrows import TokenParity
+from matexport.spec.tolerance import Parity, Spread, TokenParity, Tolerance
 from matexport.tokens import read_tokenizers_version
-from matexport.verify import (
-    Measurement,
-    ProfileVerdict,
-    Verification,
-    load_measurement,
-    load_references,
-    load_verification,
-    open_case,
-    record_measurement,
-    verify_case,
-)
+from matexport.verify import ProfileVerdict, Verification, load_verification, open_case, record_measurement, verify_case
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WEIGHTS = "weights.fp32.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matexport.extras import require_extra
-from matexport.manifest import MANIFEST
+from matexport.family.manifest import MANIFEST
 from matexport.spec.job import ExportJob
 
 if TYPE_CHECKING:

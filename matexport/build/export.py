@@ -62,8 +62,22 @@ from matexport.build.sources import find_adapter_base, hash_settings
 from matexport.build.trace import Traced, trace_exits
 from matexport.build.vocabulary import SCRIPT_PREFIX, prune_embeddings
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.family.integrity import check_family, describe_files, refuse_occupied
+from matexport.family.manifest import (
+    MANIFEST,
+    PROBES,
+    RANGES,
+    REFERENCE,
+    SCHEMA,
+    TOKENIZER,
+    Family,
+    load_family,
+    write_manifest,
+)
+from matexport.family.proof import load_references
+from matexport.family.token_rows import pack_token_rows
+from matexport.family.weights_file import NestedHeader
 from matexport.host import read_host
-from matexport.integrity import refuse_occupied
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.io.texts import (
@@ -74,35 +88,12 @@ from matexport.io.texts import (
     load_shipped_calibration,
     read_texts,
 )
-from matexport.manifest import (
-    MANIFEST,
-    PROBES,
-    RANGES,
-    REFERENCE,
-    SCHEMA,
-    TOKENIZER,
-    Family,
-    check_family,
-    describe_files,
-    load_family,
-    write_manifest,
-)
-from matexport.nestedfile import NestedHeader
-from matexport.parity import RANGES_WAY, TOGETHER_WAY
 from matexport.spec.facts import OUTPUT_NAME, FamilyFacts, PrecisionFacts, ProfileFacts, Provenance, VocabularyFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
-from matexport.spec.tolerance import FLOORS
-from matexport.tokenrows import pack_token_rows
+from matexport.spec.tolerance import FLOORS, RANGES_WAY, TOGETHER_WAY
 from matexport.tokens import TextTokenizer, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.verify import (
-    ProfileVerdict,
-    Verification,
-    load_references,
-    load_verification,
-    record_measurement,
-    verify_family,
-)
+from matexport.verify import ProfileVerdict, Verification, load_verification, record_measurement, verify_family
 from matexport.version import __version__
 
 #: Texts of a vocabulary's corpus that become probes.

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from matexport.build.reach import find_needed_nodes
-from matexport.nestedfile import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
+from matexport.family.weights_file import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
 from matexport.spec.profile import Point
 
 #: Smaller tensors stay in the graph: each external one costs the runtime a mapping of its own.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from matexport.build.parents.loading import module_class
 from matexport.build.parents.text import TextParent
-from matexport.manifest import POOLING_MASK
+from matexport.family.manifest import POOLING_MASK
 from matexport.spec.readout import FinalNorm, PoolingMode
 
 

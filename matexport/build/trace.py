@@ -25,7 +25,7 @@ from onnx_ir.passes import common
 from torch import nn
 
 from matexport.errors import ParentError, one_line
-from matexport.manifest import POOLING_MASK
+from matexport.family.manifest import POOLING_MASK
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
 
 OPSET = 20

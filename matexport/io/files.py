@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,3 +64,17 @@ def explain_os_errors(destination: Path) -> Iterator[None]:
         if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.parent):
             raise DestinationError(f"{os.fsdecode(error.filename)}: {reason}; {destination} was not changed") from error
         raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
+
+
+def find_file_problem(path: Path, limit: int) -> str | None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return f"missing: {path.name}"
+    # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
+    # cannot show a file that its owner could not have copied here.
+    if not stat.S_ISREG(status.st_mode):
+        return f"refused: {path.name} is not a regular file (links are not followed)"
+    if status.st_size > limit:
+        return f"changed: {path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+    return None

@@ -7,7 +7,7 @@ left to `matexport.parity`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matexport.spec.profile import Precision
@@ -136,3 +136,66 @@ class Breach:
 
     def __str__(self) -> str:
         return f"{self.reason}; worst on probe {self.probe}"
+
+
+#: Ids of a row that a message shows, and how many of them stand before the first that differs.
+SHOWN_IDS, IDS_BEFORE = 8, 2
+
+
+@dataclass(frozen=True)
+class TokenParity:
+    """The probes' token ids on this machine against the parent's.
+
+    Attributes:
+        probes: how many were compared.
+        tokenizers: version of the library that gave those of this machine.
+        differing: indices of the probes whose ids differ.
+        first: the first of them, as messages quote it.
+        here, parent: its token ids.
+    """
+
+    probes: int
+    tokenizers: str
+    differing: tuple[int, ...] = ()
+    first: str = ""
+    here: tuple[int, ...] = ()
+    parent: tuple[int, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.differing
+
+    @property
+    def summary(self) -> str:
+        """Such as ``token ids differ in 5 of 66 probes``."""
+        if self.passed:
+            return f"token ids of {self.probes} probes are the parent's"
+        return f"token ids differ in {len(self.differing)} of {self.probes} probes"
+
+    def find_difference(self) -> str | None:
+        """The summary, the first probe whose ids differ, and both rows where they do; None when none differ."""
+        if self.passed:
+            return None
+        pairs = zip(self.here, self.parent, strict=False)
+        shorter = min(len(self.here), len(self.parent))
+        place = next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
+        here, parent = (_show_ids(row, place) for row in (self.here, self.parent))
+        return (
+            f"{self.summary}, first in {self.first}: {here} here, {parent} in the parent (tokenizers {self.tokenizers} "
+            "here)"
+        )
+
+
+def _show_ids(row: Sequence[int], place: int) -> str:
+    """Some ids around a place, such as ``[..., 7, 12, 9, ...]``."""
+    start = max(0, place - IDS_BEFORE)
+    shown = [str(token) for token in row[start : start + SHOWN_IDS]]
+    before, after = ["..."] if start else [], ["..."] if start + SHOWN_IDS < len(row) else []
+    return f"[{', '.join([*before, *shown, *after])}]"
+
+
+#: What stands beside the ways of running for int8 outputs: how much their ranges cut off of the parent's own vectors.
+RANGES_WAY = "ranges"
+
+#: Read from the graph of all exits, which is what evaluates a family.
+TOGETHER_WAY = "together"

@@ -14,7 +14,7 @@ from matexport.build.cut import cut_exit
 from matexport.build.nested import measure_prefix, order_weights, write_nested_weights
 from matexport.build.reach import find_needed_nodes
 from matexport.build.serialize import write_graph
-from matexport.nestedfile import read_header
+from matexport.family.weights_file import read_header
 from matexport.spec.profile import Point
 
 WIDTH = 32  # 32 × 32 × 4 bytes = 4 KiB: large enough to be external

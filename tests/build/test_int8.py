@@ -22,12 +22,12 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.build.quantize.int8 import apply_int8
+from matexport.family.measurements import load_measurement
 from matexport.host import read_host
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Encoding, Precision
 from matexport.spec.tolerance import FLOORS, Breach
 from matexport.tokens import Tokens
-from matexport.verify import load_measurement
 
 WIDTH, HIDDEN, VOCABULARY = 64, 96, 512
 #: Their table is below 64 KiB and stays as it is.

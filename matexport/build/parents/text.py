@@ -26,8 +26,8 @@ from matexport.build.preflight import Located, locate
 from matexport.build.sources import check_pin, fetch_weights, find_weights, has_local_weights
 from matexport.build.vocabulary import PrunedVocabulary, find_changed, plan_vocabulary, prune_config
 from matexport.errors import ParentError, RequestError, one_line
+from matexport.family.manifest import POOLING_MASK
 from matexport.io.jobs import check_points
-from matexport.manifest import POOLING_MASK
 from matexport.spec.facts import NO_LIMIT, PaddingSide, ParentFacts, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.readout import FinalNorm, PoolingMode, Readout

@@ -14,13 +14,11 @@ from functools import lru_cache
 
 import msgspec
 
-from matexport import quality, timings
 from matexport.errors import RequestError
-from matexport.manifest import Family
-from matexport.measurements import load_all_sections
+from matexport.family.manifest import Family
+from matexport.family.measurements import BENCH_SECTION, QUALITY_SECTION, load_all_sections, load_bench
 from matexport.spec.measured import Bench, Host, HostPattern, Quality, TaskQuality, Timing
 from matexport.spec.record import Record
-from matexport.timings import load_bench
 
 #: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
 Where = Host | HostPattern | None
@@ -103,9 +101,9 @@ def survey_family(
     benches, qualities = [], []
     for where, known in sections:
         with suppress(KeyError, msgspec.ValidationError):
-            benches.append((where, msgspec.convert(known[timings.SECTION], Bench, str_keys=True)))
+            benches.append((where, msgspec.convert(known[BENCH_SECTION], Bench, str_keys=True)))
         with suppress(KeyError, msgspec.ValidationError):
-            qualities.append((where, msgspec.convert(known[quality.SECTION], Quality, str_keys=True)))
+            qualities.append((where, msgspec.convert(known[QUALITY_SECTION], Quality, str_keys=True)))
     tasks, left_out = _choose_tasks([found for _, found in qualities], task)
     timed = [
         timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()

@@ -1,27 +1,22 @@
-"""`Family` <-> ``family.json``: the facts of a family, its files' digests, and whether the disk agrees with them.
+"""`Family` <-> ``family.json``: the facts of a family, and the digests of its files.
 
 The manifest holds facts only: nothing that was measured, no time, no absolute path, so that the same inputs give the
-same bytes. What is checked and in which order matters, because a family may come from anywhere: size of the
-manifest, its schema, its records, its names (bare file names, so no path can leave the folder), then for each file
-that it is a regular file, its size and its digest, and only then what a graph points to.
+same bytes. It may come from anywhere, so what is checked and in which order matters: its size, its schema, its records,
+its names (bare file names, so no path can leave the folder). Whether the disk agrees with it is for `integrity` to say.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from matexport.errors import FamilyError
-from matexport.io.files import hash_file
-from matexport.nestedfile import read_header
+from matexport.io.files import find_file_problem
 from matexport.spec.facts import (
     FamilyFacts,
-    FileFacts,
     ProfileFacts,
     TextFacts,
 )
@@ -124,7 +119,7 @@ def load_family(path: Path | str) -> Family:
     manifest = root / MANIFEST
     if not manifest.exists():
         raise FamilyError(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
-    problem = _find_file_problem(manifest, MAX_MANIFEST_BYTES)
+    problem = find_file_problem(manifest, MAX_MANIFEST_BYTES)
     if problem:
         raise FamilyError(f"{root}: {problem}")
     try:
@@ -143,70 +138,6 @@ def write_manifest(root: Path, facts: FamilyFacts) -> None:
     """Write ``family.json`` into `root`, the same bytes for the same facts."""
     data = json.dumps(msgspec.to_builtins(facts), indent=1, sort_keys=True, ensure_ascii=False)
     (root / MANIFEST).write_text(data + "\n", encoding="utf-8")
-
-
-def describe_files(root: Path) -> dict[str, FileFacts]:
-    """Digest and size of every file in `root` that a manifest lists, by name."""
-    others = {MANIFEST, REPORT, CARD}
-    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name not in others)
-    return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
-
-
-def check_family(family: Family) -> None:
-    """Check every file of a family: present, regular, digest, safe to load; and that there is no other file.
-
-    Raises:
-        FamilyError: with one problem per file that is missing, changed, extra or refused.
-    """
-    extra = [f"extra: {name} is not listed in {MANIFEST}" for name in list_foreign_files(family)]
-    problems = [*extra, *_find_changed_files(family, family.facts.files)]
-    if not problems:
-        graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
-        graphs += [_describe_exits(family, precision) for precision in family.facts.exits]
-        problems = _find_unsafe_files(family, graphs)
-    _raise_problems(family, problems)
-
-
-def check_files(family: Family, names: Iterable[str]) -> None:
-    """Check some of a family's files: present, regular, digest."""
-    _raise_problems(family, _find_changed_files(family, names))
-
-
-def check_profile(family: Family, name: str) -> None:
-    """Check the files that one profile reads, before they are given to a runtime.
-
-    Raises:
-        FamilyError: with one problem per file that is missing, changed or refused.
-    """
-    problems = _find_changed_files(family, family.profile_files(name))
-    if not problems:
-        problems = _find_unsafe_files(family, [_describe_graph(family.profile_facts(name))])
-    _raise_problems(family, problems)
-
-
-def check_exits(family: Family, precision: Precision) -> None:
-    """Check the graph of all exits of a precision and the weights it reads, before they are given to a runtime.
-
-    Raises:
-        FamilyError: with one problem per file that is missing, changed or refused.
-    """
-    graph, weights, prefix_bytes = _describe_exits(family, precision)
-    problems = _find_changed_files(family, (graph, weights, TOKENIZER))
-    if not problems:
-        problems = _find_unsafe_files(family, [(graph, weights, prefix_bytes)])
-    _raise_problems(family, problems)
-
-
-def list_foreign_files(family: Family) -> list[str]:
-    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor a report."""
-    known = {MANIFEST, MEASUREMENTS, *family.facts.files}
-    extra = [path for path in family.path.iterdir() if path.name not in known and not _is_report(path)]
-    measurements = family.path / MEASUREMENTS
-    if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
-        extra.append(measurements)
-    elif measurements.is_dir():
-        extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
-    return [str(path.relative_to(family.path)) for path in sorted(extra)]
 
 
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:
@@ -269,79 +200,3 @@ def _check_text(text: TextFacts, manifest: Path) -> None:
             raise FamilyError(f"{manifest}: the task {name} has max_tokens={task.max_tokens}, which cannot be")
     if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
         raise FamilyError(f"{manifest}: the chat template is not written out for each prompt and for none")
-
-
-def _is_measurement(path: Path) -> bool:
-    """Or what an interrupted recording left of one."""
-    return path.name.endswith((".json", ".json.tmp")) and stat.S_ISREG(path.lstat().st_mode)
-
-
-def _is_report(path: Path) -> bool:
-    """Or what an interrupted `report` left of one."""
-    known = any(
-        path.name == name or (path.name.startswith(f"{name}.") and path.name.endswith(".tmp"))
-        for name in (REPORT, CARD)
-    )
-    return known and stat.S_ISREG(path.lstat().st_mode)
-
-
-def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
-    problems = []
-    for name in sorted(names):
-        path, facts = family.path / name, family.facts.files[name]
-        limit = facts.bytes if name.endswith(".safetensors") else min(facts.bytes, MAX_SIDE_FILE_BYTES)
-        problem = _find_file_problem(path, limit)
-        if problem:
-            problems.append(problem)
-        elif path.stat().st_size != facts.bytes:
-            problems.append(f"changed: {name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}")
-        elif hash_file(path) != facts.sha256:
-            problems.append(f"changed: {name} has another sha256 than the manifest says")
-    return problems
-
-
-def _find_file_problem(path: Path, limit: int) -> str | None:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return f"missing: {path.name}"
-    # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
-    # cannot show a file that its owner could not have copied here.
-    if not stat.S_ISREG(status.st_mode):
-        return f"refused: {path.name} is not a regular file (links are not followed)"
-    if status.st_size > limit:
-        return f"changed: {path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
-    return None
-
-
-def _find_unsafe_files(family: Family, graphs: Iterable[tuple[str, str, int]]) -> list[str]:
-    """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
-    from matexport.graphfile import check_entries, check_graph  # protobuf: 50 ms, which only looking on does not spend
-
-    problems: dict[str, None] = {}
-    for graph, weights, prefix_bytes in graphs:
-        try:
-            header = read_header(family.path / weights)
-            size = (family.path / weights).stat().st_size
-            if size not in {header.data_start, *(entry.end for entry in header.entries)}:
-                raise FamilyError(f"{weights}: ends inside a tensor")
-            check_graph(family.path / graph, {weights: prefix_bytes})
-            check_entries(family.path / graph, weights, header.entries)
-        except FamilyError as error:
-            problems[f"refused: {error}"] = None
-    return list(problems)
-
-
-def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:
-    return facts.graph, facts.weights, facts.weights_prefix_bytes
-
-
-def _describe_exits(family: Family, precision: Precision) -> tuple[str, str, int]:
-    """The graph of all exits, which reads as much of the weights as the deepest profile."""
-    profiles = [facts for facts in family.facts.profiles.values() if facts.precision is precision]
-    return family.facts.exits[precision], profiles[0].weights, max(facts.weights_prefix_bytes for facts in profiles)
-
-
-def _raise_problems(family: Family, problems: list[str]) -> None:
-    if problems:
-        raise FamilyError(f"{family.path} is not the family that was exported: {'; '.join(problems)}", problems)

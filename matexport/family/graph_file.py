@@ -21,7 +21,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from matexport.errors import FamilyError
-from matexport.nestedfile import TensorEntry
+from matexport.family.weights_file import TensorEntry
 
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
 MAX_GRAPH_BYTES = 64 << 20
@@ -31,17 +31,21 @@ EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
 # TensorProto.DataType -> bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+
 #: TensorProto.DataType of whole numbers of every width, and of booleans.
 _INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
+
 _ALWAYS_INTEGERS = frozenset(
     {"Shape", "Size", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not"}
 )
+
 #: Which input has the type of the output.
 _TYPED_BY = {
     "Gather": 0, "GatherND": 0, "Slice": 0, "Concat": 0, "Unsqueeze": 0, "Squeeze": 0, "Reshape": 0, "Expand": 0,
     "Transpose": 0, "Range": 0, "Add": 0, "Sub": 0, "Mul": 0, "Div": 0, "Max": 0, "Min": 0, "Identity": 0, "Where": 1,
     "ReduceSum": 0, "ReduceMax": 0, "CumSum": 0,
 }  # fmt: skip
+
 #: 2**64 has 20 digits; Python refuses to read more than 4300.
 _MAX_DIGITS = 20
 

@@ -25,6 +25,7 @@ from matexport.spec.record import Record
 DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
 PADDING_NAME = "__pad__."
+
 #: The safetensors specification's own bound on the header.
 MAX_HEADER_BYTES = 100_000_000
 

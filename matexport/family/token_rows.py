@@ -11,7 +11,6 @@ while this version of tokenizers reads them otherwise. Vectors are then off for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -19,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import FamilyError, RequestError
-from matexport.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
-from matexport.nestedfile import TensorEntry, read_header
+from matexport.family.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
+from matexport.family.weights_file import TensorEntry, read_header
 from matexport.spec.profile import Probe
+from matexport.spec.tolerance import TokenParity
 
 TOKEN_IDS, TOKEN_COUNTS = "token_ids", "token_counts"
 
@@ -30,53 +30,6 @@ MAX_TOKEN_IDS = MAX_SIDE_FILE_BYTES // 4
 
 #: Characters of a probe's text that a message quotes.
 QUOTED = 40
-
-#: Ids of a row that a message shows, and how many of them stand before the first that differs.
-SHOWN_IDS, IDS_BEFORE = 8, 2
-
-
-@dataclass(frozen=True)
-class TokenParity:
-    """The probes' token ids on this machine against the parent's.
-
-    Attributes:
-        probes: how many were compared.
-        tokenizers: version of the library that gave those of this machine.
-        differing: indices of the probes whose ids differ.
-        first: the first of them, as messages quote it.
-        here, parent: its token ids.
-    """
-
-    probes: int
-    tokenizers: str
-    differing: tuple[int, ...] = ()
-    first: str = ""
-    here: tuple[int, ...] = ()
-    parent: tuple[int, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        return not self.differing
-
-    @property
-    def summary(self) -> str:
-        """Such as ``token ids differ in 5 of 66 probes``."""
-        if self.passed:
-            return f"token ids of {self.probes} probes are the parent's"
-        return f"token ids differ in {len(self.differing)} of {self.probes} probes"
-
-    def find_difference(self) -> str | None:
-        """The summary, the first probe whose ids differ, and both rows where they do; None when none differ."""
-        if self.passed:
-            return None
-        pairs = zip(self.here, self.parent, strict=False)
-        shorter = min(len(self.here), len(self.parent))
-        place = next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
-        here, parent = (_show_ids(row, place) for row in (self.here, self.parent))
-        return (
-            f"{self.summary}, first in {self.first}: {here} here, {parent} in the parent (tokenizers {self.tokenizers} "
-            "here)"
-        )
 
 
 def pack_token_rows(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int32]]:
@@ -166,11 +119,3 @@ def _read_tensor(path: Path, entry: TensorEntry) -> NDArray[np.int64]:
     if values.nbytes != entry.nbytes:
         raise FamilyError(f"{REFERENCE} ends inside {entry.name}")
     return values.astype(np.int64)
-
-
-def _show_ids(row: Sequence[int], place: int) -> str:
-    """Some ids around a place, such as ``[..., 7, 12, 9, ...]``."""
-    start = max(0, place - IDS_BEFORE)
-    shown = [str(token) for token in row[start : start + SHOWN_IDS]]
-    before, after = ["..."] if start else [], ["..."] if start + SHOWN_IDS < len(row) else []
-    return f"[{', '.join([*before, *shown, *after])}]"

@@ -1,0 +1,182 @@
+"""Does the disk agree with the manifest, and is what lies there safe to load?
+
+A family may come from anywhere, so the order matters: for each file that it is a regular file, its size and its digest,
+and only then what a graph points to. Nothing is given to a runtime before.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from matexport.errors import DestinationError, FamilyError
+from matexport.family.manifest import (
+    CARD,
+    MANIFEST,
+    MAX_SIDE_FILE_BYTES,
+    MEASUREMENTS,
+    REPORT,
+    TOKENIZER,
+    Family,
+    load_family,
+)
+from matexport.family.weights_file import read_header
+from matexport.io.files import find_file_problem, hash_file
+from matexport.spec.facts import (
+    FileFacts,
+    ProfileFacts,
+)
+from matexport.spec.profile import Precision
+
+
+def describe_files(root: Path) -> dict[str, FileFacts]:
+    """Digest and size of every file in `root` that a manifest lists, by name."""
+    others = {MANIFEST, REPORT, CARD}
+    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name not in others)
+    return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
+
+
+def check_family(family: Family) -> None:
+    """Check every file of a family: present, regular, digest, safe to load; and that there is no other file.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed, extra or refused.
+    """
+    extra = [f"extra: {name} is not listed in {MANIFEST}" for name in list_foreign_files(family)]
+    problems = [*extra, *_find_changed_files(family, family.facts.files)]
+    if not problems:
+        graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
+        graphs += [_describe_exits(family, precision) for precision in family.facts.exits]
+        problems = _find_unsafe_files(family, graphs)
+    _raise_problems(family, problems)
+
+
+def check_files(family: Family, names: Iterable[str]) -> None:
+    """Check some of a family's files: present, regular, digest."""
+    _raise_problems(family, _find_changed_files(family, names))
+
+
+def check_profile(family: Family, name: str) -> None:
+    """Check the files that one profile reads, before they are given to a runtime.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed or refused.
+    """
+    problems = _find_changed_files(family, family.profile_files(name))
+    if not problems:
+        problems = _find_unsafe_files(family, [_describe_graph(family.profile_facts(name))])
+    _raise_problems(family, problems)
+
+
+def check_exits(family: Family, precision: Precision) -> None:
+    """Check the graph of all exits of a precision and the weights it reads, before they are given to a runtime.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed or refused.
+    """
+    graph, weights, prefix_bytes = _describe_exits(family, precision)
+    problems = _find_changed_files(family, (graph, weights, TOKENIZER))
+    if not problems:
+        problems = _find_unsafe_files(family, [(graph, weights, prefix_bytes)])
+    _raise_problems(family, problems)
+
+
+def list_foreign_files(family: Family) -> list[str]:
+    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor a report."""
+    known = {MANIFEST, MEASUREMENTS, *family.facts.files}
+    extra = [path for path in family.path.iterdir() if path.name not in known and not _is_report(path)]
+    measurements = family.path / MEASUREMENTS
+    if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
+        extra.append(measurements)
+    elif measurements.is_dir():
+        extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
+    return [str(path.relative_to(family.path)) for path in sorted(extra)]
+
+
+def _is_measurement(path: Path) -> bool:
+    """Or what an interrupted recording left of one."""
+    return path.name.endswith((".json", ".json.tmp")) and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _is_report(path: Path) -> bool:
+    """Or what an interrupted `report` left of one."""
+    known = any(
+        path.name == name or (path.name.startswith(f"{name}.") and path.name.endswith(".tmp"))
+        for name in (REPORT, CARD)
+    )
+    return known and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
+    problems = []
+    for name in sorted(names):
+        path, facts = family.path / name, family.facts.files[name]
+        limit = facts.bytes if name.endswith(".safetensors") else min(facts.bytes, MAX_SIDE_FILE_BYTES)
+        problem = find_file_problem(path, limit)
+        if problem:
+            problems.append(problem)
+        elif path.stat().st_size != facts.bytes:
+            problems.append(f"changed: {name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}")
+        elif hash_file(path) != facts.sha256:
+            problems.append(f"changed: {name} has another sha256 than the manifest says")
+    return problems
+
+
+def _find_unsafe_files(family: Family, graphs: Iterable[tuple[str, str, int]]) -> list[str]:
+    """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
+    from matexport.family.graph_file import (  # protobuf: 50 ms, which only looking on does not spend
+        check_entries,
+        check_graph,
+    )
+
+    problems: dict[str, None] = {}
+    for graph, weights, prefix_bytes in graphs:
+        try:
+            header = read_header(family.path / weights)
+            size = (family.path / weights).stat().st_size
+            if size not in {header.data_start, *(entry.end for entry in header.entries)}:
+                raise FamilyError(f"{weights}: ends inside a tensor")
+            check_graph(family.path / graph, {weights: prefix_bytes})
+            check_entries(family.path / graph, weights, header.entries)
+        except FamilyError as error:
+            problems[f"refused: {error}"] = None
+    return list(problems)
+
+
+def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:
+    return facts.graph, facts.weights, facts.weights_prefix_bytes
+
+
+def _describe_exits(family: Family, precision: Precision) -> tuple[str, str, int]:
+    """The graph of all exits, which reads as much of the weights as the deepest profile."""
+    profiles = [facts for facts in family.facts.profiles.values() if facts.precision is precision]
+    return family.facts.exits[precision], profiles[0].weights, max(facts.weights_prefix_bytes for facts in profiles)
+
+
+def _raise_problems(family: Family, problems: list[str]) -> None:
+    if problems:
+        raise FamilyError(f"{family.path} is not the family that was exported: {'; '.join(problems)}", problems)
+
+
+def refuse_occupied(out: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that exists, unless it is ours to replace.
+
+    Raises:
+        DestinationError: saying what is there and what to do.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        kind = "a symbolic link" if out.is_symlink() else "not a directory"
+        raise DestinationError(f"{out} exists and is {kind}; choose another destination")
+    if not any(out.iterdir()):
+        return
+    try:
+        foreign = list_foreign_files(load_family(out))
+    except FamilyError:
+        raise DestinationError(f"{out} exists, and it is no family of matexport: choose another destination") from None
+    if foreign:
+        raise DestinationError(f"{out} holds files that are not the family's ({foreign[0]}); move them first")
+    if not overwrite:
+        raise DestinationError(f"{out} exists and holds another family; pass --overwrite to replace it")

@@ -1,0 +1,224 @@
+"""``measurements/<host>.json``: what was measured on one host, in sections (parity, bench, ...). Facts are elsewhere.
+
+A section is believed only when it was measured on these very files: beside it stands the digest of the manifest, which
+holds the digests of all others; and with the same instruction sets, which decide what kernels run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
+from matexport.io.files import hash_file
+from matexport.spec.measured import CPU, Bench, Host, ProfileBench, Quality
+from matexport.spec.tolerance import Parity, Spread, TokenParity
+
+#: A file beyond this was not written by us.
+MAX_BYTES = 64 << 20
+
+
+def find_measurements(family: Family, host: Host) -> Path:
+    """The file of one host, whether it is there or not."""
+    return family.path / MEASUREMENTS / f"{host.slug}.json"
+
+
+def load_sections(family: Family, host: Host) -> dict[str, object]:
+    """All sections of a host; empty when there are none that can be read, or they are of other files."""
+    known = _read(family, find_measurements(family, host))
+    try:
+        # A virtual machine may hide some.
+        if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
+            return known
+    except (KeyError, TypeError):
+        pass
+    return {}
+
+
+def load_all_sections(family: Family) -> list[tuple[Host, dict[str, object]]]:
+    """The sections of every host that something of these very files was measured on, by the file's name."""
+    found = []
+    folder = family.path / MEASUREMENTS
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() and not folder.is_symlink() else []:
+        known = _read(family, path)
+        with suppress(KeyError, msgspec.ValidationError):
+            found.append((msgspec.convert(known["host"], Host), known))
+    return found
+
+
+def write_sections(
+    family: Family, host: Host, sections: Mapping[str, object] | Callable[[], Mapping[str, object]]
+) -> Path:
+    """Put sections in place of those of the same name, and keep the others.
+
+    Args:
+        sections: or what gives them, called when no other process can write: it may read what is there and add to it.
+
+    Returns:
+        the file. Written beside it and renamed, so that it is never half there.
+    """
+    target = find_measurements(family, host)
+    target.parent.mkdir(exist_ok=True)
+    with _hold(target.parent):
+        new = sections() if callable(sections) else sections
+        known = load_sections(family, host)
+        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **new}
+        text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
+        # A name that the manifest's check lets lie, should this process be killed.
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".json.tmp")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return target
+
+
+def _read(family: Family, path: Path) -> dict[str, Any]:
+    """A file's sections; none where it cannot be read, or is of other files than this family's."""
+    try:
+        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
+            return {}
+        known = _parse(path.read_bytes())
+        if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
+            return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return known
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content)  # three times as fast as json, which reads NaN and all else, too
+    except msgspec.DecodeError:
+        return json.loads(content.decode("utf-8"))
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Let no other process of ours write there meanwhile, where the system can lock a folder without a file in it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+BENCH_SECTION = "bench"
+
+
+def record_bench(family: Family, bench: Bench) -> Path:
+    """Keep a bench in ``measurements/<host>.json``, with what else is known there; facts are not touched.
+
+    Profiles, numbers of threads and providers that were not measured this time keep what was measured before; but
+    numbers of threads only where as much was measured, or their lines would not compare.
+    """
+
+    def add() -> dict[str, object]:
+        known = load_bench(family, bench.host, bench.provider)
+        profiles = dict(known.profiles) if known else {}
+        for name, new in bench.profiles.items():
+            old = profiles.get(name)
+            if old and _list_settings(old) == _list_settings(new):
+                again = new.threads.keys()  # what was timed beside these before was not timed in the same run
+                parent = {count: timing for count, timing in old.parent.items() if count not in again}
+                new = msgspec.structs.replace(
+                    new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent}
+                )
+            profiles[name] = new
+        kept = msgspec.structs.replace(bench, profiles=profiles)
+        return {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)}
+
+    return write_sections(family, bench.host, add)
+
+
+def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
+    """What was measured on a host, if there is something that can be read and that is of these very files."""
+    try:
+        return msgspec.convert(load_sections(family, host)[_name_section(provider)], Bench, str_keys=True)
+    except (KeyError, msgspec.ValidationError):
+        return None
+
+
+def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
+    shapes = {shape for timing in profile.threads.values() for shape in timing.latency}
+    return profile.runs, profile.seconds, profile.mix_sha256, shapes
+
+
+def _name_section(provider: str) -> str:
+    return BENCH_SECTION if provider == CPU else f"{BENCH_SECTION} on {provider}"
+
+
+QUALITY_SECTION = "quality"
+
+
+def record_quality(family: Family, quality: Quality) -> Path:
+    """Keep an evaluation in ``measurements/<host>.json``, with what else is known there.
+
+    Tasks that were not measured this time stay; and so do, in a task of the same data, the other profiles.
+    """
+
+    def add() -> dict[str, object]:
+        known = load_quality(family, quality.host)
+        tasks = dict(known.tasks) if known else {}
+        for name, new in quality.tasks.items():
+            old = tasks.get(name)
+            if old and (old.kind, old.metric, old.data_sha256) == (new.kind, new.metric, new.data_sha256):
+                new = msgspec.structs.replace(
+                    new, profiles={**old.profiles, **new.profiles}, adaptive=new.adaptive or old.adaptive
+                )
+            tasks[name] = new
+        return {QUALITY_SECTION: msgspec.to_builtins(msgspec.structs.replace(quality, tasks=tasks), str_keys=True)}
+
+    return write_sections(family, quality.host, add)
+
+
+def load_quality(family: Family, host: Host) -> Quality | None:
+    """What was evaluated on a host, if there is something that can be read and that is of these very files."""
+    try:
+        return msgspec.convert(load_sections(family, host)[QUALITY_SECTION], Quality, str_keys=True)
+    except (KeyError, msgspec.ValidationError):
+        return None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways.
+
+    Attributes:
+        token_ids: as `Verification.token_ids`.
+    """
+
+    parity: Mapping[str, Mapping[str, Parity]]
+    spread: Mapping[str, Spread | None] = field(default_factory=dict)
+    token_ids: TokenParity | None = None
+
+
+def load_measurement(family: Family, host: Host) -> Measurement | None:
+    """What was recorded on a host, if there is something that can be read."""
+    known = load_sections(family, host)
+    try:
+        return Measurement(
+            msgspec.convert(known["parity"], dict[str, dict[str, Parity]]),
+            msgspec.convert(known.get("spread", {}), dict[str, Spread | None]),
+            msgspec.convert(known.get("token_ids"), TokenParity | None),
+        )
+    except (KeyError, msgspec.ValidationError):
+        return None

@@ -1,0 +1,105 @@
+"""What a family is judged by: its probes, the parent's own vectors for them, and the ranges of int8 codes.
+
+Every shape, dtype and value is checked before it is believed. numpy and safetensors alone; who compares is `verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from matexport.errors import FamilyError, RequestError
+from matexport.family.graph_file import find_nan_tensor
+from matexport.family.manifest import PROBES, RANGES, REFERENCE, Family
+from matexport.family.weights_file import PADDING_NAME, read_header
+from matexport.io.texts import parse_probes
+from matexport.spec.profile import Encoding, Probe
+
+Vectors = NDArray[np.float32]
+
+
+def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vectors]]:
+    """The probes of a family, and point name -> the parent's vectors for them, (n, dim) float32.
+
+    Raises:
+        FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
+    """
+    try:
+        probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
+    except UnicodeDecodeError:
+        raise FamilyError(f"{PROBES} is not UTF-8 text") from None
+    except RequestError as error:
+        raise FamilyError(str(error)) from None
+    points = {profile.point.name for profile in family.profiles}
+    try:
+        with safe_open(family.path / REFERENCE, framework="numpy") as file:  # which may hold token ids, too
+            references: dict[str, Vectors] = {name: file.get_tensor(name) for name in sorted(points & {*file.keys()})}
+    except SafetensorError as error:
+        raise FamilyError(f"{REFERENCE} cannot be read: {error}") from None
+    for profile in family.profiles:
+        vectors = references.get(profile.point.name)
+        if vectors is None or vectors.shape != (len(probes), profile.point.dim) or vectors.dtype != np.float32:
+            raise FamilyError(
+                f"{REFERENCE} has no ({len(probes)}, {profile.point.dim}) vectors for {profile.point.name}"
+            )
+        if not np.isfinite(vectors).all():
+            raise FamilyError(f"{REFERENCE} holds values that are not finite for {profile.point.name}")
+    return probes, references
+
+
+def load_ranges(family: Family) -> dict[str, Vectors]:
+    """Point name -> least and greatest value of each coordinate, (2, dim) float32; empty without int8 outputs.
+
+    Raises:
+        FamilyError: they cannot be read, lack a point, or are no ranges.
+    """
+    needed = [profile.point for profile in family.profiles if profile.encoding is Encoding.INT8]
+    if not needed:
+        return {}
+    try:
+        ranges: dict[str, Vectors] = load_file(family.path / RANGES)
+    except SafetensorError as error:
+        raise FamilyError(f"{RANGES} cannot be read: {error}") from None
+    for point in needed:
+        pair = ranges.get(point.name)
+        if pair is None or pair.shape != (2, point.dim) or pair.dtype != np.float32:
+            raise FamilyError(f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
+        if not np.isfinite(pair).all() or (pair[0] >= pair[1]).any():
+            raise FamilyError(f"{RANGES} holds no least and greatest values for {point.name}")
+    return ranges
+
+
+def check_finite_weights(family: Family) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        FamilyError: naming the file and the tensor.
+    """
+    for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
+        bad = next(_find_nan_tensors(family.path / name), None)
+        if bad:
+            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
+    for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
+        bad = find_nan_tensor(family.path / name)
+        if bad:
+            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not a number")
+
+
+def _find_nan_tensors(path: Path) -> Iterator[str]:
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for entry in read_header(path).entries:
+        kind = kinds.get(entry.dtype)
+        if kind is None or entry.name.startswith(PADDING_NAME):
+            continue
+        end = min(entry.end, len(data))
+        flat = data[entry.offset : end - (end - entry.offset) % np.dtype(kind).itemsize].view(kind)
+        for start in range(0, len(flat), 1 << 22):
+            if not np.isfinite(flat[start : start + (1 << 22)]).all():
+                yield entry.name
+                break

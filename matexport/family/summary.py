@@ -1,0 +1,60 @@
+"""A family as plain rows, ready for JSON and for tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from matexport.family.manifest import Family
+from matexport.spec.tolerance import RANGES_WAY, Parity, Spread
+
+Parities = Mapping[str, Mapping[str, Parity]]
+Spreads = Mapping[str, Spread | None]
+
+
+def describe_profiles(
+    family: Family, parities: Parities | None = None, spreads: Spreads | None = None
+) -> list[dict[str, object]]:
+    """One record per profile: what it is, what it weighs, how near it is to the parent.
+
+    Args:
+        family: the family.
+        parities: profile -> way of running -> parity on this host, or None when it was not measured here.
+        spreads: profile -> what its vectors owe to the batch; None likewise.
+
+    Returns:
+        records of plain values, ready for JSON. `download_bytes` is the graph and its prefix of the weights.
+    """
+    rows: list[dict[str, object]] = []
+    for profile in family.profiles:
+        facts = family.profile_facts(profile.name)
+        graph_bytes = family.facts.files[facts.graph].bytes
+        ways, spread = (parities or {}).get(profile.name), (spreads or {}).get(profile.name)
+        rows.append(
+            {
+                "profile": profile.name,
+                "layers": facts.layers,
+                "dim": facts.dim,
+                "precision": str(facts.precision),
+                "encoding": str(facts.encoding),
+                "graph": facts.graph,
+                "graph_bytes": graph_bytes,
+                "weights": facts.weights,
+                "weights_prefix_bytes": facts.weights_prefix_bytes,
+                "download_bytes": graph_bytes + facts.weights_prefix_bytes,
+                "max_abs": max(parity.max_abs for way, parity in ways.items() if way != RANGES_WAY) if ways else None,
+                "cosine_mean": _least(parity.cosine_mean for parity in ways.values()) if ways else None,
+                "cosine_min": _least(parity.cosine_min for parity in ways.values()) if ways else None,
+                "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
+                "spread": spread.value if spread else None,
+                "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
+            }
+        )
+    return rows
+
+
+def _describe_parity(parity: Parity) -> dict[str, object]:
+    return {name: getattr(parity, name) for name in vars(parity)}
+
+
+def _least(values: Iterable[float]) -> float:
+    return min(values, key=lambda value: (value == value, value))  # NaN first
