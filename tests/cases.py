@@ -472,6 +472,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+EIGHTS = {"text": {"padding": "longest", "pad_to_multiple_of": 8}}
 PROMPTS = {"query": "the red ", "passage": "a dog "}
 NARROW = (Point(2, 16), Point(BLOCKS, 24))
 PROMPTED = (Call(), Call(prompt="query"), Call(prompt="passage"), Call("encode_query"), Call("encode_document"))
@@ -674,6 +675,11 @@ REFUSED_OR_TRACEBACK = (
         "prompts that are not pooled",
         with_steps(say(POOLING, include_prompt=False), prompts=PROMPTS),
         calls=PROMPTED,
+    ),
+    Case(
+        "prompts that are not pooled, counted with their padding",
+        with_steps(say(POOLING, include_prompt=False), say(SETTINGS, processing_kwargs=EIGHTS), prompts=PROMPTS),
+        "has 4, so padding is counted",
     ),
     Case("weights with the prefix of DDP", with_steps(prefix_weights("module.")), "module."),
     Case("weights with the prefix of torch.compile", with_steps(prefix_weights("_orig_mod.")), "_orig_mod."),

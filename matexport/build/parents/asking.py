@@ -96,7 +96,7 @@ def learn_asking(opened: Opened, source: str) -> Asking:
         tasks=tasks,
         chat=_with_endings(chat, backend, opened) if chat else None,
         route=opened.route,
-        unpooled=_count_unpooled(opened, prompts),
+        unpooled=_count_unpooled(opened, prompts, limit, source),
     )
 
 
@@ -342,8 +342,12 @@ def _with_endings(chat: ChatFacts, backend: Any, opened: Opened) -> ChatFacts:
     return ChatFacts(frames, chat.strips)
 
 
-def _count_unpooled(opened: Opened, prompts: Mapping[str, str]) -> dict[str, int] | None:
-    """How many tokens of each prompt are left out of the pooling, where the parent leaves them out."""
+def _count_unpooled(opened: Opened, prompts: Mapping[str, str], limit: int, source: str) -> dict[str, int] | None:
+    """How many tokens of each prompt are left out of the pooling, where the parent leaves them out.
+
+    Raises:
+        ParentError: it leaves out so many that a text may have no token left: its vector is then of padding.
+    """
     leaves_out = any(getattr(module, "include_prompt", True) is False for module in opened.chain)
     if not leaves_out or not prompts or _is_chat(opened.first):
         return None
@@ -352,8 +356,16 @@ def _count_unpooled(opened: Opened, prompts: Mapping[str, str]) -> dict[str, int
         if not text:
             continue
         length = preprocess(opened, _SAMPLES[:1], text, None).get("prompt_length")
-        if length is not None:
-            lengths[name] = int(length)
+        if length is None:
+            continue
+        own = int(preprocess(opened, [text], None, None)["attention_mask"].sum())
+        if int(length) > own or int(length) >= limit:
+            why = f"has {own}, so padding is counted" if int(length) > own else f"fills the limit of {limit}"
+            raise ParentError(
+                f"{source} leaves {int(length)} tokens of the prompt {name!r} out of the pooling, which {why}: of a "
+                "short text nothing would be pooled; take pad_to_multiple_of out of processing_kwargs, or shorten it"
+            )
+        lengths[name] = int(length)
     return lengths or None
 
 
