@@ -143,8 +143,8 @@ def search_child(task: dict[str, Any]) -> int:
     import faiss
     import numpy as np
 
-    from matexport.parity import unit_rows
     from matexport.search import search_adaptively, search_exactly
+    from matexport.verify.parity import unit_rows
 
     faiss.omp_set_num_threads(CPUS)
     documents, queries = draw_vectors(task["vectors"], task["within"])

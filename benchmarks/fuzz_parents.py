@@ -329,7 +329,7 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     from matexport.build.readout import ExitsModule
     from matexport.build.reference import prepare_probes
     from matexport.io.texts import load_probes
-    from matexport.tokens import feed_rows, load_tokenizer, tokenize_texts
+    from matexport.runtime.inputs.text import feed_rows, load_tokenizer, tokenize_texts
 
     plan = plan_parent(job)
     with tempfile.TemporaryDirectory() as place:

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
-from matexport.batches import split_batches
 from matexport.family.manifest import TOKENIZER, Family, load_family
 from matexport.io.texts import load_probes
-from matexport.session import open_session
+from matexport.runtime.batches import split_batches
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows, tokenize_texts
 from matexport.spec.facts import OUTPUT_NAME, PaddingSide
-from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
 
 REFERENCE = "fp32"
 

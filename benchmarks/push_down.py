@@ -30,7 +30,7 @@ from matexport.build.parents.text import TextPlan, load_parent, plan_parent, run
 from matexport.build.reference import prepare_probes, record_reference
 from matexport.build.rewrite import narrow_to_first_token
 from matexport.build.serialize import write_graph
-from matexport.session import open_session
+from matexport.runtime.engine import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Probe

@@ -15,10 +15,7 @@ from matexport.version import __version__
 
 if TYPE_CHECKING:
     from matexport.bench import BenchPlan, bench_family
-    from matexport.bulk import embed_corpus
     from matexport.devices import Device, load_device
-    from matexport.drift import Drift, compare_families
-    from matexport.embed import Embedder, Sessions
     from matexport.errors import MatexportError
     from matexport.evaluate import evaluate_family
     from matexport.family.manifest import Family, load_family
@@ -28,14 +25,18 @@ if TYPE_CHECKING:
     from matexport.findings import gather_findings
     from matexport.host import read_host
     from matexport.io.jobs import load_job
-    from matexport.junit import write_junit
     from matexport.pack import pack_profile
     from matexport.pick import Choice, choose
     from matexport.report import write_report
+    from matexport.runtime.corpus.ray import embed_corpus
+    from matexport.runtime.embedder import Embedder, Sessions
     from matexport.spec.job import Budget
     from matexport.spec.measured import Bench
     from matexport.tasks import load_retrieval, load_sts, load_unlabelled
-    from matexport.verify import Verification, record_measurement, verify_family
+    from matexport.verify.drift import Drift, compare_families
+    from matexport.verify.judge import verify_family
+    from matexport.verify.junit import write_junit
+    from matexport.verify.verdict import Verification, record_measurement
 
 # onnxruntime's Linux wheels report usage from 1.29 on; only this, set before its import, turns it off for good.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -44,13 +45,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "BenchPlan": "matexport.bench",
     "bench_family": "matexport.bench",
-    "embed_corpus": "matexport.bulk",
     "Device": "matexport.devices",
     "load_device": "matexport.devices",
-    "Drift": "matexport.drift",
-    "compare_families": "matexport.drift",
-    "Embedder": "matexport.embed",
-    "Sessions": "matexport.embed",
     "MatexportError": "matexport.errors",
     "evaluate_family": "matexport.evaluate",
     "Family": "matexport.family.manifest",
@@ -66,19 +62,24 @@ _HOMES = {
     "gather_findings": "matexport.findings",
     "read_host": "matexport.host",
     "load_job": "matexport.io.jobs",
-    "write_junit": "matexport.junit",
     "pack_profile": "matexport.pack",
     "Choice": "matexport.pick",
     "choose": "matexport.pick",
     "write_report": "matexport.report",
+    "embed_corpus": "matexport.runtime.corpus.ray",
+    "Embedder": "matexport.runtime.embedder",
+    "Sessions": "matexport.runtime.embedder",
     "Budget": "matexport.spec.job",
     "Bench": "matexport.spec.measured",
     "load_retrieval": "matexport.tasks",
     "load_sts": "matexport.tasks",
     "load_unlabelled": "matexport.tasks",
-    "Verification": "matexport.verify",
-    "record_measurement": "matexport.verify",
-    "verify_family": "matexport.verify",
+    "Drift": "matexport.verify.drift",
+    "compare_families": "matexport.verify.drift",
+    "verify_family": "matexport.verify.judge",
+    "write_junit": "matexport.verify.junit",
+    "Verification": "matexport.verify.verdict",
+    "record_measurement": "matexport.verify.verdict",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from matexport.batches import DEFAULT_BATCH_TOKENS
+from matexport.runtime.batches import DEFAULT_BATCH_TOKENS
 from matexport.spec.measured import CPU, PROVIDERS
 from matexport.spec.profile import Precision
 from matexport.version import __version__

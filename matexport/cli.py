@@ -24,12 +24,13 @@ from matexport.errors import DestinationError, FamilyError, MatexportError, Pari
 
 if TYPE_CHECKING:
     from matexport.devices import Device
-    from matexport.drift import Drift
-    from matexport.embed import Embedder
     from matexport.family.manifest import Family
     from matexport.family.summary import Parities, Spreads
+    from matexport.runtime.embedder import Embedder
     from matexport.tasks import Task
-    from matexport.verify import Case, Verification
+    from matexport.verify.drift import Drift
+    from matexport.verify.judge import Case
+    from matexport.verify.verdict import Verification
 
 DONE, REFUSED, INTERRUPTED = 0, 1, 130
 
@@ -110,10 +111,11 @@ def _print_unread(family: Family) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     """``matexport verify FAMILY``"""
-    from matexport.drift import compare_families, find_common
     from matexport.family.manifest import load_family
-    from matexport.junit import write_junit
-    from matexport.verify import open_case, record_measurement, verify_case
+    from matexport.verify.drift import compare_families, find_common
+    from matexport.verify.judge import open_case, verify_case
+    from matexport.verify.junit import write_junit
+    from matexport.verify.verdict import record_measurement
 
     family, case, drift = None, None, None
     compared: tuple[str, ...] = ()
@@ -171,7 +173,7 @@ def _list_token_problems(case: Case | None) -> tuple[str, ...]:
 
 def _open_baseline(family: Family) -> Case:
     """The other family of a comparison; what is wrong with it says that it is that one."""
-    from matexport.verify import open_case
+    from matexport.verify.judge import open_case
 
     try:
         return open_case(family)
@@ -409,7 +411,7 @@ def run_embed(options: argparse.Namespace) -> int:
         return _embed_on_ray(options)
     if options.workers or options.column:
         raise RequestError("--workers and --column are for --engine ray")
-    from matexport.embed import Embedder
+    from matexport.runtime.embedder import Embedder
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
         raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")
@@ -434,7 +436,7 @@ def run_embed(options: argparse.Namespace) -> int:
 
 
 def _embed_on_ray(options: argparse.Namespace) -> int:
-    from matexport.bulk import embed_corpus
+    from matexport.runtime.corpus.ray import embed_corpus
 
     if len(options.texts) != 2 or options.input or options.output:
         raise RequestError(

@@ -20,20 +20,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 import numpy as np
 
-from matexport.embed import Embedder
 from matexport.errors import FamilyError, RequestError
-from matexport.exits import ExitsEmbedder
 from matexport.extras import require_extra
 from matexport.family.integrity import check_files
 from matexport.family.manifest import RANGES, Family, load_family
 from matexport.family.proof import load_ranges
 from matexport.host import count_cpus, read_host
-from matexport.parity import encode_vectors, unit_rows
+from matexport.runtime.all_points import ExitsEmbedder
+from matexport.runtime.embedder import Embedder
+from matexport.runtime.inputs.text import TASKS_SCHEMA, Asked
 from matexport.search import search_adaptively, search_exactly
 from matexport.spec.measured import Adaptive, Quality, Score, TaskKind, TaskQuality
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
-from matexport.tokens import TASKS_SCHEMA, Asked
+from matexport.verify.codes import encode_vectors
+from matexport.verify.parity import unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from matexport.io.files import hash_file
 from matexport.spec.job import Budget
 from matexport.spec.measured import PROVIDERS, Bench, Host, TaskQuality
 from matexport.spec.tolerance import RANGES_WAY
-from matexport.verify import ProfileVerdict, load_verdicts
+from matexport.verify.verdict import ProfileVerdict, load_verdicts
 
 MB = 1e6
 

@@ -22,7 +22,7 @@ from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.spec.profile import Encoding, Profile
-from matexport.verify import verify_family
+from matexport.verify.judge import verify_family
 
 
 def pack_profile(

@@ -10,8 +10,8 @@ from matexport.io.terminal import format_table
 from matexport.spec.profile import Profile
 
 if TYPE_CHECKING:
-    from matexport.drift import Drift
     from matexport.spec.measured import Bench, Quality, Sample, Timing
+    from matexport.verify.drift import Drift
 
 
 def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:

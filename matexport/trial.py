@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from matexport.tokens import Feeds, Tokens
+    from matexport.runtime.inputs.text import Feeds, Tokens
 
 #: Runs before the clock counts: lazily made buffers, caches, clock speed.
 WARM_UP = 10
@@ -94,7 +94,7 @@ class TrialResult:
 
 def open_embedder(plan: TrialPlan) -> Side:
     """A profile of a family."""
-    from matexport.embed import Embedder
+    from matexport.runtime.embedder import Embedder
 
     return Embedder(plan.family, plan.profile, threads=plan.threads, provider=plan.provider)
 
@@ -126,7 +126,7 @@ def run_trial(plan: TrialPlan, open_side: Callable[[TrialPlan], Side] = open_emb
 
 def stretch(row: Any, length: int) -> Any:
     """Tokens of a text, over and over, as many as asked for."""
-    from matexport.tokens import Tokens
+    from matexport.runtime.inputs.text import Tokens
 
     times = -(-length // len(row.ids))
     return Tokens((list(row.ids) * times)[:length], (list(row.type_ids) * times)[:length])

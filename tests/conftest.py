@@ -181,6 +181,6 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a session was created")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
-    monkeypatch.setattr("matexport.session.open_session", refuse)
-    monkeypatch.setattr("matexport.embed.open_session", refuse)
-    monkeypatch.setattr("matexport.exits.open_session", refuse)
+    monkeypatch.setattr("matexport.runtime.engine.open_session", refuse)
+    monkeypatch.setattr("matexport.runtime.embedder.open_session", refuse)
+    monkeypatch.setattr("matexport.runtime.all_points.open_session", refuse)

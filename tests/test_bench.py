@@ -29,7 +29,7 @@ from matexport.host import read_host
 from matexport.spec.measured import Bench, Timing
 from matexport.tables import format_bench
 from matexport.trial import TrialResult, time_calls
-from matexport.verify import record_measurement
+from matexport.verify.verdict import record_measurement
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 QUICK = BenchPlan(profiles=(SMALL, LARGE), threads=(1,), shapes=((1, 4), (3, 8)), runs=4, seconds=5.0)

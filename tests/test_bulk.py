@@ -21,8 +21,10 @@ from conftest import TEXTS
 from forge import edit_manifest
 
 from matexport import Embedder, embed_corpus, load_family
-from matexport.bulk import PLAN, SUCCESS, Part, PartEmbedder, claim_output, finish_output, plan_corpus
 from matexport.errors import DestinationError, FamilyError, MissingExtraError, RequestError
+from matexport.runtime.corpus.parquet import Part
+from matexport.runtime.corpus.plan import PLAN, SUCCESS, claim_output, finish_output, plan_corpus
+from matexport.runtime.corpus.ray import PartEmbedder
 
 NAME = "L02-D032-fp32"
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
@@ -59,7 +61,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.bulk.PART_ROWS", 100)
+    monkeypatch.setattr("matexport.runtime.corpus.plan.PART_ROWS", 100)
 
 
 def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Path, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert result.parts_done_before == 2
     assert {name: (out / name).stat().st_mtime_ns for name in stamps} == stamps
     assert sorted(read_vectors(out)) == list(range(300))
-    monkeypatch.setattr("matexport.bulk._run_on_ray", lambda *_: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr("matexport.runtime.corpus.ray._run_on_ray", lambda *_: pytest.fail("nothing is left to do"))
     assert embed_corpus(exported, corpus, out, profile=NAME).parts_done_before == 3
     # A part of the right name and the wrong rows is no part.
     pq.write_table(pq.read_table(out / "part-000000.parquet").slice(1), out / "part-000000.parquet")
@@ -207,8 +209,8 @@ def test_more_threads_than_any_machine_has(cluster: Any, exported: Path, tmp_pat
 def test_a_part_that_kills_its_workers_ends_the_run(
     cluster: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.bulk.MAX_RETRIES", 1)
-    monkeypatch.setattr("matexport.bulk.PartEmbedder", Deadly)
+    monkeypatch.setattr("matexport.runtime.corpus.ray.MAX_RETRIES", 1)
+    monkeypatch.setattr("matexport.runtime.corpus.ray.PartEmbedder", Deadly)
     corpus = write_corpus(tmp_path / "corpus.parquet", 20)
     with pytest.raises(RequestError, match=r"Ray gave up: .* Parts that are done stay; the same command goes on"):
         embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
@@ -228,7 +230,7 @@ class Deadly(PartEmbedder):
 
 
 def test_parts_are_row_groups_of_one_file(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.bulk.PART_ROWS", 120)
+    monkeypatch.setattr("matexport.runtime.corpus.plan.PART_ROWS", 120)
     corpus = write_corpus(tmp_path / "corpus.parquet", 330, group=60)
     family = load_family(exported)
     plan = plan_corpus(family, corpus, profile=NAME, column="text", prompt=None)
@@ -242,8 +244,8 @@ def test_a_large_row_group_becomes_several_parts(
     chunk: int, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As most writers make them, of a million rows."""
-    monkeypatch.setattr("matexport.bulk.PART_ROWS", 50)
-    monkeypatch.setattr("matexport.bulk.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("matexport.runtime.corpus.plan.PART_ROWS", 50)
+    monkeypatch.setattr("matexport.runtime.corpus.plan.CHUNK_ROWS", chunk)
     corpus = write_corpus(tmp_path / "corpus.parquet", 150, group=130)
     plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
     assert [(part.row_groups, part.first, part.skip, part.rows) for part in plan.parts] == [

@@ -50,7 +50,7 @@ def test_its_commands_do_what_is_written(exported: Path, tmp_path: Path) -> None
     assert [command[0] for command in ours] == ["pytest", "matexport", "matexport"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
     for program, *arguments in ours:
-        plugin = ["-p", "matexport.pytest_plugin"] if program == "pytest" and not INSTALLED else []
+        plugin = ["-p", "matexport.verify.pytest_plugin"] if program == "pytest" and not INSTALLED else []
         done = subprocess.run(
             [sys.executable, "-m", program, *plugin, *arguments],
             cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from matexport import Embedder, compare_families, load_family, pack_profile
-from matexport.drift import Drift, ProfileDrift, combine_tolerances
 from matexport.errors import FamilyError, RequestError
 from matexport.family.manifest import PROBES, RANGES
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Profile
 from matexport.spec.tolerance import Tolerance
+from matexport.verify.drift import Drift, ProfileDrift, combine_tolerances
 
 GOLDEN = Path(__file__).parent / "golden" / "schema2"
 CODES = ("", "-int8", "-ubinary")

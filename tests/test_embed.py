@@ -27,12 +27,12 @@ from oracle import Oracle
 from parents import VOCABULARY
 
 from matexport import Embedder, Sessions, load_family, pack_profile
-from matexport.batches import pack_batches, split_batches, split_windows
 from matexport.errors import FamilyError, RequestError
-from matexport.session import open_session
+from matexport.runtime.batches import pack_batches, split_batches, split_windows
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Point
-from matexport.tokens import Tokens, load_tokenizer, pad_rows
 
 NAME = "L02-D032-fp32"
 WEIGHTS = "weights.fp32.safetensors"
@@ -193,7 +193,7 @@ def test_no_batch(batch_tokens: int, embedder: Embedder) -> None:
 def test_threads_are_what_was_asked_or_the_cpus(
     threads: int | None, expected: int, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.session.count_cpus", lambda: 5)
+    monkeypatch.setattr("matexport.runtime.engine.count_cpus", lambda: 5)
     options = open_session(exported / "L01-D008.fp32.onnx", threads=threads).get_session_options()
     assert options.intra_op_num_threads == expected
     assert options.inter_op_num_threads == 1
@@ -223,13 +223,14 @@ class Note:
 sys.meta_path.insert(0, Note())
 {statement}
 assert "onnxruntime" not in sys.modules, "it costs a tenth of a cold start, during which files are checked"
-from matexport.session import load_runtime
+from matexport.runtime.engine import load_runtime
 load_runtime()
 """
 
 
 @pytest.mark.parametrize(
-    "statement", ["import matexport.embed", "from matexport import Embedder", "import matexport.verify"]
+    "statement",
+    ["import matexport.runtime.embedder", "from matexport import Embedder", "import matexport.verify.judge"],
 )
 @pytest.mark.parametrize(("before", "expected"), [(None, "1"), ("0", "0")], ids=["by default", "as the user says"])
 def test_telemetry_is_off_before_onnxruntime_is_imported(statement: str, before: str | None, expected: str) -> None:
@@ -318,7 +319,7 @@ def test_pad_rows() -> None:
 
 def test_a_stream_gives_what_a_list_gives(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = embedder.embed(TEXTS * 4)
-    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 5)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 5)
     streamed = list(embedder.embed_iter(iter(TEXTS * 4), batch_tokens=100))
     assert {vector.shape for vector in streamed} == {(32,)}
     np.testing.assert_allclose(np.stack(streamed), expected, atol=1e-6)
@@ -329,7 +330,7 @@ def test_a_stream_gives_what_a_list_gives(embedder: Embedder, monkeypatch: pytes
 
 def test_a_stream_is_read_no_further_than_needed(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts without end: memory does not grow with them."""
-    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 10)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 10)
     taken = itertools.count()
     vectors = embedder.embed_iter(f"the cat {number}" for number in taken)
     given = [next(vectors) for _ in range(25)]
@@ -341,7 +342,7 @@ def test_a_stream_is_read_no_further_than_needed(embedder: Embedder, monkeypatch
 def test_a_stream_names_the_text_that_is_wrong_by_its_place(
     place: int, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 5)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 5)
     for wrong in ("\ud800", None):
         texts: list[Any] = ["a"] * 14
         texts[place] = wrong
@@ -359,7 +360,8 @@ def test_two_threads_share_an_embedder(embedder: Embedder) -> None:
 def test_sessions_hold_several_profiles(exported: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        "matexport.embed.open_session", lambda graph, **options: opened.append(graph.name) or open_session(graph)
+        "matexport.runtime.embedder.open_session",
+        lambda graph, **options: opened.append(graph.name) or open_session(graph),
     )
     sessions = Sessions(exported, threads=2)
     assert list(sessions) == [f"{point.name}-fp32" for point in POINTS]
@@ -401,8 +403,8 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], token
 @given(texts=st.lists(st.text(max_size=30), max_size=40), most=st.integers(1, 9), characters=st.integers(1, 60))
 def test_windows_are_bounded(texts: list[str], most: int, characters: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matexport.batches.WINDOW_TEXTS", most)
-        patch.setattr("matexport.batches.WINDOW_CHARACTERS", characters)
+        patch.setattr("matexport.runtime.batches.WINDOW_TEXTS", most)
+        patch.setattr("matexport.runtime.batches.WINDOW_CHARACTERS", characters)
         windows = list(split_windows(iter(texts)))
     assert [text for window in windows for text in window] == texts
     for window in windows:
@@ -424,7 +426,7 @@ def _tensor_names(weights: Path) -> list[str]:
 
 
 def test_a_source_that_fails_costs_no_vector_before(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.batches.WINDOW_TEXTS", 2)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 2)
 
     def read() -> Iterator[str]:
         yield from ["a cat", "a dog", "the mat"]

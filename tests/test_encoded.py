@@ -24,7 +24,7 @@ from matexport.family.proof import load_ranges
 from matexport.family.summary import describe_profiles
 from matexport.host import read_host
 from matexport.spec.profile import Profile
-from matexport.verify import load_verification, record_measurement
+from matexport.verify.verdict import load_verification, record_measurement
 
 GOLDEN = Path(__file__).parent / "golden" / "schema2"
 PLAIN, BITS, STEPS = "L01-D020-int8", "L01-D020-int8-ubinary", "L01-D020-int8-int8"

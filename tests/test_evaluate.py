@@ -21,13 +21,13 @@ from matexport import Embedder, load_family, pack_profile
 from matexport import evaluate as evaluate_module
 from matexport.errors import FamilyError, MissingExtraError, RequestError
 from matexport.evaluate import collect_texts, correlate, embed_profiles, evaluate_family
-from matexport.exits import ExitsEmbedder
 from matexport.family.manifest import MANIFEST
 from matexport.family.measurements import load_quality, record_quality
+from matexport.runtime.all_points import ExitsEmbedder
+from matexport.runtime.inputs.text import Asked
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.tasks import RetrievalTask, StsTask, UnlabelledTask
-from matexport.tokens import Asked
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL = "L03-D032-fp32"

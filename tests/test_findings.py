@@ -16,7 +16,7 @@ from matexport.findings import find_excess, gather_findings, stand
 from matexport.host import read_host
 from matexport.spec.job import Budget
 from matexport.spec.tolerance import Parity, Tolerance
-from matexport.verify import ProfileVerdict, load_verdicts, load_verification
+from matexport.verify.verdict import ProfileVerdict, load_verdicts, load_verification
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 

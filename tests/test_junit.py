@@ -12,9 +12,9 @@ from properties import given, st
 
 from matexport import load_family, verify_family
 from matexport.host import read_host
-from matexport.junit import write_junit
 from matexport.spec.tolerance import Parity, TokenParity, Tolerance
-from matexport.verify import ProfileVerdict, Verification, list_expected_checks
+from matexport.verify.junit import write_junit
+from matexport.verify.verdict import ProfileVerdict, Verification, list_expected_checks
 
 GOLDEN = Path(__file__).parent / "golden"
 GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0, 0)

@@ -9,18 +9,17 @@ import pytest
 from numpy.typing import NDArray
 from properties import given, st
 
-from matexport.parity import (
+from matexport.spec.profile import Encoding, Precision
+from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance
+from matexport.verify.codes import (
     CODES_SPREAD,
-    NEIGHBOURS,
     RANGES_TOLERANCE,
     compare_batched,
     compare_codes,
     compare_ranges,
-    compare_vectors,
     encode_tolerance,
 )
-from matexport.spec.profile import Encoding, Precision
-from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance
+from matexport.verify.parity import NEIGHBOURS, compare_vectors
 
 Matrix = NDArray[np.float32]
 FLOOR = Tolerance(max_abs=1e-5)

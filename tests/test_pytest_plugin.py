@@ -53,7 +53,7 @@ class Outcome:
 
 def check(folder: Path, *arguments: object) -> Outcome:
     """``pytest -v ARGUMENTS`` in a folder."""
-    plugin = [] if INSTALLED else ["-p", "matexport.pytest_plugin"]
+    plugin = [] if INSTALLED else ["-p", "matexport.verify.pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "-v", "-p", "no:cacheprovider", *map(str, arguments)],
@@ -91,8 +91,8 @@ def rate(family: Path, retentions: dict[str, float | None], **tasks: float) -> N
 
 def test_the_entry_point_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["entry-points"]["pytest11"] == {"matexport": "matexport.pytest_plugin"}
-    from matexport import pytest_plugin
+    assert project["entry-points"]["pytest11"] == {"matexport": "matexport.verify.pytest_plugin"}
+    from matexport.verify.judge import pytest_plugin
 
     assert pytest_plugin.pytest_addoption
 
@@ -102,7 +102,7 @@ def test_without_a_family_nothing_is_loaded(tmp_path: Path) -> None:
         "import sys\n"
         "def test_it():\n"
         "    loaded = [name for name in sys.modules if name.startswith('matexport.')]\n"
-        "    assert loaded == ['matexport.pytest_plugin']\n"
+        "    assert loaded == ['matexport.verify.pytest_plugin']\n"
         "    assert not {'numpy', 'onnxruntime', 'tokenizers', 'msgspec'} & set(sys.modules)\n"
     )
     outcome = check(tmp_path, "-p", "no:hypothesispytest", "-p", "no:xdist", "test_it.py")
@@ -141,7 +141,7 @@ def test_every_check_of_every_kind(left_exported: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_listed_is_what_verify_checks(left_exported: Path) -> None:
-    from matexport.verify import VECTORS_CHECK, list_expected_checks
+    from matexport.verify.verdict import VECTORS_CHECK, list_expected_checks
 
     for family in (GOLDEN, left_exported):
         for verdict in verify_family(family).verdicts:

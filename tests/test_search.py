@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from matexport.parity import unit_rows
 from matexport.search import search_adaptively, search_exactly
+from matexport.verify.parity import unit_rows
 
 
 def draw(count: int, dim: int, seed: int) -> NDArray[np.float32]:

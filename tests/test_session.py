@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from matexport import Embedder, session
+from matexport import Embedder
 from matexport.errors import FamilyError, RequestError
-from matexport.family.graph_file import find_integer_nodes
-from matexport.session import check_assignment, open_session
+from matexport.runtime import engine as session
+from matexport.runtime.engine import open_session
+from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import PROVIDERS
 
 CUDA, CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]

@@ -29,9 +29,9 @@ from matexport.family.token_rows import (
     quote_probe,
     stores_token_rows,
 )
+from matexport.runtime.inputs.text import read_tokenizers_version
 from matexport.spec.profile import Probe
 from matexport.spec.tolerance import TokenParity
-from matexport.tokens import read_tokenizers_version
 
 Arrays = dict[str, NDArray[Any]]
 PROBES = (Probe("a cat"), Probe("the dog " * 20), Probe("", "query"))

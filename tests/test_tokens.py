@@ -9,9 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
-from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
-from matexport.spec.profile import Probe
-from matexport.tokens import (
+from matexport.runtime.inputs.text import (
     Tokens,
     feed_rows,
     find_wrapping,
@@ -19,6 +17,8 @@ from matexport.tokens import (
     tokenize_probes,
     tokenize_texts,
 )
+from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
+from matexport.spec.profile import Probe
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query:", "<user>", "<end>"]
 PROMPTS = {"query": "query: ", "none": ""}

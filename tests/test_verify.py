@@ -30,9 +30,10 @@ from matexport.family.proof import load_references
 from matexport.family.weights_file import read_header
 from matexport.host import read_host
 from matexport.io.files import hash_file
+from matexport.runtime.inputs.text import read_tokenizers_version
 from matexport.spec.tolerance import Parity, Spread, TokenParity, Tolerance
-from matexport.tokens import read_tokenizers_version
-from matexport.verify import ProfileVerdict, Verification, load_verification, open_case, record_measurement, verify_case
+from matexport.verify.judge import open_case, verify_case
+from matexport.verify.verdict import ProfileVerdict, Verification, load_verification, record_measurement
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WEIGHTS = "weights.fp32.safetensors"
@@ -322,7 +323,7 @@ def test_what_another_version_of_tokenizers_gave_is_measured_anew(
     loaded = load_family(family)
     verification = verify_family(family)
     record_measurement(loaded, verification)
-    monkeypatch.setattr("matexport.verify.read_tokenizers_version", lambda: "999")
+    monkeypatch.setattr("matexport.verify.judge.read_tokenizers_version", lambda: "999")
     assert load_verification(loaded, read_host()) is None
     record_measurement(loaded, dataclasses.replace(verification, token_ids=None))
     assert load_verification(loaded, read_host()) is None, "an earlier matexport did not look at them"

@@ -15,17 +15,17 @@ import torch
 from torch import nn
 
 from matexport.build.serialize import write_graph
-from matexport.embed import Vectors
 from matexport.errors import ParityError
 from matexport.family.manifest import Family
 from matexport.family.proof import load_references
-from matexport.parity import compare_vectors
-from matexport.session import open_session
+from matexport.runtime.embedder import Vectors
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, feed_rows, load_tokenizer, tokenize_probes
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.profile import Point, Profile
 from matexport.spec.tolerance import Tolerance
-from matexport.tokens import Tokens, feed_rows, load_tokenizer, tokenize_probes
-from matexport.verify import run_all_ways
+from matexport.verify.judge import run_all_ways
+from matexport.verify.parity import compare_vectors
 
 #: Probes that the read-out is checked on, padded into one batch.
 READOUT_PROBES = 4

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from matexport.parity import INT8_STEPS
 from matexport.spec.facts import BATCH_AXIS
 from matexport.spec.profile import Encoding
+from matexport.verify.codes import INT8_STEPS
 
 
 def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float32] | None = None) -> None:

@@ -88,12 +88,13 @@ from matexport.io.texts import (
     load_shipped_calibration,
     read_texts,
 )
+from matexport.runtime.inputs.text import TextTokenizer, find_wrapping, load_tokenizer, tokenize_probes
 from matexport.spec.facts import OUTPUT_NAME, FamilyFacts, PrecisionFacts, ProfileFacts, Provenance, VocabularyFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
 from matexport.spec.tolerance import FLOORS, RANGES_WAY, TOGETHER_WAY
-from matexport.tokens import TextTokenizer, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.verify import ProfileVerdict, Verification, load_verification, record_measurement, verify_family
+from matexport.verify.judge import verify_family
+from matexport.verify.verdict import ProfileVerdict, Verification, load_verification, record_measurement
 from matexport.version import __version__
 
 #: Texts of a vocabulary's corpus that become probes.

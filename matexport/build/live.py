@@ -19,12 +19,12 @@ from matexport.build.sources import locate_parent
 from matexport.errors import ParentError
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
-from matexport.parity import compare_vectors
+from matexport.runtime.inputs.text import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Profile
 from matexport.spec.readout import FinalNorm
-from matexport.tokens import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.trial import Side, TrialPlan, main
+from matexport.verify.parity import compare_vectors
 
 #: sentence-transformers' own default.
 BATCH = 32

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from matexport.build.parents.asking import ask_probe
 from matexport.build.parents.text import TextParent, TextPlan
 from matexport.errors import ParentError, RequestError
+from matexport.runtime.inputs.text import TASKS
 from matexport.spec.profile import Point, Probe
 from matexport.spec.readout import FinalNorm
-from matexport.tokens import TASKS
 
 Vectors = NDArray[np.float32]
 

@@ -32,20 +32,6 @@ EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 # TensorProto.DataType -> bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 
-#: TensorProto.DataType of whole numbers of every width, and of booleans.
-_INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
-
-_ALWAYS_INTEGERS = frozenset(
-    {"Shape", "Size", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Not"}
-)
-
-#: Which input has the type of the output.
-_TYPED_BY = {
-    "Gather": 0, "GatherND": 0, "Slice": 0, "Concat": 0, "Unsqueeze": 0, "Squeeze": 0, "Reshape": 0, "Expand": 0,
-    "Transpose": 0, "Range": 0, "Add": 0, "Sub": 0, "Mul": 0, "Div": 0, "Max": 0, "Min": 0, "Identity": 0, "Where": 1,
-    "ReduceSum": 0, "ReduceMax": 0, "CumSum": 0,
-}  # fmt: skip
-
 #: 2**64 has 20 digits; Python refuses to read more than 4300.
 _MAX_DIGITS = 20
 
@@ -146,32 +132,6 @@ def find_nan_tensor(path: Path) -> str | None:
         if any(value != value for value in (*inside, *tensor.float_data)):
             return str(tensor.name)
     return None
-
-
-def find_integer_nodes(path: Path) -> frozenset[str]:
-    """Names of the nodes that give integers or booleans only: shapes, indices, masks before they are numbers.
-
-    Followed from the inputs, which are integers in every graph of ours. An operator that is not known to pass on the
-    type of an input counts as one that computes numbers.
-    """
-    graph = parse_graph(path).graph
-    integers = {value.name for value in graph.input}
-    integers |= {tensor.name for tensor in graph.initializer if tensor.data_type in _INTEGERS}
-    names = set()
-    for node in graph.node:
-        source = _TYPED_BY.get(node.op_type)
-        if node.op_type in _ALWAYS_INTEGERS:
-            whole = True
-        elif node.op_type == "Cast":
-            whole = any(attribute.name == "to" and attribute.i in _INTEGERS for attribute in node.attribute)
-        elif node.op_type == "ConstantOfShape":
-            whole = any(attribute.t.data_type in _INTEGERS for attribute in node.attribute)
-        else:
-            whole = source is not None and len(node.input) > source and node.input[source] in integers
-        if whole:
-            integers |= set(node.output)
-            names.add(node.name)
-    return frozenset(names - {""})
 
 
 def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:

@@ -125,10 +125,7 @@ def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
 
 def _find_unsafe_files(family: Family, graphs: Iterable[tuple[str, str, int]]) -> list[str]:
     """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
-    from matexport.family.graph_file import (  # protobuf: 50 ms, which only looking on does not spend
-        check_entries,
-        check_graph,
-    )
+    from matexport.family.graph_file import check_entries, check_graph
 
     problems: dict[str, None] = {}
     for graph, weights, prefix_bytes in graphs:

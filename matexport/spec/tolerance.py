@@ -1,7 +1,7 @@
 """How far vectors may be off, and the numbers that say how far they are: `FLOORS`, `Tolerance`, `Parity`, `Spread`.
 
 A floor is a number with a source and a date. What is asked may tighten it and never loosen it. Computing the numbers is
-left to `matexport.parity`.
+left to `matexport.verify.parity`.
 """
 
 from __future__ import annotations

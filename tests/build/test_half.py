@@ -25,11 +25,11 @@ from matexport.build.quantize.half import apply_half, round_to_half
 from matexport.build.quantize.observe import observe_peaks
 from matexport.build.quantize.precision import Calibration, Quantizer
 from matexport.errors import RequestError
+from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows, tokenize_texts
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, ReadoutRequest
-from matexport.tokens import Tokens, load_tokenizer, pad_rows, tokenize_texts
 
 TOKENS, WIDTH, HIDDEN = 256, 64, 96
 TEXT = TextFacts(("input_ids",), 64, PaddingSide.RIGHT, 0, {})

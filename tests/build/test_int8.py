@@ -24,10 +24,10 @@ from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.build.quantize.int8 import apply_int8
 from matexport.family.measurements import load_measurement
 from matexport.host import read_host
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Encoding, Precision
 from matexport.spec.tolerance import FLOORS, Breach
-from matexport.tokens import Tokens
 
 WIDTH, HIDDEN, VOCABULARY = 64, 96, 512
 #: Their table is below 64 KiB and stays as it is.

@@ -30,15 +30,15 @@ from matexport.build.quantize import runtime
 from matexport.build.quantize.runtime import check_runtime
 from matexport.build.trace import Traced
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
-from matexport.exits import ExitsEmbedder
 from matexport.family.integrity import check_family
 from matexport.family.measurements import load_measurement
 from matexport.host import read_host
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
+from matexport.runtime.all_points import ExitsEmbedder
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.tolerance import FLOORS, Tolerance
-from matexport.verify import record_measurement
+from matexport.verify.verdict import record_measurement
 
 PRECISIONS = [str(precision) for precision in Precision]
 NORMS = {"modernbert": "final_norm", "qwen3": "norm"}

@@ -18,8 +18,8 @@ from matexport.build.quantize.int8 import apply_int8
 from matexport.build.quantize.observe import observe_peaks, observe_rows, open_values
 from matexport.build.quantize.sites import find_blocks, find_sites, find_tables
 from matexport.build.quantize.static import apply_static_int8
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PaddingSide, TextFacts
-from matexport.tokens import Tokens
 
 TOKENS, WIDTH, HIDDEN = 300, 64, 96
 TEXT = TextFacts(("input_ids",), 64, PaddingSide.RIGHT, 0, {})

@@ -17,9 +17,9 @@ import torch
 
 from matexport.build.parents.loading import Opened, module_class
 from matexport.errors import ParentError, one_line
+from matexport.runtime.inputs.text import TASKS, TextTokenizer, Tokens, tokenize_probes
 from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.profile import Probe
-from matexport.tokens import TASKS, TextTokenizer, Tokens, tokenize_probes
 
 #: Two texts whose tokens show how a batch is padded, and whether special tokens are added.
 _SAMPLES = ("a", "a small cat sits in the house")

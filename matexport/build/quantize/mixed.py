@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from matexport.batches import split_batches
 from matexport.build.quantize.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.build.quantize.observe import open_values
 from matexport.build.quantize.sites import Floats, find_sites, find_tables
-from matexport.parity import compare_vectors
+from matexport.runtime.batches import split_batches
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point
-from matexport.tokens import Tokens
+from matexport.verify.parity import compare_vectors
 
 #: Mean cosine to fp32, at the worst depth, at which no further block is raised.
 ENOUGH = 0.995

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from matexport.build.quantize.sites import add_constant
 from matexport.build.serialize import write_graph
-from matexport.session import open_session
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, feed_rows
 from matexport.spec.facts import TextFacts
-from matexport.tokens import Tokens, feed_rows
 
 Floats = NDArray[np.float32]
 

@@ -20,9 +20,9 @@ from matexport.build.quantize.sites import Floats, find_sites, find_tables
 from matexport.build.quantize.static import apply_static_int8
 from matexport.errors import RequestError
 from matexport.io.progress import Progress
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PrecisionFacts, TextFacts
 from matexport.spec.profile import Point, Precision
-from matexport.tokens import Tokens
 
 
 @dataclass(frozen=True)

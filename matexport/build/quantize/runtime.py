@@ -13,10 +13,10 @@ from matexport.build.quantize.precision import Calibration, Quantizer
 from matexport.build.serialize import write_graph
 from matexport.errors import FamilyError, RequestError
 from matexport.io.files import explain_os_errors
-from matexport.session import open_session
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, PaddingSide, TextFacts
 from matexport.spec.profile import Point, Precision
-from matexport.tokens import Tokens
 
 WIDTH, TOKENS = 64, 512
 OPSET, IR_VERSION = 20, 10

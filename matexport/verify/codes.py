@@ -1,26 +1,18 @@
-"""Numbers that compare the vectors of a sub-model with the parent's. numpy only; no opinion about where they came from.
+"""Numbers that compare codes (int8, ubinary) with the parent's vectors, and what a tolerance becomes for them.
 
-`max_abs` is the gate: one number per profile that bounds every coordinate of every probe. The cosines and the
-neighbour agreement say what a difference means for search; on random or nearly constant vectors they can look
-perfect while `max_abs` does not, so they are reported and not relied upon.
+Codes are made as sentence-transformers' `quantize_embeddings` makes them from float32 vectors.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matexport.spec.profile import Encoding
 from matexport.spec.tolerance import Parity, Spread, Tolerance
-
-Vectors = NDArray[np.float32]
-Floats = TypeVar("Floats", NDArray[np.float32], NDArray[np.float64])
-
-#: How many nearest neighbours of each probe are compared.
-NEIGHBOURS = 5
+from matexport.verify.parity import Vectors, compare_vectors, describe_bad, summarise
 
 #: sentence-transformers cuts each coordinate's range into this many steps (`quantize_embeddings`).
 INT8_STEPS = 255
@@ -37,22 +29,6 @@ CODES_SPREAD = 0.01
 
 #: How many standard deviations more bits may differ than an angle makes differ on average: one case in 700 does.
 SIGN_DEVIATIONS = 3
-
-
-def compare_vectors(vectors: Vectors, reference: Vectors) -> Parity:
-    """Compare (n, d) float32 vectors with a reference of the same shape.
-
-    Values that are not finite give ``max_abs = inf``.
-
-    Raises:
-        ValueError: the shapes differ, or there are no rows.
-    """
-    if vectors.shape != reference.shape or vectors.ndim != 2 or not len(vectors):
-        raise ValueError(f"vectors of shape {vectors.shape} cannot be compared with a reference of {reference.shape}")
-    if not (np.isfinite(vectors).all() and np.isfinite(reference).all()):
-        return _describe_bad(np.isfinite(vectors) & np.isfinite(reference))
-    ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
-    return _summarise(np.abs(ours - theirs), ours, theirs, theirs)
 
 
 def compare_codes(
@@ -80,11 +56,11 @@ def compare_codes(
         )
     theirs = reference.astype(np.float64)
     if not np.isfinite(theirs).all():
-        return _describe_bad(np.isfinite(theirs))
+        return describe_bad(np.isfinite(theirs))
     if encoding is Encoding.UBINARY:
         bits = np.unpackbits(codes.view(np.uint8), axis=1, count=reference.shape[1]).astype(bool)
         difference = np.where(bits == (reference > 0), 0.0, np.abs(theirs))
-        return _summarise(difference, np.where(bits, 1.0, -1.0), np.where(reference > 0, 1.0, -1.0), theirs)
+        return summarise(difference, np.where(bits, 1.0, -1.0), np.where(reference > 0, 1.0, -1.0), theirs)
     if ranges is None or ranges.shape != (2, reference.shape[1]):
         raise ValueError("int8 codes stand for nothing without the (2, d) ranges that they were made with")
     start, step = _split_ranges(ranges)
@@ -92,13 +68,7 @@ def compare_codes(
     low = np.where(level == 0, -np.inf, start + level * step)  # the first and the last step have no outer bound
     high = np.where(level == INT8_STEPS, np.inf, start + (level + 1) * step)
     difference = np.maximum(0.0, np.maximum(low - theirs, theirs - high))
-    return _summarise(difference, start + (level + 0.5) * step, _decode_own(theirs, ranges), theirs)
-
-
-def unit_rows(rows: Floats) -> Floats:
-    """(n, d) rows at length 1, in their own precision, so that inner products are cosines; a zero row stays."""
-    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+    return summarise(difference, start + (level + 0.5) * step, _decode_own(theirs, ranges), theirs)
 
 
 def encode_vectors(
@@ -135,7 +105,7 @@ def compare_ranges(reference: Vectors, ranges: Vectors) -> Parity:
     theirs = reference.astype(np.float64)
     outside = np.maximum(0.0, np.maximum(ranges[0] - theirs, theirs - ranges[1]))
     centre = theirs.mean(axis=0)
-    return _summarise(outside, _decode_own(theirs, ranges) - centre, theirs - centre, theirs)
+    return summarise(outside, _decode_own(theirs, ranges) - centre, theirs - centre, theirs)
 
 
 def _decode_own(vectors: NDArray[np.float64], ranges: Vectors) -> NDArray[np.float64]:
@@ -194,42 +164,3 @@ def _compare_signs(cosine: float, bits: int | None) -> float:
     if bits:
         share += SIGN_DEVIATIONS * math.sqrt(share * (1 - share) / bits) + 1 / bits
     return 1 - 2 * share
-
-
-def _describe_bad(sound: NDArray[np.bool_]) -> Parity:
-    """The parity where some values, (n, d), are not finite."""
-    first = int((~sound).any(axis=1).argmax())
-    return Parity(float("inf"), float("nan"), float("nan"), 0.0, first, first)
-
-
-def _summarise(
-    difference: NDArray[np.float64], ours: NDArray[np.float64], theirs: NDArray[np.float64], plain: NDArray[np.float64]
-) -> Parity:
-    """`difference` (n, d) is scaled by the largest values of `plain`; `ours` and `theirs` are compared by angle."""
-    scale = np.maximum(1.0, np.abs(plain).max(axis=0))
-    difference = (difference / scale).max(axis=1)
-    ours, theirs = unit_rows(ours), unit_rows(theirs)
-    both_zero = ~(ours.any(axis=1) | theirs.any(axis=1))
-    cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1))
-    return Parity(
-        max_abs=float(difference.max()),
-        cosine_mean=float(cosine.mean()),
-        cosine_min=float(cosine.min()),
-        neighbours=_neighbour_agreement(ours, theirs),
-        worst=int((difference if difference.any() else -cosine).argmax()),
-        farthest=int(cosine.argmin()),
-    )
-
-
-def _neighbour_agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    count = min(NEIGHBOURS, len(ours) - 1)
-    if count < 1:
-        return 1.0
-    pairs = zip(_nearest(ours, count), _nearest(theirs, count), strict=True)
-    return float(np.mean([len(set(left) & set(right)) / count for left, right in pairs]))
-
-
-def _nearest(rows: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    similarity = rows @ rows.T
-    np.fill_diagonal(similarity, -np.inf)
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :count].astype(np.int64)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, one_line
 from matexport.family.integrity import check_exits
 from matexport.family.manifest import Family
 from matexport.host import count_cpus
-from matexport.session import open_session
+from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, check_task, feed_rows, load_tokenizer, tokenize_texts
 from matexport.spec.profile import Point, Precision
-from matexport.tokens import Tokens, check_task, feed_rows, load_tokenizer, tokenize_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

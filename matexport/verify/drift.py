@@ -30,18 +30,20 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches
-from matexport.embed import Embedder
 from matexport.errors import RequestError
 from matexport.family.manifest import TOKENIZER, Family
 from matexport.io.progress import Progress
-from matexport.parity import INT8_STEPS, compare_codes, compare_vectors, encode_tolerance, unit_rows
+from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches
+from matexport.runtime.embedder import Embedder
+from matexport.runtime.inputs.text import TASKS, Tokens, find_wrapping, load_tokenizer, tokenize_probes
 from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Encoding, Probe, Profile
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
-from matexport.tokens import TASKS, Tokens, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.verify import Case, find_plain, find_tolerance, open_case
+from matexport.verify.codes import INT8_STEPS, compare_codes, encode_tolerance
+from matexport.verify.judge import Case, open_case
+from matexport.verify.parity import compare_vectors, unit_rows
+from matexport.verify.verdict import find_float32_profile, find_tolerance
 
 #: Neighbours that an index is asked for.
 NEIGHBOURS = 10
@@ -51,7 +53,6 @@ QUERIES = 256
 
 #: Characters of a text that a reason shows.
 SHOWN = 60
-
 Array = NDArray[Any]
 
 
@@ -345,7 +346,7 @@ def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tup
     reasons = {drift.profile: drift.reasons for drift in found}
 
     def hold(drift: ProfileDrift) -> ProfileDrift:
-        vectors = reasons.get(find_plain(family, drift.profile) or "", ())
+        vectors = reasons.get(find_float32_profile(family, drift.profile) or "", ())
         more = tuple(f"as float32: {reason}" for reason in vectors if reason not in drift.reasons)
         return structs.replace(drift, reasons=drift.reasons + more)
 

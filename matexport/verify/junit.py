@@ -11,11 +11,11 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from matexport.drift import Drift, ProfileDrift
 from matexport.family.manifest import Family
 from matexport.family.token_rows import stores_token_rows
 from matexport.spec.tolerance import Parity, Spread, TokenParity
-from matexport.verify import Verification, explain_unchecked, list_expected_checks
+from matexport.verify.drift import Drift, ProfileDrift
+from matexport.verify.verdict import Verification, explain_unchecked, list_expected_checks
 
 # What XML 1.0 cannot hold, even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -4,7 +4,7 @@
     artifacts/minilm::digests  artifacts/minilm::token-ids  artifacts/minilm::L02-D064-int8::batched ...
 
 Without a family this costs a few options: nothing else of the package is imported. What a check finds is
-`matexport.gate`'s business. PYTEST_DONT_REWRITE: no assertions are made here.
+`matexport.verify.checks`'s business. PYTEST_DONT_REWRITE: no assertions are made here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from matexport.gate import Check, Gate
+    from matexport.verify.checks import Check, FamilyChecks
+
 
 FAMILIES, RETENTION, TASK = "matexport_families", "matexport_min_retention", "matexport_task"
 
@@ -74,21 +75,21 @@ def _make_families(session: pytest.Session) -> Iterator[FamilyCollector]:
     paths = _list_families(session.config)
     if not paths:
         return
-    from matexport.gate import Demand, Gate
+    from matexport.verify.checks import FamilyChecks, Requirements
 
-    demand = Demand(
+    demand = Requirements(
         threads=_read_threads(session.config),
         min_retention=_read_floor(session.config),
         task=_read_task(session.config),
     )
     for name, path in paths.items():
-        yield FamilyCollector.from_parent(session, name=name, nodeid=name, gate=Gate(path, demand))
+        yield FamilyCollector.from_parent(session, name=name, nodeid=name, gate=FamilyChecks(path, demand))
 
 
 class FamilyCollector(pytest.Collector):
     """The checks of one family."""
 
-    def __init__(self, *, gate: Gate, **options: Any) -> None:
+    def __init__(self, *, gate: FamilyChecks, **options: Any) -> None:
         super().__init__(**options)
         self.gate = gate
 
@@ -107,7 +108,7 @@ class FamilyCollector(pytest.Collector):
 class ProfileCollector(pytest.Collector):
     """The checks of one profile."""
 
-    def __init__(self, *, gate: Gate, checks: list[Check], **options: Any) -> None:
+    def __init__(self, *, gate: FamilyChecks, checks: list[Check], **options: Any) -> None:
         super().__init__(**options)
         self.gate, self.checks = gate, checks
 
@@ -119,7 +120,7 @@ class ProfileCollector(pytest.Collector):
 class CheckItem(pytest.Item):
     """One check of a family."""
 
-    def __init__(self, *, gate: Gate, check: Check, **options: Any) -> None:
+    def __init__(self, *, gate: FamilyChecks, check: Check, **options: Any) -> None:
         super().__init__(**options)
         self.gate, self.check = gate, check
         if self.config.pluginmanager.hasplugin("xdist"):

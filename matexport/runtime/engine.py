@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError
-from matexport.family.graph_file import find_integer_nodes
 from matexport.host import count_cpus
+from matexport.runtime.placement import find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
-
-#: Nodes that a message names.
-MAX_NAMED = 5
+from matexport.runtime.placement import check_assignment
 
 
 def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:
@@ -63,34 +60,6 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
     ]
     check_assignment(graph.name, provider, assigned, find_integer_nodes(graph))
     return session
-
-
-def check_assignment(
-    graph: str, provider: str, assigned: Iterable[tuple[str, str, str]], integer_nodes: Container[str]
-) -> None:
-    """Refuse a session that computes numbers elsewhere than on the provider that was asked for.
-
-    Args:
-        graph: its file, for the message.
-        assigned: (provider's full name, operator, node) of every node.
-        integer_nodes: nodes of shapes, indices and masks. onnxruntime puts such nodes on the CPU on purpose
-            (`GetCpuPreferredNodes`): to copy a few integers to a device costs more than to compute them.
-
-    Raises:
-        FamilyError: naming the nodes.
-    """
-    assigned, wanted = list(assigned), PROVIDERS[provider]
-    elsewhere = [
-        f"{operator} {node}".strip()
-        for where, operator, node in assigned
-        if where != wanted and node not in integer_nodes
-    ]
-    if not any(where == wanted for where, _, _ in assigned) or elsewhere:
-        named = ", ".join(elsewhere[:MAX_NAMED]) + (" ..." if len(elsewhere) > MAX_NAMED else "")
-        raise FamilyError(
-            f"{graph}: the provider {provider} was asked; "
-            + (f"{len(elsewhere)} nodes would run on the CPU: {named}" if elsewhere else "none of its nodes run there")
-        )
 
 
 def load_runtime() -> ModuleType:

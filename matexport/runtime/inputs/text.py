@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
+
 Feeds: TypeAlias = "dict[str, NDArray[np.int64]]"
 
 #: What a text may be to a parent that tells them apart, as sentence-transformers calls it.
 TASKS = ("query", "document")
+
 #: From which schema on a family says what its parent does with them.
 TASKS_SCHEMA = 4
 

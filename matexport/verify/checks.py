@@ -19,17 +19,15 @@ from matexport.family.token_rows import stores_token_rows
 from matexport.host import read_host
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Breach
-from matexport.verify import (
+from matexport.verify.judge import Case, judge_profile, open_case
+from matexport.verify.verdict import (
     SPREAD_CHECK,
     VECTORS_CHECK,
-    Case,
     ProfileVerdict,
     explain_unchecked,
-    find_plain,
+    find_float32_profile,
     hold_codes_to_vectors,
-    judge_profile,
     list_expected_checks,
-    open_case,
 )
 
 DIGESTS, TOKEN_IDS, RETENTION = "digests", "token-ids", "retention"
@@ -49,7 +47,7 @@ class Check(Record, frozen=True, order=True):
 
 
 @dataclass(frozen=True)
-class Demand:
+class Requirements:
     """What is asked of a family beyond `verify`.
 
     Attributes:
@@ -63,10 +61,10 @@ class Demand:
     task: str | None = None
 
 
-class Gate:
+class FamilyChecks:
     """One family and what is asked of it. Nothing is read until a check is listed or made, and all of it once."""
 
-    def __init__(self, path: Path, demand: Demand) -> None:
+    def __init__(self, path: Path, demand: Requirements) -> None:
         self.path, self.demand = path, demand
         self._verdicts: dict[str, ProfileVerdict | str] = {}
 
@@ -117,7 +115,7 @@ class Gate:
         if isinstance(family, str):
             return DIGESTS
         name = check.profile or family.profiles[0].name
-        return find_plain(family, name) or name
+        return find_float32_profile(family, name) or name
 
     @cached_property
     def _family(self) -> Family | str:
@@ -139,7 +137,7 @@ class Gate:
     def _judge(self, case: Case, name: str) -> ProfileVerdict | str:
         """A profile's verdict, held to its vectors where it gives codes; or why it could not be run."""
         verdict = self._run(case, name)
-        plain = find_plain(case.family, name)
+        plain = find_float32_profile(case.family, name)
         if plain is None or isinstance(verdict, str):
             return verdict
         vectors = self._run(case, plain)

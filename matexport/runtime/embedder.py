@@ -23,16 +23,13 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
-from matexport.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.integrity import check_profile
 from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus
-from matexport.session import load_runtime, open_session
-from matexport.spec.facts import OUTPUT_NAME, PaddingSide
-from matexport.spec.measured import CPU
-from matexport.spec.profile import Encoding
-from matexport.tokens import (
+from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
+from matexport.runtime.engine import load_runtime, open_session
+from matexport.runtime.inputs.text import (
     Asked,
     Feeds,
     TextTokenizer,
@@ -43,6 +40,9 @@ from matexport.tokens import (
     load_tokenizer,
     tokenize_texts,
 )
+from matexport.spec.facts import OUTPUT_NAME, PaddingSide
+from matexport.spec.measured import CPU
+from matexport.spec.profile import Encoding
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
+
 #: float32, or the codes of a profile that encodes its output.
 Vectors: TypeAlias = "NDArray[Any]"
-
 _DTYPES = {Encoding.FLOAT32: "float32", Encoding.INT8: "int8", Encoding.UBINARY: "uint8"}
 
 

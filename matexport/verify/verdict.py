@@ -1,0 +1,207 @@
+"""What a verification found of each profile, the floor it was held to, and its place among the measurements.
+
+Only numpy's arrays are left out: a verdict that was recorded is read back and judged again without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from matexport.family.manifest import PROBES, Family
+from matexport.family.measurements import load_measurement, write_sections
+from matexport.family.token_rows import stores_token_rows
+from matexport.io.texts import load_probes
+from matexport.runtime.inputs.text import read_tokenizers_version
+from matexport.spec.facts import PaddingSide
+from matexport.spec.measured import Host
+from matexport.spec.profile import Encoding, Profile
+from matexport.spec.tolerance import (
+    FLOORS,
+    RANGES_WAY,
+    TOGETHER_WAY,
+    Breach,
+    Parity,
+    Spread,
+    TokenParity,
+    Tolerance,
+    tighten,
+)
+from matexport.verify.codes import (
+    RANGES_TOLERANCE,
+    encode_tolerance,
+)
+
+#: Checks beside the ways of running: what a text's vector owes to its batch, and codes held to the vectors they are of.
+SPREAD_CHECK = "alone and in a batch"
+VECTORS_CHECK = "as float32"
+
+
+@dataclass(frozen=True)
+class ProfileVerdict:
+    """Parity of one profile in each way it was run, and the floor it was held to.
+
+    Attributes:
+        spread: what the same text gave alone and in a batch, as the runtime pads it (on the right).
+        vectors: what is wrong with the float32 profile whose vectors these are, where the outputs are codes.
+    """
+
+    profile: str
+    tolerance: Tolerance
+    parity: Mapping[str, Parity]
+    spread: Spread | None = None
+    vectors: Breach | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.find_breach() is None
+
+    def find_breach(self) -> tuple[str, Breach] | None:
+        """The first check that failed, and why; None when all passed."""
+        return next(((check, breach) for check, breach in self.list_checks() if breach), None)
+
+    @property
+    def worst(self) -> tuple[str, Parity]:
+        """The way of running, and its parity, with the largest difference."""
+        ran = [item for item in self.parity.items() if item[0] != RANGES_WAY]
+        return max(ran, key=lambda item: item[1].max_abs)
+
+    def list_checks(self) -> list[tuple[str, Breach | None]]:
+        """Every check that the profile was held to, and what is wrong with it."""
+        checks = [
+            (way, parity.find_breach(RANGES_TOLERANCE if way == RANGES_WAY else self.tolerance))
+            for way, parity in self.parity.items()
+        ]
+        if self.tolerance.spread is not None and self.spread is not None:
+            checks.append((SPREAD_CHECK, self.spread.find_breach(self.tolerance)))
+        if self.vectors:
+            checks.append((VECTORS_CHECK, self.vectors))
+        return checks
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_family` found on one host.
+
+    Attributes:
+        token_ids: the probes' token ids here against the parent's; None where the family does not store those.
+    """
+
+    host: Host
+    verdicts: tuple[ProfileVerdict, ...]
+    token_ids: TokenParity | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts) and (self.token_ids is None or self.token_ids.passed)
+
+
+def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
+    """Names of the checks that a profile will be held to, as `ProfileVerdict.list_checks` names them.
+
+    Of codes, `VECTORS_CHECK` is among them where the family has the float32 profile that they are of; a verdict lists
+    it only when it fails.
+    """
+    facts = family.profile_facts(name)
+    checks = ["batched", "single"]
+    if family.facts.text.padding_side is PaddingSide.LEFT:
+        checks.append("left")
+    if facts.precision in family.facts.exits:
+        checks.append(TOGETHER_WAY)
+    if facts.encoding is Encoding.INT8:
+        checks.append(RANGES_WAY)
+    if find_tolerance(family, name).spread is not None:
+        checks.append(SPREAD_CHECK)
+    if find_float32_profile(family, name):
+        checks.append(VECTORS_CHECK)
+    return tuple(checks)
+
+
+def explain_unchecked(problems: Sequence[str]) -> str:
+    """Why a check was not made, in one line, given what is wrong with the family's files."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"not checked, since the family's files are refused: {problems[0]}{more}"
+
+
+def find_float32_profile(family: Family, name: str) -> str | None:
+    """The profile of a family that gives the float32 vectors which another's codes are of; None where there is none."""
+    profile = Profile.parse(name)
+    plain = Profile(profile.point, profile.precision).name
+    return plain if plain != name and plain in family.facts.profiles else None
+
+
+def find_tolerance(family: Family, name: str) -> Tolerance:
+    """What a profile's float32 vectors are held to: its precision's floor, or the family's own where it is tighter."""
+    precision = family.profile_facts(name).precision
+    return tighten(family.facts.tolerances[precision], FLOORS[precision])  # one that loosens it is not believed
+
+
+def hold_codes_to_vectors(verdicts: Sequence[ProfileVerdict]) -> tuple[ProfileVerdict, ...]:
+    """Codes of vectors that are off their floor are off it, too, however few of their bits show it."""
+    breaches = {verdict.profile: verdict.find_breach() for verdict in verdicts}
+
+    def hold(verdict: ProfileVerdict) -> ProfileVerdict:
+        profile = Profile.parse(verdict.profile)
+        plain = Profile(profile.point, profile.precision).name
+        breach = breaches.get(plain) if plain != profile.name else None
+        return replace(verdict, vectors=breach[1]) if breach else verdict
+
+    return tuple(map(hold, verdicts))
+
+
+def record_measurement(family: Family, verification: Verification) -> Path:
+    """Write a verification to ``measurements/<host>.json``, keeping what else is known of that host.
+
+    Returns:
+        the file. Written beside it and renamed, so that it is never half there.
+    """
+    parity = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
+    spread = {verdict.profile: msgspec.to_builtins(verdict.spread) for verdict in verification.verdicts}
+    sections: dict[str, object] = {"parity": parity, "spread": spread}
+    if verification.token_ids:
+        sections["token_ids"] = msgspec.to_builtins(verification.token_ids)
+    return write_sections(family, verification.host, sections)
+
+
+def load_verification(family: Family, host: Host) -> Verification | None:
+    """What was recorded on a host, judged by the family's floors; None unless it covers every profile.
+
+    And the token ids, as this version of tokenizers gives them, where the family stores the parent's.
+    """
+    recorded, verdicts = load_measurement(family, host), load_verdicts(family, host)
+    if recorded is None or len(verdicts) != len(family.profiles):
+        return None
+    if stores_token_rows(family) and (
+        recorded.token_ids is None or recorded.token_ids.tokenizers != read_tokenizers_version()
+    ):
+        return None
+    return Verification(host, verdicts, recorded.token_ids)
+
+
+def load_verdicts(family: Family, host: Host) -> tuple[ProfileVerdict, ...]:
+    """What was recorded on a host, judged by the family's floors: only the profiles that were run there."""
+    recorded = load_measurement(family, host)
+    if recorded is None:
+        return ()
+    names = [
+        profile.name
+        for profile in family.profiles
+        if set(recorded.parity.get(profile.name, ())) - {RANGES_WAY} and profile.name in recorded.spread
+    ]
+    if not names:
+        return ()
+    probes = len(load_probes(family.path / PROBES))
+    return hold_codes_to_vectors(
+        [judge_parity(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
+    )
+
+
+def judge_parity(
+    family: Family, name: str, probes: int, parity: Mapping[str, Parity], spread: Spread | None
+) -> ProfileVerdict:
+    facts = family.profile_facts(name)
+    tolerance = encode_tolerance(find_tolerance(family, name), facts.encoding, facts.dim, probes)
+    return ProfileVerdict(name, tolerance, parity, spread)
