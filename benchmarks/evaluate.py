@@ -143,7 +143,7 @@ def search_child(task: dict[str, Any]) -> int:
     import faiss
     import numpy as np
 
-    from matexport.search import search_adaptively, search_exactly
+    from matexport.measure.search import search_adaptively, search_exactly
     from matexport.verify.parity import unit_rows
 
     faiss.omp_set_num_threads(CPUS)

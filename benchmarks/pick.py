@@ -95,7 +95,7 @@ def list_loaded(command: Sequence[str]) -> set[str]:
     traced = [command[0], "-X", "importtime", *command[1:]]
     lines = subprocess.run(traced, check=True, capture_output=True, text=True).stderr.splitlines()
     loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
-    if "matexport.pick" not in loaded:
+    if "matexport.pick.choose" not in loaded:
         raise SystemExit("the list of imports does not show pick itself")
     return loaded
 

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING
 from matexport.version import __version__
 
 if TYPE_CHECKING:
-    from matexport.bench import BenchPlan, bench_family
-    from matexport.devices import Device, load_device
     from matexport.errors import MatexportError
-    from matexport.evaluate import evaluate_family
     from matexport.family.manifest import Family, load_family
     from matexport.family.measurements import load_bench, load_measurement, load_quality, record_bench, record_quality
     from matexport.family.summary import describe_profiles
     from matexport.family.survey import Survey, survey_family
-    from matexport.findings import gather_findings
     from matexport.host import read_host
     from matexport.io.jobs import load_job
+    from matexport.measure.bench import BenchPlan, bench_family
+    from matexport.measure.evaluate import evaluate_family
+    from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled
     from matexport.pack import pack_profile
-    from matexport.pick import Choice, choose
-    from matexport.report import write_report
+    from matexport.pick.choose import Choice, choose
+    from matexport.pick.devices import Device, load_device
+    from matexport.pick.limits import Budget
+    from matexport.report.findings import gather_findings
+    from matexport.report.write import write_report
     from matexport.runtime.corpus.ray import embed_corpus
     from matexport.runtime.embedder import Embedder, Sessions
-    from matexport.spec.job import Budget
     from matexport.spec.measured import Bench
-    from matexport.tasks import load_retrieval, load_sts, load_unlabelled
     from matexport.verify.drift import Drift, compare_families
     from matexport.verify.judge import verify_family
     from matexport.verify.junit import write_junit
@@ -43,12 +43,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Where each public name lives. The imports above say the same to a type checker; a test holds the two together.
 _HOMES = {
-    "BenchPlan": "matexport.bench",
-    "bench_family": "matexport.bench",
-    "Device": "matexport.devices",
-    "load_device": "matexport.devices",
     "MatexportError": "matexport.errors",
-    "evaluate_family": "matexport.evaluate",
     "Family": "matexport.family.manifest",
     "load_family": "matexport.family.manifest",
     "load_bench": "matexport.family.measurements",
@@ -59,21 +54,26 @@ _HOMES = {
     "describe_profiles": "matexport.family.summary",
     "Survey": "matexport.family.survey",
     "survey_family": "matexport.family.survey",
-    "gather_findings": "matexport.findings",
     "read_host": "matexport.host",
     "load_job": "matexport.io.jobs",
+    "BenchPlan": "matexport.measure.bench",
+    "bench_family": "matexport.measure.bench",
+    "evaluate_family": "matexport.measure.evaluate",
+    "load_retrieval": "matexport.measure.tasks",
+    "load_sts": "matexport.measure.tasks",
+    "load_unlabelled": "matexport.measure.tasks",
     "pack_profile": "matexport.pack",
-    "Choice": "matexport.pick",
-    "choose": "matexport.pick",
-    "write_report": "matexport.report",
+    "Choice": "matexport.pick.choose",
+    "choose": "matexport.pick.choose",
+    "Device": "matexport.pick.devices",
+    "load_device": "matexport.pick.devices",
+    "Budget": "matexport.pick.limits",
+    "gather_findings": "matexport.report.findings",
+    "write_report": "matexport.report.write",
     "embed_corpus": "matexport.runtime.corpus.ray",
     "Embedder": "matexport.runtime.embedder",
     "Sessions": "matexport.runtime.embedder",
-    "Budget": "matexport.spec.job",
     "Bench": "matexport.spec.measured",
-    "load_retrieval": "matexport.tasks",
-    "load_sts": "matexport.tasks",
-    "load_unlabelled": "matexport.tasks",
     "Drift": "matexport.verify.drift",
     "compare_families": "matexport.verify.drift",
     "verify_family": "matexport.verify.judge",

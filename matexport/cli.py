@@ -23,11 +23,11 @@ from matexport.arguments import UNUSABLE, parse_arguments
 from matexport.errors import DestinationError, FamilyError, MatexportError, ParityError, RequestError
 
 if TYPE_CHECKING:
-    from matexport.devices import Device
     from matexport.family.manifest import Family
     from matexport.family.summary import Parities, Spreads
+    from matexport.measure.tasks import Task
+    from matexport.pick.devices import Device
     from matexport.runtime.embedder import Embedder
-    from matexport.tasks import Task
     from matexport.verify.drift import Drift
     from matexport.verify.judge import Case
     from matexport.verify.verdict import Verification
@@ -184,10 +184,10 @@ def _open_baseline(family: Family) -> Case:
 
 def run_bench(options: argparse.Namespace) -> int:
     """``matexport bench FAMILY``"""
-    from matexport.bench import BenchPlan, bench_family
     from matexport.family.manifest import load_family
     from matexport.family.measurements import record_bench
     from matexport.io.texts import MAX_MIX_TEXTS, read_texts
+    from matexport.measure.bench import BenchPlan, bench_family
     from matexport.tables import format_bench
 
     family = load_family(options.family)
@@ -231,11 +231,11 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """``matexport evaluate FAMILY``"""
-    from matexport.evaluate import evaluate_family, require_evaluate_extra
     from matexport.family.manifest import load_family
     from matexport.family.measurements import record_quality
+    from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
+    from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
     from matexport.tables import format_adaptive, format_quality
-    from matexport.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
     require_evaluate_extra()
     family = load_family(options.family)
@@ -278,19 +278,19 @@ def run_pick(options: argparse.Namespace) -> int:
     """``matexport pick FAMILY``"""
     from msgspec.structs import fields, replace
 
-    from matexport.choices import describe_choice, format_choice, list_unchecked, summarise_rejections
     from matexport.family.manifest import load_family
     from matexport.family.survey import survey_family
     from matexport.host import read_host
-    from matexport.pick import choose
-    from matexport.spec.job import Budget
+    from matexport.pick.choose import choose
+    from matexport.pick.limits import Budget
+    from matexport.pick.wording import describe_choice, format_choice, list_unchecked, summarise_rejections
 
     if options.overwrite and options.out is None:
         raise RequestError("--overwrite is for --out DIR")
     asked = {field.name: getattr(options, field.name) for field in fields(Budget)}
     budget, device, host = Budget(), None, None
     if options.device is not None:
-        from matexport.devices import load_device
+        from matexport.pick.devices import load_device
 
         device = load_device(options.device)
         budget, host = device.limits, device.host
@@ -340,10 +340,10 @@ def run_pick(options: argparse.Namespace) -> int:
 
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:
     """Bench what lacks timings of this host, and keep them."""
-    from matexport.bench import DEFAULT_SHAPES, BenchPlan, bench_family
     from matexport.family.measurements import record_bench
     from matexport.family.survey import list_unmeasured
     from matexport.host import read_host
+    from matexport.measure.bench import DEFAULT_SHAPES, BenchPlan, bench_family
 
     here = read_host()
     if device and not (device.host and device.host.matches(here)):
@@ -485,9 +485,9 @@ def run_pack(options: argparse.Namespace) -> int:
 
 def run_report(options: argparse.Namespace) -> int:
     """``matexport report FAMILY``"""
-    from matexport.findings import gather_findings
-    from matexport.report import require_report_extra, write_report
-    from matexport.spec.job import Budget
+    from matexport.pick.limits import Budget
+    from matexport.report.findings import gather_findings
+    from matexport.report.write import require_report_extra, write_report
 
     require_report_extra()
     budget = Budget(
@@ -683,7 +683,7 @@ def _print_drift(drift: Drift) -> None:
 
 def _format_verdict(verification: Verification, drift: Drift | None) -> str:
     """The last line of `verify`: what was proven, and how near it was; or how much failed."""
-    from matexport.findings import stand
+    from matexport.report.findings import measure_floor_use
 
     verdicts, token_ids = verification.verdicts, verification.token_ids
     total, off = len(verdicts), sum(not verdict.passed for verdict in verdicts)
@@ -698,7 +698,9 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
         failed.append(f"{moved} of {len(drift.profiles)} profiles {are} not compatible with {drift.old}")
     if failed:
         return f"failed: {'; '.join(failed)}"
-    worst = max((stand(verification.host, verdict) for verdict in verdicts), key=lambda standing: standing.used)
+    worst = max(
+        (measure_floor_use(verification.host, verdict) for verdict in verdicts), key=lambda standing: standing.used
+    )
     if worst.number == "least cosine":
         nearest = f"worst least cosine {worst.value:.6f}, at least {worst.allowed:g} asked"
     elif worst.allowed is None:

@@ -7,8 +7,8 @@ import math
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from matexport.family.survey import Candidate, Known, Survey
-from matexport.spec.job import Budget
+from matexport.family.survey import Candidate, Measured, Survey
+from matexport.pick.limits import Budget
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 
@@ -18,9 +18,9 @@ THERE = replace(HERE, cpu="another processor")
 NONSENSE = (math.nan, math.inf, -math.inf)
 
 
-def known(values: tuple[float, ...], nonsense: tuple[float, ...]) -> st.SearchStrategy[Known | None]:
+def known(values: tuple[float, ...], nonsense: tuple[float, ...]) -> st.SearchStrategy[Measured | None]:
     numbers = st.sampled_from(values) | st.sampled_from(nonsense)
-    return st.none() | st.builds(Known, numbers, st.sampled_from((HERE, THERE)))
+    return st.none() | st.builds(Measured, numbers, st.sampled_from((HERE, THERE)))
 
 
 profiles = st.builds(
@@ -36,7 +36,7 @@ TIMES = (1.0, 2.0, 3.0, 4.0)
 def candidates(draw: st.DrawFn, unmeasured: frozenset[str]) -> Candidate:
     profile = draw(profiles)
 
-    def number(name: str, values: tuple[float, ...], nonsense: tuple[float, ...]) -> Known | None:
+    def number(name: str, values: tuple[float, ...], nonsense: tuple[float, ...]) -> Measured | None:
         return None if name in unmeasured else draw(known(values, nonsense))
 
     return Candidate(

@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from matexport import bench as bench_module
 from matexport import load_family, pack_profile, verify_family
-from matexport.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
 from matexport.errors import FamilyError, RequestError
 from matexport.family.measurements import find_measurements, load_bench, load_measurement, load_sections, record_bench
 from matexport.host import read_host
+from matexport.measure import bench as bench_module
+from matexport.measure.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
+from matexport.measure.trial import TrialResult, time_calls
 from matexport.spec.measured import Bench, Timing
 from matexport.tables import format_bench
-from matexport.trial import TrialResult, time_calls
 from matexport.verify.verdict import record_measurement
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
@@ -234,7 +234,7 @@ def test_the_parent_counts_in_the_run_that_it_was_timed_in_alone(measured: Bench
 
 
 def test_a_process_is_held_to_its_threads() -> None:
-    code = "import os; from matexport.trial import hold_cpus; hold_cpus(1); print(len(os.sched_getaffinity(0)))"
+    code = "import os; from matexport.measure.trial import hold_cpus; hold_cpus(1); print(len(os.sched_getaffinity(0)))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "1"
 

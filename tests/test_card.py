@@ -14,8 +14,8 @@ from reporting import forge_large, measure_large, record_parity, record_scores
 from test_report import HOSTILE, spoil
 
 from matexport import load_family
-from matexport.card import escape_markdown, format_yaml, is_hub_id, render_card
-from matexport.findings import gather_findings
+from matexport.report.card import escape_markdown, format_yaml, is_hub_id, render_card
+from matexport.report.findings import gather_findings
 from matexport.spec.measured import TaskKind
 
 yaml = pytest.importorskip("yaml")

@@ -10,12 +10,12 @@ from commandline import Run
 from forge import forge_bench, forge_quality
 from msgspec.structs import replace
 
-import matexport.bench
+import matexport.measure.bench
 from matexport import load_family, record_bench, verify_family
-from matexport.bench import DEFAULT_SHAPES, BenchPlan
 from matexport.family.manifest import Family
 from matexport.family.measurements import load_bench, record_quality
 from matexport.host import read_host
+from matexport.measure.bench import DEFAULT_SHAPES, BenchPlan
 from matexport.spec.measured import Bench
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
@@ -175,7 +175,7 @@ class Benched:
 @pytest.fixture
 def benched(monkeypatch: pytest.MonkeyPatch) -> Benched:
     fake = Benched()
-    monkeypatch.setattr(matexport.bench, "bench_family", fake)
+    monkeypatch.setattr(matexport.measure.bench, "bench_family", fake)
     return fake
 
 

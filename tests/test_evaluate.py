@@ -18,16 +18,18 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from matexport import Embedder, load_family, pack_profile
-from matexport import evaluate as evaluate_module
 from matexport.errors import FamilyError, MissingExtraError, RequestError
-from matexport.evaluate import collect_texts, correlate, embed_profiles, evaluate_family
 from matexport.family.manifest import MANIFEST
 from matexport.family.measurements import load_quality, record_quality
+from matexport.measure import vectors as vectors_module
+from matexport.measure.evaluate import evaluate_family
+from matexport.measure.scorers import correlate
+from matexport.measure.tasks import RetrievalTask, StsTask, UnlabelledTask
+from matexport.measure.vectors import collect_texts, embed_profiles
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.inputs.text import Asked
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.tasks import RetrievalTask, StsTask, UnlabelledTask
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL = "L03-D032-fp32"
@@ -172,7 +174,7 @@ def test_one_pass_serves_all_points(exported: Path, sts: StsTask, monkeypatch: p
         return run(self, rows)
 
     monkeypatch.setattr(ExitsEmbedder, "run", count)
-    monkeypatch.setattr(evaluate_module, "Embedder", None)
+    monkeypatch.setattr(vectors_module, "Embedder", None)
     quality = evaluate_family(exported, [sts])
     assert len(quality.tasks["pairs"].profiles) == 6
     assert sum(runs) == len({*sts.left, *sts.right})

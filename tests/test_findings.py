@@ -11,10 +11,10 @@ from reporting import OTHER, record_parity, record_scores, record_timings
 
 from matexport import load_family
 from matexport.errors import FamilyError
-from matexport.family.survey import Candidate, Known
-from matexport.findings import find_excess, gather_findings, stand
+from matexport.family.survey import Candidate, Measured
 from matexport.host import read_host
-from matexport.spec.job import Budget
+from matexport.pick.limits import Budget
+from matexport.report.findings import find_excess, gather_findings, measure_floor_use
 from matexport.spec.tolerance import Parity, Tolerance
 from matexport.verify.verdict import ProfileVerdict, load_verdicts, load_verification
 
@@ -72,13 +72,13 @@ def test_the_share_of_a_floor(tolerance: Tolerance, number: str, used: float) ->
         "single": Parity(2e-6, 0.998, 0.95, 1.0, 0, 0),
         "ranges": Parity(1.0, 0.0, 0.0, 0.0, 0, 0),
     }
-    standing = stand(OTHER, ProfileVerdict(SMALL, tolerance, parities))
+    standing = measure_floor_use(OTHER, ProfileVerdict(SMALL, tolerance, parities))
     assert standing.number == number
     assert standing.used == pytest.approx(used)
 
 
 def test_limits_name_every_excess_and_what_is_not_known() -> None:
-    candidate = Candidate(SMALL, 1, 8, None, 60_000_000, 1, None, Known(2.0, OTHER), retention=Known(0.9, OTHER))
+    candidate = Candidate(SMALL, 1, 8, None, 60_000_000, 1, None, Measured(2.0, OTHER), retention=Measured(0.9, OTHER))
     assert find_excess(Budget(), candidate) == ()
     assert find_excess(Budget(2.0, 60.0, min_retention=0.9), candidate) == ()
     assert find_excess(Budget(1.99, 59.9, 100.0, min_retention=0.91), candidate) == (

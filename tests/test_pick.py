@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from properties import given, st
 from surveys import HERE, THERE, TIMES, budgets, surveys
 
-from matexport.family.survey import Candidate, Known, Survey
-from matexport.pick import ENCODINGS, EXACTNESS, LIMITS, TRAINED_ONLY, Choice, choose
-from matexport.spec.job import Budget
+from matexport.family.survey import Candidate, Measured, Survey
+from matexport.pick.choose import Choice, choose
+from matexport.pick.front import ENCODINGS, EXACTNESS
+from matexport.pick.limits import LIMITS, TRAINED_ONLY, Budget
 from matexport.spec.profile import Encoding, Precision, Profile
 
 #: field of the budget -> of the candidate, and the candidate's units in one of the budget's.
@@ -34,7 +35,7 @@ def value_of(candidate: Candidate, limit: str) -> float | None:
     """The oracle's reading of a candidate."""
     field, scale = FIELDS[limit]
     held: Any = getattr(candidate, field)
-    if isinstance(held, Known):
+    if isinstance(held, Measured):
         held = held.value
         if held != held or abs(held) == math.inf or (held <= 0 and limit != "min_retention"):
             return None
@@ -201,7 +202,7 @@ def test_every_limit_says_how_it_was_checked(survey: Survey, budget: Budget) -> 
 
 def candidate(name: str, **other: Any) -> Candidate:
     profile = Profile.parse(name)
-    numbers = {key: Known(value, HERE) for key, value in other.items() if key not in ("trained", "disk_bytes")}
+    numbers = {key: Measured(value, HERE) for key, value in other.items() if key not in ("trained", "disk_bytes")}
     facts = {"trained": other.get("trained"), "disk_bytes": other.get("disk_bytes", 10**6)}
     return Candidate(name, profile.point.layers, profile.point.dim, download_bytes=1, **facts, **numbers)
 

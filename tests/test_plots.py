@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from properties import given, st
 
-from matexport.plots import COLOURS, MARKERS, Spot, draw_tradeoff, find_front, pick_front
+from matexport.pick.front import find_front
+from matexport.report.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
 from matexport.spec.profile import Encoding, Precision
 
 VALUES = st.one_of(st.integers(0, 4).map(float), st.floats(-1e6, 1e6))

@@ -23,9 +23,9 @@ from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import CARD, MANIFEST, REPORT, Family
-from matexport.findings import gather_findings
-from matexport.report import render_page, write_report
-from matexport.spec.job import Budget
+from matexport.pick.limits import Budget
+from matexport.report.findings import gather_findings
+from matexport.report.write import render_page, write_report
 from matexport.spec.measured import TaskKind
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
@@ -424,7 +424,7 @@ def test_nothing_half_written(family: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("matexport.report.Path.chmod", fail)
+    monkeypatch.setattr("matexport.report.write.Path.chmod", fail)
     with pytest.raises(DestinationError, match="no space left"):
         write_report(gather_findings(family))
     assert {path.name: path.read_bytes() for path in family.iterdir() if path.is_file()} == before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from matexport.search import search_adaptively, search_exactly
+from matexport.measure.search import search_adaptively, search_exactly
 from matexport.verify.parity import unit_rows
 
 
@@ -39,7 +39,7 @@ def test_there_are_never_more_than_there_are_documents() -> None:
 def test_a_shortlist_by_leading_dims_is_ranked_by_all(
     shortlist: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.search.GATHER_BYTES", held)
+    monkeypatch.setattr("matexport.measure.search.GATHER_BYTES", held)
     leading, leading_queries = unit_rows(DOCUMENTS[:, :4]), unit_rows(QUERIES[:, :4])
     indices, products = search_adaptively(leading, DOCUMENTS, leading_queries, QUERIES, shortlist=shortlist, count=10)
     for query, leading_query, found in zip(QUERIES, leading_queries, indices, strict=True):

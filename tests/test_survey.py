@@ -15,7 +15,7 @@ from matexport import load_family, record_bench, survey_family
 from matexport.errors import RequestError
 from matexport.family.manifest import MEASUREMENTS, Family
 from matexport.family.measurements import load_quality, record_quality
-from matexport.family.survey import Candidate, Known, list_unmeasured
+from matexport.family.survey import Candidate, Measured, list_unmeasured
 from matexport.host import read_host
 from matexport.spec.measured import Host, HostPattern, Score
 
@@ -49,10 +49,10 @@ def test_nothing_measured(exported: Path) -> None:
 def test_this_host_counts_before_others_and_the_worst_of_others(family: Path) -> None:
     record(family, THERE, {1: 9.0})
     record(family, ELSEWHERE, {1: 7.0})
-    assert survey_one(family).latency_ms == Known(9.0, THERE, 1)
-    assert survey_one(family).texts_per_s == Known(1000 / 9, THERE, 1), "the least"
+    assert survey_one(family).latency_ms == Measured(9.0, THERE, 1)
+    assert survey_one(family).texts_per_s == Measured(1000 / 9, THERE, 1), "the least"
     record(family, HERE, {1: 3.0})
-    assert survey_one(family).latency_ms == Known(3.0, HERE, 1)
+    assert survey_one(family).latency_ms == Measured(3.0, HERE, 1)
     assert survey_one(family, LARGE).latency_ms is None
 
 
@@ -60,23 +60,25 @@ def test_machines_of_a_kind(family: Path) -> None:
     record(family, HERE, {1: 99.0})
     record(family, THERE, {1: 9.0})
     pattern = HostPattern("another processor", HERE.cpus)
-    assert survey_one(family, host=pattern).latency_ms == Known(9.0, THERE, 1)
-    assert survey_one(family, host=replace(pattern, cpus=HERE.cpus + 1)).latency_ms == Known(99.0, HERE, 1), "the worst"
-    assert survey_one(family, host=replace(pattern, instruction_sets=("sme",))).latency_ms == Known(99.0, HERE, 1)
-    assert survey_one(family, host=None).latency_ms == Known(99.0, HERE, 1)
+    assert survey_one(family, host=pattern).latency_ms == Measured(9.0, THERE, 1)
+    assert survey_one(family, host=replace(pattern, cpus=HERE.cpus + 1)).latency_ms == Measured(99.0, HERE, 1), (
+        "the worst"
+    )
+    assert survey_one(family, host=replace(pattern, instruction_sets=("sme",))).latency_ms == Measured(99.0, HERE, 1)
+    assert survey_one(family, host=None).latency_ms == Measured(99.0, HERE, 1)
 
 
 def test_the_most_threads_or_those_that_are_asked_for(family: Path) -> None:
     record(family, HERE, {1: 4.0, 2: 3.0})
-    assert survey_one(family).latency_ms == Known(3.0, HERE, 2)
-    assert survey_one(family, threads=1).latency_ms == Known(4.0, HERE, 1)
+    assert survey_one(family).latency_ms == Measured(3.0, HERE, 2)
+    assert survey_one(family, threads=1).latency_ms == Measured(4.0, HERE, 1)
     with pytest.raises(RequestError, match=r"threads=3 was asked; timed are: threads=1, threads=2"):
         survey_one(family, threads=3)
 
 
 def test_the_shape_that_is_asked_for(family: Path) -> None:
     record(family, HERE, {1: 4.0})
-    assert survey_one(family, shape=(1, 16)).latency_ms == Known(3.0, HERE, 1), "a run of the graph"
+    assert survey_one(family, shape=(1, 16)).latency_ms == Measured(3.0, HERE, 1), "a run of the graph"
     with pytest.raises(RequestError, match="the shape 2x16 was asked; timed are: 1x16"):
         survey_one(family, shape=(2, 16))
 
@@ -86,7 +88,7 @@ def test_what_cannot_have_been_measured_was_not(value: float, family: Path) -> N
     """The worst of a NaN and a number depends on their order; nothing is at most infinity."""
     record(family, THERE, {1: value})
     record(family, ELSEWHERE, {1: 7.0})
-    assert survey_one(family).latency_ms == Known(7.0, ELSEWHERE, 1)
+    assert survey_one(family).latency_ms == Measured(7.0, ELSEWHERE, 1)
 
 
 def test_the_least_retention_of_the_tasks_with_labels(family: Path) -> None:
@@ -96,14 +98,14 @@ def test_the_least_retention_of_the_tasks_with_labels(family: Path) -> None:
     found = survey_family(loaded, HERE)
     assert found.tasks == ("sts",), "the one that was evaluated for the most profiles"
     assert found.left_out == {"retrieval": "evaluated for 1 profiles, where others were for 2"}
-    assert survey_one(family).retention == Known(0.9, HERE)
-    assert survey_one(family, LARGE).retention == Known(1.0, HERE)
-    assert survey_one(family, task="retrieval").retention == Known(0.8, HERE)
+    assert survey_one(family).retention == Measured(0.9, HERE)
+    assert survey_one(family, LARGE).retention == Measured(1.0, HERE)
+    assert survey_one(family, task="retrieval").retention == Measured(0.8, HERE)
     record_quality(loaded, forge_quality(HERE, {"retrieval": {SMALL: 0.8, LARGE: 0.95}}))
     assert survey_family(loaded, HERE).tasks == ("retrieval", "sts")
-    assert survey_one(family).retention == Known(0.8, HERE)
-    assert survey_one(family, LARGE).retention == Known(0.95, HERE)
-    assert survey_one(family, task="neighbours").retention == Known(0.1, HERE)
+    assert survey_one(family).retention == Measured(0.8, HERE)
+    assert survey_one(family, LARGE).retention == Measured(0.95, HERE)
+    assert survey_one(family, task="neighbours").retention == Measured(0.1, HERE)
     with pytest.raises(RequestError, match="the task 'x' was asked; evaluated are: neighbours, retrieval, sts"):
         survey_one(family, task="x")
 
@@ -114,8 +116,8 @@ def test_tasks_of_several_hosts_are_put_together(family: Path) -> None:
     both = {SMALL: 0.9, LARGE: 1.0}
     record_quality(loaded, forge_quality(HERE, {"sts": both}))
     record_quality(loaded, forge_quality(THERE, {"retrieval": {SMALL: 0.95, LARGE: 0.7}, "sts": {SMALL: 0.1}}))
-    assert survey_one(family).retention == Known(0.9, HERE), "of sts this host's counts"
-    assert survey_one(family, LARGE).retention == Known(0.7, THERE)
+    assert survey_one(family).retention == Measured(0.9, HERE), "of sts this host's counts"
+    assert survey_one(family, LARGE).retention == Measured(0.7, THERE)
 
 
 def test_a_task_in_which_the_parent_ranks_nothing_takes_nothing_away(family: Path) -> None:
@@ -126,7 +128,7 @@ def test_a_task_in_which_the_parent_ranks_nothing_takes_nothing_away(family: Pat
     task = known.tasks["sts"]
     nothing = replace(task, profiles={SMALL: Score(-0.5, None)})
     record_quality(loaded, replace(known, tasks={"of chance": nothing}))
-    assert survey_one(family).retention == Known(0.9, HERE)
+    assert survey_one(family).retention == Measured(0.9, HERE)
     assert survey_family(loaded, HERE).left_out.keys() == {"of chance"}
 
 
@@ -146,7 +148,7 @@ def test_measurements_of_other_files_do_not_count(family: Path) -> None:
 def test_a_file_that_says_nothing_is_passed_over(spoil: bytes, family: Path) -> None:
     record(family, HERE, {1: 4.0})
     (family / MEASUREMENTS / "a.json").write_bytes(spoil)
-    assert survey_one(family).latency_ms == Known(4.0, HERE, 1)
+    assert survey_one(family).latency_ms == Measured(4.0, HERE, 1)
 
 
 def test_a_section_that_is_not_one_is_passed_over(family: Path) -> None:

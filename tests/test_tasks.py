@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from matexport.errors import RequestError
-from matexport.tasks import MAX_UNLABELLED, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+from matexport.measure.tasks import MAX_UNLABELLED, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
 PAIRS = '"A man, dancing.",A man dances.,5.0\nA child rides.,A dog barks.,0.2\na,b,1\n'
 

@@ -1,6 +1,6 @@
 """The parent itself in torch, read at one point, as its users run it: what ``matexport bench --against torch`` times.
 
-A process of its own, like `matexport.trial`, whose plan and result it shares: ``python -m matexport.build.live``.
+A process of its own, like `measure.trial`, whose plan and result it shares: ``python -m matexport.build.live``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from matexport.build.sources import locate_parent
 from matexport.errors import ParentError
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
+from matexport.measure.trial import Side, TrialPlan, main
 from matexport.runtime.inputs.text import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Profile
 from matexport.spec.readout import FinalNorm
-from matexport.trial import Side, TrialPlan, main
 from matexport.verify.parity import compare_vectors
 
 #: sentence-transformers' own default.

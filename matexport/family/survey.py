@@ -24,7 +24,7 @@ from matexport.spec.record import Record
 Where = Host | HostPattern | None
 
 
-class Known(Record, frozen=True):
+class Measured(Record, frozen=True):
     """A number, the host that it was measured on, and for timings with how many threads."""
 
     value: float
@@ -51,11 +51,11 @@ class Candidate(Record, frozen=True):
     trained: bool | None
     disk_bytes: int
     download_bytes: int
-    peak_bytes: Known | None = None
-    latency_ms: Known | None = None
-    cold_start_ms: Known | None = None
-    texts_per_s: Known | None = None
-    retention: Known | None = None
+    peak_bytes: Measured | None = None
+    latency_ms: Measured | None = None
+    cold_start_ms: Measured | None = None
+    texts_per_s: Measured | None = None
+    retention: Measured | None = None
 
 
 class Survey(Record, frozen=True):
@@ -113,22 +113,24 @@ def survey_family(
     if shape:
         _check_asked(f"the shape {shape[0]}x{shape[1]}", {name for _, timing in timed for name in timing.latency})
 
-    def time_of(profile: str, read: Callable[[Timing], float | None], *, worst: Callable[..., Known]) -> Known | None:
+    def time_of(
+        profile: str, read: Callable[[Timing], float | None], *, worst: Callable[..., Measured]
+    ) -> Measured | None:
         found = []
         for where, bench in benches:
             counts = bench.profiles[profile].threads if profile in bench.profiles else {}
             count = threads if threads is not None else max(counts, default=0)
             value = read(counts[count]) if count in counts else None
             if value is not None and 0 < value < math.inf:
-                found.append(Known(value, where, count))
+                found.append(Measured(value, where, count))
         return _choose(found, host, worst)
 
-    def retention_of(profile: str) -> Known | None:
+    def retention_of(profile: str) -> Measured | None:
         """Each task where it was evaluated, be that another host than the next task's; the least of them."""
         found = []
         for name in tasks:
             kept = [(where, _find_retention(known, name, profile)) for where, known in qualities]
-            known = _choose([Known(value, where) for where, value in kept if value is not None], host, _least)
+            known = _choose([Measured(value, where) for where, value in kept if value is not None], host, _least)
             if known is None:
                 return None
             found.append(known)
@@ -226,7 +228,7 @@ def _check_asked(asked: str, timed: set[str]) -> None:
         raise RequestError(f"{asked} was asked; timed are: {known} (matexport bench measures more)")
 
 
-def _choose(found: list[Known], host: Where, worst: Callable[..., Known]) -> Known | None:
+def _choose(found: list[Measured], host: Where, worst: Callable[..., Measured]) -> Measured | None:
     here = [known for known in found if is_measured_on(known.host, host)]
     return worst(here or found) if found else None
 
@@ -244,9 +246,9 @@ def is_same_host(one: Host, other: Host) -> bool:
     return (one.slug, one.instruction_sets) == (other.slug, other.instruction_sets)
 
 
-def _greatest(found: list[Known]) -> Known:
+def _greatest(found: list[Measured]) -> Measured:
     return max(found, key=lambda known: known.value)
 
 
-def _least(found: list[Known]) -> Known:
+def _least(found: list[Measured]) -> Measured:
     return min(found, key=lambda known: known.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,35 +32,6 @@ class ParentSource(Record, frozen=True):
     allow_pickle: bool = False
     trust_remote_code: bool = False
     route: str | None = None
-
-
-class Budget(Record, frozen=True):
-    """What a device allows, and how good a profile must be; None is no limit. MB are 10^6 bytes.
-
-    Attributes:
-        max_latency_ms: of one short text, or of the shape that is asked for.
-        max_disk_mb: of all that is needed to run the profile.
-        max_ram_mb: of the largest resident memory of a process that runs it.
-        max_cold_start_ms: from the start of the process to the first vector.
-        min_retention: share of the whole parent's quality.
-
-    Raises:
-        ValueError: a limit is not a finite number above 0, or `min_retention` is above 1.
-    """
-
-    max_latency_ms: float | None = None
-    max_disk_mb: float | None = None
-    max_ram_mb: float | None = None
-    max_cold_start_ms: float | None = None
-    min_retention: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            limit = getattr(self, name)
-            if limit is not None and not 0 < limit < math.inf:
-                raise ValueError(f"{name} = {limit:g} was asked; a limit is a finite number above 0")
-        if self.min_retention is not None and self.min_retention > 1:
-            raise ValueError(f"min_retention = {self.min_retention:g} was asked; it is a share of 1, such as 0.95")
 
 
 class ExportJob(Record, frozen=True):

@@ -127,7 +127,7 @@ class ProfileBench(Record, frozen=True):
 
 
 class Bench(Record, frozen=True):
-    """What `matexport.bench.bench_family` measured on one host with one provider, by profile."""
+    """What `matexport.measure.bench.bench_family` measured on one host with one provider, by profile."""
 
     host: Host
     provider: str
@@ -208,7 +208,7 @@ class TaskQuality(Record, frozen=True):
 
 
 class Quality(Record, frozen=True):
-    """What `matexport.evaluate.evaluate_family` measured on one host, by the task's name."""
+    """What `matexport.measure.evaluate.evaluate_family` measured on one host, by the task's name."""
 
     host: Host
     tasks: Mapping[str, TaskQuality]

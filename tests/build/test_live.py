@@ -14,18 +14,18 @@ from oracle import Oracle
 from parents import make_parent
 
 from matexport import load_family
-from matexport.bench import BenchPlan, Trial, bench_family, list_trials
 from matexport.build import export_family, live
 from matexport.build.live import LiveParent
 from matexport.errors import ParentError
 from matexport.family.manifest import Family
 from matexport.family.measurements import load_bench, record_bench
 from matexport.host import read_host
+from matexport.measure.bench import BenchPlan, Trial, bench_family, list_trials
+from matexport.measure.trial import TrialPlan, run_trial
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
 from matexport.tables import format_bench
-from matexport.trial import TrialPlan, run_trial
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 

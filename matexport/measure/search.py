@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
+
 #: Queries from which on a matrix product pays; what faiss itself had before 1.15.
 BLAS_QUERIES = 20
 

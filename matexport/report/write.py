@@ -16,25 +16,26 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matexport.card import render_card
 from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import CARD, REPORT, Family
-from matexport.findings import Findings
-from matexport.heatmaps import list_gradient
-from matexport.page import lay_out
+from matexport.report.card import render_card
+from matexport.report.findings import Findings
+from matexport.report.heatmaps import list_gradient
+from matexport.report.page import lay_out
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+
 #: What both files carry, so that nothing else is replaced by them.
 GENERATOR = "matexport report"
+
 #: Lines that only a page or a card of ours holds, as they stand there.
 MARKS = (
     f'<meta name="generator" content="{GENERATOR}">'.encode(),
     f"<!-- Written by {GENERATOR}, which replaces it. -->".encode(),
 )
-
 _PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib"}
 
 
@@ -106,7 +107,7 @@ def _open_templates() -> Environment:
 
 
 def _read_data(name: str) -> str:
-    return resources.files("matexport").joinpath("data", name).read_text(encoding="utf-8")
+    return resources.files("matexport.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:

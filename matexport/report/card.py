@@ -11,16 +11,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from matexport.family.survey import Known
-from matexport.findings import MB, Findings
+from matexport.family.survey import Measured
+from matexport.report.findings import MB, Findings
+from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
-from matexport.words import command, describe_family, describe_host, describe_threads, name_hosts
 
 #: How a hub spells the kinds of tasks that have labels.
 HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "Retrieval"}
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
@@ -242,7 +241,7 @@ def _describe_limits(findings: Findings) -> list[str]:
     return ["## Limits", "\n".join(f"- {line}" for line in lines)]
 
 
-def _known(number: Known | None, form: str, unit: float = 1.0) -> str:
+def _known(number: Measured | None, form: str, unit: float = 1.0) -> str:
     return "–" if number is None else format(number.value / unit, form)
 
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 
 from matexport.family.survey import is_same_host
-from matexport.findings import Findings
+from matexport.report.findings import Findings
 from matexport.spec.measured import CPU, Host
 from matexport.spec.profile import Encoding, Precision, Profile
 

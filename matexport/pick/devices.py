@@ -11,7 +11,7 @@ from pathlib import Path
 from matexport.errors import RequestError
 from matexport.host import KERNEL_FLAGS
 from matexport.io.files import read_toml
-from matexport.spec.job import Budget
+from matexport.pick.limits import Budget
 from matexport.spec.measured import HostPattern
 from matexport.spec.record import Record, read_record
 

@@ -18,7 +18,7 @@ from matexport.family.measurements import load_bench, load_quality
 from matexport.family.survey import Candidate, Survey, is_same_host, survey_family
 from matexport.host import read_host
 from matexport.io.files import hash_file
-from matexport.spec.job import Budget
+from matexport.pick.limits import Budget
 from matexport.spec.measured import PROVIDERS, Bench, Host, TaskQuality
 from matexport.spec.tolerance import RANGES_WAY
 from matexport.verify.verdict import ProfileVerdict, load_verdicts
@@ -27,7 +27,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class Standing:
+class FloorUse:
     """How far a profile is from the parent at its point, on one host, and how much of its floor that uses.
 
     Attributes:
@@ -78,12 +78,12 @@ class Findings:
         return self.family.path.resolve().name
 
     @cached_property
-    def standings(self) -> Mapping[str, Standing]:
+    def standings(self) -> Mapping[str, FloorUse]:
         """By profile, where any host recorded it."""
-        found: dict[str, list[Standing]] = {}
+        found: dict[str, list[FloorUse]] = {}
         for host, verdicts in self.verdicts:
             for name, verdict in verdicts.items():
-                found.setdefault(name, []).append(stand(host, verdict))
+                found.setdefault(name, []).append(measure_floor_use(host, verdict))
         here = self.host
         chosen = {}
         for name, standings in found.items():
@@ -176,7 +176,7 @@ def find_excess(budget: Budget, candidate: Candidate) -> tuple[str, ...]:
     return tuple(found)
 
 
-def stand(host: Host, verdict: ProfileVerdict) -> Standing:
+def measure_floor_use(host: Host, verdict: ProfileVerdict) -> FloorUse:
     """A verdict as one number, and the share of its floor that is used."""
     ways = [parity for way, parity in verdict.parity.items() if way != RANGES_WAY]
     tolerance = verdict.tolerance
@@ -194,7 +194,7 @@ def stand(host: Host, verdict: ProfileVerdict) -> Standing:
     by_cosine = tolerance.max_abs is None and tolerance.cosine_min is not None
     number, value = ("least cosine", least) if by_cosine else ("max abs difference", difference)
     allowed = tolerance.cosine_min if by_cosine else tolerance.max_abs
-    return Standing(host, verdict, number, value, allowed, _worst(used))
+    return FloorUse(host, verdict, number, value, allowed, _worst(used))
 
 
 def _worst(values: object) -> float:

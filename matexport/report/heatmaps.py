@@ -11,19 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from matexport.family.survey import is_same_host
-from matexport.findings import Findings, Standing
+from matexport.report.findings import Findings, FloorUse
+from matexport.report.naming import format_number, list_groups, mark_host, name_group
 from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.words import (
-    format_number,
-    list_groups,
-    mark_host,
-    name_group,
-)
 
 #: A sequential map that colour-blind readers and grey printers order rightly (Nuñez, Anderton and Renslow 2018).
 COLOUR_MAP = "cividis"
-
 TRAINED, UNTRAINED = "trained", "untrained"
 
 
@@ -158,5 +152,5 @@ def list_marks(findings: Findings, letters: Mapping[Host, str]) -> list[tuple[st
     return marks
 
 
-def _format_standing(standing: Standing) -> str:
+def _format_standing(standing: FloorUse) -> str:
     return format_number(standing.value, ".1e" if standing.number.startswith("max") else ".4f")

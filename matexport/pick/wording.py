@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from matexport.family.survey import Candidate, Known, Survey, is_measured_on
+from matexport.family.survey import Candidate, Measured, Survey, is_measured_on
 from matexport.io.terminal import format_table, show_plain
-from matexport.pick import (
+from matexport.pick.choose import Choice
+from matexport.pick.limits import (
     LIMITS,
-    Check,
-    Choice,
+    LimitCheck,
     Rejection,
     read_cold_start,
     read_disk,
@@ -134,7 +134,7 @@ def _format_front(choice: Choice) -> str:
     return format_table(header, rows, left=(0,))
 
 
-def _format_check(survey: Survey, check: Check, family: str) -> str:
+def _format_check(survey: Survey, check: LimitCheck, family: str) -> str:
     limit = LIMITS[check.limit]
     asked = f"{limit.what} {'>=' if limit.least else '<='} {_show(check.allowed)}{limit.unit}"
     if limit.known is None:
@@ -174,7 +174,7 @@ def _list_warnings(survey: Survey, choice: Choice, family: str) -> list[str]:
     return warnings
 
 
-def _describe_check(survey: Survey, check: Check) -> dict[str, object]:
+def _describe_check(survey: Survey, check: LimitCheck) -> dict[str, object]:
     fact = LIMITS[check.limit].known is None
     return {
         "limit": check.limit,
@@ -188,7 +188,7 @@ def _describe_check(survey: Survey, check: Check) -> dict[str, object]:
 
 
 def _describe_candidate(survey: Survey, candidate: Candidate) -> dict[str, object]:
-    def describe(value: float | None, known: Known | None) -> dict[str, object] | None:
+    def describe(value: float | None, known: Measured | None) -> dict[str, object] | None:
         if value is None or known is None:
             return None
         here = is_measured_on(known.host, survey.host)

@@ -8,7 +8,6 @@ that browsers show. Only numbers and profile names, which have a fixed spelling,
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from matexport.spec.profile import Encoding, Precision
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from matexport.pick.front import find_front
 
 #: Okabe and Ito's colours (2008), which colour-blind readers tell apart; their yellow darkened to show on white.
 COLOURS: Mapping[Precision, str] = {
@@ -31,6 +31,7 @@ COLOURS: Mapping[Precision, str] = {
     Precision.Q4: "#e69f00",
     Precision.Q4_MIXED: "#b5a800",
 }
+
 #: matplotlib's marker, and the character that a legend shows for it.
 MARKERS: Mapping[Encoding, tuple[str, str]] = {
     Encoding.FLOAT32: ("o", "●"),
@@ -40,10 +41,13 @@ MARKERS: Mapping[Encoding, tuple[str, str]] = {
 
 #: Drawn with it, and then given the page's own colour.
 _INK = "#010203"
+
 #: Inches at 72 units each. As wide as a phone shows without scaling, so that 11 units of text are 10 pixels there.
 _SIZE = (5.0, 4.0)
+
 #: More names on a front hide each other; all of them stand in the text under the plot.
 _MAX_LABELS = 7
+
 #: A scale with more than this between its ends is logarithmic.
 _LOG_RATIO = 20.0
 
@@ -66,23 +70,6 @@ class Spot:
     retention: float
     hollow: bool = False
     crossed: bool = False
-
-
-def find_front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
-    """Which of n pairs no other beats: none costs at most as much and gains at least as much, and differs.
-
-    Returns:
-        indices, by cost; pairs that are equal are all there. O(n log n).
-    """
-    front: list[int] = []
-    best = -math.inf
-    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -gains[index])):
-        if gains[index] > best:
-            front.append(index)
-            best = gains[index]
-        elif front and (costs[index], gains[index]) == (costs[front[-1]], gains[front[-1]]):
-            front.append(index)
-    return front
 
 
 def draw_tradeoff(

@@ -1,6 +1,6 @@
 """What each profile of a family costs on this host: disk, memory, cold start, latency, throughput.
 
-    plan -> trials, each a fresh process (`matexport.trial`): every profile and number of threads in turn, then all of
+    plan -> trials, each a fresh process (`trial`): every profile and number of threads in turn, then all of
       them again in the opposite order -> samples put together -> medians with intervals -> measurements/<host>.json
 
 The parent itself can take its turns in torch, read at the points of the same profiles (`BenchPlan.parent`).
@@ -30,9 +30,9 @@ from matexport.family.manifest import PROBES, Family, load_family
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
 from matexport.io.texts import load_probes
+from matexport.measure.trial import TrialPlan, TrialResult
 from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
 from matexport.spec.profile import Point, Profile
-from matexport.trial import TrialPlan, TrialResult
 
 DEFAULT_SHAPES = ((1, 16), (1, 128), (16, 32), (16, 128))
 DEFAULT_RUNS = 200
@@ -49,7 +49,7 @@ COLD_STARTS = 10
 SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: The processes' programs. The second needs torch, which nothing else here does.
-TRIAL, LIVE_PARENT = "matexport.trial", "matexport.build.live"
+TRIAL, LIVE_PARENT = "matexport.measure.trial", "matexport.build.live"
 RESAMPLES = 1000
 
 

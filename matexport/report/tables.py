@@ -7,17 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matexport.family.summary import describe_profiles
-from matexport.family.survey import Known, is_same_host
-from matexport.findings import MB, Findings, Standing, find_excess
-from matexport.spec.job import Budget
+from matexport.family.survey import Measured, is_same_host
+from matexport.pick.limits import Budget
+from matexport.report.findings import MB, Findings, FloorUse, find_excess
+from matexport.report.naming import count_noun, format_number, mark_host
 from matexport.spec.measured import CPU, Host
 from matexport.spec.profile import Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
-from matexport.words import (
-    count_noun,
-    format_number,
-    mark_host,
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
     spreads = {name: it.verdict.spread for name, it in standings.items()}
     described = {row["profile"]: row for row in describe_profiles(findings.family, parities, spreads)}
 
-    def known(number: Known | None, form: str, unit: float = 1.0) -> Cell:
+    def known(number: Measured | None, form: str, unit: float = 1.0) -> Cell:
         if number is None:
             return Cell("–")
         return _number(number.value / unit, form, mark_host(findings, letters, number.host))
@@ -115,7 +111,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
     return Table("table-profiles", "All profiles", columns, rows, sortable=True)
 
 
-def _judge_cell(standing: Standing | None, mark: str, broken: Sequence[str]) -> Cell:
+def _judge_cell(standing: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
     """`broken`: letters of the hosts on which the profile is off its floor."""
     if standing is None:
         return Cell("–")

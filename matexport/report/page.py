@@ -11,23 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matexport.datatables import (
-    tabulate_failures,
-    tabulate_files,
-    tabulate_floors,
-    tabulate_hosts,
-    tabulate_profiles,
-    tabulate_scores,
-    tabulate_tasks,
-)
-from matexport.family.survey import Known, is_same_host
-from matexport.findings import MB, Findings, find_excess
-from matexport.heatmaps import list_marks, map_parity, map_retention
-from matexport.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
-from matexport.spec.job import Budget
-from matexport.spec.measured import Host
-from matexport.spec.profile import Point, Profile
-from matexport.words import (
+from matexport.family.survey import Measured, is_same_host
+from matexport.pick.limits import Budget
+from matexport.report.findings import MB, Findings, find_excess
+from matexport.report.heatmaps import list_marks, map_parity, map_retention
+from matexport.report.naming import (
     command,
     count_noun,
     describe_family,
@@ -37,6 +25,18 @@ from matexport.words import (
     name_group,
     name_hosts,
 )
+from matexport.report.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
+from matexport.report.tables import (
+    tabulate_failures,
+    tabulate_files,
+    tabulate_floors,
+    tabulate_hosts,
+    tabulate_profiles,
+    tabulate_scores,
+    tabulate_tasks,
+)
+from matexport.spec.measured import Host
+from matexport.spec.profile import Point, Profile
 
 #: What is beyond was not measured but forged, and would stretch an axis out of what matplotlib draws.
 MAX_DRAWN = 1e15
@@ -205,7 +205,7 @@ def list_spots(findings: Findings, cost: str) -> list[Spot]:
     spots = []
     for candidate in findings.survey.candidates:
         value, kept = getattr(candidate, cost), candidate.retention
-        value = value.value if isinstance(value, Known) else value
+        value = value.value if isinstance(value, Measured) else value
         if value is None or kept is None or not (abs(value) < MAX_DRAWN and abs(kept.value) < MAX_DRAWN):
             continue
         profile = Profile.parse(candidate.profile)

@@ -1,15 +1,7 @@
-"""What is known of a family's profiles, and a budget -> the best profile that fits, with a reason for every other one.
-
-Pure: nothing is read, measured or printed. The order is total and does not depend on the budget: quality first, then
-latency, disk, memory and name, with what nobody measured last in each. So the choice is the first of the profiles that
-fit, and as a looser budget lets at least the same profiles through, it never gives a worse choice.
+"""The limits of a device: what each is of, how a profile is held to it, and what is said of one that misses it.
 
 A limit on something that no profile has a number of cannot be checked: it lets all through, and is named
-(`Check.done`). Where some profiles have the number, one without it does not fit: nobody can say that it does.
-
-Quality is retention. Where no profile has any, none is the best, and the order falls back on what is most likely
-closest to the parent: trained points, more layers, more dims, then the more exact precision and encoding
-(`Choice.quality_known` says so).
+(`LimitCheck.done`). Where some profiles have the number, one without it does not fit: nobody can say that it does.
 """
 
 from __future__ import annotations
@@ -17,20 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from matexport.family.survey import Candidate, Known, Survey, is_measured_on
-from matexport.spec.job import Budget
+from matexport.family.survey import Candidate, Measured, Survey, is_measured_on
 from matexport.spec.measured import Host
-from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record
 
 MB = 1e6
-
-#: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.spec.tolerance.FLOORS`).
-EXACTNESS = (
-    Precision.FP32, Precision.FP16, Precision.Q8, Precision.INT8, Precision.INT8_STATIC, Precision.Q4_MIXED,
-    Precision.Q4,
-)  # fmt: skip
-ENCODINGS = (Encoding.FLOAT32, Encoding.INT8, Encoding.UBINARY)
 
 
 class Rejection(Record, frozen=True):
@@ -65,7 +48,7 @@ class Miss(Record, frozen=True):
     alone: bool
 
 
-class Check(Record, frozen=True):
+class LimitCheck(Record, frozen=True):
     """How one limit was checked.
 
     Attributes:
@@ -86,29 +69,6 @@ class Check(Record, frozen=True):
         return bool(self.here or self.elsewhere)
 
 
-class Choice(Record, frozen=True):
-    """What fits a budget.
-
-    Attributes:
-        chosen: None where nothing fits.
-        fitting: all that fit, best first.
-        front: those of them that no other one is at least as good as in quality, latency, disk and memory and better in
-            one; best first. What was not measured counts as the worst.
-        rejections: one for each profile that does not fit, in the family's order.
-        misses: where nothing fits, the nearest miss of each limit that rejects something.
-        checks: one for each limit.
-        quality_known: whether any profile has a retention; if not, the order is a guess.
-    """
-
-    chosen: Candidate | None
-    fitting: tuple[Candidate, ...]
-    front: tuple[Candidate, ...]
-    rejections: tuple[Rejection, ...]
-    misses: tuple[Miss, ...]
-    checks: tuple[Check, ...]
-    quality_known: bool
-
-
 class Limit(Record, frozen=True):
     """A kind of limit.
 
@@ -126,7 +86,7 @@ class Limit(Record, frozen=True):
     what: str
     unit: str
     read: Callable[[Candidate], float | None]
-    known: Callable[[Candidate], Known | None] | None
+    known: Callable[[Candidate], Measured | None] | None
     least: bool = False
     command: str = "bench"
 
@@ -143,7 +103,7 @@ class Limit(Record, frozen=True):
         return f"{show_number(value)}{self.unit}"
 
 
-def read_known(known: Known | None, *, scale: float = 1.0, signed: bool = False) -> float | None:
+def read_known(known: Measured | None, *, scale: float = 1.0, signed: bool = False) -> float | None:
     """A measured number; None where it was not measured, or cannot have been: not finite, or not above 0."""
     if known is None or not math.isfinite(known.value) or (known.value <= 0 and not signed):
         return None
@@ -185,52 +145,19 @@ LIMITS: Mapping[str, Limit] = {
 TRAINED_ONLY = "trained_only"
 
 
-def choose(survey: Survey, budget: Budget, *, trained_only: bool = False) -> Choice:
-    """Choose the best profile that fits.
-
-    Args:
-        survey: what `matexport.family.survey.survey_family` gathered.
-        trained_only: refuse points that the parent is known not to have been trained at.
-
-    Returns:
-        the choice, and what speaks against every other profile; nothing may fit.
-    """
-    candidates = survey.candidates
-    limits = [(LIMITS[name], allowed) for name, allowed in _list_limits(budget)]
-    checks = tuple(_check(survey, limit, allowed) for limit, allowed in limits)
-    checked = [pair for pair, check in zip(limits, checks, strict=True) if check.done]
-    quality_known = any(read_retention(it) is not None for it in candidates)
-    rejected = {it.profile: _reject(it, checked, trained_only) for it in candidates}
-
-    def rank(candidate: Candidate) -> tuple[object, ...]:
-        worse = tuple(-value for value in _read_quality(candidate, quality_known))
-        return worse, *_read_costs(candidate), candidate.profile
-
-    fitting = sorted((it for it in candidates if rejected[it.profile] is None), key=rank)
-    return Choice(
-        chosen=fitting[0] if fitting else None,
-        fitting=tuple(fitting),
-        front=tuple(_find_front(fitting, quality_known)),
-        rejections=tuple(found for found in rejected.values() if found is not None),
-        misses=() if fitting else tuple(_find_misses(candidates, checked, trained_only)),
-        checks=checks,
-        quality_known=quality_known,
-    )
-
-
 def show_number(value: float) -> str:
     """Three digits, or all before the point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _list_limits(budget: Budget) -> list[tuple[str, float]]:
+def list_limits(budget: Budget) -> list[tuple[str, float]]:
     asked = ((name, getattr(budget, name)) for name in LIMITS)
     return [(name, allowed) for name, allowed in asked if allowed is not None]
 
 
-def _check(survey: Survey, limit: Limit, allowed: float) -> Check:
+def check_limit(survey: Survey, limit: Limit, allowed: float) -> LimitCheck:
     if limit.known is None:
-        return Check(limit.name, allowed, len(survey.candidates), (), 0)
+        return LimitCheck(limit.name, allowed, len(survey.candidates), (), 0)
     here, elsewhere = 0, dict[Host, int]()
     for candidate in survey.candidates:
         known = limit.known(candidate)
@@ -241,10 +168,10 @@ def _check(survey: Survey, limit: Limit, allowed: float) -> Check:
         else:
             elsewhere[known.host] = elsewhere.get(known.host, 0) + 1
     missing = len(survey.candidates) - here - sum(elsewhere.values())
-    return Check(limit.name, allowed, here, tuple(elsewhere.items()), missing)
+    return LimitCheck(limit.name, allowed, here, tuple(elsewhere.items()), missing)
 
 
-def _reject(candidate: Candidate, limits: Iterable[tuple[Limit, float]], trained_only: bool) -> Rejection | None:
+def reject(candidate: Candidate, limits: Iterable[tuple[Limit, float]], trained_only: bool) -> Rejection | None:
     """What speaks against a candidate most, if anything does."""
     if trained_only and candidate.trained is False:
         reason = "the parent was not trained to be read at this point"
@@ -280,7 +207,7 @@ def _tell_apart(value: float, allowed: float) -> tuple[str, str]:
     return shown
 
 
-def _find_misses(
+def find_misses(
     candidates: Iterable[Candidate], limits: list[tuple[Limit, float]], trained_only: bool
 ) -> Iterable[Miss]:
     candidates = list(candidates)
@@ -290,40 +217,35 @@ def _find_misses(
         if not missed:
             continue
         others = [pair for pair in limits if pair[0] is not limit]
-        alone = [(value, it) for value, it in missed if _reject(it, others, trained_only) is None]
+        alone = [(value, it) for value, it in missed if reject(it, others, trained_only) is None]
         value, nearest = min(alone or missed, key=lambda pair: (-pair[0] if limit.least else pair[0], pair[1].profile))
         yield Miss(limit.name, nearest.profile, value, allowed, bool(alone))
 
 
-def _read_quality(candidate: Candidate, quality_known: bool) -> tuple[float, ...]:
-    """The more the better, from the first number on."""
-    if quality_known:
-        retention = read_retention(candidate)
-        return (-math.inf if retention is None else retention,)
-    profile = Profile.parse(candidate.profile)
-    trained = 0 if candidate.trained is False else 1
-    exactness = -EXACTNESS.index(profile.precision), -ENCODINGS.index(profile.encoding)
-    return trained, candidate.layers, candidate.dim, *exactness
+class Budget(Record, frozen=True):
+    """What a device allows, and how good a profile must be; None is no limit. MB are 10^6 bytes.
 
+    Attributes:
+        max_latency_ms: of one short text, or of the shape that is asked for.
+        max_disk_mb: of all that is needed to run the profile.
+        max_ram_mb: of the largest resident memory of a process that runs it.
+        max_cold_start_ms: from the start of the process to the first vector.
+        min_retention: share of the whole parent's quality.
 
-def _read_costs(candidate: Candidate) -> tuple[float, float, float]:
-    """Latency, disk and memory; infinite where nobody measured it."""
-    costs = (read_latency(candidate), read_disk(candidate), read_ram(candidate))
-    return tuple(math.inf if cost is None else cost for cost in costs)  # type: ignore[return-value]
-
-
-def _find_front(ranked: Iterable[Candidate], quality_known: bool) -> Iterable[Candidate]:
-    """Those that none dominates, of candidates from the best on: only an earlier one can dominate.
-
-    (One that is at least as good in all and better in one comes before in the order, which compares the same numbers.)
+    Raises:
+        ValueError: a limit is not a finite number above 0, or `min_retention` is above 1.
     """
-    front: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
-    for candidate in ranked:
-        quality, costs = _read_quality(candidate, quality_known), _read_costs(candidate)
-        if any(
-            best >= quality and all(map(float.__le__, cheap, costs)) and (best, cheap) != (quality, costs)
-            for best, cheap in front
-        ):
-            continue
-        front.append((quality, costs))
-        yield candidate
+
+    max_latency_ms: float | None = None
+    max_disk_mb: float | None = None
+    max_ram_mb: float | None = None
+    max_cold_start_ms: float | None = None
+    min_retention: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < math.inf:
+                raise ValueError(f"{name} = {limit:g} was asked; a limit is a finite number above 0")
+        if self.min_retention is not None and self.min_retention > 1:
+            raise ValueError(f"min_retention = {self.min_retention:g} was asked; it is a share of 1, such as 0.95")

@@ -1,0 +1,164 @@
+"""What each profile of a family keeps of the parent's quality, on tasks of the user's and without labels.
+
+    tasks -> their different texts -> one pass per precision (`exits`): vectors at the widest point of every depth
+      -> cut to each profile's dim, scaled, encoded as it encodes -> scores -> retention = score / the whole parent's
+
+The whole parent is the family's own fp32 profile at full depth and width, which `verify` holds to the parent. Metrics
+come from libraries: Spearman's correlation from scipy, nDCG, recall and reciprocal rank from ir_measures (trec_eval).
+Needs the ``[evaluate]`` extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from matexport.errors import FamilyError, RequestError
+from matexport.extras import require_extra
+from matexport.family.manifest import Family, load_family
+from matexport.host import count_cpus, read_host
+from matexport.measure.tasks import Task, UnlabelledTask
+from matexport.spec.measured import Adaptive, Quality, Score, TaskQuality
+from matexport.spec.profile import Encoding, Point, Precision, Profile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+from matexport.io.progress import Progress
+from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scorer, make_scorer
+from matexport.measure.vectors import collect_texts, decode, embed_profiles
+
+_PACKAGES = {"scipy": "scipy", "ir_measures": "ir-measures", "faiss": "faiss-cpu"}
+
+
+def require_evaluate_extra() -> None:
+    """Raise MissingExtraError, with the pip line, unless the packages of the ``[evaluate]`` extra are there."""
+    require_extra("evaluate", "evaluating", _PACKAGES)
+
+
+def evaluate_family(
+    family: Family | Path | str,
+    tasks: Sequence[Task],
+    *,
+    profiles: Sequence[str] = (),
+    shortlist: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quality:
+    """Score profiles of a family. Writes nothing; see `matexport.family.measurements.record_quality`.
+
+    Args:
+        family: the directory of a family or a pack, or a loaded `Family`.
+        tasks: see `measure.tasks`. An unlabelled one is scored twice, as ``NAME similarity`` and ``NAME neighbours``.
+        profiles: names; all of the family when empty.
+        shortlist: also search adaptively in retrieval tasks: so many documents by each smaller dim of the same depth
+            and precision, re-ranked by the largest.
+        threads: all CPUs of this process by default.
+        progress: called with (stage, done, total).
+
+    Raises:
+        MissingExtraError: the ``[evaluate]`` extra is not installed.
+        RequestError: two tasks have the same name, or a text of one cannot be embedded.
+        FamilyError: no such profile, the files are not the ones that were exported, or there is nothing to compare
+            with: unlabelled texts need the whole parent in fp32 in the family.
+    """
+    require_evaluate_extra()
+    family = family if isinstance(family, Family) else load_family(family)
+    if not tasks:
+        raise RequestError("no task was given: texts, pairs with scores, or a folder of queries and documents")
+    if shortlist is not None and shortlist < NEIGHBOURS:
+        raise RequestError(f"a shortlist of {shortlist} was asked; at least {NEIGHBOURS} documents are looked at")
+    names = [task.name for task in tasks]
+    if len(set(names)) != len(names):
+        raise RequestError(
+            f"two tasks are called {next(name for name in names if names.count(name) > 1)!r}: rename a file"
+        )
+    for name in profiles:
+        family.profile_facts(name)
+    wanted = tuple(Profile.parse(name) for name in dict.fromkeys(profiles)) or family.profiles
+    parent = find_parent(family)
+    if parent is None and any(isinstance(task, UnlabelledTask) for task in tasks):
+        facts = family.facts.parent
+        whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name
+        raise FamilyError(
+            f"{family.path} lacks {whole}, the whole parent, which unlabelled texts are compared with: export with "
+            "that point, or give a task with labels"
+        )
+    import faiss
+
+    faiss.omp_set_num_threads(threads or count_cpus())
+    texts = collect_texts(family, tasks)
+    rows = {key: row for row, key in enumerate(texts)}
+    scorers = [make_scorer(task, family, rows) for task in tasks]
+    asked = (*((parent,) if parent else ()), *(profile for profile in wanted if profile != parent))
+    scores: dict[tuple[int, str], dict[Profile, Score]] = {}
+    groups = _group_by_dim(wanted) if shortlist else {}
+    adaptive: dict[str, list[Adaptive]] = {}
+    for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, threads=threads, progress=progress)):
+        if progress:
+            progress("score", done, len(asked))
+        vectors = decode(codes, profile.encoding, profile.point.dim)
+        for number, scorer in enumerate(scorers):
+            if profile == parent:
+                scorer.learn_parent(vectors)
+            for suffix, score in scorer.score(vectors).items():
+                scores.setdefault((number, suffix), {})[profile] = score
+        group = groups.get(profile)
+        if group is None or not shortlist:
+            continue
+        group[profile] = vectors
+        if all(known is not None for known in group.values()):  # its vectors are let go as soon as they were searched
+            for scorer in scorers:
+                if isinstance(scorer, RetrievalScorer):
+                    adaptive.setdefault(scorer.task.name, []).extend(scorer.search_in_two_steps(group, shortlist))
+            group.clear()
+    found = {
+        scorers[number].task.name + suffix: _describe_task(scorers[number], suffix, known, parent, wanted)
+        for (number, suffix), known in scores.items()
+    }
+    for name, searches in adaptive.items():
+        found[name] = msgspec.structs.replace(found[name], adaptive=tuple(searches))
+    if progress:
+        progress("score", len(asked), len(asked))
+    return Quality(read_host(), found)
+
+
+def _group_by_dim(profiles: Sequence[Profile]) -> dict[Profile, dict[Profile, Vectors | None]]:
+    """Profile -> those of its depth, precision and encoding, from the narrowest, their vectors still to come."""
+    groups: dict[tuple[int, Precision, Encoding], dict[Profile, Vectors | None]] = {}
+    for profile in sorted(profiles):
+        groups.setdefault((profile.point.layers, profile.precision, profile.encoding), {})[profile] = None
+    return {profile: group for group in groups.values() for profile in group if len(group) > 1}
+
+
+def find_parent(family: Family) -> Profile | None:
+    """The profile that is the whole parent: fp32, all blocks, all dims; None where the family has none."""
+    facts = family.facts.parent
+    whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32)
+    return whole if whole in family.profiles else None
+
+
+def _describe_task(
+    scorer: Scorer, suffix: str, scores: Mapping[Profile, Score], parent: Profile | None, wanted: Sequence[Profile]
+) -> TaskQuality:
+    kind, metric = scorer.kinds[suffix]
+    whole = scores[parent] if parent else None
+
+    def keep(score: Score) -> Score:
+        # Of a parent that ranks no better than chance, nothing can be kept.
+        retention = score.score / whole.score if whole and whole.score > 0 else None
+        return msgspec.structs.replace(score, retention=retention)
+
+    return TaskQuality(
+        kind=kind,
+        metric=metric,
+        texts=scorer.texts,
+        data_sha256=scorer.task.sha256,
+        parent=keep(whole) if whole else None,
+        profiles={profile.name: keep(scores[profile]) for profile in wanted},
+    )
