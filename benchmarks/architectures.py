@@ -52,7 +52,7 @@ BARS = (
 )
 #: Short, longer than the limit, framed nothing, one token, foreign scripts.
 TEXTS = ("the cat sits on the mat", "snow and a big red house " * 20, "", "dog", "money, river bank! 42", "Käse 猫")
-PRELOADED = ["torch", "transformers", "sentence_transformers", "onnxruntime", "matexport.build"]
+PRELOADED = ["torch", "transformers", "sentence_transformers", "onnxruntime", "matexport.export"]
 
 
 class TooLongError(BaseException):
@@ -65,8 +65,8 @@ def measure(kind: str, folder: Path) -> dict[str, Any]:
     import transformers
     from zoo import has_other_inputs, make_zoo_parent
 
-    from matexport.build.quiet import quiet_libraries
     from matexport.errors import MatexportError, ParityError
+    from matexport.export.quiet import quiet_libraries
 
     quiet_libraries()
     torch.set_num_threads(1)
@@ -99,8 +99,8 @@ def export(kind: str, folder: Path) -> tuple[Path, bool]:
     """
     from zoo import count_blocks
 
-    from matexport.build import export_family
     from matexport.errors import RequestError
+    from matexport.export import export_family
     from matexport.spec.job import ExportJob, ParentSource
     from matexport.spec.profile import Point
     from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

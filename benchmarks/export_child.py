@@ -43,7 +43,7 @@ def main() -> int:
 
 def run_job(spec: Mapping[str, Any], clock: StageClock) -> dict[str, Any]:
     """Export, and describe what came out."""
-    from matexport.build import export_family
+    from matexport.export import export_family
     from matexport.spec.job import ExportJob, ParentSource
     from matexport.spec.profile import Point, Precision
 

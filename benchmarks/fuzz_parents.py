@@ -324,10 +324,10 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from matexport.build.parents.asking import check_tokens
-    from matexport.build.parents.text import load_parent, plan_parent, runtime_files
-    from matexport.build.readout import ExitsModule
-    from matexport.build.reference import prepare_probes
+    from matexport.export.parents.asking import check_tokens
+    from matexport.export.parents.reference import prepare_probes
+    from matexport.export.parents.text import load_parent, plan_parent, runtime_files
+    from matexport.export.trace.readout import ExitsModule
     from matexport.io.texts import load_probes
     from matexport.runtime.inputs.text import feed_rows, load_tokenizer, tokenize_texts
 
@@ -363,7 +363,7 @@ def embed_family(job: Any, items: Sequence[Item], out: Path) -> dict[str, Any]:
     import numpy as np
 
     from matexport import Embedder
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     family = export_family(job, out, overwrite=True).family
     embedder = Embedder(family, f"{job.points[-1].name}-fp32")

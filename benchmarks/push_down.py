@@ -24,12 +24,12 @@ import onnxruntime
 from common import MINILM, Bar, Report, count_repeats, finish, make_parser, median, print_bars, say, take_turns
 from numpy.typing import NDArray
 
-from matexport.build.cut import cut_exit
-from matexport.build.export import trace_and_write
-from matexport.build.parents.text import TextPlan, load_parent, plan_parent, runtime_files
-from matexport.build.reference import prepare_probes, record_reference
-from matexport.build.rewrite import narrow_to_first_token
-from matexport.build.serialize import write_graph
+from matexport.export.graph.cut import cut_exit
+from matexport.export.graph.edit import write_graph
+from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.parents.reference import prepare_probes, record_reference
+from matexport.export.parents.text import TextPlan, load_parent, plan_parent, runtime_files
+from matexport.export.pipeline import trace_and_write
 from matexport.runtime.engine import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource

@@ -1,7 +1,7 @@
 """matexport: one trained Matryoshka encoder in, a family of verified ONNX sub-models out.
 
-The light half (everything named here) needs numpy, onnxruntime and tokenizers; `matexport.build` makes families and
-needs the ``[build]`` extra. Names are imported when they are first used, so that ``import matexport`` costs
+The light half (everything named here) needs numpy, onnxruntime and tokenizers; `matexport.export` makes families and
+needs the ``[export]`` extra. Names are imported when they are first used, so that ``import matexport`` costs
 milliseconds.
 """
 

@@ -56,7 +56,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
         "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
         "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
-        "the same inputs already, that is verified instead. Needs the [build] extra.",
+        "the same inputs already, that is verified instead. Needs the [export] extra.",
         "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
     )  # fmt: skip
     export.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
@@ -141,7 +141,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         help="what runs the graphs (default: cpu); if it does not run all of them, that is an error",
     )
     bench.add_argument("--against", choices=["torch"], help="also time the parent itself, in sentence-transformers and "
-                       "cut to the same points, in turns with the profiles; needs the [build] extra")  # fmt: skip
+                       "cut to the same points, in turns with the profiles; needs the [export] extra")  # fmt: skip
     bench.add_argument("--parent", metavar="SOURCE", help="with --against: where that parent is: a directory, a hub "
                        "id or package:NAME/path (default: where the family was exported from)")  # fmt: skip
 

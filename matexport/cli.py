@@ -75,7 +75,7 @@ def run_export(options: argparse.Namespace) -> int:
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
         job = change_precisions(job, [Precision(name) for name in options.precision])
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     with _progress() as progress:
         exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress, quiet=True)
@@ -194,9 +194,9 @@ def run_bench(options: argparse.Namespace) -> int:
     if options.parent is not None and not options.against:
         raise RequestError("--parent is for --against torch")
     if options.against:
-        from matexport.build import require_build_extra
+        from matexport.export import require_export_extra
 
-        require_build_extra()
+        require_export_extra()
     texts = read_texts(options.texts, MAX_MIX_TEXTS, "the texts") if options.texts else ()
     if options.texts and not texts:
         raise RequestError(f"the texts {options.texts} are empty: give one per line")

@@ -37,7 +37,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its family. Not to be changed: copy it with the fixture `family`."""
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     out = tmp_path_factory.mktemp("family") / "small"
     export_family(ExportJob(ParentSource(str(parent)), POINTS), out)
@@ -63,7 +63,7 @@ def left_parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def left_exported(left_parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its family. Not to be changed: copy it."""
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     out = tmp_path_factory.mktemp("left-family") / "left"
     points = (Point(1, 16), Point(3, 32))
@@ -111,7 +111,8 @@ def export_precise(kind: str, folder: Path) -> Precise:
     import parents
     from memory import trace_once
 
-    from matexport.build import export, export_family
+    from matexport.export import export_family
+    from matexport.export import pipeline as export
 
     shape, pooling, change, encodings = PRECISE[kind]
     prenorm, decoder = parents.SHAPES[shape].prenorm, parents.SHAPES[shape].decoder
@@ -152,7 +153,7 @@ def quick_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of a parent at the same depths are traced once for all tests."""
     from memory import trace_once
 
-    from matexport.build import export
+    from matexport.export import pipeline as export
 
     monkeypatch.setattr(export, "trace_exits", trace_once)
 

@@ -12,14 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from matexport.build import trace
-from matexport.build.trace import Traced
+from matexport.export.trace import trace
+from matexport.export.trace.trace import Traced
 
 _TRACED: dict[str, Traced] = {}
 
 
 def trace_once(module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> Traced:
-    """Takes the place of `matexport.build.export.trace_exits`."""
+    """Takes the place of `matexport.export.pipeline.trace_exits`."""
     settings = [_say_settings(part) for part in module.modules()]
     digest = hashlib.sha256(repr((inputs, outputs, options, str(module), settings)).encode())
     for name, tensor in sorted(module.state_dict().items()):

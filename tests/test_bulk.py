@@ -245,7 +245,7 @@ def test_a_large_row_group_becomes_several_parts(
 ) -> None:
     """As most writers make them, of a million rows."""
     monkeypatch.setattr("matexport.runtime.corpus.plan.PART_ROWS", 50)
-    monkeypatch.setattr("matexport.runtime.corpus.plan.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("matexport.runtime.corpus.parquet.CHUNK_ROWS", chunk)
     corpus = write_corpus(tmp_path / "corpus.parquet", 150, group=130)
     plan = plan_corpus(load_family(exported), corpus, profile=NAME, column="text", prompt=None)
     assert [(part.row_groups, part.first, part.skip, part.rows) for part in plan.parts] == [

@@ -95,7 +95,7 @@ def test_the_same_family_is_compatible(old: Path) -> None:
 
 def test_the_probes_of_both_are_compared(exported: Path, parent: Path, tmp_path: Path, quick_traces: None) -> None:
     """Of a parent that was exported again, with other probes and points."""
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     probes = tmp_path / "probes.jsonl"
     probes.write_text('{"text": "a big red house"}\n{"text": "the river is blue"}\n')
@@ -248,7 +248,7 @@ def test_int8_ranges_that_differ(old: Path) -> None:
 
 
 def test_a_vocabulary_that_was_cut(exported: Path, parent: Path, tmp_path: Path, quick_traces: None) -> None:
-    from matexport.build import export_family
+    from matexport.export import export_family
 
     corpus = write_texts(tmp_path / "corpus.txt")
     export_family(ExportJob(ParentSource(str(parent)), POINTS[:1], vocabulary=str(corpus)), tmp_path / "cut")

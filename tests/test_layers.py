@@ -33,7 +33,7 @@ WINGS = {
     "runtime": 3, "pick": 3,
     "verify": 4,
     "measure": 5, "report": 5, "pack": 5,
-    "build": 6,
+    "export": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
@@ -41,20 +41,18 @@ WINGS = {
 NOT_YET = {
     "tables": "cli", "arguments": "cli",
 }  # fmt: skip
-#: Records that the stages of the build share.
-SHARED_STAGES = {
-    "parents.text",
-    "parents.layout",
-    "parents.architecture",
-    "parents.asking",
-    "parents.loading",
-    "preflight",
-    "reach",
-    "serialize",
-    "sources",
-    "vocabulary",
-}
-#: The wings outside `build` that use a library; `pick` and `report` do without numpy.
+#: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage, and nobody but `pipeline`
+#: knows their order.
+EXPORT = {
+    "graph": 0, "parents": 0, "quiet": 0,
+    "trace": 1, "quantize": 1, "judge": 1,
+    "prepare": 2,
+    "profiles": 3,
+    "blame": 4,
+    "pipeline": 5,
+    "__init__": 6,
+}  # fmt: skip
+#: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
     "numpy": {"family", "runtime", "verify", "measure", "cli"},
     "onnxruntime": {"runtime"},
@@ -81,8 +79,8 @@ def module_name(path: Path) -> str:
 
 
 SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
-LIGHT = [name for name in SOURCES if not name.startswith(("build.", "train."))]
-BUILD = [name.removeprefix("build.") for name in SOURCES if name.startswith("build.")]
+LIGHT = [name for name in SOURCES if not name.startswith(("export.", "train."))]
+INSIDE_EXPORT = [name for name in SOURCES if name.startswith("export.")]
 
 
 def wing_of(name: str) -> str:
@@ -121,14 +119,14 @@ def external(name: str) -> set[str]:
 
 def test_the_walk_sees_imports() -> None:
     """A law that sees nothing holds always."""
-    assert {"torch", "safetensors"} <= external("build.export")
-    assert "onnx_ir" in external("build.trace")
-    assert {"build.cut", "build.parents.text", "verify.judge", "family.manifest"} <= own("build.export")
-    assert "build.__init__" in own("cli")
-    assert "build.__init__" not in own("cli", top_only=True)
+    assert {"torch", "safetensors"} <= external("export.pipeline")
+    assert "onnx_ir" in external("export.trace.trace")
+    assert {"export.trace.trace", "export.parents.text", "verify.judge", "family.manifest"} <= own("export.pipeline")
+    assert "export.__init__" in own("cli")
+    assert "export.__init__" not in own("cli", top_only=True)
     assert "verify.judge" not in own("cli", top_only=True), "hidden by TYPE_CHECKING"
     assert len(LIGHT) >= 18
-    assert len(BUILD) >= 10
+    assert len(INSIDE_EXPORT) >= 10
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -136,14 +134,14 @@ def test_the_light_half_imports_nothing_heavy(name: str) -> None:
     assert external(name) & HEAVY == set()
 
 
-def test_the_command_line_imports_the_build_inside_functions_only() -> None:
+def test_the_command_line_imports_the_export_inside_functions_only() -> None:
     top = set(imports("cli", top_only=True))
-    assert not any(found.startswith(("matexport.build", "transformers")) for found in top)
+    assert not any(found.startswith(("matexport.export", "transformers")) for found in top)
 
 
-@pytest.mark.parametrize("name", [name for name in LIGHT if name not in ("cli", "build.__init__")])
-def test_the_light_half_does_not_know_the_build(name: str) -> None:
-    assert not any(found == "matexport.build" or found.startswith("matexport.build.") for found in imports(name))
+@pytest.mark.parametrize("name", [name for name in LIGHT if name not in ("cli", "export.__init__")])
+def test_the_light_half_does_not_know_the_export(name: str) -> None:
+    assert not any(found == "matexport.export" or found.startswith("matexport.export.") for found in imports(name))
 
 
 def reach(name: str, *, top_only: bool = False) -> set[str]:
@@ -159,7 +157,7 @@ def reach(name: str, *, top_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("name", ["runtime.embedder", "verify.judge", "verify.parity", "family.manifest"])
 def test_the_judge_did_not_build_the_case(name: str) -> None:
     """Not through others either."""
-    assert not any(found.startswith(("build", "train", "cli")) for found in reach(name))
+    assert not any(found.startswith(("export", "train", "cli")) for found in reach(name))
 
 
 def test_every_wing_has_a_layer_and_is_there() -> None:
@@ -199,36 +197,28 @@ def test_the_nouns_import_the_standard_library_only() -> None:
     assert {library for name in nouns for library in external(name)} == {"msgspec"}  # dataclasses take 30 ms to define
 
 
-def stage_of(module: str) -> str:
-    """`quantize` is a package and one stage: its modules may import each other."""
-    return "quantize" if module.startswith("quantize.") else module
+def room_of(name: str) -> str:
+    """The room of `export` that one of its modules stands in."""
+    return name.split(".")[1]
 
 
-def stages_known_to(name: str) -> set[str]:
-    """The stages that a module of the build imports, its own aside."""
-    found = {module.removeprefix("build.") for module in own(f"build.{name}") if module.startswith("build.")}
-    return {stage_of(module) for module in found if not module.endswith("__init__")} - {stage_of(name)}
+def test_every_room_of_the_export_has_a_floor() -> None:
+    assert EXPORT.keys() == {room_of(name) for name in INSIDE_EXPORT}
 
 
-def test_the_walk_sees_the_stages() -> None:
-    assert stages_known_to("export") >= {"quantize", "encode", "cut", "trace", "parents.text"}
-    assert "build.quantize.sites" in own("build.quantize.int8")
-    assert stages_known_to("quantize.int8") == set()
-    assert stages_known_to("quantize.observe") == {"serialize"}
+@pytest.mark.parametrize("name", INSIDE_EXPORT)
+def test_the_stages_of_an_export_do_not_know_each_other(name: str) -> None:
+    known = {room_of(found) for found in own(name) if found.startswith("export.")} - {room_of(name)}
+    assert {room for room in known if EXPORT[room] >= EXPORT[room_of(name)]} == set()
 
 
-@pytest.mark.parametrize("name", [name for name in BUILD if name not in ("export", "__init__", "parents.__init__")])
-def test_stages_do_not_import_each_other(name: str) -> None:
-    assert stages_known_to(name) <= SHARED_STAGES
-
-
-def test_only_the_pipeline_knows_the_order_of_the_stages() -> None:
-    stages = {stage_of(name) for name in BUILD if name not in SHARED_STAGES and not name.endswith("__init__")}
-    knows = {name: stages_known_to(name) & (stages - {"export"}) for name in BUILD}
-    door = "__init__"  # which starts the judge before torch is imported, and calls the pipeline
-    assert {name for name, known in knows.items() if len(known) > 1 and name != door} == {"export"}
-    assert knows[door] == {"judge", "quiet"}
-    assert knows["export"] >= {"cut", "encode", "nested", "quantize", "readout", "reference", "rewrite", "trace"}
+def test_only_the_pipeline_knows_all_stages() -> None:
+    stages = {"trace", "quantize", "judge"}
+    knows = {room: set[str]() for room in EXPORT}
+    for name in INSIDE_EXPORT:
+        knows[room_of(name)] |= {room_of(found) for found in own(name) if found.startswith("export.")}
+    assert {room for room, known in knows.items() if known >= stages} == {"pipeline"}
+    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "__init__", "pipeline"}
 
 
 def called(name: str) -> set[str]:
@@ -298,14 +288,14 @@ def test_help_costs_nothing() -> None:
         "import matexport.cli; matexport.cli.main(['show', {0!r}])",
         "import matexport.cli; matexport.cli.main(['embed', {0!r}, '--profile', 'L01-D008-fp32', 'a text'])",
         "import matexport; matexport.pack_profile({0!r}, 'L01-D008-fp32', {1!r})",
-        "import matexport.build",
+        "import matexport.export",
         "import matexport; assert matexport.load_job",
     ],
-    ids=["embed", "verify", "show", "embed command", "pack", "build package", "load_job"],
+    ids=["embed", "verify", "show", "embed command", "pack", "export package", "load_job"],
 )
 def test_using_a_family_loads_nothing_heavy(use: str, exported: Path, tmp_path: Path) -> None:
     statement = use.format(str(exported), str(tmp_path / "pack"))
-    assert loaded_after(statement, *HEAVY, "matexport.build.export") == set()
+    assert loaded_after(statement, *HEAVY, "matexport.export.pipeline") == set()
 
 
 def test_embedding_loads_what_it_needs_and_no_more(exported: Path) -> None:
@@ -316,7 +306,7 @@ def test_embedding_loads_what_it_needs_and_no_more(exported: Path) -> None:
     }
 
 
-def test_without_the_build_extra_export_says_how_to_get_it(exported: Path, tmp_path: Path) -> None:
+def test_without_the_export_extra_export_says_how_to_get_it(exported: Path, tmp_path: Path) -> None:
     """In a process where torch cannot be found, as on a device."""
     job = tmp_path / "job.toml"
     job.write_text('[parent]\nsource = "p"\n[points]\npairs = [[1, 8]]\n')
@@ -332,5 +322,5 @@ def test_without_the_build_extra_export_says_how_to_get_it(exported: Path, tmp_p
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "matexport: exporting needs torch, which is not installed here; "
-        "install the [build] extra, in matexport's own directory: pip install -c constraints.txt -e '.[build]'\n"
+        "install the [export] extra, in matexport's own directory: pip install -c constraints.txt -e '.[export]'\n"
     )

@@ -92,7 +92,7 @@ def rate(family: Path, retentions: dict[str, float | None], **tasks: float) -> N
 def test_the_entry_point_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {"matexport": "matexport.verify.pytest_plugin"}
-    from matexport.verify.judge import pytest_plugin
+    from matexport.verify import pytest_plugin
 
     assert pytest_plugin.pytest_addoption
 

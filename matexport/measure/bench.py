@@ -49,7 +49,7 @@ COLD_STARTS = 10
 SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: The processes' programs. The second needs torch, which nothing else here does.
-TRIAL, LIVE_PARENT = "matexport.measure.trial", "matexport.build.live"
+TRIAL, LIVE_PARENT = "matexport.measure.trial", "matexport.export.parents.in_torch"
 RESAMPLES = 1000
 
 
@@ -65,7 +65,7 @@ class BenchPlan:
         runs: of each shape and profile, over all rounds; also the most cold starts.
         seconds: for each shape and profile, at most, over all rounds.
         parent: where the family's parent is (a directory, a hub id, ``package:NAME/path``), to time it in torch at the
-            same points; not timed when None. Needs the ``[build]`` extra.
+            same points; not timed when None. Needs the ``[export]`` extra.
     """
 
     profiles: tuple[str, ...] = ()

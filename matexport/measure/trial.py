@@ -1,8 +1,8 @@
 """One process of `matexport bench`: one profile with one number of threads, from process start to last vector.
 
-Run as ``python -m matexport.measure.trial`` (or ``matexport.build.live``, for the parent in torch); takes a plan on
-standard input and gives a result on standard output, each one JSON document. Samples go out raw, so that those of
-several processes can be put together. Nothing here decides what a number means.
+Run as ``python -m matexport.measure.trial`` (or ``matexport.export.parents.in_torch``, for the parent in torch).
+Takes a plan on standard input and gives a result on standard output, one JSON document each. Samples go out raw, so
+that those of several processes can be put together. Nothing here decides what a number means.
 """
 
 from __future__ import annotations

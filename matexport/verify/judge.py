@@ -3,7 +3,7 @@
 First the files (digests, paths, ranges, finite weights), before any session exists; then every profile runs on the
 family's probes and is compared with the parent's own vectors, which were stored when the family was made. So are the
 probes' token ids, where the family stores the parent's; they need no session, and come first. Imports nothing of
-`matexport.build`: the judge did not build the case.
+`matexport.export`: the judge did not build the case.
 
 Each profile is run in up to three ways. ``batched``: batches in the probes' own order, padded on the right, so that
 short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the

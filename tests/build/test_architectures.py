@@ -10,8 +10,8 @@ import pytest
 from zoo import ZooOracle, count_blocks, find_reason, has_other_inputs, list_types, make_zoo_parent
 
 import matexport
-from matexport.build import export_family
 from matexport.errors import MatexportError, RequestError
+from matexport.export import export_family
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

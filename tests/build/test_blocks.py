@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import load_family, verify_family
-from matexport.build.quantize.blocks import BLOCK, Rounded, apply_blocks
+from matexport.export.quantize.precisions.blocks import BLOCK, Rounded, apply_blocks
 from matexport.spec.profile import Precision
 
 FEW_TOKENS = 200

@@ -24,8 +24,8 @@ import pytest
 from cases import CASES, RIGHT, Call, Case
 
 from matexport import Embedder
-from matexport.build import export_family
 from matexport.errors import MatexportError
+from matexport.export import export_family
 from matexport.spec.job import ExportJob, ParentSource
 
 pytestmark = [

@@ -10,10 +10,9 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
-from matexport.build.cut import cut_exit
-from matexport.build.nested import measure_prefix, order_weights, write_nested_weights
-from matexport.build.reach import find_needed_nodes
-from matexport.build.serialize import write_graph
+from matexport.export.graph.cut import cut_exit
+from matexport.export.graph.edit import find_needed_nodes, write_graph
+from matexport.export.graph.weights import measure_prefix, order_weights, write_nested_weights
 from matexport.family.weights_file import read_header
 from matexport.spec.profile import Point
 

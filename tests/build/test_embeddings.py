@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from properties import given, settings, st
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
-from matexport.build.quantize import embeddings
-from matexport.build.quantize.blocks import EMBEDDINGS, apply_blocks
-from matexport.build.quantize.embeddings import BLOCK, fits_int4, pack_nibbles, store_rows_as_int4, store_rows_as_int8
-from matexport.build.quantize.sites import find_tables
+from matexport.export.quantize import embeddings
+from matexport.export.quantize.embeddings import BLOCK, fits_int4, pack_nibbles, store_rows_as_int4, store_rows_as_int8
+from matexport.export.quantize.precisions.blocks import EMBEDDINGS, apply_blocks
+from matexport.export.quantize.sites import find_tables
 
 TOKENS = 600
 

@@ -17,7 +17,7 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from toys import Floats, run_model
 
 from matexport import Embedder, load_family
-from matexport.build.encode import encode_output, find_ranges
+from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.io.texts import load_probes
 from matexport.spec.profile import Encoding
 

@@ -23,9 +23,10 @@ from memory import trace_once
 from parents import make_parent
 
 from matexport import load_family, verify_family
-from matexport.build import export, export_family
-from matexport.build.trace import Traced
 from matexport.errors import DestinationError, ParityError, RequestError
+from matexport.export import blame, export_family, profiles
+from matexport.export import pipeline as export
+from matexport.export.trace.trace import Traced
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import ReadoutRequest
@@ -41,14 +42,14 @@ import os, resource, signal, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from memory import trace_once
-from matexport.build import export, export_family
+from matexport.export import export_family, pipeline
 from matexport.errors import DestinationError
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 
 parent, out, probes, *stages = sys.argv[2:]
 job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
-export.trace_exits = trace_once
+pipeline.trace_exits = trace_once
 with tempfile.TemporaryDirectory() as folder:
     export_family(job, Path(folder) / "warm")
 
@@ -138,7 +139,7 @@ def test_the_manifest_names_no_place_and_no_time(exported: Path, tmp_path: Path)
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.txt")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom matexport.build import export_family\n"
+        "import sys\nfrom pathlib import Path\nfrom matexport.export import export_family\n"
         "from matexport.spec.job import *\n"
         "parent, out, texts = sys.argv[1:]\n"
         "points, precisions = (Point(1, 8), Point(2, 32), Point(3, 32)), tuple(Precision)\n"
@@ -314,8 +315,8 @@ def read_one_dim_on(model: ir.Model, output: str, *, name: str) -> ir.Model:
     return part
 
 
-CUT = export.cut_exit
-CUTS = export.cut_exits
+CUT = profiles.cut_exit
+CUTS = profiles.cut_exits
 TRACE = trace_once
 
 
@@ -336,7 +337,9 @@ def test_a_wrong_stage_is_named_and_no_family_appears(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(export, name, wrong)
+    for module in (export, profiles, blame):  # who makes it, and who asks which stage was to blame
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, wrong)
     job = ExportJob(ParentSource(str(parent)), (Point(2, 8), Point(2, 32), Point(3, 32), Point(3, 8)))
     with pytest.raises(
         ParityError, match=f"^{stage}: .* profiles are off their floor; .* nothing was written"
@@ -350,7 +353,7 @@ def test_a_wrong_stage_is_named_and_no_family_appears(
 def test_the_torchscript_exporter_takes_over_and_the_manifest_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matexport.build import trace
+    from matexport.export.trace import trace
 
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("no dynamo today\nsecond line")

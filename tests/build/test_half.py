@@ -19,12 +19,12 @@ from parents import calm, make_parent
 from toys import Floats, Toy, draw_rows, make_toy, run_model
 
 from matexport import Embedder, load_family, verify_family
-from matexport.build import export_family
-from matexport.build.quantize import half
-from matexport.build.quantize.half import apply_half, round_to_half
-from matexport.build.quantize.observe import observe_peaks
-from matexport.build.quantize.precision import Calibration, Quantizer
 from matexport.errors import RequestError
+from matexport.export import export_family
+from matexport.export.quantize.make import Calibration, Quantizer
+from matexport.export.quantize.observe import observe_peaks
+from matexport.export.quantize.precisions import fp16 as half
+from matexport.export.quantize.precisions.fp16 import apply_half, round_to_half
 from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows, tokenize_texts
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.job import ExportJob, ParentSource

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 from parents import BLOCKS, WIDTH, edit_json, make_parent
 
-from matexport.build import export, export_family, judge, reference
-from matexport.build.judge import Judge, _compare
-from matexport.build.parents import loading
-from matexport.build.parents.asking import Asking
-from matexport.build.preflight import locate
 from matexport.errors import ParentError
+from matexport.export import export_family
+from matexport.export import pipeline as export
+from matexport.export.judge import hold as judge
+from matexport.export.judge import process
+from matexport.export.judge.hold import _compare
+from matexport.export.judge.process import Judge
+from matexport.export.parents import loading, reference
+from matexport.export.parents.asking import Asking
+from matexport.export.parents.preflight import locate
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Probe
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
@@ -34,7 +38,7 @@ def make_job(parent: Path, points: tuple[Point, ...] = EARLY, **readout: Any) ->
 
 
 def test_the_judge_imports_nothing_of_ours() -> None:
-    tree = ast.parse(judge._CHILD.read_text(encoding="utf-8"))
+    tree = ast.parse(process._CHILD.read_text(encoding="utf-8"))
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     roots = {
         (alias.name if isinstance(node, ast.Import) else str(node.module)).partition(".")[0]
@@ -101,7 +105,7 @@ def test_tokens_that_are_not_the_parents_are_named(tmp_path: Path, monkeypatch: 
         return replace(plan, asking=asking, text=type(plan.text)(**{**_fields(plan.text), "prompts": asking.prompts}))
 
     monkeypatch.setattr(export, "plan_parent", misread)
-    monkeypatch.setattr("matexport.build.parents.asking.list_token_ids", _with_the_real_prompt)
+    monkeypatch.setattr("matexport.export.parents.asking.list_token_ids", _with_the_real_prompt)
     with pytest.raises(ParentError, match=r"token ids differ in 4 of \d+ probes: for '.+' with the prompt 'query'"):
         export_family(make_job(parent), tmp_path / "family")
 

@@ -14,9 +14,10 @@ from oracle import Oracle
 from parents import make_parent
 
 from matexport import load_family
-from matexport.build import export_family, live
-from matexport.build.live import LiveParent
 from matexport.errors import ParentError
+from matexport.export import export_family
+from matexport.export.parents import in_torch as live
+from matexport.export.parents.in_torch import ParentInTorch
 from matexport.family.manifest import Family
 from matexport.family.measurements import load_bench, record_bench
 from matexport.host import read_host
@@ -30,8 +31,8 @@ from matexport.tables import format_bench
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 
 
-def open_live(family: Family, point: Point, parent: Path) -> LiveParent:
-    return LiveParent(family, point, source=str(parent), threads=1)
+def open_live(family: Family, point: Point, parent: Path) -> ParentInTorch:
+    return ParentInTorch(family, point, source=str(parent), threads=1)
 
 
 def test_it_gives_the_vectors_of_every_point(exported: Path, parent: Path) -> None:

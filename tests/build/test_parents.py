@@ -14,7 +14,7 @@ from parents import BLOCKS, SHAPES, WIDTH, make_parent
 from safetensors.torch import load_file
 
 from matexport import Embedder
-from matexport.build import export_family
+from matexport.export import export_family
 from matexport.spec.facts import PaddingSide
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point

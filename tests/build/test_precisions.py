@@ -25,11 +25,12 @@ from safetensors.numpy import save_file
 from test_export import hidden_beside, read_all
 
 from matexport import Embedder, load_family, pack_profile, verify_family
-from matexport.build import export, export_family
-from matexport.build.quantize import runtime
-from matexport.build.quantize.runtime import check_runtime
-from matexport.build.trace import Traced
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.export import export_family, profiles
+from matexport.export import pipeline as export
+from matexport.export.quantize import support as runtime
+from matexport.export.quantize.support import check_runtime
+from matexport.export.trace.trace import Traced
 from matexport.family.integrity import check_family
 from matexport.family.measurements import load_measurement
 from matexport.host import read_host
@@ -309,7 +310,7 @@ def test_when_fp32_is_off_nothing_is_written_whatever_else_passes(
     assert only.verification.passed
 
 
-ENCODE = export.encode_output
+ENCODE = profiles.encode_output
 
 
 def encode_wrongly(model: ir.Model, encoding: Encoding, ranges: Any = None) -> None:
@@ -320,7 +321,7 @@ def encode_wrongly(model: ir.Model, encoding: Encoding, ranges: Any = None) -> N
 def test_an_encoded_profile_off_its_floor_is_dropped_alone(
     made: Precise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "encode_output", encode_wrongly)
+    monkeypatch.setattr(profiles, "encode_output", encode_wrongly)
     job = replace(made.job, precisions=(Precision.INT8,), tolerances={Precision.INT8: Tolerance(max_abs=0.02)})
     family = export_family(job, tmp_path / "family").family
     assert list(family.facts.refused) == [f"{point.name}-int8-int8" for point in PRECISE_POINTS]
@@ -331,7 +332,7 @@ def test_an_encoded_profile_off_its_floor_is_dropped_alone(
 def test_a_wrong_encoding_of_fp32_leaves_fp32_as_it_is(
     made: Precise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "encode_output", encode_wrongly)
+    monkeypatch.setattr(profiles, "encode_output", encode_wrongly)
     job = replace(made.job, precisions=(Precision.FP32,), encodings=(Encoding.FLOAT32, Encoding.INT8))
     family = export_family(job, tmp_path / "family").family
     assert list(family.facts.refused) == [f"{point.name}-fp32-int8" for point in PRECISE_POINTS]
@@ -475,7 +476,7 @@ def test_a_coordinate_that_never_varies_has_no_steps(made: Precise) -> None:
     vectors = np.random.default_rng(0).standard_normal((70, 5)).astype(np.float32)
     vectors[:, 3] = 0.25
     with pytest.raises(RequestError, match=r"coordinate 3 of L01-D005 has one value .* of the 70 .*, and 0 others"):
-        export._find_ranges(Point(1, 5), vectors)
+        profiles._find_ranges(Point(1, 5), vectors)
 
 
 def test_other_calibration_texts_make_another_family(made: Precise, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from parents import BLOCKS, WIDTH, edit_json, make_parent
 
-from matexport.build.preflight import locate
 from matexport.errors import MatexportError
+from matexport.export.parents.preflight import locate
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 

@@ -13,9 +13,9 @@ from oracle import Oracle
 from parents import make_parent
 
 from matexport import Embedder
-from matexport.build import export_family
-from matexport.build.readout import POOLINGS, Attended
 from matexport.errors import ParityError
+from matexport.export import export_family
+from matexport.export.trace.readout import POOLINGS, Attended
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from parents import WIDTH, make_parent
 
-from matexport.build.parents.asking import find_tokenizer
-from matexport.build.parents.text import load_parent, plan_parent
-from matexport.build.reference import prepare_probes, record_reference
 from matexport.errors import RequestError
+from matexport.export.parents.asking import find_tokenizer
+from matexport.export.parents.reference import prepare_probes, record_reference
+from matexport.export.parents.text import load_parent, plan_parent
 from matexport.io.texts import load_probes
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Probe

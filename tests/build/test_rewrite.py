@@ -14,8 +14,9 @@ from oracle import Oracle
 from parents import SHAPES, WIDTH, make_parent
 
 from matexport import Embedder, load_family
-from matexport.build import export_family, rewrite
 from matexport.errors import ParityError
+from matexport.export import export_family
+from matexport.export.graph import narrow as rewrite
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from properties import given, settings, st
 from toys import Floats, draw_rows
 
-from matexport.build.quantize.blocks import round_blocks
-from matexport.build.quantize.rounding import DAMPING, PAIR_LIMIT, choose_scales, round_columns, round_with_feedback
+from matexport.export.quantize.precisions.blocks import round_blocks
+from matexport.export.quantize.rounding import DAMPING, PAIR_LIMIT, choose_scales, round_columns, round_with_feedback
 
 Integers = NDArray[np.int64]
 

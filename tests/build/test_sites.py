@@ -11,13 +11,13 @@ import pytest
 from conftest import Precise
 from toys import Toy, draw_rows, make_toy, observe_toy, run_model
 
-from matexport.build.quantize import observe
-from matexport.build.quantize.blocks import EMBEDDINGS, apply_blocks
-from matexport.build.quantize.half import apply_half
-from matexport.build.quantize.int8 import apply_int8
-from matexport.build.quantize.observe import observe_peaks, observe_rows, open_values
-from matexport.build.quantize.sites import find_blocks, find_sites, find_tables
-from matexport.build.quantize.static import apply_static_int8
+from matexport.export.quantize import observe
+from matexport.export.quantize.observe import observe_peaks, observe_rows, open_values
+from matexport.export.quantize.precisions.blocks import EMBEDDINGS, apply_blocks
+from matexport.export.quantize.precisions.fp16 import apply_half
+from matexport.export.quantize.precisions.int8 import apply_int8
+from matexport.export.quantize.precisions.int8_static import apply_static_int8
+from matexport.export.quantize.sites import find_blocks, find_products, find_tables
 from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PaddingSide, TextFacts
 
@@ -36,7 +36,7 @@ def make_small(head: bool = True) -> Toy:
 
 def test_products_of_the_blocks_are_sites_and_the_readouts_are_not() -> None:
     toy = make_small()
-    sites = find_sites(toy.model, toy.states)
+    sites = find_products(toy.model, toy.states)
     assert [(site.name, site.block) for site in sites] == [
         ("state_0", 1), ("active_1", 1), ("state_1", 2), ("active_2", 2),
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def test_what_reads_one_value_is_one_site() -> None:
     both.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     toy.model.graph.insert_before(add, [third, both])
     add.replace_input_with(0, both.outputs[0])
-    first = find_sites(toy.model, toy.states)[0]
+    first = find_products(toy.model, toy.states)[0]
     assert [str(weight.name) for weight in first.weights] == ["up_1", "up_2"]
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import load_family
-from matexport.build import export_family
-from matexport.build.quantize.static import apply_static_int8
+from matexport.export import export_family
+from matexport.export.quantize.precisions.int8_static import apply_static_int8
 from matexport.spec.profile import Point, Precision
 
 WIDTH, HIDDEN, TOKENS = 64, 96, 512

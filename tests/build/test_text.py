@@ -17,10 +17,10 @@ from parents import BLOCKS, WIDTH, edit_json, make_parent
 from safetensors.torch import load_file, save_file
 
 from matexport import Embedder
-from matexport.build import export_family
-from matexport.build.parents import text
-from matexport.build.parents.text import load_parent, plan_parent
 from matexport.errors import MatexportError, ParentError, RequestError
+from matexport.export import export_family
+from matexport.export.parents import text
+from matexport.export.parents.text import load_parent, plan_parent
 from matexport.io.files import hash_file
 from matexport.spec.facts import PaddingSide
 from matexport.spec.job import ExportJob, ParentSource

@@ -19,9 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from matexport.build import vocabulary
-from matexport.build.vocabulary import find_changed, plan_vocabulary, prune_config, prune_embeddings
 from matexport.errors import ParentError, RequestError
+from matexport.export.parents.vocabulary import corpus, rewrite
+from matexport.export.parents.vocabulary import plan as vocabulary
+from matexport.export.parents.vocabulary.check import check_ids
+from matexport.export.parents.vocabulary.model import PrunedVocabulary, renumber_processor
+from matexport.export.parents.vocabulary.plan import find_changed, plan_vocabulary
+from matexport.export.parents.vocabulary.rewrite import prune_config, prune_embeddings
 
 TRAINING = [
     "the quick brown fox jumps over the lazy dog, again and again",
@@ -121,7 +125,7 @@ class Case:
     """A corpus in a folder, and what was made of it."""
 
     parent: str
-    pruned: vocabulary.PrunedVocabulary
+    pruned: PrunedVocabulary
 
 
 def write_corpus(folder: Path, texts: Sequence[str]) -> str:
@@ -225,7 +229,7 @@ def test_wordpiece_keeps_what_an_unknown_word_fails_at(tmp_path: Path, monkeypat
     case = prune(tmp_path, tokenizer.to_str(), ["abc", "a xbc"])
     assert Tokenizer.from_str(case.pruned.tokenizer_json).encode("abc a xbc").tokens == ["[UNK]", "a", "x", "##bc"]
     assert case.pruned.kept == (0, 2, 3, 4, 5)
-    monkeypatch.setattr(vocabulary, "_walk_word", lambda *_: iter(()))
+    monkeypatch.setattr(corpus, "_walk_word", lambda *_: iter(()))
     with pytest.raises(ParentError, match="would change the tokens of 'abc'"):
         prune(tmp_path, tokenizer.to_str(), ["abc", "a xbc"])
 
@@ -237,7 +241,7 @@ def test_unigram_keeps_the_price_of_an_unknown_character(tmp_path: Path, monkeyp
     case = prune(tmp_path, parent, ["xabc", "abc"])
     assert Tokenizer.from_str(case.pruned.tokenizer_json).encode("xabc").tokens == ["xa", "b", "c"]
     assert case.pruned.kept == (0, 1, 2, 3, 4, 5)
-    monkeypatch.setattr(vocabulary, "_find_needed", lambda *_: set())
+    monkeypatch.setattr(vocabulary, "find_needed", lambda *_: set())
     with pytest.raises(ParentError, match="would change the tokens of 'xabc'"):
         prune(tmp_path, parent, ["xabc", "abc"])
 
@@ -262,7 +266,7 @@ def test_bpe_keeps_the_way_to_a_token_and_no_other(tmp_path: Path, monkeypatch: 
     assert set(model["vocab"]) == {"<unk>", "a", "b", "c", "d", "bc", "abc", "abcd"}
     assert model["merges"] == [["b", "c"], ["a", "bc"], ["abc", "d"]]
     assert_same(case, ["abcd", "bcd abc", "aabcdd"])
-    monkeypatch.setattr(vocabulary, "_find_ingredients", lambda *_: set())
+    monkeypatch.setattr(vocabulary, "find_ingredients", lambda *_: set())
     with pytest.raises(ParentError, match="would change the tokens of 'abcd'"):
         prune(tmp_path, parent, ["abcd"])
 
@@ -454,7 +458,7 @@ def test_ids_shifted_by_one_are_seen(cases: dict[str, Case], kind: str) -> None:
     shifted = replace(case.pruned, kept=(*case.pruned.kept[1:], case.pruned.kept[0]))
     assert all(find_changed(case.parent, shifted, CORPUS))
     with pytest.raises(ParentError, match="would have to be token"):
-        vocabulary._check_ids(Tokenizer.from_str(case.parent), shifted)
+        check_ids(Tokenizer.from_str(case.parent), shifted)
 
 
 @pytest.mark.parametrize("kind", ["byte-level BPE", "BPE with suffixes"])
@@ -466,7 +470,7 @@ def test_a_missing_merge_is_seen(
     plan_vocabulary(trained[kind], request_, tmp_path)
     whole = Tokenizer.from_str(trained[kind]).encode("happiness", add_special_tokens=False).tokens
     assert len(whole) == 1
-    cut = vocabulary._cut_model
+    cut = rewrite._cut_model
 
     def forget(model: Any, new: Any) -> dict[str, Any]:
         result = cut(model, new)
@@ -474,7 +478,7 @@ def test_a_missing_merge_is_seen(
         assert len(merges) < len(result["merges"])
         return result | {"merges": merges}
 
-    monkeypatch.setattr(vocabulary, "_cut_model", forget)
+    monkeypatch.setattr(rewrite, "_cut_model", forget)
     with pytest.raises(ParentError, match="would change the tokens of"):
         plan_vocabulary(trained[kind], request_, tmp_path)
 
@@ -486,12 +490,12 @@ def test_an_id_left_in_the_post_processor_is_seen(
 ) -> None:
     """That of </s> is one too low; all others are right."""
     write_corpus(tmp_path, CORPUS)
-    renumber = vocabulary._renumber_processor
+    renumber = renumber_processor
 
     def forget(part: Any, new: Callable[[int], int]) -> Any:
         return renumber(part, lambda old: new(old) - (Tokenizer.from_str(trained[kind]).id_to_token(old) == "</s>"))
 
-    monkeypatch.setattr(vocabulary, "_renumber_processor", forget)
+    monkeypatch.setattr(rewrite, "renumber_processor", forget)
     with pytest.raises(ParentError, match="would change the tokens of"):
         plan_vocabulary(trained[kind], request_, tmp_path)
 
@@ -577,7 +581,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_id_in_the_files_is_renumbered() -> None:
-    pruned = vocabulary.PrunedVocabulary("{}", (0, 4, 5, 9), "corpus.txt", 20)
+    pruned = PrunedVocabulary("{}", (0, 4, 5, 9), "corpus.txt", 20)
     files = {
         "config.json": {
             "model_type": "bert",
@@ -618,7 +622,7 @@ def test_every_id_in_the_files_is_renumbered() -> None:
 
 
 def test_a_text_configuration_inside_another_is_renumbered() -> None:
-    pruned = vocabulary.PrunedVocabulary("{}", (0, 5), "script:Latin", 20)
+    pruned = PrunedVocabulary("{}", (0, 5), "script:Latin", 20)
     config = {"model_type": "outer", "text_config": {"vocab_size": 20, "pad_token_id": 5}}
     result = json.loads(prune_config({"config.json": json.dumps(config).encode()}, pruned)["config.json"])
     assert result == {"model_type": "outer", "text_config": {"vocab_size": 2, "pad_token_id": 1}}

@@ -16,7 +16,7 @@ import msgspec
 from conftest import write_texts
 from parents import calm, edit_json, make_parent
 
-from matexport.build import export_family
+from matexport.export import export_family
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
 

@@ -1,0 +1,82 @@
+"""Making families: everything that needs torch, transformers and onnx. Installed by the ``[export]`` extra.
+
+`export_family` is the door. What a parent's files alone show to be wrong is said before torch is imported, and the
+judge, who imports it in a process of its own, is started meanwhile; `export` is the pipeline, and the modules beside it
+are its stages, which know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.extras import require_extra
+from matexport.family.manifest import MANIFEST
+from matexport.spec.job import ExportJob
+
+if TYPE_CHECKING:
+    from matexport.export.prepare import Exported
+
+__all__ = ["Exported", "export_family", "require_export_extra"]
+
+_NEEDED = ("torch", "transformers", "sentence_transformers", "onnx", "onnx_ir", "onnxscript")
+
+
+def require_export_extra() -> None:
+    """Raise MissingExtraError, with the pip line, unless the packages of the ``[export]`` extra are there."""
+    require_extra("export", "exporting", {name: name for name in _NEEDED})
+
+
+def export_family(
+    job: ExportJob,
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    quiet: bool = False,
+) -> Exported:
+    """Export a family and prove every profile against the parent.
+
+    Args:
+        job: what to export; see `matexport.load_job`.
+        out: the directory to write; ``artifacts/<job.name>`` by default. If it holds the family of the same inputs
+            already, that is verified instead.
+        overwrite: replace a family of other inputs. The old one stays until the new one has passed.
+        progress: called with (stage, done, total).
+        quiet: keep what torch and transformers say about themselves from the terminal; their logging is left alone
+            otherwise.
+
+    Raises:
+        RequestError: the job asks for something that the parent does not have.
+        ParentError: the parent cannot be read or is not supported, or what was read of it is not what its own library
+            gives.
+        DestinationError: `out` holds something else, is in use, or cannot be written.
+        ParityError: a profile does not give the parent's vectors; the destination is as it was.
+    """
+    require_export_extra()
+    from matexport.export.judge.process import Judge
+    from matexport.export.parents.preflight import locate
+
+    out = Path("artifacts", job.name) if out is None else Path(out)
+    located = locate(job)
+    with Judge(job, located) as judge:
+        # What is there may be up to date, and a hub parent's weights are fetched when all else was accepted.
+        if located.weights is not None and not located.layout.is_plain and not (out / MANIFEST).exists():
+            judge.start()
+        if quiet:
+            from matexport.export.quiet import quiet_libraries
+
+            quiet_libraries()
+        from matexport.export.pipeline import run_export
+
+        return run_export(job, located, judge, out, overwrite=overwrite, progress=progress)
+
+
+def __getattr__(name: str) -> object:
+    if name != "Exported":
+        raise AttributeError(f"module 'matexport.export' has no attribute {name!r}")
+    require_export_extra()
+    from matexport.export.prepare import Exported
+
+    return Exported

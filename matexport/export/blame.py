@@ -1,0 +1,199 @@
+"""Which stage of an export is to blame when a sub-model does not give the parent's vectors.
+
+The read-out is checked before anything is traced: it costs one forward in torch. The stages after it are judged only
+when a profile has failed: what each of them gave is run on the probes, and the first that is off is named. Which stages
+there are, and in which order, is the caller's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from matexport.errors import ParityError
+from matexport.export.graph.cut import cut_exit, cut_exits
+from matexport.export.graph.edit import write_graph
+from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
+from matexport.family.integrity import describe_files
+from matexport.family.manifest import (
+    Family,
+    load_family,
+    write_manifest,
+)
+from matexport.family.proof import load_references
+from matexport.runtime.embedder import Vectors
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import (
+    Tokens,
+    feed_rows,
+    load_tokenizer,
+    tokenize_probes,
+)
+from matexport.spec.facts import (
+    OUTPUT_NAME,
+    PaddingSide,
+    TextFacts,
+)
+from matexport.spec.job import ExportJob
+from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.tolerance import RANGES_WAY, TOGETHER_WAY, Tolerance
+from matexport.verify.judge import run_all_ways
+from matexport.verify.parity import compare_vectors
+from matexport.verify.verdict import ProfileVerdict, Verification
+
+#: Probes that the read-out is checked on, padded into one batch.
+READOUT_PROBES = 4
+
+#: A stage's name, what gives its graph, and the graph's output that holds the profile's vectors.
+Suspect = tuple[str, Callable[[], ir.Model], str]
+
+
+def check_readout(
+    module: nn.Module,
+    reference: Mapping[Point, Vectors],
+    *,
+    depths: Sequence[int],
+    rows: Sequence[Tokens],
+    text: TextFacts,
+    normalize: bool,
+    tolerance: Tolerance,
+) -> None:
+    """Compare the module that will be traced, in torch and on a padded batch, with the reference.
+
+    Args:
+        module: gives one (B, W) vector per depth.
+        rows: tokens of the probes, in the reference's order; the first few are used.
+
+    Raises:
+        ParityError: naming the point that is off.
+    """
+    chosen = list(rows[:READOUT_PROBES])
+    feeds = feed_rows(chosen, text)
+    with torch.no_grad():
+        outputs = module(*(torch.from_numpy(feeds[name]) for name in text.inputs))
+    full = {depth: output.numpy() for depth, output in zip(depths, outputs, strict=True)}
+    for point, expected in reference.items():
+        vectors = full[point.layers][:, : point.dim]
+        if normalize:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+        parity = compare_vectors(vectors, expected[: len(chosen)])
+        if breach := parity.find_breach(tolerance):
+            raise ParityError(f"read-out: in torch, {point.name} is not the parent's: {breach}", "read-out")
+
+
+def find_failing_stage(
+    family: Family, profile: Profile, suspects: Iterable[Suspect], *, tolerance: Tolerance
+) -> str | None:
+    """The first suspect whose graph does not give a profile's vectors; None when all of them do.
+
+    Args:
+        family: the failed family, in its staging directory, where suspects find their weights.
+        suspects: in the order of the pipeline.
+    """
+    probes, references = load_references(family)
+    rows = tokenize_probes(load_tokenizer(family.path, family.facts.text), probes)
+    for stage, make_model, output in suspects:
+        run = _open_runner(make_model(), output, family)
+        ways = run_all_ways(rows, run, family.facts.text.padding_side)
+        reference = references[profile.point.name]
+        if any(compare_vectors(vectors, reference).find_breach(tolerance) for _, vectors in ways):
+            return stage
+    return None
+
+
+def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list[Tokens], PaddingSide], Vectors]:
+    path = family.path / "suspect.onnx"
+    write_graph(model, path)
+    session = open_session(path)
+    text = family.facts.text
+
+    def run(chosen: list[Tokens], side: PaddingSide) -> Vectors:
+        vectors: Vectors = session.run([output], feed_rows(chosen, text, side))[0]
+        return vectors
+
+    return run
+
+
+def refuse_failures(
+    verification: Verification, sources: Mapping[Precision, PrecisionGraph], job: ExportJob, stage: Path
+) -> Verification:
+    """Take profiles that are off their floor out of the staged family; raise where that is no matter of precision.
+
+    fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
+    """
+    if verification.token_ids and (difference := verification.token_ids.find_difference()):
+        raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")
+    failed = [verdict for verdict in verification.verdicts if not verdict.passed]
+    if not failed:
+        return verification
+    family = load_family(stage)
+    reasons = {verdict.profile: _explain_failure(verdict, family, sources, job) for verdict in failed}
+    fatal = [verdict.profile for verdict in failed if _is_parent(Profile.parse(verdict.profile))]
+    if fatal or len(failed) == len(verification.verdicts):
+        blamed, reason = reasons[fatal[0] if fatal else failed[0].profile]
+        raise ParityError(
+            f"{blamed}: {len(failed)} of {len(verification.verdicts)} profiles are off their floor; {reason}; "
+            "nothing was written",
+            blamed,
+        )
+    kept = {name: facts for name, facts in family.facts.profiles.items() if name not in reasons}
+    used = {name for facts in kept.values() for name in (facts.graph, facts.weights)}
+    for facts in family.facts.profiles.values():
+        for name in {facts.graph, facts.weights, *family.facts.exits.values()} - used:
+            (stage / name).unlink(missing_ok=True)
+    exits = write_exits(sources, kept, stage)
+    refused = {name: reason for name, (_, reason) in reasons.items()}
+    write_manifest(
+        stage,
+        msgspec.structs.replace(family.facts, profiles=kept, refused=refused, exits=exits, files=describe_files(stage)),
+    )
+    return replace(
+        verification, verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept)
+    )
+
+
+def _is_parent(profile: Profile) -> bool:
+    return profile.precision is Precision.FP32 and profile.encoding is Encoding.FLOAT32
+
+
+def _explain_failure(
+    verdict: ProfileVerdict, family: Family, sources: Mapping[Precision, PrecisionGraph], job: ExportJob
+) -> tuple[str, str]:
+    """The stage that is to blame, and what is wrong with which probe."""
+    profile = Profile.parse(verdict.profile)
+    found = verdict.find_breach()
+    assert found is not None
+    check, breach = found
+    text = load_references(family)[0][breach.probe].text
+    reason = f"{verdict.profile}: {breach.reason} ({check}), worst on probe {breach.probe} ({text[:40]!r})"
+    if check == RANGES_WAY:
+        reason += (
+            "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
+            "more different ones"
+        )
+    if check == TOGETHER_WAY:
+        return "cut", reason
+    if profile.precision is not Precision.FP32:
+        return "quantize", reason
+    source, exit_name = sources[profile.precision], profile.point.name
+
+    def cut() -> ir.Model:
+        deep = cut_exits(source.model, exits_at(profile.point.layers, job))
+        return cut_exit(deep, exit_name, name=OUTPUT_NAME)
+
+    def rewrite() -> ir.Model:
+        part = cut()
+        narrow_to_first_token(part)
+        return part
+
+    suspects = [("trace", source.model.clone, exit_name), ("cut", cut, OUTPUT_NAME), ("rewrite", rewrite, OUTPUT_NAME)]
+    floor = family.facts.tolerances[profile.precision]  # the verdict's own is for encoded numbers
+    return find_failing_stage(family, profile, suspects, tolerance=floor) or "encode", reason

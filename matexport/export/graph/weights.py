@@ -1,0 +1,115 @@
+"""One weights file per precision that all profiles share, ordered so that a shallower model needs only a prefix.
+
+Order: first everything that the shallowest exit reaches, in the order in which the graph uses it (embeddings, block
+1, ..., heads), then what the next exit reaches in addition, and so on. Tensors are written one at a time, so that the
+peak is one tensor and not one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from matexport.export.graph.edit import find_needed_nodes
+from matexport.family.weights_file import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
+from matexport.spec.profile import Point
+
+#: Smaller tensors stay in the graph: each external one costs the runtime a mapping of its own.
+MIN_EXTERNAL_BYTES = 1024
+
+_DTYPES = {
+    ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.DOUBLE: "F64", ir.DataType.INT64: "I64",
+    ir.DataType.INT32: "I32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.BOOL: "BOOL",
+    ir.DataType.BFLOAT16: "BF16",
+}  # fmt: skip
+
+
+def write_nested_weights(
+    model: ir.Model, points: Sequence[Point], path: Path, progress: Callable[[str, int, int], None] | None = None
+) -> NestedHeader:
+    """Write the large weights of a traced model into `path` and make the model point there.
+
+    Args:
+        model: outputs are named after `points`. Its large initializers become external afterwards.
+        path: the file to write, in the directory where the graphs will lie.
+
+    Returns:
+        the layout that was written.
+    """
+    order = order_weights(model, points)
+    header = plan_header(
+        ((str(value.name), _DTYPES[value.const_value.dtype], _static_shape(value)) for value in order),  # type: ignore[union-attr]
+        {"format": "matexport-nested"},
+    )
+    by_name = {str(value.name): value for value in order}
+    with path.open("wb") as file:
+        file.write(encode_header(header))
+        for done, entry in enumerate(header.entries):
+            if progress:
+                progress("weights", done, len(header.entries))
+            if entry.name.startswith(PADDING_NAME):
+                file.write(bytes(entry.nbytes))
+                continue
+            value = by_name[entry.name]
+            file.write(_contiguous_bytes(value.const_value))
+            value.const_value = _point_into(path, entry, value)
+    if progress:
+        progress("weights", len(header.entries), len(header.entries))
+    return header
+
+
+def order_weights(model: ir.Model, points: Sequence[Point]) -> list[ir.Value]:
+    """The large initializers in nested order; one that no exit reaches is left out."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    placed: dict[ir.Value, None] = {}
+    done: set[ir.Node] = set()
+    for layers in sorted({point.layers for point in points}):
+        needed = find_needed_nodes([outputs[point.name] for point in points if point.layers == layers])
+        for node in model.graph:
+            if node not in needed or node in done:
+                continue
+            done.add(node)
+            placed |= {value: None for value in node.inputs if value is not None and _is_large(value)}
+    return list(placed)
+
+
+def measure_prefix(part: ir.Model, header: NestedHeader) -> int:
+    """How many bytes of the weights file, from its start, a cut model needs."""
+    ends = {entry.name: entry.end for entry in header.entries}
+    return max((ends[name] for name in part.graph.initializers if name in ends), default=header.data_start)
+
+
+def _is_large(value: ir.Value) -> bool:
+    return value.is_initializer() and value.const_value is not None and value.const_value.nbytes >= MIN_EXTERNAL_BYTES
+
+
+def _static_shape(value: ir.Value) -> tuple[int, ...]:
+    assert value.const_value is not None
+    return tuple(int(dim) for dim in value.const_value.shape)  # type: ignore[arg-type]
+
+
+def _contiguous_bytes(tensor: ir.TensorProtocol | None) -> memoryview:
+    """A tensor's bytes; its own memory where it is contiguous already, since an embedding table may be a gigabyte."""
+    assert tensor is not None
+    raw = getattr(tensor, "raw", None)
+    array = raw.detach().contiguous().numpy() if isinstance(raw, torch.Tensor) else tensor.numpy()
+    flat: NDArray[np.uint8] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat.data
+
+
+def _point_into(path: Path, entry: TensorEntry, value: ir.Value) -> ir.ExternalTensor:
+    assert value.const_value is not None
+    return ir.ExternalTensor(
+        location=path.name,
+        offset=entry.offset,
+        length=entry.nbytes,
+        dtype=value.const_value.dtype,
+        shape=ir.Shape(entry.shape),
+        name=entry.name,
+        base_dir=path.parent,
+    )

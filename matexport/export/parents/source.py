@@ -1,0 +1,252 @@
+"""Where a parent's files are: a local directory, files inside an installed package, or a snapshot of a hub model.
+
+Whatever the source, what comes out is a local directory, so nothing later can reach the network. Only a hub id does,
+here, and only files that are needed are fetched: no pickles unless asked, no other frameworks' weights. Which files the
+weights are in is decided as transformers and sentence-transformers decide it, so that what is hashed and pinned is
+what is loaded. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from matexport.errors import ParentError, RequestError
+from matexport.export.parents.layout import ADAPTER, CONFIG, WEIGHTY_KINDS, Layout, read_json, refuse_pointer
+from matexport.io.files import hash_file
+from matexport.spec.job import ParentSource
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
+_SETTINGS_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".py"}
+_HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
+
+
+def locate_parent(parent: ParentSource, base: Path) -> Path:
+    """The local directory that holds a parent's files; of a hub id, all but the weights are downloaded.
+
+    Args:
+        base: directory against which a relative path is read.
+
+    Raises:
+        RequestError: the source is none of the three forms.
+        ParentError: there is no such directory, package or hub model.
+    """
+    source = parent.source
+    if not source.strip():
+        raise RequestError("the parent's source is empty; give a directory, a hub id, or package:NAME/path")
+    if source.startswith("package:"):
+        return _locate_in_package(source.removeprefix("package:"))
+    local = base / Path(source).expanduser()
+    if local.is_dir():
+        if parent.revision is not None:
+            raise RequestError(f"revision = {parent.revision!r} was asked; {source} is a directory: leave it out")
+        return local.resolve()
+    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise ParentError(
+            f"the parent {source!r} is not a directory (looked at {local}); "
+            "give a directory, a hub id such as org/name, or package:NAME/path"
+        )
+    return _download(parent, [*_HUB_FILES, *(["*.py"] if parent.trust_remote_code else [])])
+
+
+def fetch_weights(parent: ParentSource, base: Path) -> None:
+    """Download the weights of a hub parent, beside its small files; a local one has them.
+
+    Called when everything that can be refused without them has been.
+
+    Raises:
+        ParentError: the hub does not give them.
+    """
+    if not has_local_weights(parent, base):
+        _download(parent, ["*.safetensors", *(["*.bin"] if parent.allow_pickle else [])])
+
+
+def has_local_weights(parent: ParentSource, base: Path) -> bool:
+    """Whether a parent's weights are on this disk before anything is fetched."""
+    return parent.source.startswith("package:") or (base / Path(parent.source).expanduser()).is_dir()
+
+
+def find_weights(parent: ParentSource, layout: Layout) -> dict[str, str]:
+    """The files that a parent's weights are read from, each with its sha256; names are relative to its folder.
+
+    Those of the base model of an adapter that lies elsewhere are called ``base/...``.
+
+    Raises:
+        ParentError: weights are missing, or pickled and that was not allowed.
+    """
+    weights: dict[str, str] = {}
+    for folder in _list_weight_folders(layout):
+        prefix = folder.relative_to(layout.root).as_posix()
+        for path in list_weight_files(folder, parent, custom=layout.kind == "Custom"):
+            name = path.relative_to(folder).as_posix()
+            weights[name if prefix == "." else f"{prefix}/{name}"] = hash_file(path)
+    base = find_adapter_base(layout)
+    if base is not None and base != layout.backbone:
+        weights |= {f"base/{path.name}": hash_file(path) for path in list_weight_files(base, parent)}
+    return weights
+
+
+def list_weight_files(folder: Path, parent: ParentSource, *, custom: bool = False) -> list[Path]:
+    """The files that the weights in one folder are read from, as transformers looks for them.
+
+    Args:
+        custom: a class of the parent's own reads them, so all weights that lie there count.
+
+    Raises:
+        ParentError: there are none, a shard is missing, or they are pickled and that was not allowed.
+    """
+    anything = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    files = anything if custom else _list_shards(folder)
+    adapter = [path for name in ("adapter_model.safetensors", "adapter_model.bin") if (path := folder / name).is_file()]
+    if (folder / ADAPTER).is_file():
+        if not adapter:
+            raise ParentError(f"{folder} has an {ADAPTER}, but no adapter_model.safetensors")
+        files = [*files, adapter[0]]
+    if not files:
+        raise ParentError(f"{folder} has no safetensors weights (model.safetensors, or an index of shards)")
+    for path in files:
+        refuse_pointer(path)
+    pickled = [path.name for path in files if path.suffix != ".safetensors"]
+    if pickled and not parent.allow_pickle:
+        raise ParentError(
+            f"{folder} has pickled weights only ({pickled[0]}); unpickling can run code, so it needs "
+            "allow_pickle = true in the job's [parent]"
+        )
+    return files
+
+
+def find_adapter_base(layout: Layout) -> Path | None:
+    """The folder of the model that an adapter is for; None where there is no adapter.
+
+    As transformers has it: the adapter's own folder where a whole model lies in it, else what the adapter names.
+
+    Raises:
+        ParentError: it is neither a folder nor in the local cache of hub models.
+    """
+    path = layout.backbone / ADAPTER
+    if not path.is_file():
+        return None
+    name = read_json(path).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ParentError(f"{path} does not say which model it is for (base_model_name_or_path)")
+    base = Path(name)
+    if not base.is_dir():
+        if base.is_absolute() or name.startswith(".") or not _HUB_ID.fullmatch(name):
+            raise ParentError(
+                f"{path} is for the model {name!r}, and there is no such directory: write where it lies now into "
+                "base_model_name_or_path, or merge the adapter and save the model"
+            )
+        base = _download(ParentSource(name, read_json(path).get("revision")), [*_HUB_FILES, "*.safetensors"])
+    return layout.backbone if (layout.backbone / CONFIG).is_file() else base.resolve()
+
+
+def _list_weight_folders(layout: Layout) -> list[Path]:
+    if layout.is_plain:
+        return [layout.root]
+    weighty = [module for module in layout.modules if not module.is_stock or module.kind in WEIGHTY_KINDS]
+    folders = [module.path for module in weighty if module.is_stock or any(_glob_weights(module.path))]
+    return list(dict.fromkeys([layout.backbone, *folders]))
+
+
+def _glob_weights(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+
+
+def _list_shards(folder: Path) -> list[Path]:
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    if isinstance(named, str):
+        path = folder / named
+        if path.parent != folder or not path.is_file():
+            raise ParentError(f"{folder / CONFIG} says that the weights are in {named!r}, which is not there")
+        return [path]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        path, index = folder / name, folder / f"{name}.index.json"
+        if path.is_file():
+            return [path]
+        if index.is_file():
+            listed = read_json(index)
+            shards = sorted(set(listed.get("weight_map", {}).values())) if isinstance(listed, dict) else []
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing or not shards:
+                raise ParentError(
+                    f"{index} names {len(shards)} files of weights; missing: {', '.join(missing) or 'all'}: "
+                    "copy or download them, too"
+                )
+            if any("/" in shard or "\\" in shard for shard in shards):
+                raise ParentError(f"{index} names weights outside its folder")
+            return [folder / shard for shard in shards]
+    return []
+
+
+def hash_settings(layout: Layout) -> dict[str, str]:
+    """Relative path -> sha256 of all files of a parent that are no weights and that its own library may read."""
+    folders = [layout.root]
+    base = find_adapter_base(layout)
+    if base is not None and not base.is_relative_to(layout.root):
+        folders.append(base)
+    found = {}
+    for place, folder in enumerate(folders):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in _SETTINGS_SUFFIXES and path.is_file()):
+            found[f"{place}/{path.relative_to(folder).as_posix()}"] = hash_file(path)
+    return found
+
+
+def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
+    """Refuse weights that are not the pinned ones.
+
+    Raises:
+        ParentError: with both digests.
+        RequestError: one digest is pinned, but the weights are in several files.
+    """
+    if parent.sha256 is None:
+        return
+    pinned = parent.sha256
+    if isinstance(pinned, str):
+        if len(weights) != 1:
+            names = ", ".join(weights)
+            raise RequestError(f"sha256 is one digest, but the weights are {names}: give a table of file = digest")
+        pinned = dict.fromkeys(weights, pinned)
+    for name, digest in pinned.items():
+        actual = weights.get(name)
+        if actual is None:
+            raise ParentError(f"the profile pins the sha256 of {name}, but {parent.source} has {', '.join(weights)}")
+        if actual != digest.lower():
+            raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the profile pins {digest}")
+    if unpinned := sorted(set(weights) - set(pinned)):
+        raise ParentError(f"the profile pins some weights of {parent.source}, but not {', '.join(unpinned)}")
+
+
+def _locate_in_package(rest: str) -> Path:
+    name, _, inner = rest.partition("/")
+    module = name.replace("-", "_")
+    if not module.isidentifier():
+        raise RequestError(f"package:{rest} names no package; the form is package:NAME/path")
+    spec = importlib.util.find_spec(module)  # finds a top-level package without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise ParentError(f"the package {name!r} is not installed; install it with: pip install {name}")
+    root = Path(next(iter(spec.submodule_search_locations))).resolve()
+    directory = (root / inner).resolve()
+    if not directory.is_relative_to(root):
+        raise RequestError(f"package:{rest} leads out of the package")
+    if not directory.is_dir():
+        raise ParentError(f"the package {name!r} is installed, but has no directory {inner!r}")
+    return directory
+
+
+def _download(parent: ParentSource, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(
+            parent.source, revision=parent.revision, allow_patterns=patterns, ignore_patterns=_HUB_IGNORED
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ParentError(
+            f"{parent.source!r} is no local directory and could not be fetched from the hub: {reason}"
+        ) from error
+    return Path(path).resolve()

@@ -1,0 +1,142 @@
+"""The traced graph in each precision, its weights written once, and a graph per profile cut from it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from safetensors.numpy import save
+
+from matexport.errors import RequestError
+from matexport.export.graph.cut import cut_exit, cut_exits
+from matexport.export.graph.edit import write_graph
+from matexport.export.graph.encode import encode_output, find_ranges
+from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.graph.weights import measure_prefix, write_nested_weights
+from matexport.export.parents.reference import (
+    Vectors,
+)
+from matexport.export.parents.text import (
+    TextPlan,
+)
+from matexport.export.prepare import CalibrationTexts
+from matexport.export.quantize.make import Calibration, Quantizer
+from matexport.export.trace.trace import Traced
+from matexport.family.manifest import (
+    RANGES,
+)
+from matexport.family.weights_file import NestedHeader
+from matexport.io.progress import Progress
+from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
+from matexport.spec.facts import OUTPUT_NAME, PrecisionFacts, ProfileFacts
+from matexport.spec.job import ExportJob
+from matexport.spec.profile import Encoding, Point, Precision
+
+
+@dataclass(frozen=True)
+class PrecisionGraph:
+    """One precision of the traced graph, its weights written: what profiles are cut from.
+
+    Attributes:
+        ranges: point name -> (2, dim), for outputs that are encoded as int8.
+    """
+
+    precision: Precision
+    model: ir.Model
+    header: NestedHeader
+    facts: PrecisionFacts
+    ranges: Mapping[str, Vectors]
+
+
+def make_precisions(
+    traced: Traced, header: NestedHeader, plan: TextPlan, texts: CalibrationTexts, stage: Path, report: Progress
+) -> dict[Precision, PrecisionGraph]:
+    """Each precision of the job, made once from the traced graph, with its weights written."""
+    job = plan.job
+    ranges: dict[str, Vectors] = {}
+    sources: dict[Precision, PrecisionGraph] = {}
+    tokenizer = load_tokenizer(stage, plan.text)
+    calibration = Calibration(tokenize_probes(tokenizer, texts.texts), plan.text, texts.source)
+    with tempfile.TemporaryDirectory(dir=stage) as temporary:
+        scratch = Path(temporary)
+        quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
+        if Encoding.INT8 in job.encodings:
+            ranges = {point.name: _find_ranges(point, vectors) for point, vectors in quantizer.run_points().items()}
+            (stage / RANGES).write_bytes(save(ranges))
+        for precision in job.precisions:
+            model, facts = quantizer.make(precision)
+            if precision is not Precision.FP32:
+                weights = stage / weights_file(precision)
+                sources[precision] = PrecisionGraph(
+                    precision, model, write_nested_weights(model, job.points, weights, report), facts, ranges
+                )
+            else:
+                sources[precision] = PrecisionGraph(precision, traced.model, header, facts, ranges)
+    return sources
+
+
+def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
+    ranges = find_ranges(vectors)
+    still = np.flatnonzero(ranges[0] == ranges[1])
+    if len(still):
+        raise RequestError(
+            f"the encoding int8 was asked; coordinate {still[0]} of {point.name} has one value for all of the "
+            f"{len(vectors)} calibration texts, and {len(still) - 1} others have: such a coordinate has no steps. "
+            "Give other texts in [calibration], or ask for the encodings float32 or ubinary"
+        )
+    return ranges
+
+
+def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
+    """Cut, rewrite, encode and write the graph of every profile of one precision."""
+    profiles = {}
+    wanted = [profile for profile in sorted(plan.job.profiles) if profile.precision is source.precision]
+    depth, deep = 0, source.model
+    for done, profile in enumerate(wanted):
+        report("cut", done, len(wanted))
+        if profile.point.layers != depth:  # once per depth: copying the whole graph is most of a cut
+            depth = profile.point.layers
+            deep = cut_exits(source.model, exits_at(depth, plan.job))
+        part = cut_exit(deep, profile.point.name, name=OUTPUT_NAME)
+        narrowed = narrow_to_first_token(part)
+        encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
+        prefix = measure_prefix(part, source.header)
+        write_graph(part, stage / profile.graph_file)
+        profiles[profile.name] = ProfileFacts(
+            layers=profile.point.layers,
+            dim=profile.point.dim,
+            precision=profile.precision,
+            graph=profile.graph_file,
+            weights=weights_file(profile.precision),
+            weights_prefix_bytes=prefix,
+            narrowed_nodes=narrowed,
+            encoding=profile.encoding,
+        )
+    report("cut", len(wanted), len(wanted))
+    return profiles
+
+
+def write_exits(
+    sources: Mapping[Precision, PrecisionGraph], profiles: Mapping[str, ProfileFacts], stage: Path
+) -> dict[Precision, str]:
+    """One more graph per precision, with the exits of all its profiles: what evaluates them in one pass."""
+    exits = {}
+    for precision, source in sources.items():
+        mine = [facts for facts in profiles.values() if facts.precision is precision]
+        points = sorted({Point(facts.layers, facts.dim) for facts in mine})
+        if points:
+            exits[precision] = f"exits.{precision}.onnx"
+            write_graph(cut_exits(source.model, [point.name for point in points]), stage / exits[precision])
+    return exits
+
+
+def exits_at(depth: int, job: ExportJob) -> list[str]:
+    return [point.name for point in job.points if point.layers == depth]
+
+
+def weights_file(precision: Precision) -> str:
+    return f"weights.{precision}.safetensors"

@@ -1,0 +1,136 @@
+"""What flows through the traced graph on real texts: rows of the values that weights are multiplied by, and peaks.
+
+The graph is run as it is, in fp32, with the wanted values as its outputs, one text at a time. Rows go to files that are
+mapped, not held: for a large parent they are a gigabyte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from matexport.export.graph.edit import add_constant, write_graph
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens, feed_rows
+from matexport.spec.facts import TextFacts
+
+Floats = NDArray[np.float32]
+
+#: Rows (tokens) kept of each value: enough for second moments of 4096 channels, and for a 99.99th percentile.
+MAX_ROWS = 4096
+
+
+def observe_rows(
+    model: ir.Model,
+    names: Sequence[str],
+    tokens: Sequence[Tokens],
+    text: TextFacts,
+    folder: Path,
+    scratch: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Floats]:
+    """Rows of some of the graph's values.
+
+    Args:
+        model: a traced graph whose weights lie in `folder`, or inline.
+        names: (B, T, K) float32 values.
+        tokens: the calibration texts.
+        folder: where the weights lie; the graph is put beside them for a moment.
+        scratch: where the rows are kept, for as long as they are used.
+        progress: called with (done, total) texts.
+
+    Returns:
+        name -> (n, K) float32 rows, one per token, evenly spread over the texts; the same tokens for every name.
+    """
+    keep = _spread([len(row.ids) for row in tokens], MAX_ROWS)
+    run = open_values(model, names, text, folder)
+    files: dict[str, Floats] = {}
+    at = 0
+    for done, (row, chosen) in enumerate(zip(tokens, keep, strict=True)):
+        if progress:
+            progress(done, len(tokens))
+        for index, (name, value) in enumerate(zip(names, run([row]), strict=True)):
+            if name not in files:
+                total = sum(len(part) for part in keep)
+                files[name] = np.memmap(
+                    scratch / f"rows-{index}", dtype=np.float32, mode="w+", shape=(total, value.shape[-1])
+                )
+            files[name][at : at + len(chosen)] = value.reshape(-1, value.shape[-1])[chosen]
+        at += len(chosen)
+    return files
+
+
+def observe_peaks(model: ir.Model, tokens: Sequence[Tokens], text: TextFacts, folder: Path) -> dict[str, float]:
+    """The largest absolute value that every float32 value of a graph took, by name.
+
+    Values at the far end of float32 are what masks are made of; they are left out.
+    """
+    probed = model.clone()
+    graph = probed.graph
+    level = add_constant(probed, "mask_level", np.array(MASK_LEVEL, dtype=np.float32))
+    nothing = add_constant(probed, "nothing", np.array(0, dtype=np.float32))
+    names, peaks = [], []
+    for node in list(graph):
+        for value in node.outputs:
+            if value.dtype is not ir.DataType.FLOAT:
+                continue
+            size = ir.node("Abs", [value])
+            below = ir.node("Less", [size.outputs[0], level])
+            finite = ir.node("Where", [below.outputs[0], size.outputs[0], nothing])
+            peak = ir.node("ReduceMax", [finite.outputs[0]], {"keepdims": 0})
+            for added in (size, below, finite, peak):
+                graph.append(added)
+            names.append(str(value.name))
+            peaks.append(peak.outputs[0])
+    for index, value in enumerate(peaks):
+        value.name = f"peak_{index}"
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape([])
+    graph.outputs[:] = peaks
+    run = _open(probed, [str(value.name) for value in peaks], text, folder)
+    found = np.zeros(len(peaks))
+    for row in tokens:
+        found = np.maximum(found, np.array(run([row]), dtype=np.float64))
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+#: Masks hold the least float32 (-3.4e38) or half of it; no activation comes near.
+MASK_LEVEL = 1e30
+
+
+def open_values(
+    model: ir.Model, names: Sequence[str], text: TextFacts, folder: Path
+) -> Callable[[Sequence[Tokens]], list[Floats]]:
+    """A function that runs token rows, padded on the right, and gives the graph's values of those names."""
+    probed = model.clone()
+    values = {value.name: value for node in probed.graph for value in node.outputs}
+    probed.graph.outputs[:] = [values[name] for name in names]
+    return _open(probed, names, text, folder)
+
+
+def _open(
+    model: ir.Model, names: Sequence[str], text: TextFacts, folder: Path
+) -> Callable[[Sequence[Tokens]], list[Floats]]:
+    path = folder / "observed.onnx"
+    write_graph(model, path)
+    session = open_session(path)
+    path.unlink()
+
+    def run(rows: Sequence[Tokens]) -> list[Floats]:
+        values: list[Floats] = session.run(list(names), feed_rows(rows, text))
+        return values
+
+    return run
+
+
+def _spread(lengths: Sequence[int], most: int) -> list[NDArray[np.int64]]:
+    """Which tokens of each text to keep: all, or every n-th."""
+    every = -(-sum(lengths) // most)
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [
+        np.flatnonzero((np.arange(length) + start) % every == 0) for length, start in zip(lengths, starts, strict=True)
+    ]

@@ -1,0 +1,152 @@
+"""q8 and q4: weights in blocks of 32 rows that share a scale and a zero point; the smallest download.
+
+The products are onnxruntime's MatMulNBits, whose arithmetic is fp32 or (accuracy level 4) 8 bits per block of a token:
+either way a text's vector does not depend on its batch. Four-bit weights are rounded with feedback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir import convenience
+
+from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unused, read_weight, use_contrib
+from matexport.export.quantize.embeddings import (
+    fit_blocks,
+    fits_int4,
+    pack_nibbles,
+    store_rows_as_int4,
+    store_rows_as_int8,
+)
+from matexport.export.quantize.rounding import Doubles, round_with_feedback
+from matexport.export.quantize.sites import find_products, find_tables
+
+#: Rows (input channels) that share a scale: the smallest block that onnxruntime's fast kernels take.
+BLOCK = 32
+
+#: MatMulNBits' arithmetic on CPUs: 4 is int8 for each block of a token; without it, all weights are unpacked to fp32 in
+#: every run, which made a single short text four times slower (benchmarks/LOG.md).
+ACCURACY_LEVEL = 4
+
+#: Block number of the embeddings, in what is kept at 8 bits.
+EMBEDDINGS = 0
+Progress = Callable[[int, int], None]
+
+#: Weights that were rounded, by the name of their codes: codes, scales, zero points.
+Rounded = dict[str, tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]]
+
+
+def apply_blocks(
+    model: ir.Model,
+    states: Sequence[str],
+    rows: Mapping[str, Floats],
+    *,
+    four_bits: Container[int],
+    eight_bits: Container[int],
+    rounded: Rounded | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Rewrite a traced graph to weights in blocks, in place.
+
+    Args:
+        rows: site name -> (n, K) rows seen in calibration.
+        four_bits, eight_bits: the parent's blocks stored so, 0 for the embeddings; others stay as they are.
+        rounded: weights that were rounded already; those rounded here are added.
+        progress: called with (done, total) sites.
+    """
+    rounded = {} if rounded is None else rounded
+    sites = find_products(model, states)
+    for done, site in enumerate(sites):
+        if progress:
+            progress(done, len(sites))
+        bits = 4 if site.block in four_bits else 8 if site.block in eight_bits else None
+        for product in site.products if bits else ():
+            _rewrite_product(model, product, rows[site.name], bits or 0, rounded)
+    for table in find_tables(model, states):
+        if EMBEDDINGS in four_bits and fits_int4(table):
+            store_rows_as_int4(model, table)
+        elif EMBEDDINGS in four_bits or EMBEDDINGS in eight_bits:
+            store_rows_as_int8(model, table)
+    drop_unused(model)
+    use_contrib(model)
+    if progress:
+        progress(len(sites), len(sites))
+
+
+def _rewrite_product(model: ir.Model, product: ir.Node, rows: Floats, bits: int, rounded: Rounded) -> None:
+    source, weight, out = product.inputs[0], product.inputs[1], product.outputs[0]
+    assert source is not None
+    assert weight is not None
+    depth, width = (int(dim) for dim in weight.const_value.shape)  # type: ignore[union-attr, arg-type]
+    codes, scales, zeros = _store_weight(model, weight, rows, bits, rounded)
+    attributes = {"K": depth, "N": width, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
+    here = Inserter(model, product)
+    result = here.add(
+        "MatMulNBits", [source, codes, scales, zeros], attributes, like=source, last=width, domain="com.microsoft"
+    )
+    convenience.replace_all_uses_with(out, result)
+    result.shape, name = out.shape, out.name
+    model.graph.remove(product, safe=True)
+    result.name = name
+
+
+def _store_weight(
+    model: ir.Model, value: ir.Value, rows: Floats, bits: int, rounded: Rounded
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """A (K, N) weight as MatMulNBits reads it: codes (N, K / 32, bytes), scales (N, K / 32), zero points."""
+    name = f"{value.name}.q{bits}"
+    if name not in rounded:
+        codes, scales, zeros = round_blocks(read_weight(value), rows, bits)
+        if bits == 4:
+            codes, zeros = pack_nibbles(codes), pack_nibbles(_pad_even(zeros))
+        rounded[name] = codes, scales, zeros
+    codes, scales, zeros = rounded[name]
+    return (
+        add_constant(model, name, codes),
+        add_constant(model, f"{name}.scale", scales),
+        add_constant(model, f"{name}.zero", zeros),
+    )
+
+
+def round_blocks(weight: Floats, rows: Floats, bits: int) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
+    """Codes (N, blocks, 32), scales (N, blocks) and zero points (N, blocks) of a (K, N) weight; K is padded with 0."""
+    depth, width = weight.shape
+    count = -(-depth // BLOCK)
+    padded = np.zeros((count * BLOCK, width), dtype=np.float32)
+    padded[:depth] = weight
+    codes = np.zeros((count * BLOCK, width), dtype=np.uint8)
+    scales = np.zeros((count, width))
+    zeros = np.zeros((count, width))
+    top = 2**bits - 1
+
+    def start_block(start: int, values: Doubles) -> None:
+        scale, zero = fit_blocks(values, bits, axis=0)
+        scales[start // BLOCK], zeros[start // BLOCK] = scale[0], zero[0]
+
+    def quantize(row: int, values: Doubles) -> Doubles:
+        scale, zero = scales[row // BLOCK], zeros[row // BLOCK]
+        codes[row] = np.clip(np.rint(values / scale) + zero, 0, top)
+        back: Doubles = (codes[row] - zero) * scale
+        return back
+
+    if bits == 4:
+        inputs = np.zeros((len(rows), count * BLOCK), dtype=np.float32)
+        inputs[:, :depth] = rows
+        round_with_feedback(padded, inputs, quantize, start_block=start_block, block=BLOCK)
+    else:
+        for start in range(0, len(padded), BLOCK):
+            start_block(start, padded[start : start + BLOCK].astype(np.float64))
+        for row, values in enumerate(padded.astype(np.float64)):
+            quantize(row, values)
+    return (
+        np.ascontiguousarray(codes.T).reshape(width, count, BLOCK),
+        np.ascontiguousarray(scales.T).astype(np.float32),
+        np.ascontiguousarray(zeros.T).astype(np.uint8),
+    )
+
+
+def _pad_even(zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))

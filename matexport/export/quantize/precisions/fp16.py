@@ -1,0 +1,189 @@
+"""fp16: weights and arithmetic of the parent's blocks in half precision, everything delicate in fp32.
+
+In half precision is what depends on an embedding table and lies in a block whose values leave room below 65504.
+In fp32 stay: what does not depend on the tokens' vectors (positions of rotary embeddings, masks), statistics of a token
+(anything with a last axis of 1: means, variances, reciprocals) with the squares they are made of, a block in which a
+value came near the limit on the calibration texts, and the whole read-out: final norm, pooling, heads, L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from matexport.errors import RequestError
+from matexport.export.graph.edit import Floats, add_constant, drop_unused, iterate_inputs
+from matexport.export.quantize.observe import MASK_LEVEL
+from matexport.export.quantize.sites import find_blocks, find_tables
+
+HALF_MAX = 65504.0
+
+#: Calibration does not see every text: a block is kept in fp32 where a value came within this factor of the limit.
+HEADROOM = 4.0
+
+#: What a mask's least float32 becomes: far below every score, and the sum with a score stays finite.
+MASK_VALUE = -32752.0
+
+#: Numbers converted at a time: a vocabulary of 260,000 is a gigabyte.
+CHUNK = 1 << 22
+
+#: Operators that square or sum: their results leave the range first.
+FULL_OPERATORS = frozenset({"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Exp", "Log"})
+
+
+def apply_half(model: ir.Model, states: Sequence[str], peaks: Mapping[str, float]) -> list[int]:
+    """Rewrite a traced graph to fp16, in place.
+
+    Args:
+        states: names of the token states, which tell the blocks from the read-out.
+        peaks: value name -> the largest absolute value it took on the calibration texts, in fp32.
+
+    Returns:
+        the blocks that are kept in fp32, 0 for the embeddings.
+
+    Raises:
+        RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it.
+    """
+    blocks = find_blocks(model, states)
+    half = _find_half_nodes(model, states, blocks)
+    if not any(node.op_type == "MatMul" for node in half):
+        raise RequestError(
+            "fp16 was asked; the TorchScript exporter, which this parent needs, leaves a graph without types, so there "
+            "is no telling what may be in half precision: ask for another precision"
+        )
+    kept = sorted({blocks[node] for node in half if _overflows(node, half, peaks)})
+    half = {node for node in half if blocks[node] not in kept}
+    for node in list(model.graph):
+        if node in half:
+            _convert_inputs(model, node, half)
+    for node in half:
+        for value in node.outputs:
+            if value.dtype is ir.DataType.FLOAT:
+                value.type = ir.TensorType(ir.DataType.FLOAT16)
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT16))
+    _widen_for_the_rest(model, half)
+    drop_unused(model)
+    return kept
+
+
+def _find_half_nodes(model: ir.Model, states: Sequence[str], blocks: Mapping[ir.Node, int]) -> set[ir.Node]:
+    """What computes on the tokens' vectors: everything in the blocks that depends on an embedding table."""
+    half: set[ir.Node] = set(find_tables(model, states, least_bytes=0))
+    reached: set[ir.Value] = {value for node in half for value in node.outputs}
+    for node in model.graph:
+        if node not in blocks or node in half or not any(value in reached for _, value in iterate_inputs(node)):
+            continue
+        reached |= {value for value in node.outputs if value.dtype is ir.DataType.FLOAT}
+        if node.op_type not in FULL_OPERATORS and all(_is_vector(value) for value in node.outputs):
+            half.add(node)
+    return half
+
+
+def _is_vector(value: ir.Value) -> bool:
+    """A float that is no statistic of a token."""
+    statistic = value.shape is not None and len(value.shape) > 0 and value.shape[-1] == 1
+    return value.dtype is ir.DataType.FLOAT and not statistic
+
+
+def _overflows(node: ir.Node, half: set[ir.Node], peaks: Mapping[str, float]) -> bool:
+    """Whether a value that a node makes, takes over from fp32, or holds as a weight, is near the limit or beyond."""
+    made = [*node.outputs, *(value for _, value in iterate_inputs(node) if value.producer() not in half)]
+    if any(peaks.get(str(value.name), 0.0) * HEADROOM > HALF_MAX for value in made):
+        return True
+    return any(
+        _find_peak(value) > HALF_MAX
+        for _, value in iterate_inputs(node)
+        if value.is_initializer() and value.dtype is ir.DataType.FLOAT
+    )
+
+
+def _find_peak(weight: ir.Value) -> float:
+    """The largest absolute value of a weight; what masks are made of is left out."""
+    assert weight.const_value is not None
+    numbers = np.asarray(weight.const_value.numpy()).reshape(-1)
+    peak = 0.0
+    for start in range(0, numbers.size, CHUNK):
+        sizes = np.abs(numbers[start : start + CHUNK])
+        peak = max(peak, float(sizes.max(where=sizes < MASK_LEVEL, initial=0.0)))
+    return peak
+
+
+def _convert_inputs(model: ir.Model, node: ir.Node, half: set[ir.Node]) -> None:
+    for place, value in list(iterate_inputs(node)):
+        if value.dtype is not ir.DataType.FLOAT:  # shapes, masks and ids keep their types
+            continue
+        if value.is_initializer():
+            node.replace_input_with(place, _half_weight(model, value))
+        elif value.producer() not in half:
+            node.replace_input_with(place, _half_value(model, value, node))
+
+
+def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
+    """The weight in fp16, converted when it is written: a model's weights are not held twice."""
+    name = f"{value.name}.fp16"
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        return known
+    source = value.const_value
+    assert source is not None
+
+    def convert() -> ir.TensorProtocol:
+        return ir.tensor(round_to_half(np.asarray(source.numpy(), dtype=np.float32)), name=name)
+
+    tensor = ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=source.shape, name=name)  # type: ignore[arg-type]
+    known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=tensor)
+    model.graph.initializers.add(known)
+    return known
+
+
+def round_to_half(numbers: Floats) -> NDArray[np.float16]:
+    """float32 -> float16; masks become `MASK_VALUE`, and what is too large the largest value."""
+    out = np.empty(numbers.size, dtype=np.float16)
+    flat = numbers.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        lifted = np.where(part < -HALF_MAX, np.float32(MASK_VALUE), part)
+        out[start : start + CHUNK] = np.minimum(lifted, np.float32(HALF_MAX))
+    return out.reshape(numbers.shape)
+
+
+def _half_value(model: ir.Model, value: ir.Value, before: ir.Node) -> ir.Value:
+    """An fp32 value in fp16, made right behind it for all who read it. Masks are lifted into the range."""
+    lifted_name, name = f"{value.name}.lifted", f"{value.name}.fp16"
+    for use in value.uses():
+        if use.node.outputs[0].name == lifted_name:
+            return next(iter(use.node.outputs[0].uses())).node.outputs[0]
+    least = add_constant(model, "half_mask", np.array(MASK_VALUE, dtype=np.float32))
+    lift = ir.node("Max", [value, least])
+    lifted = lift.outputs[0]
+    lifted.name, lifted.type, lifted.shape = lifted_name, value.type, value.shape
+    cast = ir.node("Cast", [lifted], {"to": int(ir.DataType.FLOAT16)})
+    out = cast.outputs[0]
+    out.name, out.type, out.shape = name, ir.TensorType(ir.DataType.FLOAT16), value.shape
+    producer = value.producer()
+    if producer is None:
+        model.graph.insert_before(before, [lift, cast])
+    else:
+        model.graph.insert_after(producer, [lift, cast])
+    return out
+
+
+def _widen_for_the_rest(model: ir.Model, half: set[ir.Node]) -> None:
+    """Give fp32 to whoever reads an fp16 value and is not in half precision."""
+    for node in list(model.graph):
+        if node not in half:
+            continue
+        for value in node.outputs:
+            readers = [use for use in value.uses() if use.node not in half]
+            if value.dtype is not ir.DataType.FLOAT16 or not readers:
+                continue
+            cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+            out = cast.outputs[0]
+            out.type, out.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+            model.graph.insert_after(node, cast)
+            for use in readers:
+                use.node.replace_input_with(use.idx, out)

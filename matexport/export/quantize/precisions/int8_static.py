@@ -1,0 +1,99 @@
+"""int8-static: QuantizeLinear/DequantizeLinear pairs with calibrated scales, for runtimes that want them so.
+
+One symmetric scale per value (the percentile of what it took on the user's texts that loses least), one per column of
+a weight; int8 with zero point 0 throughout, which is what TensorRT takes and OpenVINO and NPU runtimes take as well.
+Standard operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unused, read_weight
+from matexport.export.quantize.embeddings import store_rows_as_int8
+from matexport.export.quantize.precisions.int8 import find_smoothing
+from matexport.export.quantize.rounding import choose_scales, round_columns
+from matexport.export.quantize.sites import ProductGroup, find_products, find_tables, group_by_weight
+
+#: Shares of a value's entries that its range may cover; what is above is clipped.
+PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
+LEVELS = 127
+
+
+def apply_static_int8(
+    model: ir.Model,
+    states: Sequence[str],
+    rows: Mapping[str, Floats],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Rewrite a traced graph to QDQ int8, in place; see `apply_int8` for the arguments."""
+    sites = find_products(model, states)
+    shared = group_by_weight(sites)
+    for done, site in enumerate(sites):
+        if progress:
+            progress(done, len(sites))
+        alone = all(len(shared[str(weight.name)]) == 1 for weight in site.weights)
+        _rewrite_site(model, site, rows[site.name], find_smoothing(site, rows[site.name]) if alone else None)
+    for table in find_tables(model, states):
+        store_rows_as_int8(model, table)
+    drop_unused(model)
+    if progress:
+        progress(len(sites), len(sites))
+
+
+def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
+    source, first = site.source, Inserter(model, site.products[0])
+    if smoothing is not None:
+        factors = add_constant(model, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
+        source = first.add("Mul", [source, factors], like=source)
+        rows = rows / smoothing
+    scale = add_constant(model, f"{site.name}.scale", np.array(find_step(site, rows, smoothing), dtype=np.float32))
+    zero = add_constant(model, "zero_int8", np.array(0, dtype=np.int8))
+    coded = first.add("QuantizeLinear", [source, scale, zero], like=source, dtype=ir.DataType.INT8)
+    values = first.add("DequantizeLinear", [coded, scale, zero], like=source, dtype=ir.DataType.FLOAT)
+    for product in site.products:
+        here, weight = Inserter(model, product), product.inputs[1]
+        assert weight is not None
+        columns, scales, zeros = _store_weight(model, weight, rows, smoothing)
+        back = here.add("DequantizeLinear", [columns, scales, zeros], {"axis": 1}, like=weight)
+        product.replace_input_with(0, values)
+        product.replace_input_with(1, back)
+
+
+def find_step(site: ProductGroup, rows: Floats, smoothing: Floats | None) -> float:
+    """The scale of a site's value: of some percentiles, the one whose rounding and clipping disturb the products least.
+
+    An error in channel k reaches a product weighted by the squared norm of its weight's row k.
+    """
+    weights = [read_weight(weight) for weight in site.weights]
+    reach = np.sum([(weight.astype(np.float64) ** 2).sum(axis=1) for weight in weights], axis=0)
+    if smoothing is not None:
+        reach = reach * smoothing.astype(np.float64) ** 2
+    size = np.abs(rows)
+
+    def measure_error(step: float) -> float:
+        back = np.clip(np.rint(rows / step), -LEVELS, LEVELS) * step
+        return float((((back - rows).astype(np.float64) ** 2).mean(axis=0) * reach).sum())
+
+    tiny = float(np.finfo(np.float32).tiny)
+    steps = [max(float(np.quantile(size, share)) / LEVELS, tiny) for share in PERCENTILES]
+    return min(steps, key=measure_error)
+
+
+def _store_weight(
+    model: ir.Model, value: ir.Value, rows: Floats, smoothing: Floats | None
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    name = str(value.name)
+    if f"{name}.int8" not in model.graph.initializers:
+        weight = read_weight(value)
+        if smoothing is not None:
+            weight = weight * smoothing[:, np.newaxis]
+        scales = choose_scales(weight)
+        add_constant(model, f"{name}.int8", round_columns(weight, scales, rows))
+        add_constant(model, f"{name}.scale", scales)
+        add_constant(model, f"{name}.zero", np.zeros(len(scales), dtype=np.int8))
+    found = model.graph.initializers
+    return found[f"{name}.int8"], found[f"{name}.scale"], found[f"{name}.zero"]

@@ -1,0 +1,86 @@
+"""Can the installed onnxruntime run a precision? Found out on a model of one table and one matrix, before any work."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from matexport.errors import FamilyError, RequestError
+from matexport.export.graph.edit import write_graph
+from matexport.export.quantize.make import Calibration, Quantizer
+from matexport.io.files import explain_os_errors
+from matexport.runtime.engine import open_session
+from matexport.runtime.inputs.text import Tokens
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, PaddingSide, TextFacts
+from matexport.spec.profile import Point, Precision
+
+WIDTH, TOKENS = 64, 512
+OPSET, IR_VERSION = 20, 10
+
+
+def check_runtime(precision: Precision) -> None:
+    """Make a tiny model in a precision and run it once.
+
+    Raises:
+        RequestError: onnxruntime refuses its operators, or cannot run them.
+        DestinationError: there is no room for temporary files.
+    """
+    tokens = [Tokens((1, 2, 3), (0, 0, 0)), Tokens((4, 5, 6, 7), (0, 0, 0, 0))]
+    text = TextFacts(("input_ids",), TOKENS, PaddingSide.RIGHT, 0, {})
+    with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        calibration = Calibration(tokens, text, "")
+        states = ("state_0", "state_1")
+        quantizer = Quantizer(
+            _make_toy(), states, [Point(1, WIDTH)], calibration, folder, folder, lambda _stage, _done, _total: None
+        )
+        model, _ = quantizer.make(precision)
+        write_graph(model, folder / "toy.onnx")
+        try:
+            session = open_session(folder / "toy.onnx")
+            session.run(None, {"input_ids": np.array([[1, 2, 3]], dtype=np.int64)})
+        except FamilyError as error:
+            problem: object = str(error).partition(": ")[2]
+        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+            problem = error
+        else:
+            return
+    raise RequestError(
+        f"the precision {precision} was asked; the installed onnxruntime {onnxruntime.__version__} cannot run it "
+        f"({str(problem).splitlines()[0][:200]}): install a newer one, or ask for another precision"
+    )
+
+
+def _make_toy() -> ir.Model:
+    """input_ids -> Gather -> MatMul -> mean over the tokens, with the names that the precisions look for."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> ir.Value:
+        tensor = ir.tensor(rng.standard_normal(shape).astype(np.float32), name=name)
+        return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+
+    ids = ir.Value(name="input_ids", shape=ir.Shape([BATCH_AXIS, SEQUENCE_AXIS]), type=ir.TensorType(ir.DataType.INT64))
+    table, matrix = weight("table", TOKENS, WIDTH), weight("matrix", WIDTH, WIDTH)
+    axis = ir.tensor(np.array([1], dtype=np.int64), name="axis")
+    over = ir.Value(name="axis", shape=axis.shape, type=ir.TensorType(axis.dtype), const_value=axis)  # type: ignore[arg-type]
+    nodes = [ir.node("Gather", [table, ids], {"axis": 0})]
+    nodes.append(ir.node("MatMul", [nodes[0].outputs[0], matrix]))
+    nodes.append(ir.node("ReduceMean", [nodes[1].outputs[0], over], {"keepdims": 0}))
+    for index, node in enumerate(nodes):
+        out = node.outputs[0]
+        out.name = f"state_{index}" if index < 2 else Point(1, WIDTH).name
+        out.type = ir.TensorType(ir.DataType.FLOAT)
+        out.shape = ir.Shape([BATCH_AXIS, SEQUENCE_AXIS, WIDTH] if index < 2 else [BATCH_AXIS, WIDTH])
+    graph = ir.Graph(
+        [ids],
+        [nodes[2].outputs[0]],
+        nodes=nodes,
+        initializers=[table, matrix, over],
+        opset_imports={"": OPSET},
+        name="toy",
+    )
+    return ir.Model(graph, ir_version=IR_VERSION)

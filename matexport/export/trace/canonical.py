@@ -1,0 +1,96 @@
+"""A trace as every parent's looks: names of axes and weights, matrices in the order they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir import convenience, tensor_adapters
+from onnx_ir.passes import common
+
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
+
+OPSET = 20
+IR_VERSION = 10
+
+
+def canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
+    _name_axes(model, inputs)
+    _name_weights(model)
+    _store_matrices_as_read(model)
+    onnxscript.optimizer.optimize(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    _clear_traces(model)
+    model.ir_version = IR_VERSION
+    model.graph.opset_imports.clear()
+    model.graph.opset_imports[""] = OPSET
+    model.producer_name, model.producer_version = "matexport", ""
+    model.domain, model.model_version = "", None
+    model.graph.name = "matexport"
+
+
+def _name_axes(model: ir.Model, inputs: Sequence[str]) -> None:
+    """Give torch's symbols (s18, s41) the names that consumers expect."""
+    given = {value.name: value for value in model.graph.inputs}
+    names = {str(given[inputs[0]].shape[0]): BATCH_AXIS, str(given[inputs[0]].shape[1]): SEQUENCE_AXIS}  # type: ignore[index]
+    values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):
+            value.shape = ir.Shape([dim if isinstance(dim, int) else names.get(str(dim), dim) for dim in value.shape])
+
+
+def _name_weights(model: ir.Model) -> None:
+    """Call weights as the parent does: the module that was traced holds it as ``backbone``."""
+    for value in list(model.graph.initializers.values()):
+        if value.name and (name := value.name.removeprefix("exits.")).startswith(("backbone.", "heads.")):
+            value.name = name.removeprefix("backbone.")
+
+
+def _store_matrices_as_read(model: ir.Model) -> None:
+    """Replace Transpose(weight) by a weight that is stored transposed.
+
+    Folding would do the same by copying every matrix at once, half of a model's memory; here each is a view, written
+    out one at a time. A runtime would fold it at load, into private memory in place of the shared mapping.
+    """
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Transpose" and node.inputs else None
+        if (
+            source is None
+            or source.const_value is None
+            or not source.is_initializer()
+            or len(source.const_value.shape) != 2
+        ):
+            continue
+        order = node.attributes.get_ints("perm")
+        if order is not None and list(order) == [0, 1]:  # no transposition at all, as torch.export reads some tables
+            convenience.replace_all_uses_with(node.outputs[0], source)
+            model.graph.remove(node, safe=True)
+            continue
+        name = f"{source.name}.T"
+        stored = model.graph.initializers.get(name)
+        if stored is None:
+            tensor = _transpose(source.const_value, name)
+            stored = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+            model.graph.initializers.add(stored)
+        convenience.replace_all_uses_with(node.outputs[0], stored)
+        model.graph.remove(node, safe=True)
+
+
+def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    raw = tensor.raw if hasattr(tensor, "raw") else None
+    if isinstance(raw, torch.Tensor):
+        return tensor_adapters.TorchTensor(raw.detach().t(), name=name)
+    return ir.Tensor(tensor.numpy().T, name=name)
+
+
+def _clear_traces(model: ir.Model) -> None:
+    """Drop stack traces, module paths and file names that the exporter leaves behind."""
+    common.ClearMetadataAndDocStringPass()(model)
+    made = [output for node in model.graph.all_nodes() for output in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
+        value.metadata_props.clear()
+        value.doc_string = None

@@ -1,0 +1,215 @@
+"""One trace of the exits module -> one ONNX graph in memory with one named output per point.
+
+`torch.onnx.export` is called once, with dynamic batch and sequence. The graph is then brought into the one form that
+the later stages rely on: matrices stored as the multiplication reads them, named after the parent's parameters;
+constants folded; axes named; opset and IR stamped; nothing of the tracing machine (stack traces, paths) left in it.
+
+Opset 20 and IR 10 are the newest that the tightest consumer reads (text-embeddings-inference, onnxruntime 1.22).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import sentence_transformers
+import torch
+import transformers
+from onnx_ir.passes import common
+from torch import nn
+
+from matexport.errors import ParentError, one_line
+from matexport.export.trace.canonical import IR_VERSION, OPSET, canonicalize
+from matexport.family.manifest import POOLING_MASK
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
+
+#: The example: more than one row, since exporters freeze axes of length 1, and rows of unequal length.
+EXAMPLE_SHAPE = (3, 12)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory.
+
+    Attributes:
+        states: names of the values that hold the parent's token states after 0, 1, ... blocks, up to the deepest
+            one that an exit reads, each before any final norm. What one of them needs and those before it do not is
+            one block.
+    """
+
+    model: ir.Model
+    facts: TraceFacts
+    states: tuple[str, ...]
+
+
+def trace_exits(
+    module: nn.Module,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    states: int,
+    vocabulary: int,
+    exporter: str = "dynamo",
+    own_classes: Sequence[str] = (),
+) -> Traced:
+    """Trace a module once.
+
+    Args:
+        module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output, then the states.
+        inputs: names of the graph's inputs.
+        outputs: names of its outputs.
+        states: how many states follow.
+        vocabulary: number of token ids, for the example.
+        exporter: ``dynamo`` (falls back to TorchScript when it fails, and says why) or ``torchscript``.
+        own_classes: classes of the parent's own in the module, which nobody here has read: when TorchScript says that
+            it freezes what they decide by looking at values, they are refused.
+
+    Raises:
+        ParentError: neither exporter can trace the module.
+    """
+    example = make_example(inputs, vocabulary)
+    state_names = tuple(f"state_{depth}" for depth in range(states))
+    names = [*outputs, *state_names]
+    fallback = None
+    if exporter == "dynamo":
+        try:
+            model = _export_dynamo(module, example, inputs, names)
+        except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
+            _refuse_frozen(error, own_classes)
+            fallback = f"{type(error).__name__}: {one_line(error)}"
+            exporter = "torchscript"
+    if exporter == "torchscript":
+        try:
+            model = _export_torchscript(module, example, inputs, names, own_classes)
+        except ParentError:
+            raise
+        except Exception as error:
+            raise ParentError(
+                f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {one_line(error)}"
+            ) from error
+    try:
+        canonicalize(model, inputs)
+        if exporter == "torchscript":
+            model.clone()  # what it leaves may hang together badly, and every profile is cut from a copy
+    except Exception as error:
+        raise ParentError(
+            f"the parent's trace is no sound graph ({one_line(error)}); dynamo said: {fallback}"
+        ) from error
+    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name not in state_names]
+    common.RemoveUnusedNodesPass()(model)  # what no exit reads: deeper blocks, a norm that is dropped
+    computed = {value.name for node in model.graph for value in node.outputs}
+    read = tuple(name for name in state_names if name in computed)
+    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), read)
+
+
+def _refuse_frozen(error: BaseException, own_classes: Sequence[str]) -> None:
+    """Refuse what the other exporter would trace for this example's length, or this example's values, alone.
+
+    Raises:
+        ParentError: the module walks through the tokens one by one, or goes where their values lead it.
+    """
+    said = " ".join(str(part) for part in _list_causes(error))
+    classes = f" (the parent has classes of its own: {', '.join(own_classes)})" if own_classes else ""
+    if any(part in said for part in ("Constraints violated", "inferred a static shape", "specialized")):
+        raise ParentError(
+            "the parent walks through its tokens one by one, or in pieces (a state-space, recurrent or chunked layer), "
+            f"so a graph of it would be for texts of one length: such parents are not supported{classes}"
+        ) from error
+    if "data-dependent" in said:
+        raise ParentError(
+            "what the parent computes depends on values (such as which experts some token chose), so a graph of it "
+            f"would be right for the traced texts alone: such parents are not supported{classes}"
+        ) from error
+
+
+def _list_causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
+    """Example inputs with right padding, the same in every run."""
+    rows, columns = EXAMPLE_SHAPE
+    ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
+    lengths = torch.tensor([columns, columns - 4, columns - 9])
+    mask = (torch.arange(columns) < lengths.unsqueeze(1)).to(torch.int64)
+    pooled = mask * (torch.arange(columns) > 0)
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(ids),
+        POOLING_MASK: pooled.to(torch.int64),
+    }
+    return tuple(tensors[name] for name in inputs)
+
+
+def _export_dynamo(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch and transformers; parity is what is checked
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple(axes for _ in example),),
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _export_torchscript(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    own_classes: Sequence[str],
+) -> ir.Model:
+    axes = {name: {0: BATCH_AXIS, 1: SEQUENCE_AXIS} for name in inputs} | {name: {0: BATCH_AXIS} for name in outputs}
+    with warnings.catch_warnings(record=True) as warned, tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("always")
+        path = Path(folder) / "trace.onnx"
+        torch.onnx.export(
+            module,
+            example,
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+            do_constant_folding=False,  # it would rename the matrices that it transposes
+        )
+        model = ir.load(path)
+        for value in model.graph.initializers.values():  # the folder goes away
+            tensor = value.const_value
+            assert tensor is not None
+            value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
+    if own_classes:
+        _refuse_frozen_branches(warned, own_classes)
+    return model
+
+
+def _refuse_frozen_branches(warned: Sequence[warnings.WarningMessage], own_classes: Sequence[str]) -> None:
+    """Raise where code that belongs to none of the libraries looks at values while it is traced."""
+    libraries = tuple(str(Path(str(found.__file__)).parent) for found in (torch, transformers, sentence_transformers))
+    for warning in warned:
+        frozen = issubclass(warning.category, torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        if frozen and not warning.filename.startswith(libraries):
+            raise ParentError(
+                f"the parent cannot be traced with its own {', '.join(own_classes)} as it is: line {warning.lineno} of "
+                f"{Path(warning.filename).name} decides by the values of its input, which a graph would freeze"
+            )
