@@ -4,8 +4,8 @@
 is up to date and is verified only. `import matexport` and `matexport --help` run in fresh processes, beside a bare
 interpreter for scale. All take turns, on 2 CPUs where the system lets a process choose; medians are reported.
 
-Bars: export <= 60 s on 2 cores; import and --help <= 0.3 s each; and `import matexport, matexport.cli` loads none of
-torch, transformers and onnx, which is checked in the process that imports them.
+Bars: export <= 60 s on 2 cores; import and --help <= 0.3 s each; and `import matexport, matexport.cli.main` loads none
+of torch, transformers and onnx, which is checked in the process that imports them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ LOADED = Bar("heavy packages loaded by the light half", 0)
 SHORT: Mapping[str, Sequence[str]] = {
     "bare interpreter": ("-c", "pass"),
     "import matexport": ("-c", "import matexport"),
-    "import matexport, matexport.cli": ("-c", "import matexport, matexport.cli"),
+    "import matexport, matexport.cli.main": ("-c", "import matexport, matexport.cli.main"),
     "matexport --help": ("-m", "matexport", "--help"),
 }
 FIND_HEAVY = (
-    "import json, sys, matexport, matexport.cli; print(json.dumps([n for n in sys.argv[1:] if n in sys.modules]))"
+    "import json, sys, matexport, matexport.cli.main; print(json.dumps([n for n in sys.argv[1:] if n in sys.modules]))"
 )
 
 

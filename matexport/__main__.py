@@ -1,5 +1,5 @@
 """``python -m matexport`` is ``matexport``."""
 
-from matexport.cli import main
+from matexport.cli.main import main
 
 raise SystemExit(main())

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from matexport.cli import main
+from matexport.cli.main import main
 
 
 class Result:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from matexport import load_family, pack_profile, verify_family
+from matexport.cli.commands.bench import format_bench
 from matexport.errors import FamilyError, RequestError
 from matexport.family.measurements import find_measurements, load_bench, load_measurement, load_sections, record_bench
 from matexport.host import read_host
@@ -28,7 +29,6 @@ from matexport.measure import bench as bench_module
 from matexport.measure.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
 from matexport.measure.trial import TrialResult, time_calls
 from matexport.spec.measured import Bench, Timing
-from matexport.tables import format_bench
 from matexport.verify.verdict import record_measurement
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"

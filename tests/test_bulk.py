@@ -131,8 +131,8 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 DIE = """
 import os, pickle, signal, sys
 from pathlib import Path
-from matexport import bulk
-bulk.CHUNK_ROWS = 10
+from matexport.runtime.corpus import parquet, ray as bulk
+parquet.CHUNK_ROWS = 10
 folder = Path(sys.argv[1])
 plan = pickle.loads((folder / "plan").read_bytes())
 worker = bulk.PartEmbedder(plan, str(folder / "out"), 1)

@@ -37,10 +37,6 @@ WINGS = {
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
-#: Where the rooms that have not moved yet belong.
-NOT_YET = {
-    "tables": "cli", "arguments": "cli",
-}  # fmt: skip
 #: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage, and nobody but `pipeline`
 #: knows their order.
 EXPORT = {
@@ -85,8 +81,7 @@ INSIDE_EXPORT = [name for name in SOURCES if name.startswith("export.")]
 
 def wing_of(name: str) -> str:
     """The wing that a module stands in; the front door and the modules of the top folder are wings of their own."""
-    first = name.partition(".")[0]
-    return NOT_YET.get(name, first)
+    return name.partition(".")[0]
 
 
 def imports(name: str, *, top_only: bool = False) -> Iterator[str]:
@@ -122,9 +117,9 @@ def test_the_walk_sees_imports() -> None:
     assert {"torch", "safetensors"} <= external("export.pipeline")
     assert "onnx_ir" in external("export.trace.trace")
     assert {"export.trace.trace", "export.parents.text", "verify.judge", "family.manifest"} <= own("export.pipeline")
-    assert "export.__init__" in own("cli")
-    assert "export.__init__" not in own("cli", top_only=True)
-    assert "verify.judge" not in own("cli", top_only=True), "hidden by TYPE_CHECKING"
+    assert "export.__init__" in own("cli.commands.export")
+    assert "export.__init__" not in own("cli.commands.export", top_only=True)
+    assert "verify.judge" not in own("cli.commands.verify", top_only=True), "hidden by TYPE_CHECKING"
     assert len(LIGHT) >= 18
     assert len(INSIDE_EXPORT) >= 10
 
@@ -134,12 +129,13 @@ def test_the_light_half_imports_nothing_heavy(name: str) -> None:
     assert external(name) & HEAVY == set()
 
 
-def test_the_command_line_imports_the_export_inside_functions_only() -> None:
-    top = set(imports("cli", top_only=True))
+@pytest.mark.parametrize("name", [name for name in LIGHT if wing_of(name) == "cli"])
+def test_the_command_line_imports_the_export_inside_functions_only(name: str) -> None:
+    top = set(imports(name, top_only=True))
     assert not any(found.startswith(("matexport.export", "transformers")) for found in top)
 
 
-@pytest.mark.parametrize("name", [name for name in LIGHT if name not in ("cli", "export.__init__")])
+@pytest.mark.parametrize("name", [name for name in LIGHT if wing_of(name) not in ("cli", "export")])
 def test_the_light_half_does_not_know_the_export(name: str) -> None:
     assert not any(found == "matexport.export" or found.startswith("matexport.export.") for found in imports(name))
 
@@ -227,10 +223,19 @@ def called(name: str) -> set[str]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SOURCES)
+SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
+#: A process of its own, whose standard output is its result.
+SPEAKS_TO_ITS_PARENT = "measure.trial"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name != SPEAKS_TO_ITS_PARENT])
 def test_only_the_command_line_prints_or_exits(name: str) -> None:
-    speaking = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
-    assert (called(name) & speaking == set()) == (name not in ("cli", "measure.trial")), "trial is a process of its own"
+    assert called(name) & SPEAKING == set()
+
+
+def test_the_walk_sees_what_is_printed() -> None:
+    for name in ("cli.output", "cli.commands.show", SPEAKS_TO_ITS_PARENT):
+        assert called(name) & SPEAKING, name
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -269,13 +274,13 @@ def loaded_after(statements: str, *names: str) -> set[str]:
 
 def test_importing_costs_nothing() -> None:
     libraries = ("numpy", "onnxruntime", "tokenizers", "google.protobuf", "tqdm", *HEAVY)
-    assert loaded_after("import matexport, matexport.cli", *libraries) == set()
+    assert loaded_after("import matexport, matexport.cli.main", *libraries) == set()
     assert loaded_after("import numpy", "numpy") == {"numpy"}
 
 
 def test_help_costs_nothing() -> None:
     help_and_stay = (
-        "import contextlib, matexport.cli\nwith contextlib.suppress(SystemExit): matexport.cli.main(['--help'])"
+        "import contextlib\nfrom matexport.cli.main import main\nwith contextlib.suppress(SystemExit): main(['--help'])"
     )
     assert loaded_after(help_and_stay, "numpy", "onnxruntime", "tokenizers", *HEAVY) == set()
 
@@ -285,8 +290,8 @@ def test_help_costs_nothing() -> None:
     [
         "import matexport; assert matexport.Embedder({0!r}, 'L01-D008-fp32').embed(['a text']).shape == (1, 8)",
         "import matexport; assert matexport.verify_family({0!r}).passed",
-        "import matexport.cli; matexport.cli.main(['show', {0!r}])",
-        "import matexport.cli; matexport.cli.main(['embed', {0!r}, '--profile', 'L01-D008-fp32', 'a text'])",
+        "import matexport.cli.main; matexport.cli.main.main(['show', {0!r}])",
+        "import matexport.cli.main; matexport.cli.main.main(['embed', {0!r}, '--profile', 'L01-D008-fp32', 'a text'])",
         "import matexport; matexport.pack_profile({0!r}, 'L01-D008-fp32', {1!r})",
         "import matexport.export",
         "import matexport; assert matexport.load_job",
@@ -314,8 +319,8 @@ def test_without_the_export_extra_export_says_how_to_get_it(exported: Path, tmp_
         "import importlib.util, sys\n"
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-        "import matexport.cli\n"
-        f"code = matexport.cli.main(['export', {str(job)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "import matexport.cli.main\n"
+        f"code = matexport.cli.main.main(['export', {str(job)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
         "sys.exit(code)\n"
     )
     result = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)

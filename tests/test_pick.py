@@ -296,8 +296,8 @@ def test_retention_is_a_share() -> None:
 
 def test_pick_loads_no_library_of_numbers(exported: Path) -> None:
     code = (
-        "import sys, matexport.cli\n"
-        f"assert matexport.cli.main(['pick', {str(exported)!r}, '--max-disk-mb', '40']) == 0\n"
+        "import sys, matexport.cli.main\n"
+        f"assert matexport.cli.main.main(['pick', {str(exported)!r}, '--max-disk-mb', '40']) == 0\n"
         "print('loaded', [name for name in ('torch', 'onnxruntime', 'numpy', 'onnx') if name in sys.modules])\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}

@@ -425,7 +425,7 @@ def test_nothing_half_written(family: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("matexport.report.write.Path.chmod", fail)
-    with pytest.raises(DestinationError, match="no space left"):
+    with pytest.raises(DestinationError, match="the disk is full"):
         write_report(gather_findings(family))
     assert {path.name: path.read_bytes() for path in family.iterdir() if path.is_file()} == before
 

@@ -207,7 +207,7 @@ def test_another_process_holds_it_until_it_is_killed(before: dict[str, str] | No
 KILLED_AT_EVERY_STEP = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from matexport import staging
+from matexport.io import staging
 
 out, old, new = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 if sys.argv[4] == "two renames":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 import msgspec
 
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
-from matexport.io.files import hash_file
+from matexport.io.files import hash_file, replace_file
 from matexport.spec.measured import CPU, Bench, Host, ProfileBench, Quality
 from matexport.spec.tolerance import Parity, Spread, TokenParity
 
@@ -72,16 +71,8 @@ def write_sections(
         known = load_sections(family, host)
         known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **new}
         text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
-        # A name that the manifest's check lets lie, should this process be killed.
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".json.tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replace_file(target) as file:
+            file.write(text.encode("utf-8"))
     return target
 
 

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from matexport.errors import DestinationError, RequestError
 
@@ -54,13 +55,48 @@ _FULL = {
 }
 
 
+def describe_os_error(error: OSError) -> str:
+    """What happened, in the words that every message has for it."""
+    return _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
+
+
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a DestinationError that says what happened."""
+    try:
+        yield
+    except OSError as error:
+        raise DestinationError(f"cannot write {path}: {describe_os_error(error)}") from None
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well; until then it lies beside it, unseen.
+
+    Its name begins with that of `path` and ends in ``.tmp``, so that a family's checks let it lie should this process
+    be killed.
+
+    Raises:
+        OSError: it cannot be written; nothing is changed then.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=f"{path.suffix}.tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def explain_os_errors(destination: Path) -> Iterator[None]:
     """Turn an OSError of writing `destination` into a DestinationError that says what happened to what."""
     try:
         yield
     except OSError as error:
-        reason = _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
+        reason = describe_os_error(error)
         if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(destination.parent):
             raise DestinationError(f"{os.fsdecode(error.filename)}: {reason}; {destination} was not changed") from error
         raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import CARD, REPORT, Family
+from matexport.io.files import explain_write_errors, replace_file
 from matexport.report.card import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient
@@ -147,17 +146,8 @@ def _refuse_other(target: Path) -> None:
 def _write_together(contents: dict[Path, bytes]) -> None:
     """Every file is complete beside its place before the first is put there."""
     with ExitStack() as stack:
-        written = []
-        try:
-            for path, content in contents.items():
-                # A name that the manifest's check lets lie, should this process be killed.
-                descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
-                stack.callback(Path(temporary).unlink, missing_ok=True)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                Path(temporary).chmod(0o644)
-                written.append((Path(temporary), path))
-            for source, path in written:
-                source.replace(path)
-        except OSError as error:
-            raise DestinationError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+        for path, content in contents.items():
+            stack.enter_context(explain_write_errors(path))
+            file = stack.enter_context(replace_file(path))
+            file.write(content)
+            file.flush()

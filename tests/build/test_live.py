@@ -14,6 +14,7 @@ from oracle import Oracle
 from parents import make_parent
 
 from matexport import load_family
+from matexport.cli.commands.bench import format_bench
 from matexport.errors import ParentError
 from matexport.export import export_family
 from matexport.export.parents import in_torch as live
@@ -26,7 +27,6 @@ from matexport.measure.trial import TrialPlan, run_trial
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
-from matexport.tables import format_bench
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 

@@ -41,8 +41,8 @@ def test_cheap_mistakes_are_named_without_torch(changes: dict[str, object], word
         "for name in ('torch', 'transformers', 'sentence_transformers'): sys.modules[name] = None\n"
         "import importlib.util\n"
         "importlib.util.find_spec = lambda name, *rest: object()\n"
-        "import matexport.cli\n"
-        f"sys.exit(matexport.cli.main(['export', {str(job)!r}, '--out', {str(tmp_path / 'out')!r}]))\n"
+        "import matexport.cli.main\n"
+        f"sys.exit(matexport.cli.main.main(['export', {str(job)!r}, '--out', {str(tmp_path / 'out')!r}]))\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

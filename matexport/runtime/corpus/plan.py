@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matexport.errors import DestinationError, RequestError
 from matexport.family.manifest import MANIFEST, Family
-from matexport.io.files import hash_file
+from matexport.io.files import describe_os_error, hash_file, replace_file
 from matexport.runtime.corpus.parquet import (
     VECTOR_COLUMN,
     Part,
@@ -126,11 +125,12 @@ def claim_output(out: Path, plan: BulkPlan) -> None:
             return
         if any(out.iterdir()):
             raise DestinationError(f"{out} is not empty and holds no vectors of matexport: choose another folder")
-        write_whole(known, wanted)
+        with replace_file(known) as file:
+            file.write(wanted.encode("utf-8"))
     except (ValueError, AttributeError):
         raise DestinationError(f"{out / PLAN} cannot be read: choose another folder, or remove it") from None
     except OSError as error:
-        raise DestinationError(f"cannot write {out}: {(error.strerror or str(error)).lower()}") from None
+        raise DestinationError(f"cannot write {out}: {describe_os_error(error)}") from None
 
 
 def finish_output(out: Path, plan: BulkPlan) -> None:
@@ -152,7 +152,8 @@ def finish_output(out: Path, plan: BulkPlan) -> None:
             raise DestinationError(f"{out / part.name} has {rows} rows, and should have {part.rows}: remove it")
     for leftover in out.glob(".part-*"):
         leftover.unlink(missing_ok=True)
-    write_whole(out / SUCCESS, "")
+    with replace_file(out / SUCCESS):
+        pass
 
 
 def split_rows(counts: list[int]) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
@@ -175,9 +176,3 @@ def split_rows(counts: list[int]) -> Iterator[tuple[tuple[int, ...], int, int, i
             rows += count
     if groups:
         yield tuple(groups), first, 0, rows
-
-
-def write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,0 +1,136 @@
+"""embed: texts -> vectors by one profile, as a stream; a corpus of Parquet files with Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+    add_threads,
+    read_count,
+)
+from matexport.cli.output import (
+    DONE,
+    print_json,
+)
+from matexport.cli.progress import show_progress
+from matexport.cli.vectors import embed_pairs, format_lines, open_texts, write_npy
+from matexport.errors import RequestError
+from matexport.io.files import explain_write_errors, replace_file
+from matexport.runtime.batches import DEFAULT_BATCH_TOKENS
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "embed",
+        run,
+        "embed texts with one profile",
+        "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
+        "JSON object per text.",
+        "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
+        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
+        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
+        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --engine ray corpus.parquet vectors/",
+    )
+    add_family(command)
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
+    command.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
+    command.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl"
+    )
+    command.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
+    command.add_argument(
+        "--task",
+        choices=["query", "document"],
+        help="read texts as the parent reads queries or documents: its prompt and its length for them",
+    )
+    command.add_argument(
+        "--batch-tokens",
+        type=read_count,
+        default=DEFAULT_BATCH_TOKENS,
+        metavar="N",
+        help=f"tokens per run, padding included (default: {DEFAULT_BATCH_TOKENS}); texts of like length share a run",
+    )
+    command.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: embed CORPUS.parquet (or a folder of such files) into the folder OUT, both given in "
+        "place of texts, with many processes or machines (RAY_ADDRESS); a run that was stopped "
+        "goes on where it was. Needs the [ray] extra",
+    )
+    command.add_argument("--column", metavar="NAME", help="ray: the column of the texts (default: text)")
+    command.add_argument("--workers", type=read_count, metavar="N", help="ray: processes (default: as the CPUs allow)")
+    add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport embed FAMILY``"""
+    if options.engine == "ray":
+        return _embed_on_ray(options)
+    if options.workers or options.column:
+        raise RequestError("--workers and --column are for --engine ray")
+    from matexport.runtime.embedder import Embedder
+
+    if options.output and options.output.suffix not in (".npy", ".jsonl"):
+        raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")
+    if options.json and options.output:
+        raise RequestError("--json prints to standard output; leave out --output or --json")
+    with open_texts(options) as texts, show_progress() as progress:
+        embedder = Embedder(options.family, options.profile, threads=options.threads)
+        pairs = embed_pairs(embedder, texts, options, progress)
+        if options.output and options.output.suffix == ".npy":
+            write_npy(options.output, (vector for _, vector in pairs), embedder)
+        elif options.output:
+            with explain_write_errors(options.output), replace_file(options.output) as file:
+                file.writelines(line.encode() for line in format_lines(pairs))
+        elif options.json:
+            vectors = [vector.tolist() for _, vector in pairs]
+            print_json({"profile": embedder.profile, "dim": embedder.dim, "vectors": vectors})
+        else:
+            for line in format_lines(pairs):
+                sys.stdout.write(line)
+            sys.stdout.flush()
+    return DONE
+
+
+def _embed_on_ray(options: argparse.Namespace) -> int:
+    from matexport.runtime.corpus.ray import embed_corpus
+
+    if len(options.texts) != 2 or options.input or options.output:
+        raise RequestError(
+            "--engine ray takes a Parquet corpus and a folder to write: embed FAMILY ... CORPUS.parquet OUT"
+        )
+    corpus, out = options.texts
+    with show_progress() as progress:
+        result = embed_corpus(
+            options.family,
+            corpus,
+            out,
+            profile=options.profile,
+            prompt=options.prompt,
+            task=options.task,
+            progress=progress,
+            **{
+                name: value
+                for name in ("column", "workers", "threads", "batch_tokens")
+                if (value := getattr(options, name)) is not None
+            },
+        )
+    if options.json:
+        print_json({"out": out, "rows": result.rows, "parts": result.parts, "done_before": result.parts_done_before})
+    else:
+        before = f", {result.parts_done_before} of them there before" if result.parts_done_before else ""
+        print(f"{out}: {result.rows} vectors in {result.parts} files{before}")
+    return DONE

@@ -1,0 +1,168 @@
+"""evaluate: what each profile keeps of the parent's quality."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+    add_threads,
+    read_count,
+)
+from matexport.cli.output import (
+    DONE,
+    format_number,
+    print_json,
+)
+from matexport.cli.progress import show_progress
+from matexport.errors import RequestError
+from matexport.io.files import explain_write_errors
+from matexport.io.terminal import format_table
+
+if TYPE_CHECKING:
+    from matexport.family.manifest import Family
+    from matexport.measure.tasks import Task
+    from matexport.spec.measured import Quality
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "evaluate",
+        run,
+        "measure what each profile keeps of the parent's quality",
+        "Score profiles on your own tasks, and without labels against the whole parent: Spearman of all pairwise "
+        "similarities, and how many of each text's 10 nearest are the parent's. Retention is a profile's score over "
+        "the parent's. All points of a precision are computed in one pass. Kept in "
+        "FAMILY/measurements/<host>.json, where pick and report find it. Without a task, the texts that come with "
+        "matexport are compared. Needs the [evaluate] extra.",
+        "examples:\n  matexport evaluate artifacts/minilm --sts stsb-dev.csv\n"
+        "  matexport evaluate artifacts/minilm --retrieval scifact --shortlist 200\n"
+        "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32",
+    )
+    add_family(command)
+    command.add_argument(
+        "--sts",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE.csv",
+        help="pairs with people's scores: columns sentence1, sentence2, score, with a header that "
+        "names them or alone in this order; may be repeated",
+    )
+    command.add_argument(
+        "--retrieval",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); may be repeated",
+    )
+    command.add_argument("--split", default="test", metavar="NAME", help="of the qrels (default: test)")
+    command.add_argument(
+        "--texts",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="texts without labels, one per line; may be repeated",
+    )
+    command.add_argument(
+        "--shortlist",
+        type=read_count,
+        metavar="N",
+        help="retrieval: also find N documents by each smaller dim and re-rank them by the largest; "
+        "says what that keeps, and how much faster it is",
+    )
+    command.add_argument(
+        "--profile", action="append", default=[], metavar="NAME", help="score this one; may be repeated (default: all)"
+    )
+    add_threads(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport evaluate FAMILY``"""
+    from matexport.family.manifest import load_family
+    from matexport.family.measurements import record_quality
+    from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
+    from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+
+    require_evaluate_extra()
+    family = load_family(options.family)
+    tasks: list[Task] = [
+        *(load_sts(path) for path in options.sts),
+        *(load_retrieval(path, options.split) for path in options.retrieval),
+        *(load_unlabelled(path) for path in options.texts),
+    ]
+    if options.shortlist and not options.retrieval:
+        raise RequestError("--shortlist is for --retrieval")
+    with show_progress() as progress:
+        quality = evaluate_family(
+            family,
+            tasks or [read_shipped_texts()],
+            profiles=options.profile,
+            shortlist=options.shortlist,
+            threads=options.threads,
+            progress=progress,
+        )
+    if not options.json:  # before it is kept: that may fail, and took minutes
+        print(format_quality(family, quality), flush=True)
+        if any(task.adaptive for task in quality.tasks.values()):
+            print(f"\n{format_adaptive(quality)}", flush=True)
+    with explain_write_errors(options.family):
+        path = record_quality(family, quality)
+    if options.json:
+        import msgspec
+
+        print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(quality, str_keys=True))
+        return DONE
+    if all(task.parent is None for task in quality.tasks.values()):
+        print("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
+    print(f"\nkept in {path}")
+    return DONE
+
+
+def format_quality(family: Family, quality: Quality) -> str:
+    """The table that `evaluate` prints: for each task, its score and the retention."""
+    header, footer = ["profile"], ["the whole parent"]
+    for name, task in quality.tasks.items():
+        header += [f"{name}: {task.metric}", "kept"]
+        footer += [f"{task.parent.score:.4f}" if task.parent else "-", ""]
+    rows = []
+    names = {profile for task in quality.tasks.values() for profile in task.profiles}
+    for profile in (profile.name for profile in family.profiles if profile.name in names):
+        row = [profile + (" *" if family.is_trained(profile) is False else "")]
+        for task in quality.tasks.values():
+            score = task.profiles.get(profile)
+            kept = score.retention if score else None
+            row += [format_number(score.score if score else None, ".4f"), format_number(kept, ".1%")]
+        rows.append(row)
+    table = format_table(header, [*rows, footer], left=(0,))
+    notes = "\n* the parent was not trained to be read there" if any(row[0].endswith("*") for row in rows) else ""
+    if family.facts.trained is None:
+        notes = "\nwhich points the parent was trained at is not known: name them in the profile file's [trained] table"
+    return table + notes
+
+
+def format_adaptive(quality: Quality) -> str:
+    """Searches in two steps, as `evaluate --shortlist` measured them."""
+    header = ("task", "re-ranked by", "shortlisted by", "documents", "score", "of its own top 10", "speed")
+    rows = [
+        (
+            name,
+            found.profile,
+            f"{found.shortlist_dim} dims",
+            str(found.shortlist),
+            f"{found.score:.4f}",
+            f"{found.recall:.1%}",
+            f"{found.speedup:.1f} x",
+        )
+        for name, task in quality.tasks.items()
+        for found in task.adaptive
+    ]
+    return format_table(header, rows, left=(0, 1))

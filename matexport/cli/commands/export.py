@@ -1,0 +1,98 @@
+"""export: a job file -> a family, every profile of it proven against the parent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+)
+from matexport.cli.output import (
+    DONE,
+    REFUSED,
+    complain,
+    describe_verification,
+    print_decisions,
+    print_json,
+    print_unread,
+    print_verification,
+)
+from matexport.cli.progress import show_progress
+from matexport.spec.profile import Precision
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "export",
+        run,
+        "export a family and prove every profile against the parent",
+        "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
+        "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
+        "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
+        "the same inputs already, that is verified instead. Needs the [export] extra.",
+        "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
+    )
+    command.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
+    command.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
+    command.add_argument(
+        "--parent",
+        metavar="SOURCE",
+        help="take this parent instead of the profile's: a directory, a hub id or package:NAME/path; "
+        "the profile's sha256 and revision are not applied to it",
+    )
+    command.add_argument(
+        "--precision",
+        action="append",
+        choices=[*Precision],
+        metavar="NAME",
+        help="instead of the profile's precisions; may be repeated: " + ", ".join(Precision),
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport export PROFILE.toml``"""
+    from msgspec.structs import replace
+
+    from matexport.io.jobs import change_precisions, load_job
+    from matexport.spec.profile import Precision
+
+    job = load_job(options.profile)
+    if options.parent is not None:
+        # What the profile pins is its own parent; a path given here is relative to where the user is.
+        source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
+        job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
+    if options.precision:
+        job = change_precisions(job, [Precision(name) for name in options.precision])
+    from matexport.export import export_family
+
+    with show_progress() as progress:
+        exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress, quiet=True)
+    out = exported.family.path
+    if options.json:
+        document = {
+            "family": str(out),
+            "up_to_date": exported.up_to_date,
+            "refused": dict(exported.family.facts.refused),
+        }
+        print_json(document | describe_verification(out, exported.verification))
+    else:
+        print_verification(out, exported.verification)
+        state = "up to date" if exported.up_to_date else "written"
+        if exported.family.facts.trace.fallback:
+            print(f"\ntraced with the TorchScript exporter: {exported.family.facts.trace.fallback}")
+            print("its graphs say no shapes, so a cls profile computes all tokens of its last block")
+        print_decisions(exported.family)
+        print_unread(exported.family)
+        print(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
+    for reason in exported.family.facts.refused.values():
+        complain(f"not in the family: {reason}", REFUSED)
+    return DONE if exported.verification.passed and not exported.family.facts.refused else REFUSED

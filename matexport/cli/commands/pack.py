@@ -1,0 +1,55 @@
+"""pack: one profile as a self-contained folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+)
+from matexport.cli.output import (
+    DONE,
+    print_json,
+)
+from matexport.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "pack",
+        run,
+        "write one profile as a self-contained folder",
+        "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
+        "of its own; embed, show, verify and bench work on it.",
+        "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small",
+    )
+    add_family(command)
+    command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport pack FAMILY PROFILE OUT``"""
+    from matexport.pack import pack_profile
+
+    with show_progress() as progress:
+        pack = pack_profile(
+            options.family, options.profile, options.out, overwrite=options.overwrite, progress=progress
+        )
+    total = sum(file.bytes for file in pack.facts.files.values())
+    if options.json:
+        files = {name: file.bytes for name, file in pack.facts.files.items()}
+        print_json({"pack": str(options.out), "profile": options.profile, "bytes": total, "files": files})
+    else:
+        print(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+    return DONE

@@ -1,0 +1,93 @@
+"""report: what is known of a family as one HTML page and a model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+    add_threads,
+    read_limit,
+    read_share,
+)
+from matexport.cli.output import (
+    DONE,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "report",
+        run,
+        "write what is known of a family as one HTML page and a model card",
+        "One page that loads nothing, so it can be mailed and read offline: heat maps of retention and parity over "
+        "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
+        "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
+        "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
+        "limits, the budget is drawn in. Needs the [report] extra.",
+        "examples:\n  matexport report artifacts/minilm\n"
+        "  matexport report artifacts/minilm --max-latency-ms 5 --max-disk-mb 60 --min-retention 0.95\n"
+        "  matexport report artifacts/minilm --out minilm.html",
+    )
+    add_family(command)
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="the page; the card lies beside it as FILE.md (default: FAMILY/report.html and FAMILY/README.md)",
+    )
+    command.add_argument(
+        "--task",
+        metavar="NAME",
+        help="the one that retention is of (default: the least over the tasks with labels, or over those without)",
+    )
+    add_threads(command, "the timings with so many threads (default: the most that were measured)")
+    for name, metavar, explanation in (
+        ("latency-ms", "MS", "latency of one short text"),
+        ("disk-mb", "MB", "size on disk, in 10^6 bytes"),
+        ("ram-mb", "MB", "peak memory, in 10^6 bytes"),
+    ):
+        command.add_argument(
+            f"--max-{name}", type=read_limit, metavar=metavar, help=f"draw this limit of {explanation}"
+        )
+    command.add_argument(
+        "--min-retention",
+        type=read_share,
+        metavar="SHARE",
+        help="draw this least share of the parent's quality, such as 0.95",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport report FAMILY``"""
+    from matexport.pick.limits import Budget
+    from matexport.report.findings import gather_findings
+    from matexport.report.write import require_report_extra, write_report
+
+    require_report_extra()
+    budget = Budget(
+        max_latency_ms=options.max_latency_ms,
+        max_disk_mb=options.max_disk_mb,
+        max_ram_mb=options.max_ram_mb,
+        min_retention=options.min_retention,
+    )
+    findings = gather_findings(options.family, budget=budget, threads=options.threads, task=options.task)
+    report = write_report(findings, options.out)
+    if options.json:
+        files = {str(report.page): report.page_bytes, str(report.card): report.card_bytes}
+        print_json(
+            {"family": str(options.family), "report": str(report.page), "card": str(report.card), "bytes": files}
+        )
+    else:
+        print(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
+    return DONE

@@ -1,0 +1,74 @@
+"""show: what a family contains, and what was measured of it on this host."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+)
+from matexport.cli.output import (
+    DONE,
+    format_profiles,
+    print_decisions,
+    print_json,
+    print_unread,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "show",
+        run,
+        "print what a family contains",
+        "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
+        "that it needs), parity as measured on this host, and the graph's file. "
+        "Reads the manifest and what was measured on this host.",
+        "example:\n  matexport show artifacts/minilm",
+    )
+    add_family(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport show FAMILY``"""
+    from matexport.family.manifest import load_family
+    from matexport.family.measurements import load_measurement
+    from matexport.family.summary import describe_profiles
+    from matexport.host import read_host
+
+    family = load_family(options.family)
+    measured = load_measurement(family, read_host())
+    rows = describe_profiles(family, *((measured.parity, measured.spread) if measured else ()))
+    if options.json:
+        import msgspec
+
+        facts = msgspec.to_builtins(family.facts)
+        print_json({"family": str(options.family), "facts": facts, "profiles": rows})
+        return DONE
+    facts = family.facts
+    heads = " -> ".join(filter(None, [" + ".join(facts.readout.pooling), *facts.readout.heads]))
+    print(f"parent    {facts.parent.source} ({facts.parent.architecture}, {facts.parent.blocks} blocks, ", end="")
+    print(f"{facts.parent.output_width} dims)")
+    print(f"read-out  {heads}, final norm {facts.readout.final_norm}, ", end="")
+    print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
+    if facts.parent.judge:
+        print(f"judge     {facts.parent.judge}")
+    print(f"text      {facts.text.describe_limit()}; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
+    print(format_profiles(rows))
+    if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
+        print(f"\non this host, {difference}")
+    print_decisions(family)
+    print_unread(family)
+    for reason in facts.refused.values():
+        print(f"not in the family: {reason}")
+    if all(row["max_abs"] is None for row in rows):
+        print("\nparity was not measured on this host: run matexport verify --record")
+    return DONE

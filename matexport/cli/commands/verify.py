@@ -1,0 +1,235 @@
+"""verify: is a family what was exported, and does it give the parent's vectors on this machine? The gate of a CI."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_family,
+    add_threads,
+)
+from matexport.cli.output import (
+    DONE,
+    REFUSED,
+    UNUSABLE,
+    complain,
+    describe_failures,
+    describe_verification,
+    format_number,
+    print_json,
+    print_verification,
+)
+from matexport.cli.progress import show_progress
+from matexport.errors import FamilyError
+from matexport.io.files import explain_write_errors
+from matexport.io.terminal import format_table
+
+if TYPE_CHECKING:
+    from matexport.family.manifest import Family
+    from matexport.verify.drift import Drift
+    from matexport.verify.judge import Case
+    from matexport.verify.verdict import Verification
+
+
+def add_parser(parsers: Parsers) -> None:
+    """What the command takes, and the help that teaches it."""
+    command = add_command(
+        parsers,
+        "verify",
+        run,
+        "check a family's files and its parity on this machine",
+        "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
+        "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
+        "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
+        "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
+        "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
+        "differ by no more than the two tolerances together (see docs/ci.md).",
+        "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
+        "  matexport verify artifacts/minilm --baseline released/minilm",
+    )
+    add_family(command)
+    command.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="OLD_FAMILY",
+        help="also compare with this family or pack, profile by profile of the same name; exit code 1 "
+        "where an index built with it has to be rebuilt",
+    )
+    command.add_argument(
+        "--junit",
+        type=Path,
+        metavar="FILE",
+        help="also write the result as JUnit XML; files that are refused are one failure there, and "
+        "what was not run for it is skipped",
+    )
+    command.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
+    add_threads(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """``matexport verify FAMILY``"""
+    from matexport.family.manifest import load_family
+    from matexport.verify.drift import compare_families, find_common
+    from matexport.verify.judge import open_case, verify_case
+    from matexport.verify.junit import write_junit
+    from matexport.verify.verdict import record_measurement
+
+    family, case, drift = None, None, None
+    compared: tuple[str, ...] = ()
+    baseline = load_family(options.baseline) if options.baseline else None
+    try:
+        family = load_family(options.family)
+        if baseline:
+            compared = tuple(find_common(family, baseline))
+        case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
+        for problem in _list_token_problems(case):
+            complain(problem, REFUSED)
+        with show_progress() as progress:
+            verification = verify_case(case, threads=options.threads, progress=progress)
+            if old is not None:
+                drift = compare_families(case, old, threads=options.threads, progress=progress)
+    except FamilyError as error:
+        problems = (*_list_token_problems(case), *error.problems)
+        if options.json:
+            print_json({"family": str(options.family), "passed": False, "problems": list(problems)})
+        for problem in error.problems:
+            complain(problem, REFUSED)
+        if options.junit:
+            with explain_write_errors(options.junit):
+                write_junit(options.junit, family or options.family, problems, compared)
+        return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
+    if options.junit:
+        with explain_write_errors(options.junit):
+            write_junit(options.junit, family, verification, drift)
+    if options.record:
+        with explain_write_errors(options.family):
+            record_measurement(family, verification)
+    if options.json:
+        document = {"family": str(options.family)} | describe_verification(options.family, verification)
+        print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
+    else:
+        print_verification(options.family, verification)
+        if drift:
+            _print_drift(drift)
+    sys.stdout.flush()  # so that what is wrong follows the table where both go to one file
+    for name, failure in describe_failures(family, verification).items():
+        complain(f"{name} is off its floor: {failure['message']}", REFUSED)
+    for profile in drift.profiles if drift else ():
+        for reason in profile.reasons:
+            complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
+    passed = verification.passed and (drift is None or drift.compatible)
+    if not options.json:
+        print(f"\n{_format_verdict(verification, drift)}")
+    return DONE if passed else REFUSED
+
+
+def format_drift(drift: Drift) -> str:
+    """The table that ``verify --baseline`` prints: one line per profile that both families have."""
+    header = (
+        "profile",
+        "max abs diff",
+        "mean cosine",
+        "min cosine",
+        "equal codes",
+        "top 1",
+        "top 10",
+        "margin (OLD's)",
+        "an index of OLD",
+    )
+    cells = [
+        (
+            it.profile,
+            format_number(it.max_abs, ".1e"),
+            format_number(it.cosine_mean, ".6f"),
+            format_number(it.cosine_min, ".6f"),
+            format_number(it.equal, ".4f"),
+            format_number(it.search and it.search.top_1, ".3f"),
+            format_number(it.search and it.search.top_10, ".3f"),
+            f"{it.search.margin:.3f} ({it.search.old_margin:.3f})" if it.search else "-",
+            "compatible" if it.compatible else "not compatible: rebuild it",
+        )
+        for it in drift.profiles
+    ]
+    return format_table(header, cells, left=(0, 8))
+
+
+def _list_token_problems(case: Case | None) -> tuple[str, ...]:
+    difference = case.token_ids.find_difference() if case and case.token_ids else None
+    return (difference,) if difference else ()
+
+
+def _open_baseline(family: Family) -> Case:
+    """The other family of a comparison; what is wrong with it says that it is that one."""
+    from matexport.verify.judge import open_case
+
+    try:
+        return open_case(family)
+    except FamilyError as error:
+        problems = [f"baseline {family.path}: {problem}" for problem in error.problems]
+        raise FamilyError("; ".join(problems), problems) from None
+
+
+def _describe_drift(drift: Drift) -> dict[str, Any]:
+    import msgspec
+
+    profiles = [msgspec.to_builtins(profile) | {"compatible": profile.compatible} for profile in drift.profiles]
+    return msgspec.to_builtins(drift) | {"compatible": drift.compatible, "profiles": profiles}  # type: ignore[no-any-return]
+
+
+def _print_drift(drift: Drift) -> None:
+
+    parent = "the same parent" if drift.same_parent else "another parent (its weights have other digests)"
+    print(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
+    print(format_drift(drift))
+    for side, names in (("NEW", drift.only_new), ("OLD", drift.only_old)):
+        if names:
+            print(f"only in {side}, so not compared: {', '.join(names)}")
+    for note in drift.notes:
+        print(note)
+    if drift.compatible:
+        count = len(drift.profiles)
+        print(
+            f"an index that was built with OLD may be queried with NEW, and the other way round, by the {count} ",
+            end="",
+        )
+        print("profile(s) that both have")
+        if drift.only_old:
+            print(f"an index of one of the {len(drift.only_old)} that only OLD has cannot be queried with NEW")
+
+
+def _format_verdict(verification: Verification, drift: Drift | None) -> str:
+    """The last line of `verify`: what was proven, and how near it was; or how much failed."""
+    from matexport.report.findings import measure_floor_use
+
+    verdicts, token_ids = verification.verdicts, verification.token_ids
+    total, off = len(verdicts), sum(not verdict.passed for verdict in verdicts)
+    failed = []
+    if token_ids and not token_ids.passed:
+        failed.append(token_ids.summary)
+    if off:
+        failed.append(f"{off} of {total} profiles {'is off its floor' if off == 1 else 'are off their floor'}")
+    if drift and not drift.compatible:
+        moved = sum(not profile.compatible for profile in drift.profiles)
+        are = "is" if moved == 1 else "are"
+        failed.append(f"{moved} of {len(drift.profiles)} profiles {are} not compatible with {drift.old}")
+    if failed:
+        return f"failed: {'; '.join(failed)}"
+    worst = max((measure_floor_use(verification.host, verdict) for verdict in verdicts), key=lambda use: use.used)
+    if worst.number == "least cosine":
+        nearest = f"worst least cosine {worst.value:.6f}, at least {worst.allowed:g} asked"
+    elif worst.allowed is None:
+        nearest = f"worst {worst.value:.1e}"
+    else:
+        nearest = f"worst {worst.value:.1e} of {worst.allowed:g} allowed"
+    profiles = (
+        "1 profile is the parent at its point" if total == 1 else f"{total} profiles are the parent at their points"
+    )
+    proven = [f"{profiles} on this machine ({nearest}, {worst.verdict.profile})"]
+    proven += [token_ids.summary] if token_ids else []
+    proven += [f"compatible with {drift.old}"] if drift else []
+    return f"passed: {'; '.join(proven)}"

@@ -1,0 +1,33 @@
+"""Bars on standard error for work that takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on standard error, one per stage; nothing when that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _stage, _done, _total: None
+        return
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None or bar.desc.rstrip(": ") != stage:
+            if bar is not None:
+                bar.close()
+            bar = tqdm(total=total or None, desc=stage, leave=True, dynamic_ncols=True)
+        bar.update(done - bar.n)
+
+    try:
+        yield report
+    finally:
+        if bar is not None:
+            bar.close()
