@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from forge import edit_manifest
 
@@ -97,3 +98,30 @@ def measure_large(family: Family) -> None:
         record_parity(family, dict.fromkeys(facts, 2e-7), host)
     record_scores(family, kept)
     record_scores(family, kept, name="retrieval", kind=TaskKind.RETRIEVAL)
+
+
+HOSTILE = "</style></title><script>alert(1)</script><img src=http://x.test/ onerror=alert(2)> \"'> {{ 7*7 }} |`$&amp;"
+
+
+def spoil(family: Path) -> Family:
+    """Put hostile text wherever a family and its measurements hold text."""
+
+    def edit(data: dict[str, Any]) -> None:
+        data["parent"] |= {"source": HOSTILE, "architecture": HOSTILE, "dtype": HOSTILE, "weights": {HOSTILE: HOSTILE}}
+        data["readout"]["heads"] = [HOSTILE]
+        data["text"] |= {"prompts": {HOSTILE: HOSTILE}, "default_prompt": HOSTILE}
+        data["trace"] |= {"exporter": HOSTILE, "fallback": HOSTILE}
+        data["refused"] = {"L01-D004-q4": HOSTILE}
+        data["provenance"] = {"inputs_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+        data["precisions"] = {"fp32": {"calibration": HOSTILE, "kept": {HOSTILE: HOSTILE}}}
+        data["vocabulary"] = {"kept_by": HOSTILE, "tokens": 1, "parent_tokens": 2, "changed_probes": [HOSTILE]}
+
+    shutil.rmtree(family / "measurements")
+    edit_manifest(family, edit)
+    loaded = load_family(family)
+    names = [profile.name for profile in loaded.profiles]
+    host = type(OTHER)(HOSTILE, HOSTILE, (HOSTILE,), 8, HOSTILE, HOSTILE, HOSTILE)
+    record_timings(loaded, dict.fromkeys(names, 1.0), host)
+    record_scores(loaded, dict.fromkeys(names, 0.9), host, name=HOSTILE)
+    record_parity(loaded, dict.fromkeys(names, 1.0), host)
+    return loaded

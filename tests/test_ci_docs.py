@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import yaml
 from forge import forge_quality
-from test_pytest_plugin import INSTALLED, ROOT
+from places import INSTALLED, ROOT
 
 from matexport import load_family, record_quality
 from matexport.host import read_host

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 import matexport
 from matexport.errors import DestinationError
 from matexport.family.integrity import refuse_occupied
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

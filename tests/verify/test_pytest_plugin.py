@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from forge import edit_manifest, flip_byte, overwrite_values, reseal, store_token_rows
+from places import INSTALLED, ROOT
 from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, pack_profile, verify_family
@@ -24,13 +24,10 @@ from matexport.family.weights_file import read_header
 from matexport.host import read_host
 from matexport.spec.measured import Quality, Score, TaskKind, TaskQuality
 
-ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "schema2"
 WAYS = ("batched", "single", "together")
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WEIGHTS = "weights.fp32.safetensors"
-#: Where this checkout is installed with its entry point, the plugin is loaded already.
-INSTALLED = any(entry.name == "matexport" for entry in importlib.metadata.entry_points(group="pytest11"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import places
 import pytest
 from commandline import Run, read_lines
 from conftest import TEXTS
@@ -26,7 +27,7 @@ from matexport.host import read_host
 from matexport.spec.profile import Profile
 from matexport.verify.verdict import load_verification, record_measurement
 
-GOLDEN = Path(__file__).parent / "golden" / "schema2"
+GOLDEN = places.GOLDEN / "schema2"
 PLAIN, BITS, STEPS = "L01-D020-int8", "L01-D020-int8-ubinary", "L01-D020-int8-int8"
 POINT, WEIGHTS = "L01-D020", "weights.int8.safetensors"
 KINDS = {PLAIN: (np.float32, 20), BITS: (np.uint8, 3), STEPS: (np.int8, 20)}

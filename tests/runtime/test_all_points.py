@@ -10,13 +10,13 @@ import onnx
 import pytest
 from conftest import write_texts
 from forge import flip_byte, reseal
+from places import GOLDEN
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.spec.profile import Point, Precision
 
-GOLDEN = Path(__file__).parent / "golden"
 EXITS = "exits.fp32.onnx"
 
 

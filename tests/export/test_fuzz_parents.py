@@ -3,9 +3,8 @@ them, or refused."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from places import ROOT
 
 FOLDERS = 40
 
@@ -13,7 +12,7 @@ FOLDERS = 40
 @pytest.mark.loads
 @pytest.mark.filterwarnings("ignore")
 def test_random_parents_are_read_as_sentence_transformers_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setenv("HF_MODULES_CACHE", "")  # restored afterwards; each run has its own
     fuzz_parents = pytest.importorskip("fuzz_parents")
     verdicts = list(fuzz_parents.judge_seeds(range(FOLDERS)))

@@ -19,6 +19,7 @@ import onnx
 import pytest
 from forge import edit_manifest, edit_tokenizer, overwrite_values, reseal, store_token_rows
 from numpy.typing import NDArray
+from places import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, verify_family
@@ -340,7 +341,7 @@ def test_a_recording_of_an_earlier_matexport_is_read(golden: Path) -> None:
 
 @pytest.fixture
 def golden(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(Path(__file__).parent / "golden" / "schema3", tmp_path / "golden"))
+    return Path(shutil.copytree(GOLDEN / "schema3", tmp_path / "golden"))
 
 
 FORGERIES: dict[str, dict[str, object]] = {

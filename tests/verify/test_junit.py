@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from forge import store_token_rows
+from places import GOLDEN
 from properties import given, st
 
 from matexport import load_family, verify_family
@@ -16,7 +17,6 @@ from matexport.spec.tolerance import Parity, TokenParity, Tolerance
 from matexport.verify.junit import write_junit
 from matexport.verify.verdict import ProfileVerdict, Verification, list_expected_checks
 
-GOLDEN = Path(__file__).parent / "golden"
 GOOD = Parity(1e-7, 1.0, 1.0, 1.0, 0, 0)
 BAD = Parity(0.25, 0.5, 0.125, 0.5, 3, 4)
 FLOOR = Tolerance(max_abs=1e-5)

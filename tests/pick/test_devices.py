@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from places import ROOT
 
 from matexport import load_device
 from matexport.errors import RequestError
 from matexport.host import ARM_CORES
 from matexport.spec.measured import Host
 
-SHIPPED = sorted((Path(__file__).parents[1] / "profiles" / "devices").glob("*.toml"))
+SHIPPED = sorted((ROOT / "profiles" / "devices").glob("*.toml"))
 PI = Host("Cortex-A76", "aarch64", ("asimd", "asimddp"), 4, "Linux glibc 2.36", "3.11.2", "1.31.0")
 WHOLE = 'name = "a board"\nsources = ["https://example.org/board"]\n[limits]\nmax_ram_mb = 100\n'
 

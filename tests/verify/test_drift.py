@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import places
 import pytest
 from commandline import Run
 from conftest import POINTS, write_texts
@@ -29,7 +30,7 @@ from matexport.spec.profile import Profile
 from matexport.spec.tolerance import Tolerance
 from matexport.verify.drift import Drift, ProfileDrift, combine_tolerances
 
-GOLDEN = Path(__file__).parent / "golden" / "schema2"
+GOLDEN = places.GOLDEN / "schema2"
 CODES = ("", "-int8", "-ubinary")
 NAMES = [f"L01-D020-{precision}{encoding}" for precision in ("fp32", "int8") for encoding in CODES]
 WEIGHTS = "weights.fp32.safetensors"

@@ -19,8 +19,10 @@ import onnx_ir as ir
 import pytest
 from conftest import POINTS, write_texts
 from filelock import FileLock
+from folders import hidden_beside, read_all
 from memory import trace_once
 from parents import make_parent
+from places import TESTS
 
 from matexport import load_family, verify_family
 from matexport.errors import DestinationError, ParityError, RequestError
@@ -32,7 +34,6 @@ from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.tolerance import Tolerance
 
-TESTS = Path(__file__).parents[1]
 FEW = (Point(1, 8), Point(3, 32))
 STAGES = ["plan", "load", "reference", "trace", "weights", "cut", "verify"]
 
@@ -93,14 +94,6 @@ def run_script(script: str, *arguments: object, **environment: str) -> str:
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
-
-
-def read_all(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def hidden_beside(out: Path) -> list[str]:
-    return [path.name for path in out.parent.iterdir() if path.name.startswith(".") and not path.name.endswith(".lock")]
 
 
 def test_a_family_holds_what_it_says(exported: Path) -> None:

@@ -17,12 +17,12 @@ import onnx_ir as ir
 import pytest
 from commandline import Run, read_lines
 from conftest import PRECISE, PRECISE_POINTS, TEXTS, Precise, read_texts, write_texts
+from folders import hidden_beside, read_all
 from forge import reseal
 from memory import trace_once
 from msgspec.structs import replace
 from oracle import Oracle
 from safetensors.numpy import save_file
-from test_export import hidden_beside, read_all
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError

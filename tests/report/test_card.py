@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from forge import edit_manifest
 from properties import given, st
-from reporting import forge_large, measure_large, record_parity, record_scores
-from test_report import HOSTILE, spoil
+from reporting import HOSTILE, forge_large, measure_large, record_parity, record_scores, spoil
 
 from matexport import load_family
 from matexport.report.card import escape_markdown, format_yaml, is_hub_id, render_card

@@ -17,19 +17,18 @@ from typing import Any
 import pytest
 from commandline import Run
 from forge import edit_manifest
-from reporting import OTHER, forge_large, measure_large, record_parity, record_scores, record_timings
+from reporting import OTHER, forge_large, measure_large, record_parity, record_scores, record_timings, spoil
 
 from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError
 from matexport.family.integrity import check_family
-from matexport.family.manifest import CARD, MANIFEST, REPORT, Family
+from matexport.family.manifest import CARD, MANIFEST, REPORT
 from matexport.pick.limits import Budget
 from matexport.report.findings import gather_findings
 from matexport.report.write import render_page, write_report
 from matexport.spec.measured import TaskKind
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
-HOSTILE = "</style></title><script>alert(1)</script><img src=http://x.test/ onerror=alert(2)> \"'> {{ 7*7 }} |`$&amp;"
 
 
 class Elements(HTMLParser):
@@ -70,30 +69,6 @@ def large(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     budget = Budget(max_latency_ms=3.0, max_disk_mb=1.0, max_ram_mb=200.0, min_retention=0.7)
     write_report(gather_findings(path, budget=budget))
     return path
-
-
-def spoil(family: Path) -> Family:
-    """Put hostile text wherever a family and its measurements hold text."""
-
-    def edit(data: dict[str, Any]) -> None:
-        data["parent"] |= {"source": HOSTILE, "architecture": HOSTILE, "dtype": HOSTILE, "weights": {HOSTILE: HOSTILE}}
-        data["readout"]["heads"] = [HOSTILE]
-        data["text"] |= {"prompts": {HOSTILE: HOSTILE}, "default_prompt": HOSTILE}
-        data["trace"] |= {"exporter": HOSTILE, "fallback": HOSTILE}
-        data["refused"] = {"L01-D004-q4": HOSTILE}
-        data["provenance"] = {"inputs_sha256": HOSTILE, "versions": {HOSTILE: HOSTILE}}
-        data["precisions"] = {"fp32": {"calibration": HOSTILE, "kept": {HOSTILE: HOSTILE}}}
-        data["vocabulary"] = {"kept_by": HOSTILE, "tokens": 1, "parent_tokens": 2, "changed_probes": [HOSTILE]}
-
-    shutil.rmtree(family / "measurements")
-    edit_manifest(family, edit)
-    loaded = load_family(family)
-    names = [profile.name for profile in loaded.profiles]
-    host = type(OTHER)(HOSTILE, HOSTILE, (HOSTILE,), 8, HOSTILE, HOSTILE, HOSTILE)
-    record_timings(loaded, dict.fromkeys(names, 1.0), host)
-    record_scores(loaded, dict.fromkeys(names, 0.9), host, name=HOSTILE)
-    record_parity(loaded, dict.fromkeys(names, 1.0), host)
-    return loaded
 
 
 # --- the page as text

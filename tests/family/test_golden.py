@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
+from places import GOLDEN
 
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
@@ -15,7 +15,6 @@ from matexport.family.manifest import READABLE, SCHEMA
 from matexport.spec.facts import TaskFacts
 from matexport.spec.tolerance import TokenParity
 
-GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {
     "schema1": ["L01-D008-fp32", "L02-D016-fp32", "L03-D016-fp32"],
     "schema2": [

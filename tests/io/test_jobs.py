@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from matexport.errors import RequestError
 from matexport.io.jobs import change_precisions, check_points, load_job
@@ -22,7 +23,7 @@ from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 from matexport.spec.tolerance import FLOORS, Tolerance, tighten
 
-SHIPPED = sorted((Path(__file__).parents[1] / "profiles").glob("*.toml"))
+SHIPPED = sorted((ROOT / "profiles").glob("*.toml"))
 SMALL = """
 [parent]
 source = "some/parent"

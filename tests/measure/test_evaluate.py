@@ -16,6 +16,7 @@ import pytest
 from conftest import write_texts
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from places import GOLDEN
 
 from matexport import Embedder, load_family, pack_profile
 from matexport.errors import FamilyError, MissingExtraError, RequestError
@@ -31,7 +32,6 @@ from matexport.runtime.inputs.text import Asked
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 
-GOLDEN = Path(__file__).parent / "golden"
 FULL = "L03-D032-fp32"
 
 

@@ -18,6 +18,7 @@ import tokenizers
 from commandline import Run, read_lines
 from conftest import TEXTS
 from forge import edit_manifest, edit_tokenizer, flip_byte, reseal, store_token_rows
+from places import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 import matexport
@@ -183,7 +184,7 @@ def test_verify(run: Run, exported: Path) -> None:
 
 
 def test_verify_a_pack_of_a_small_precision(run: Run, tmp_path: Path) -> None:
-    golden = Path(__file__).parent / "golden"
+    golden = GOLDEN
     matexport.pack_profile(golden / "schema3", "L01-D020-int8", tmp_path / "pack")
     result = run("verify", tmp_path / "pack")
     assert result.code == 0

@@ -13,6 +13,7 @@ import tokenizers
 from forge import store_token_rows
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from places import GOLDEN
 from properties import given, st
 from safetensors.numpy import load, load_file, save, save_file
 
@@ -63,7 +64,7 @@ def test_more_than_a_family_holds_is_not_packed(monkeypatch: pytest.MonkeyPatch)
 
 @given(st.lists(st.lists(st.integers(0, (1 << 31) - 1), max_size=5), min_size=2, max_size=5))
 def test_what_was_packed_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:
-    family = load_family(Path(__file__).parent / "golden" / "schema1")
+    family = load_family(GOLDEN / "schema1")
     folder = tmp_path_factory.mktemp("rows")
     (folder / REFERENCE).write_bytes(save(pack_token_rows(rows)))
     assert load_token_rows(replace(family, path=folder), len(rows)) == rows
@@ -71,7 +72,7 @@ def test_what_was_packed_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 @pytest.mark.parametrize("schema", ["schema1", "schema2", "schema3"])
 def test_older_families_have_none(schema: str) -> None:
-    family = load_family(Path(__file__).parent / "golden" / schema)
+    family = load_family(GOLDEN / schema)
     assert not stores_token_rows(family)
     assert load_token_rows(family, 3) is None
 

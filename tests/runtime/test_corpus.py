@@ -19,6 +19,7 @@ import pytest
 from commandline import Run
 from conftest import TEXTS
 from forge import edit_manifest
+from places import GOLDEN
 
 from matexport import Embedder, embed_corpus, load_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError, RequestError
@@ -313,7 +314,7 @@ def test_a_text_that_cannot_be_embedded_is_found_in_its_file(exported: Path, tmp
 
 @pytest.mark.parametrize("encoding", ["int8", "ubinary"])
 def test_codes_keep_their_type(encoding: str, tmp_path: Path) -> None:
-    family = Path(__file__).parent / "golden" / "schema2"
+    family = GOLDEN / "schema2"
     profile = next(profile.name for profile in load_family(family).profiles if str(profile.encoding) == encoding)
     corpus = write_corpus(tmp_path / "corpus.parquet", 20)
     plan = plan_corpus(load_family(family), corpus, profile=profile, column="text", prompt=None)
