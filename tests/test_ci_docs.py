@@ -77,7 +77,8 @@ def test_what_it_installs_is_what_it_checked_out() -> None:
 
 
 def test_every_option_that_it_names_exists() -> None:
-    known = (ROOT / "matexport" / "pytest_plugin.py").read_text() + (ROOT / "matexport" / "arguments.py").read_text()
+    places = ("verify/pytest_plugin.py", "cli/main.py", "cli/options.py", "cli/commands/*.py")
+    known = "".join(path.read_text() for place in places for path in (ROOT / "matexport").glob(place))
     named = set(re.findall(r"--matexport-[a-z-]+|--baseline|--junit\b", PAGE))
     assert len(named) >= 6
     assert all(f'"{option}"' in known for option in named)

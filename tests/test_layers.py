@@ -40,8 +40,8 @@ WINGS = {
 #: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage, and nobody but `pipeline`
 #: knows their order.
 EXPORT = {
-    "graph": 0, "parents": 0, "quiet": 0,
-    "trace": 1, "quantize": 1, "judge": 1,
+    "graph": 0, "parents": 0, "quiet": 0, "trained": 0,
+    "trace": 1, "quantize": 1, "judge": 1, "outline": 1,
     "prepare": 2,
     "profiles": 3,
     "blame": 4,
@@ -58,6 +58,7 @@ LIGHT_EXTERNAL = {
     "google": {"family"},
     "filelock": {"io"},
     "tqdm": {"cli"},
+    "shtab": {"cli"},
     "pyarrow": {"runtime"},
     "ray": {"runtime"},
     "faiss": {"measure"},
@@ -214,7 +215,7 @@ def test_only_the_pipeline_knows_all_stages() -> None:
     for name in INSIDE_EXPORT:
         knows[room_of(name)] |= {room_of(found) for found in own(name) if found.startswith("export.")}
     assert {room for room, known in knows.items() if known >= stages} == {"pipeline"}
-    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "__init__", "pipeline"}
+    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "trained", "outline", "__init__", "pipeline"}
 
 
 def called(name: str) -> set[str]:

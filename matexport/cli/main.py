@@ -11,21 +11,26 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from matexport.cli.commands import bench, embed, evaluate, export, pack, pick, report, show, verify
+from matexport.cli.commands import bench, embed, evaluate, export, init, pack, pick, report, show, verify
 from matexport.cli.output import DONE, INTERRUPTED, REFUSED, UNUSABLE, complain
 from matexport.errors import MatexportError, ParityError
+from matexport.spec.suggest import suggest
 from matexport.version import __version__
 
+#: What stands for a file or folder in help, where the option itself takes text: a hub id, or ``-``.
+FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml")
 #: In the order of ``--help``.
-COMMANDS = (export, verify, show, bench, evaluate, pick, embed, pack, report)
+COMMANDS = (init, export, verify, show, bench, evaluate, pick, embed, pack, report)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parse_arguments(arguments)
+    options = argparse.Namespace()
     try:
+        options = parse_arguments(arguments)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except ParityError as error:
@@ -46,17 +51,52 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     # argparse closes a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT over.
     options_end = rest.index("--") if "--" in rest else len(rest)
     if rest and (not hasattr(options, "texts") or any(text.startswith("-") for text in rest[:options_end])):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        command: argparse.ArgumentParser = options.parser
+        known = [option for action in command._actions for option in action.option_strings]
+        wrong = [text for text in rest[:options_end] if text.startswith("-")] or rest  # not the texts behind an option
+        command.error(f"unrecognized arguments: {' '.join(wrong)}{suggest(wrong[0].partition('=')[0], known)}")
     if rest:
         options.texts += rest[:options_end] + rest[options_end + 1 :]
     return options
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but what is wrong takes one line; the usage is for ``--help``."""
+    """argparse, but what is wrong takes one line, with what may have been meant; the usage is for ``--help``."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # where argparse looks a choice up
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            known = [str(choice) for choice in action.choices or ()]
+            raise argparse.ArgumentError(action, f"{error.message}{suggest(str(value), known)}") from None
 
     def error(self, message: str) -> NoReturn:
         self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class PrintCompletion(argparse.Action):
+    """Print a shell's completion script, made by shtab from the parser itself, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **_options: Any) -> NoReturn:
+        import shtab
+
+        _, shell, *_ = arguments
+        for command in (parser, *_list_parsers(parser)):
+            for action in command._actions:
+                if action.type is Path or action.metavar in FILE_METAVARS:
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]
+        print(shtab.complete(parser, shell=shell))
+        parser.exit()
+
+
+def _list_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Those of the commands."""
+    return [
+        command
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for command in action.choices.values()
+    ]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,7 +108,14 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 a gate said no (parity, changed files, a budget), 2 what was asked cannot be "
         "done",
     )
-    parser.add_argument("--version", action="version", version=f"matexport {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"matexport {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=["bash", "zsh", "tcsh"],
+        action=PrintCompletion,
+        help="print a script that completes commands, options and files in that shell, such as "
+        'eval "$(matexport --print-completion bash)"',
+    )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(parsers)

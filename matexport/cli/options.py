@@ -9,7 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from matexport.spec.profile import Precision
+
 Command = Callable[[argparse.Namespace], int]
+#: Names, since argparse shows the choices as they are.
+PRECISIONS = [str(precision) for precision in Precision]
+
 Parsers: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
@@ -24,7 +29,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.description = textwrap.fill(description, 80)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, parser=command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     return command
 

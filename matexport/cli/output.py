@@ -16,7 +16,6 @@ from matexport.io.terminal import format_table
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
-    from matexport.family.summary import Parities, Spreads
     from matexport.verify.verdict import Verification
 
 #: Exit codes: 1 is a gate that said no, 2 what was asked cannot be done.
@@ -128,7 +127,7 @@ def describe_rows(family: Family, verification: Verification) -> list[dict[str, 
     from matexport.family.summary import describe_profiles
 
     failures = describe_failures(family, verification)
-    rows = describe_profiles(family, *_split_measured(verification))
+    rows = describe_profiles(family, verification.measured)
     found = [failures.get(str(row["profile"])) for row in rows]
     return [row | {"passed": not failure, "failure": failure} for row, failure in zip(rows, found, strict=True)]
 
@@ -148,11 +147,6 @@ def describe_failures(family: Family, verification: Verification) -> dict[str, d
             said = {"check": check, "reason": breach.reason, "probe": breach.probe}
             failures[verdict.profile] = {**said, "message": message}
     return failures
-
-
-def _split_measured(verification: Verification) -> tuple[Parities, Spreads]:
-    verdicts = verification.verdicts
-    return {it.profile: it.parity for it in verdicts}, {it.profile: it.spread for it in verdicts}
 
 
 def _is_another(family: Family, verification: Verification) -> bool:

@@ -44,7 +44,7 @@ from matexport.spec.facts import (
 )
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.spec.tolerance import RANGES_WAY, TOGETHER_WAY, Tolerance
+from matexport.spec.tolerance import RANGES_CHECK, TOGETHER_WAY, Tolerance
 from matexport.verify.judge import run_all_ways
 from matexport.verify.parity import compare_vectors
 from matexport.verify.verdict import ProfileVerdict, Verification
@@ -174,7 +174,7 @@ def _explain_failure(
     check, breach = found
     text = load_references(family)[0][breach.probe].text
     reason = f"{verdict.profile}: {breach.reason} ({check}), worst on probe {breach.probe} ({text[:40]!r})"
-    if check == RANGES_WAY:
+    if check == RANGES_CHECK:
         reason += (
             "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
             "more different ones"

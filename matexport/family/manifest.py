@@ -22,6 +22,7 @@ from matexport.spec.facts import (
 )
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.record import Record, read_record
+from matexport.spec.suggest import suggest
 
 MANIFEST = "family.json"
 TOKENIZER = "tokenizer.json"
@@ -74,8 +75,8 @@ class Family(Record, frozen=True):
         """
         facts = self.facts.profiles.get(name)
         if facts is None:
-            known = ", ".join(profile.name for profile in self.profiles)
-            raise FamilyError(f"profile {name!r} was asked; {self.path} has {known}")
+            known = [profile.name for profile in self.profiles]
+            raise FamilyError(f"profile {name!r} was asked; {self.path} has {', '.join(known)}{suggest(name, known)}")
         return facts
 
     def is_trained(self, name: str) -> bool | None:

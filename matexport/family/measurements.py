@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
 from matexport.io.files import hash_file, replace_file
-from matexport.spec.measured import CPU, Bench, Host, ProfileBench, Quality
-from matexport.spec.tolerance import Parity, Spread, TokenParity
+from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
+from matexport.spec.tolerance import RANGES_CHECK, Parity, Spread, TokenParity
+
+T = TypeVar("T")
 
 #: A file beyond this was not written by us.
 MAX_BYTES = 64 << 20
@@ -32,7 +34,7 @@ def find_measurements(family: Family, host: Host) -> Path:
 
 def load_sections(family: Family, host: Host) -> dict[str, object]:
     """All sections of a host; empty when there are none that can be read, or they are of other files."""
-    known = _read(family, find_measurements(family, host))
+    known = _read(find_measurements(family, host), hash_file(family.path / MANIFEST))
     try:
         # A virtual machine may hide some.
         if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
@@ -42,15 +44,70 @@ def load_sections(family: Family, host: Host) -> dict[str, object]:
     return {}
 
 
-def load_all_sections(family: Family) -> list[tuple[Host, dict[str, object]]]:
-    """The sections of every host that something of these very files was measured on, by the file's name."""
-    found = []
+@dataclass(frozen=True)
+class Measurement:
+    """The parity that was recorded on a host, by profile.
+
+    Attributes:
+        parity: way of running -> parity.
+        spread: between a text alone and in a batch.
+        ranges: of int8 outputs, how much their ranges cut off of the parent's own vectors.
+        token_ids: of the probes, against the parent's; None where nobody looked.
+    """
+
+    parity: Mapping[str, Mapping[str, Parity]]
+    spread: Mapping[str, Spread | None] = field(default_factory=dict)
+    ranges: Mapping[str, Parity] = field(default_factory=dict)
+    token_ids: TokenParity | None = None
+
+
+@dataclass(frozen=True)
+class HostMeasurements:
+    """What was measured of a family on one host.
+
+    Attributes:
+        parity: None where none was recorded.
+        benches: by provider.
+        quality: None where nothing was evaluated.
+    """
+
+    host: Host
+    parity: Measurement | None
+    benches: Mapping[str, Bench]
+    quality: Quality | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of a family, on all hosts, by the name of their files.
+
+    Attributes:
+        manifest_sha256: of the family's manifest, which all of it was measured under.
+    """
+
+    manifest_sha256: str
+    hosts: tuple[HostMeasurements, ...]
+
+
+def load_measurements(family: Family) -> Measurements:
+    """Read every host's file once. What cannot be read, or is of other files than this family's, is left out."""
+    digest = hash_file(family.path / MANIFEST)
     folder = family.path / MEASUREMENTS
+    found = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() and not folder.is_symlink() else []:
-        known = _read(family, path)
+        known = _read(path, digest)
         with suppress(KeyError, msgspec.ValidationError):
-            found.append((msgspec.convert(known["host"], Host), known))
-    return found
+            host = msgspec.convert(known["host"], Host)
+            benches = {name: _convert(known, _name_section(name), Bench) for name in PROVIDERS}
+            found.append(
+                HostMeasurements(
+                    host,
+                    _convert_parity(known),
+                    {name: bench for name, bench in benches.items() if bench is not None},
+                    _convert(known, QUALITY_SECTION, Quality),
+                )
+            )
+    return Measurements(digest, tuple(found))
 
 
 def write_sections(
@@ -76,13 +133,13 @@ def write_sections(
     return target
 
 
-def _read(family: Family, path: Path) -> dict[str, Any]:
+def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:
     """A file's sections; none where it cannot be read, or is of other files than this family's."""
     try:
         if path.is_symlink() or path.stat().st_size > MAX_BYTES:
             return {}
         known = _parse(path.read_bytes())
-        if not isinstance(known, dict) or known["family"] != hash_file(family.path / MANIFEST):
+        if not isinstance(known, dict) or known["family"] != manifest_sha256:
             return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
@@ -142,10 +199,7 @@ def record_bench(family: Family, bench: Bench) -> Path:
 
 def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
     """What was measured on a host, if there is something that can be read and that is of these very files."""
-    try:
-        return msgspec.convert(load_sections(family, host)[_name_section(provider)], Bench, str_keys=True)
-    except (KeyError, msgspec.ValidationError):
-        return None
+    return _convert(load_sections(family, host), _name_section(provider), Bench)
 
 
 def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
@@ -183,32 +237,42 @@ def record_quality(family: Family, quality: Quality) -> Path:
 
 def load_quality(family: Family, host: Host) -> Quality | None:
     """What was evaluated on a host, if there is something that can be read and that is of these very files."""
+    return _convert(load_sections(family, host), QUALITY_SECTION, Quality)
+
+
+def load_measurement(family: Family, host: Host) -> Measurement | None:
+    """The parity that was recorded on a host, if there is some that can be read and that is of these very files."""
+    return _convert_parity(load_sections(family, host))
+
+
+def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
+    """Keep parity in ``measurements/<host>.json``, with what else is known there."""
+    sections: dict[str, object] = {
+        "parity": msgspec.to_builtins(measured.parity),
+        "spread": msgspec.to_builtins(measured.spread),
+        "ranges": msgspec.to_builtins(measured.ranges),
+    }
+    if measured.token_ids:
+        sections["token_ids"] = msgspec.to_builtins(measured.token_ids)
+    return write_sections(family, host, sections)
+
+
+def _convert(known: Mapping[str, object], section: str, kind: type[T]) -> T | None:
     try:
-        return msgspec.convert(load_sections(family, host)[QUALITY_SECTION], Quality, str_keys=True)
+        return msgspec.convert(known[section], kind, str_keys=True)
     except (KeyError, msgspec.ValidationError):
         return None
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What was recorded on a host: by profile, parity in each way of running, and the spread between the ways.
-
-    Attributes:
-        token_ids: as `Verification.token_ids`.
-    """
-
-    parity: Mapping[str, Mapping[str, Parity]]
-    spread: Mapping[str, Spread | None] = field(default_factory=dict)
-    token_ids: TokenParity | None = None
-
-
-def load_measurement(family: Family, host: Host) -> Measurement | None:
-    """What was recorded on a host, if there is something that can be read."""
-    known = load_sections(family, host)
+def _convert_parity(known: Mapping[str, object]) -> Measurement | None:
     try:
+        parity = msgspec.convert(known["parity"], dict[str, dict[str, Parity]])
+        # Earlier versions kept the ranges among the ways of running.
+        older = {name: ways.pop(RANGES_CHECK) for name, ways in parity.items() if RANGES_CHECK in ways}
         return Measurement(
-            msgspec.convert(known["parity"], dict[str, dict[str, Parity]]),
+            parity,
             msgspec.convert(known.get("spread", {}), dict[str, Spread | None]),
+            older | msgspec.convert(known.get("ranges", {}), dict[str, Parity]),
             msgspec.convert(known.get("token_ids"), TokenParity | None),
         )
     except (KeyError, msgspec.ValidationError):

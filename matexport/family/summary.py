@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from matexport.family.manifest import Family
-from matexport.spec.tolerance import RANGES_WAY, Parity, Spread
-
-Parities = Mapping[str, Mapping[str, Parity]]
-Spreads = Mapping[str, Spread | None]
+from matexport.family.measurements import Measurement
+from matexport.spec.tolerance import Parity, worst_of
 
 
-def describe_profiles(
-    family: Family, parities: Parities | None = None, spreads: Spreads | None = None
-) -> list[dict[str, object]]:
+def describe_profiles(family: Family, measured: Measurement | None = None) -> list[dict[str, object]]:
     """One record per profile: what it is, what it weighs, how near it is to the parent.
 
     Args:
         family: the family.
-        parities: profile -> way of running -> parity on this host, or None when it was not measured here.
-        spreads: profile -> what its vectors owe to the batch; None likewise.
+        measured: the parity that was recorded on a host (`load_measurement`); None where none was.
 
     Returns:
         records of plain values, ready for JSON. `download_bytes` is the graph and its prefix of the weights.
@@ -28,7 +23,9 @@ def describe_profiles(
     for profile in family.profiles:
         facts = family.profile_facts(profile.name)
         graph_bytes = family.facts.files[facts.graph].bytes
-        ways, spread = (parities or {}).get(profile.name), (spreads or {}).get(profile.name)
+        ways = measured.parity.get(profile.name) if measured else None
+        spread = measured.spread.get(profile.name) if measured else None
+        ranges = measured.ranges.get(profile.name) if measured else None
         rows.append(
             {
                 "profile": profile.name,
@@ -41,12 +38,13 @@ def describe_profiles(
                 "weights": facts.weights,
                 "weights_prefix_bytes": facts.weights_prefix_bytes,
                 "download_bytes": graph_bytes + facts.weights_prefix_bytes,
-                "max_abs": max(parity.max_abs for way, parity in ways.items() if way != RANGES_WAY) if ways else None,
+                "max_abs": worst_of(ways)[1].max_abs if ways else None,
                 "cosine_mean": _least(parity.cosine_mean for parity in ways.values()) if ways else None,
                 "cosine_min": _least(parity.cosine_min for parity in ways.values()) if ways else None,
                 "neighbours": min(parity.neighbours for parity in ways.values()) if ways else None,
                 "spread": spread.value if spread else None,
                 "parity": {way: _describe_parity(parity) for way, parity in ways.items()} if ways else None,
+                "ranges": _describe_parity(ranges) if ranges else None,
             }
         )
     return rows

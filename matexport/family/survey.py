@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
 
 from matexport.errors import RequestError
 from matexport.family.manifest import Family
-from matexport.family.measurements import BENCH_SECTION, QUALITY_SECTION, load_all_sections, load_bench
-from matexport.spec.measured import Bench, Host, HostPattern, Quality, TaskQuality, Timing
+from matexport.family.measurements import Measurements, load_bench, load_measurements
+from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, TaskQuality, Timing
 from matexport.spec.record import Record
 
 #: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
@@ -83,6 +83,7 @@ def survey_family(
     threads: int | None = None,
     shape: tuple[int, int] | None = None,
     task: str | None = None,
+    measured: Measurements | None = None,
 ) -> Survey:
     """Gather what is known of a family's profiles.
 
@@ -92,54 +93,24 @@ def survey_family(
         threads: of the timings; the most that were measured on a host when left out.
         shape: (batch, tokens) whose latency counts, instead of that of one short text.
         task: name of the one that retention is of.
+        measured: what `load_measurements` read; it is read when left out.
 
     Raises:
         RequestError: nobody evaluated that task, or timed that shape or number of threads; those that are known are
             listed.
     """
-    sections = load_all_sections(family)
-    benches, qualities = [], []
-    for where, known in sections:
-        with suppress(KeyError, msgspec.ValidationError):
-            benches.append((where, msgspec.convert(known[BENCH_SECTION], Bench, str_keys=True)))
-        with suppress(KeyError, msgspec.ValidationError):
-            qualities.append((where, msgspec.convert(known[QUALITY_SECTION], Quality, str_keys=True)))
+    measured = measured or load_measurements(family)
+    benches = [(one.host, one.benches[CPU]) for one in measured.hosts if CPU in one.benches]
+    qualities = [(one.host, one.quality) for one in measured.hosts if one.quality is not None]
     tasks, left_out = _choose_tasks([found for _, found in qualities], task)
-    timed = [
-        timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
-    ]
-    if threads is not None:
-        _check_asked(f"threads={threads}", {f"threads={count}" for count, _ in timed})
-    if shape:
-        _check_asked(f"the shape {shape[0]}x{shape[1]}", {name for _, timing in timed for name in timing.latency})
-
-    def time_of(
-        profile: str, read: Callable[[Timing], float | None], *, worst: Callable[..., Measured]
-    ) -> Measured | None:
-        found = []
-        for where, bench in benches:
-            counts = bench.profiles[profile].threads if profile in bench.profiles else {}
-            count = threads if threads is not None else max(counts, default=0)
-            value = read(counts[count]) if count in counts else None
-            if value is not None and 0 < value < math.inf:
-                found.append(Measured(value, where, count))
-        return _choose(found, host, worst)
-
-    def retention_of(profile: str) -> Measured | None:
-        """Each task where it was evaluated, be that another host than the next task's; the least of them."""
-        found = []
-        for name in tasks:
-            kept = [(where, _find_retention(known, name, profile)) for where, known in qualities]
-            known = _choose([Measured(value, where) for where, value in kept if value is not None], host, _least)
-            if known is None:
-                return None
-            found.append(known)
-        return _least(found) if found else None
+    _check_timings(benches, threads, shape)
+    timings = _Timings(benches, host, threads)
+    shape_name = f"{shape[0]}x{shape[1]}" if shape else None
 
     def read_latency(timing: Timing) -> float | None:
-        if shape is None:
+        if shape_name is None:
             return timing.call.p50
-        sample = timing.latency.get(f"{shape[0]}x{shape[1]}")
+        sample = timing.latency.get(shape_name)
         return sample.p50 if sample else None
 
     first = family.profiles[0].name
@@ -152,16 +123,63 @@ def survey_family(
             trained=family.is_trained(name),
             disk_bytes=shared_bytes + family.measure_download(name),
             download_bytes=family.measure_download(name),
-            peak_bytes=time_of(name, lambda timing: timing.peak_bytes, worst=_greatest),
-            latency_ms=time_of(name, read_latency, worst=_greatest),
-            cold_start_ms=time_of(name, lambda timing: timing.first_vector.p50, worst=_greatest),
-            texts_per_s=time_of(name, lambda timing: timing.texts_per_s, worst=_least),
-            retention=retention_of(name),
+            peak_bytes=timings.find(name, lambda timing: timing.peak_bytes, _greatest),
+            latency_ms=timings.find(name, read_latency, _greatest),
+            cold_start_ms=timings.find(name, lambda timing: timing.first_vector.p50, _greatest),
+            texts_per_s=timings.find(name, lambda timing: timing.texts_per_s, _least),
+            retention=_survey_retention(name, tasks, qualities, host),
         )
         for profile in family.profiles
         for name in [profile.name]
     )
-    return Survey(host, candidates, tasks, tuple(where for where, _ in sections), left_out)
+    return Survey(host, candidates, tasks, tuple(one.host for one in measured.hosts), left_out)
+
+
+@dataclass(frozen=True)
+class _Timings:
+    """What every host timed, with one number of threads or each host's largest."""
+
+    benches: Sequence[tuple[Host, Bench]]
+    host: Where
+    threads: int | None
+
+    def find(
+        self, profile: str, read: Callable[[Timing], float | None], worst: Callable[..., Measured]
+    ) -> Measured | None:
+        """A profile's number on the host in question, or else the worst of the others."""
+        found = []
+        for where, bench in self.benches:
+            counts = bench.profiles[profile].threads if profile in bench.profiles else {}
+            count = self.threads if self.threads is not None else max(counts, default=0)
+            value = read(counts[count]) if count in counts else None
+            if value is not None and 0 < value < math.inf:
+                found.append(Measured(value, where, count))
+        return _choose(found, self.host, worst)
+
+
+def _survey_retention(
+    profile: str, tasks: Sequence[str], qualities: Sequence[tuple[Host, Quality]], host: Where
+) -> Measured | None:
+    """Each task where it was evaluated, be that another host than the next task's; the least of them."""
+    found = []
+    for name in tasks:
+        kept = [(where, _find_retention(quality, name, profile)) for where, quality in qualities]
+        known = _choose([Measured(value, where) for where, value in kept if value is not None], host, _least)
+        if known is None:
+            return None
+        found.append(known)
+    return _least(found) if found else None
+
+
+def _check_timings(benches: Sequence[tuple[Host, Bench]], threads: int | None, shape: tuple[int, int] | None) -> None:
+    """Refuse a number of threads or a shape that nobody timed anything with."""
+    timed = [
+        timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
+    ]
+    if threads is not None:
+        _check_asked(f"threads={threads}", {f"threads={count}" for count, _ in timed})
+    if shape:
+        _check_asked(f"the shape {shape[0]}x{shape[1]}", {name for _, timing in timed for name in timing.latency})
 
 
 def list_unmeasured(

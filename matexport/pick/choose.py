@@ -12,7 +12,7 @@ closest to the parent: trained points, more layers, more dims, then the more exa
 from __future__ import annotations
 
 from matexport.family.survey import Candidate, Survey
-from matexport.pick.front import find_candidate_front, read_costs, read_quality
+from matexport.pick.front import find_front, read_losses
 from matexport.pick.limits import (
     LIMITS,
     Budget,
@@ -69,14 +69,13 @@ def choose(survey: Survey, budget: Budget, *, trained_only: bool = False) -> Cho
     rejected = {it.profile: reject(it, checked, trained_only) for it in candidates}
 
     def rank(candidate: Candidate) -> tuple[object, ...]:
-        worse = tuple(-value for value in read_quality(candidate, quality_known))
-        return worse, *read_costs(candidate), candidate.profile
+        return *read_losses(candidate, quality_known), candidate.profile
 
     fitting = sorted((it for it in candidates if rejected[it.profile] is None), key=rank)
     return Choice(
         chosen=fitting[0] if fitting else None,
         fitting=tuple(fitting),
-        front=tuple(find_candidate_front(fitting, quality_known)),
+        front=tuple(find_front(fitting, lambda it: read_losses(it, quality_known))),
         rejections=tuple(found for found in rejected.values() if found is not None),
         misses=() if fitting else tuple(find_misses(candidates, checked, trained_only)),
         checks=checks,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from matexport.family.survey import Candidate
 from matexport.pick.limits import read_disk, read_latency, read_ram, read_retention
 from matexport.spec.profile import Encoding, Precision, Profile
+
+T = TypeVar("T")
 
 #: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.spec.tolerance.FLOORS`).
 EXACTNESS = (
@@ -34,35 +37,27 @@ def read_costs(candidate: Candidate) -> tuple[float, float, float]:
     return tuple(math.inf if cost is None else cost for cost in costs)  # type: ignore[return-value]
 
 
-def find_candidate_front(ranked: Iterable[Candidate], quality_known: bool) -> Iterable[Candidate]:
-    """Those that none dominates, of candidates from the best on: only an earlier one can dominate.
+def find_front(items: Iterable[T], read: Callable[[T], tuple[Any, ...]]) -> list[T]:
+    """Those that none dominates: no other is at most as much in every number of `read`, and less in one.
 
-    (One that is at least as good in all and better in one comes before in the order, which compares the same numbers.)
-    """
-    front: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
-    for candidate in ranked:
-        quality, costs = read_quality(candidate, quality_known), read_costs(candidate)
-        if any(
-            best >= quality and all(map(float.__le__, cheap, costs)) and (best, cheap) != (quality, costs)
-            for best, cheap in front
-        ):
-            continue
-        front.append((quality, costs))
-        yield candidate
-
-
-def find_front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
-    """Which of n pairs no other beats: none costs at most as much and gains at least as much, and differs.
+    Args:
+        read: the numbers of an item, the less the better; a number may itself be a tuple.
 
     Returns:
-        indices, by cost; pairs that are equal are all there. O(n log n).
+        the front in the order of `read`, equal items in their own; those with the same numbers are all there.
     """
-    front: list[int] = []
-    best = -math.inf
-    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -gains[index])):
-        if gains[index] > best:
-            front.append(index)
-            best = gains[index]
-        elif front and (costs[index], gains[index]) == (costs[front[-1]], gains[front[-1]]):
-            front.append(index)
-    return front
+    front: list[tuple[tuple[Any, ...], T]] = []
+    for numbers, item in sorted(((read(item), item) for item in items), key=lambda pair: pair[0]):
+        # Only an earlier one can dominate: one that is at most as much in all comes before in this order.
+        if not any(
+            other != numbers and all(mine <= theirs for mine, theirs in zip(other, numbers, strict=True))
+            for other, _ in front
+        ):
+            front.append((numbers, item))
+    return [item for _, item in front]
+
+
+def read_losses(candidate: Candidate, quality_known: bool) -> tuple[Any, ...]:
+    """What a profile lacks in quality, then its latency, disk and memory: the less the better, first things first."""
+    lacks = tuple(-value for value in read_quality(candidate, quality_known))
+    return lacks, *read_costs(candidate)

@@ -7,21 +7,20 @@ Reads the manifest, the probes and ``measurements/``; computes nothing on arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from matexport.family.integrity import check_files
-from matexport.family.manifest import MANIFEST, PROBES, Family, load_family
-from matexport.family.measurements import load_bench, load_quality
-from matexport.family.survey import Candidate, Survey, is_same_host, survey_family
+from matexport.family.manifest import PROBES, Family, load_family
+from matexport.family.measurements import HostMeasurements, load_measurements
+from matexport.family.survey import Survey, is_same_host, survey_family
 from matexport.host import read_host
-from matexport.io.files import hash_file
+from matexport.pick.choose import Choice, choose
 from matexport.pick.limits import Budget
-from matexport.spec.measured import PROVIDERS, Bench, Host, TaskQuality
-from matexport.spec.tolerance import RANGES_WAY
-from matexport.verify.verdict import ProfileVerdict, load_verdicts
+from matexport.spec.measured import Bench, Host, TaskQuality
+from matexport.verify.verdict import ProfileVerdict, judge_recorded
 
 MB = 1e6
 
@@ -58,6 +57,7 @@ class Findings:
 
     Attributes:
         manifest_sha256: digest of ``family.json``, which holds those of all files.
+        choice: what `pick` says of the budget.
         verdicts: by host that recorded parity, this one first, and by profile.
         benches: what was timed, by host and provider.
     """
@@ -67,6 +67,7 @@ class Findings:
     survey: Survey
     host: Host
     budget: Budget
+    choice: Choice
     threads: int | None
     verdicts: tuple[tuple[Host, Mapping[str, ProfileVerdict]], ...]
     tasks: tuple[TaskScores, ...]
@@ -125,60 +126,33 @@ def gather_findings(
 
     Raises:
         FamilyError: it is none, or its probes are not those that were exported.
-        RequestError: nobody evaluated that task, or timed that number of threads, .
+        RequestError: nobody evaluated that task, or timed that number of threads.
     """
     family = family if isinstance(family, Family) else load_family(family)
     host = host or read_host()
-    survey = survey_family(family, host, threads=threads, task=task)
-    benches = tuple(
-        bench
-        for where in survey.hosts
-        for provider in PROVIDERS
-        if (bench := load_bench(family, where, provider)) is not None
-    )
+    measured = load_measurements(family)
+    survey = survey_family(family, host, threads=threads, task=task, measured=measured)
     check_files(family, [PROBES])
-    hosts = sorted(survey.hosts, key=lambda where: not is_same_host(where, host))
-    verdicts = ((where, load_verdicts(family, where)) for where in hosts)
+    hosts = sorted(measured.hosts, key=lambda one: not is_same_host(one.host, host))
+    verdicts = [(one.host, judge_recorded(family, one.parity)) for one in hosts if one.parity]
+    budget = budget or Budget()
     return Findings(
         family=family,
-        manifest_sha256=hash_file(family.path / MANIFEST),
+        manifest_sha256=measured.manifest_sha256,
         survey=survey,
         host=host,
-        budget=budget or Budget(),
+        budget=budget,
+        choice=choose(survey, budget),
         threads=threads,
         verdicts=tuple((where, {it.profile: it for it in found}) for where, found in verdicts if found),
-        tasks=_list_tasks(family, host, survey),
-        benches=benches,
+        tasks=_list_tasks(hosts),
+        benches=tuple(bench for one in measured.hosts for bench in one.benches.values()),
     )
-
-
-def find_excess(budget: Budget, candidate: Candidate) -> tuple[str, ...]:
-    """How a profile is outside of a budget, a phrase for each limit; what nobody measured is outside, too."""
-    ram, latency, start, kept = (
-        candidate.peak_bytes, candidate.latency_ms, candidate.cold_start_ms, candidate.retention
-    )  # fmt: skip
-    numbers: tuple[tuple[str, float | None, float | None, str], ...] = (
-        ("latency", latency.value if latency else None, budget.max_latency_ms, "ms"),
-        ("disk", candidate.disk_bytes / MB, budget.max_disk_mb, "MB"),
-        ("RAM", ram.value / MB if ram else None, budget.max_ram_mb, "MB"),
-        ("cold start", start.value if start else None, budget.max_cold_start_ms, "ms"),
-    )
-    found = []
-    for name, value, limit, unit in numbers:
-        if limit is not None and value is None:
-            found.append(f"{name} not measured")
-        elif limit is not None and value is not None and not value <= limit:
-            found.append(f"{name} {value:.4g} > {limit:g} {unit}")
-    if budget.min_retention is not None and kept is None:
-        found.append("retention not measured")
-    elif budget.min_retention is not None and kept is not None and not kept.value >= budget.min_retention:
-        found.append(f"retention {kept.value:.4g} < {budget.min_retention:g}")
-    return tuple(found)
 
 
 def measure_floor_use(host: Host, verdict: ProfileVerdict) -> FloorUse:
     """A verdict as one number, and the share of its floor that is used."""
-    ways = [parity for way, parity in verdict.parity.items() if way != RANGES_WAY]
+    ways = verdict.parity.values()
     tolerance = verdict.tolerance
     difference = _worst(parity.max_abs for parity in ways)
     least = -_worst(-parity.cosine_min for parity in ways)
@@ -206,12 +180,10 @@ def _rank(value: float) -> tuple[bool, float]:
     return (value != value, value)
 
 
-def _list_tasks(family: Family, host: Host, survey: Survey) -> tuple[TaskScores, ...]:
-    """Every task once, from this host if it evaluated it, else from the first that did; those with labels first."""
-    here = [where for where in survey.hosts if is_same_host(where, host)]
+def _list_tasks(hosts: Sequence[HostMeasurements]) -> tuple[TaskScores, ...]:
+    """Every task once, from the first host that evaluated it; those with labels first."""
     found: dict[str, TaskScores] = {}
-    for where in dict.fromkeys([*here, *survey.hosts]):
-        known = load_quality(family, where)
-        for name, task in known.tasks.items() if known else ():
-            found.setdefault(name, TaskScores(name, where, task))
+    for one in hosts:
+        for name, task in one.quality.tasks.items() if one.quality else ():
+            found.setdefault(name, TaskScores(name, one.host, task))
     return tuple(sorted(found.values(), key=lambda it: (not it.quality.kind.has_labels, it.name)))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from matexport.family.survey import Measured, is_same_host
-from matexport.pick.limits import Budget
-from matexport.report.findings import MB, Findings, find_excess
+from matexport.pick.limits import LIMITS, Budget
+from matexport.report.findings import MB, Findings
 from matexport.report.heatmaps import list_marks, map_parity, map_retention
 from matexport.report.naming import (
     command,
@@ -159,26 +159,20 @@ def _say_unproven(findings: Findings) -> Missing | None:
 
 
 def describe_budget(findings: Findings) -> str:
-    budget = findings.budget
-    if budget == Budget():
+    """The limits, how many profiles keep them, the best of these, and what could not be checked, as `pick` says it."""
+    choice = findings.choice
+    if not choice.checks:
         return ""
-    parts = [
-        text
-        for value, text in (
-            (budget.max_latency_ms, f"at most {budget.max_latency_ms:g} ms" if budget.max_latency_ms else ""),
-            (budget.max_ram_mb, f"{budget.max_ram_mb:g} MB of memory" if budget.max_ram_mb else ""),
-            (budget.max_disk_mb, f"{budget.max_disk_mb:g} MB on disk" if budget.max_disk_mb else ""),
-            (budget.min_retention, f"a retention of at least {budget.min_retention:g}" if budget.min_retention else ""),
-        )
-        if value is not None
-    ]
-    inside = [it.profile for it in findings.survey.candidates if not find_excess(budget, it)]
-    sound = [name for name in inside if name not in findings.broken]
+    limits = [(LIMITS[check.limit], check) for check in choice.checks]
+    parts = [f"{limit.what} {'>=' if limit.least else '<='} {limit.show(check.allowed)}" for limit, check in limits]
+    sound = [it.profile for it in choice.fitting if it.profile not in findings.broken]
     names = f": {', '.join(sound)}" if 0 < len(sound) <= 12 else ""
-    return (
-        f"Budget: {', '.join(parts)}. {len(sound)} of {count_noun(len(findings.survey.candidates), 'profile')} "
-        f"{'keeps' if len(sound) == 1 else 'keep'} it{names}."
-    )
+    total = count_noun(len(findings.survey.candidates), "profile")
+    said = f"Budget: {', '.join(parts)}. {len(sound)} of {total} {'keeps' if len(sound) == 1 else 'keep'} it{names}."
+    if len(sound) > 1:
+        said += f" The best of them: {sound[0]}."
+    unchecked = [f"{limit.what} was measured for no profile" for limit, check in limits if not check.done]
+    return f"{said} Not checked: {', '.join(unchecked)}." if unchecked else said
 
 
 def _note_retention(findings: Findings) -> str:

@@ -139,7 +139,7 @@ def draw_tradeoff(
 def pick_front(spots: Sequence[Spot]) -> list[Spot]:
     """The spots that no other beats, by cost; one off its parity floor is no choice."""
     sound = [spot for spot in spots if not spot.crossed]
-    return [sound[index] for index in find_front([it.cost for it in sound], [it.retention for it in sound])]
+    return find_front(sound, lambda it: (it.cost, -it.retention))
 
 
 def _scale(

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matexport.family.measurements import Measurement
 from matexport.family.summary import describe_profiles
 from matexport.family.survey import Measured, is_same_host
 from matexport.pick.limits import Budget
-from matexport.report.findings import MB, Findings, FloorUse, find_excess
+from matexport.report.findings import MB, Findings, FloorUse
 from matexport.report.naming import count_noun, format_number, mark_host
 from matexport.spec.measured import CPU, Host
 from matexport.spec.profile import Precision, Profile
@@ -66,9 +67,12 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         Column("trained"), Column("max abs diff", True), Column("mean cosine", True), Column("least cosine", True),
         Column("neighbours", True), Column("spread", True),
     ]  # fmt: skip
-    parities = {name: it.verdict.parity for name, it in standings.items()}
-    spreads = {name: it.verdict.spread for name, it in standings.items()}
-    described = {row["profile"]: row for row in describe_profiles(findings.family, parities, spreads)}
+    measured = Measurement(
+        {name: it.verdict.parity for name, it in standings.items()},
+        {name: it.verdict.spread for name, it in standings.items()},
+    )
+    described = {row["profile"]: row for row in describe_profiles(findings.family, measured)}
+    rejected = {it.profile: it.reason for it in findings.choice.rejections}
 
     def known(number: Measured | None, form: str, unit: float = 1.0) -> Cell:
         if number is None:
@@ -80,10 +84,8 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         profile, row, standing = Profile.parse(it.profile), described[it.profile], standings.get(it.profile)
         mark = mark_host(findings, letters, standing.host) if standing else ""
         trained = {True: "yes", False: "no", None: "–"}[it.trained]
-        excess = find_excess(budget, it)
-        kept = Cell(
-            "; ".join(excess) or "kept", "outside" if excess else "kept", style="bad narrow" if excess else "good"
-        )
+        reason = rejected.get(it.profile)
+        kept = Cell(reason or "kept", "outside" if reason else "kept", style="bad narrow" if reason else "good")
         rows.append(
             [
                 Cell(it.profile, it.profile),

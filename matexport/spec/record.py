@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from matexport.spec.suggest import suggest
+
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of what is read from a file or named in one. As a dataclass each would take 1 ms of a cold start to define.
@@ -40,16 +42,17 @@ def read_record(data: object, record: type[T], where: str, error: type[Exception
         return msgspec.convert(data, record, strict=True)
     except msgspec.ValidationError as problem:
         if unknown := _find_unknown(data, record):
-            name, known = unknown
-            raise error(f"{where}: unknown {name}; known here: {', '.join(known)}") from None
+            name, asked, known = unknown
+            meant = suggest(asked, known)
+            raise error(f"{where}: unknown {name}; known here: {', '.join(known)}{meant}") from None
         raise error(f"{where}: {problem}") from None
 
 
-def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, list[str]] | None:
-    """The first key or choice that a record does not have, and those that it has."""
+def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, str, list[str]] | None:
+    """The first key or choice that a record does not have: as messages name it, alone, and those that there are."""
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and isinstance(data, str):
         known = [str(choice.value) for choice in annotation]
-        return None if data in known else (f"{path} {data!r}", known)
+        return None if data in known else (f"{path} {data!r}", data, known)
     if isinstance(annotation, types.UnionType):
         branches = typing.get_args(annotation)
         found = [_find_unknown(data, branch, path) for branch in branches if branch is not types.NoneType]
@@ -60,7 +63,7 @@ def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, l
         for key, value in data.items():
             here = f"{path}.{key}" if path else str(key)
             if key not in known:
-                return f"key {here!r}", known
+                return f"key {here!r}", str(key), known
             if hit := _find_unknown(value, hints[key], here):
                 return hit
         return None

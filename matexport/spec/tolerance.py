@@ -107,6 +107,11 @@ class Parity:
         return None
 
 
+def worst_of(ways: Mapping[str, Parity]) -> tuple[str, Parity]:
+    """Of the ways in which a profile was run, the one with the largest difference, and its parity."""
+    return max(ways.items(), key=lambda item: item[1].max_abs)
+
+
 @dataclass(frozen=True)
 class Spread:
     """What a text's vector owes to its batch.
@@ -194,8 +199,8 @@ def _show_ids(row: Sequence[int], place: int) -> str:
     return f"[{', '.join([*before, *shown, *after])}]"
 
 
-#: What stands beside the ways of running for int8 outputs: how much their ranges cut off of the parent's own vectors.
-RANGES_WAY = "ranges"
+#: The check beside the ways of running of int8 outputs: how much their ranges cut off of the parent's own vectors.
+RANGES_CHECK = "ranges"
 
 #: Read from the graph of all exits, which is what evaluates a family.
 TOGETHER_WAY = "together"

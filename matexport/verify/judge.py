@@ -34,7 +34,6 @@ from matexport.runtime.inputs.text import Tokens, load_tokenizer, read_tokenizer
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Encoding, Precision, Probe, Profile
 from matexport.spec.tolerance import (
-    RANGES_WAY,
     TOGETHER_WAY,
     TokenParity,
 )
@@ -45,7 +44,7 @@ from matexport.verify.codes import (
     encode_vectors,
 )
 from matexport.verify.parity import compare_vectors
-from matexport.verify.verdict import ProfileVerdict, Verification, hold_codes_to_vectors, judge_parity
+from matexport.verify.verdict import ProfileVerdict, Verification, find_encoded_tolerance, hold_codes_to_vectors
 
 #: Probes per run in the batched checks: large enough that short and long texts share a batch.
 BATCH = 4
@@ -163,11 +162,10 @@ def judge_profile(case: Case, name: str, *, threads: int | None = None) -> Profi
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
     else:
         parity = {way: compare_codes(codes, reference, facts.encoding, ranges) for way, codes in ways.items()}
-        if ranges is not None and facts.encoding is Encoding.INT8:
-            parity[RANGES_WAY] = compare_ranges(reference, ranges)
     # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
     spread = compare_batched(ways["single"], ways["batched"], facts.encoding)
-    return judge_parity(family, name, len(reference), parity, spread)
+    cut = compare_ranges(reference, ranges) if ranges is not None and facts.encoding is Encoding.INT8 else None
+    return ProfileVerdict(name, find_encoded_tolerance(family, name, len(reference)), parity, spread, cut)
 
 
 def _share_threads(family: Family, threads: int) -> tuple[int, int]:

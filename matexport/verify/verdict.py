@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from matexport.family.manifest import PROBES, Family
-from matexport.family.measurements import load_measurement, write_sections
+from matexport.family.measurements import Measurement, load_measurement, record_parity
 from matexport.family.token_rows import stores_token_rows
 from matexport.io.texts import load_probes
 from matexport.runtime.inputs.text import read_tokenizers_version
@@ -21,7 +19,7 @@ from matexport.spec.measured import Host
 from matexport.spec.profile import Encoding, Profile
 from matexport.spec.tolerance import (
     FLOORS,
-    RANGES_WAY,
+    RANGES_CHECK,
     TOGETHER_WAY,
     Breach,
     Parity,
@@ -29,6 +27,7 @@ from matexport.spec.tolerance import (
     TokenParity,
     Tolerance,
     tighten,
+    worst_of,
 )
 from matexport.verify.codes import (
     RANGES_TOLERANCE,
@@ -45,7 +44,9 @@ class ProfileVerdict:
     """Parity of one profile in each way it was run, and the floor it was held to.
 
     Attributes:
+        parity: by way of running.
         spread: what the same text gave alone and in a batch, as the runtime pads it (on the right).
+        ranges: of int8 outputs, how much their ranges cut off of the parent's own vectors. No way of running.
         vectors: what is wrong with the float32 profile whose vectors these are, where the outputs are codes.
     """
 
@@ -53,6 +54,7 @@ class ProfileVerdict:
     tolerance: Tolerance
     parity: Mapping[str, Parity]
     spread: Spread | None = None
+    ranges: Parity | None = None
     vectors: Breach | None = None
 
     @property
@@ -66,15 +68,13 @@ class ProfileVerdict:
     @property
     def worst(self) -> tuple[str, Parity]:
         """The way of running, and its parity, with the largest difference."""
-        ran = [item for item in self.parity.items() if item[0] != RANGES_WAY]
-        return max(ran, key=lambda item: item[1].max_abs)
+        return worst_of(self.parity)
 
     def list_checks(self) -> list[tuple[str, Breach | None]]:
         """Every check that the profile was held to, and what is wrong with it."""
-        checks = [
-            (way, parity.find_breach(RANGES_TOLERANCE if way == RANGES_WAY else self.tolerance))
-            for way, parity in self.parity.items()
-        ]
+        checks = [(way, parity.find_breach(self.tolerance)) for way, parity in self.parity.items()]
+        if self.ranges is not None:
+            checks.append((RANGES_CHECK, self.ranges.find_breach(RANGES_TOLERANCE)))
         if self.tolerance.spread is not None and self.spread is not None:
             checks.append((SPREAD_CHECK, self.spread.find_breach(self.tolerance)))
         if self.vectors:
@@ -98,6 +98,16 @@ class Verification:
     def passed(self) -> bool:
         return all(verdict.passed for verdict in self.verdicts) and (self.token_ids is None or self.token_ids.passed)
 
+    @property
+    def measured(self) -> Measurement:
+        """What of it is a measurement: the floors are the family's."""
+        return Measurement(
+            parity={verdict.profile: verdict.parity for verdict in self.verdicts},
+            spread={verdict.profile: verdict.spread for verdict in self.verdicts},
+            ranges={verdict.profile: verdict.ranges for verdict in self.verdicts if verdict.ranges is not None},
+            token_ids=self.token_ids,
+        )
+
 
 def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
     """Names of the checks that a profile will be held to, as `ProfileVerdict.list_checks` names them.
@@ -112,7 +122,7 @@ def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
     if facts.precision in family.facts.exits:
         checks.append(TOGETHER_WAY)
     if facts.encoding is Encoding.INT8:
-        checks.append(RANGES_WAY)
+        checks.append(RANGES_CHECK)
     if find_tolerance(family, name).spread is not None:
         checks.append(SPREAD_CHECK)
     if find_float32_profile(family, name):
@@ -158,12 +168,7 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     Returns:
         the file. Written beside it and renamed, so that it is never half there.
     """
-    parity = {verdict.profile: msgspec.to_builtins(dict(verdict.parity)) for verdict in verification.verdicts}
-    spread = {verdict.profile: msgspec.to_builtins(verdict.spread) for verdict in verification.verdicts}
-    sections: dict[str, object] = {"parity": parity, "spread": spread}
-    if verification.token_ids:
-        sections["token_ids"] = msgspec.to_builtins(verification.token_ids)
-    return write_sections(family, verification.host, sections)
+    return record_parity(family, verification.host, verification.measured)
 
 
 def load_verification(family: Family, host: Host) -> Verification | None:
@@ -171,7 +176,8 @@ def load_verification(family: Family, host: Host) -> Verification | None:
 
     And the token ids, as this version of tokenizers gives them, where the family stores the parent's.
     """
-    recorded, verdicts = load_measurement(family, host), load_verdicts(family, host)
+    recorded = load_measurement(family, host)
+    verdicts = judge_recorded(family, recorded) if recorded else ()
     if recorded is None or len(verdicts) != len(family.profiles):
         return None
     if stores_token_rows(family) and (
@@ -181,27 +187,31 @@ def load_verification(family: Family, host: Host) -> Verification | None:
     return Verification(host, verdicts, recorded.token_ids)
 
 
-def load_verdicts(family: Family, host: Host) -> tuple[ProfileVerdict, ...]:
+def judge_recorded(family: Family, recorded: Measurement) -> tuple[ProfileVerdict, ...]:
     """What was recorded on a host, judged by the family's floors: only the profiles that were run there."""
-    recorded = load_measurement(family, host)
-    if recorded is None:
-        return ()
     names = [
         profile.name
         for profile in family.profiles
-        if set(recorded.parity.get(profile.name, ())) - {RANGES_WAY} and profile.name in recorded.spread
+        if recorded.parity.get(profile.name) and profile.name in recorded.spread
     ]
     if not names:
         return ()
     probes = len(load_probes(family.path / PROBES))
     return hold_codes_to_vectors(
-        [judge_parity(family, name, probes, recorded.parity[name], recorded.spread[name]) for name in names]
+        [
+            ProfileVerdict(
+                name,
+                find_encoded_tolerance(family, name, probes),
+                recorded.parity[name],
+                recorded.spread[name],
+                recorded.ranges.get(name),
+            )
+            for name in names
+        ]
     )
 
 
-def judge_parity(
-    family: Family, name: str, probes: int, parity: Mapping[str, Parity], spread: Spread | None
-) -> ProfileVerdict:
+def find_encoded_tolerance(family: Family, name: str, probes: int) -> Tolerance:
+    """What a profile's outputs are held to on so many probes: `find_tolerance`, for codes where it gives codes."""
     facts = family.profile_facts(name)
-    tolerance = encode_tolerance(find_tolerance(family, name), facts.encoding, facts.dim, probes)
-    return ProfileVerdict(name, tolerance, parity, spread)
+    return encode_tolerance(find_tolerance(family, name), facts.encoding, facts.dim, probes)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -28,7 +29,7 @@ from matexport.family.measurements import load_measurement
 from matexport.host import read_host
 
 NAME = "L02-D032-fp32"
-COMMANDS = ("export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
+COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,9 @@ def test_every_command_has_a_test_here(run: Run) -> None:
     assert found == set(COMMANDS)
 
 
-def test_version(run: Run) -> None:
-    result = run("--version")
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_version(flag: str, run: Run) -> None:
+    result = run(flag)
     assert (result.code, result.out) == (0, f"matexport {matexport.__version__}\n")
 
 
@@ -718,3 +720,56 @@ def test_export_without_a_profile_or_a_parent(run: Run, job: Path, tmp_path: Pat
     run("export", job, "--parent", "package:no_such_package/x", "--out", tmp_path / "out").complains("no_such_package")
     (tmp_path / "file").touch()
     run("export", job, "--out", tmp_path / "file" / "out").complains("cannot write")
+
+
+# --- what somebody may have meant
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("exprot", "x"), "did you mean 'export'?"),
+        (("embed", "FAMILY", "--ouput", "x", "a"), "unrecognized arguments: --ouput; did you mean '--output'?"),
+        (("pick", "FAMILY", "--max-disk", "3", "--shpae=1x2"), "did you mean '--shape'?"),
+        (("export", "job.toml", "--precision", "int-8"), "did you mean 'int8'?"),
+        (("embed", "FAMILY", "--profile", "L2-D032-fp32", "a"), "did you mean 'L02-D032-fp32'?"),
+    ],
+)
+def test_a_close_name_is_suggested(words: tuple[str, ...], meant: str, exported: Path) -> None:
+    command = [sys.executable, "-m", "matexport", *(str(exported) if word == "FAMILY" else word for word in words)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert meant in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Precision." not in result.stderr
+
+
+def test_nothing_is_suggested_for_what_is_close_to_nothing(exported: Path) -> None:
+    command = [sys.executable, "-m", "matexport", "embed", str(exported), "--zzzzzz", "a"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "did you mean" not in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "matexport", "--print-completion", "bash"], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "complete.sh").write_text(printed.stdout)
+
+    def complete(*words: str) -> list[str]:
+        """What bash offers behind some words, as its own completion calls the function."""
+        script = (
+            f"source {tmp_path / 'complete.sh'}\nCOMP_WORDS=(matexport {' '.join(words)})\n"
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n"
+            "$(complete -p matexport | sed -e 's/.*-F //' -e 's/ .*//') matexport\necho ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout.split()
+
+    assert complete("ver") == ["verify"]
+    assert complete("pick", "--max-d") == ["--max-disk-mb"]
+    assert complete("export", "--precision", "int8-") == ["int8-static"]
+    (tmp_path / "job.toml").write_text("")
+    assert complete("export", "jo") == ["job.toml"]

@@ -341,7 +341,7 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"`cosine_mean` MUST be at least ([\d.]+) and `cosine_min` at least ([\d.]+) \(`(\w+)`\)": (
         codes.RANGES_TOLERANCE.cosine_mean,
         codes.RANGES_TOLERANCE.cosine_min,
-        tolerance.RANGES_WAY,
+        tolerance.RANGES_CHECK,
     ),
     r"s = p \+ (\d+) √": (codes.SIGN_DEVIATIONS,),
     r"where one is asked for, ([\d.]+) is allowed": (codes.CODES_SPREAD,),
@@ -417,7 +417,16 @@ def find_measurement_problems(page: str) -> list[str]:
     """Where the page names other sections of ``measurements/HOST.json`` than the code."""
     paragraph = read_section(page, "Measurements and packs").split("\n\n")[0]
     said = set(list_code(" ".join(paragraph.split())))
-    held = {"family", "host", "parity", "spread", "token_ids", measurements.BENCH_SECTION, measurements.QUALITY_SECTION}
+    held = {
+        "family",
+        "host",
+        "parity",
+        "ranges",
+        "spread",
+        "token_ids",
+        measurements.BENCH_SECTION,
+        measurements.QUALITY_SECTION,
+    }
     others = {
         "measurements/HOST.json",
         manifest.MANIFEST,

@@ -9,14 +9,16 @@ import pytest
 from forge import edit_manifest, flip_byte
 from reporting import OTHER, record_parity, record_scores, record_timings
 
-from matexport import load_family
+from matexport import load_family, survey_family
 from matexport.errors import FamilyError
-from matexport.family.survey import Candidate, Measured
+from matexport.family import measurements
+from matexport.family.measurements import load_measurement
 from matexport.host import read_host
+from matexport.pick.choose import choose
 from matexport.pick.limits import Budget
-from matexport.report.findings import find_excess, gather_findings, measure_floor_use
+from matexport.report.findings import gather_findings, measure_floor_use
 from matexport.spec.tolerance import Parity, Tolerance
-from matexport.verify.verdict import ProfileVerdict, load_verdicts, load_verification
+from matexport.verify.verdict import ProfileVerdict, judge_recorded, load_verification
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 
@@ -38,7 +40,9 @@ def test_this_host_comes_before_others_and_the_worst_of_those(family: Path) -> N
 def test_a_few_profiles_are_judged_and_do_not_pass_for_all(family: Path) -> None:
     loaded = load_family(family)
     record_parity(loaded, {SMALL: 1e-4})
-    (verdict,) = load_verdicts(loaded, read_host())
+    recorded = load_measurement(loaded, read_host())
+    assert recorded is not None
+    (verdict,) = judge_recorded(loaded, recorded)
     assert (verdict.profile, verdict.passed) == (SMALL, False)
     assert load_verification(loaded, read_host()) is None
     record_parity(loaded, dict.fromkeys((it.name for it in loaded.profiles), 1e-7))
@@ -70,25 +74,38 @@ def test_the_share_of_a_floor(tolerance: Tolerance, number: str, used: float) ->
     parities = {
         "batched": Parity(1e-6, 0.996, 0.98, 1.0, 0, 0),
         "single": Parity(2e-6, 0.998, 0.95, 1.0, 0, 0),
-        "ranges": Parity(1.0, 0.0, 0.0, 0.0, 0, 0),
     }
-    standing = measure_floor_use(OTHER, ProfileVerdict(SMALL, tolerance, parities))
+    ranges = Parity(1.0, 0.0, 0.0, 0.0, 0, 0)
+    standing = measure_floor_use(OTHER, ProfileVerdict(SMALL, tolerance, parities, ranges=ranges))
     assert standing.number == number
     assert standing.used == pytest.approx(used)
 
 
-def test_limits_name_every_excess_and_what_is_not_known() -> None:
-    candidate = Candidate(SMALL, 1, 8, None, 60_000_000, 1, None, Measured(2.0, OTHER), retention=Measured(0.9, OTHER))
-    assert find_excess(Budget(), candidate) == ()
-    assert find_excess(Budget(2.0, 60.0, min_retention=0.9), candidate) == ()
-    assert find_excess(Budget(1.99, 59.9, 100.0, min_retention=0.91), candidate) == (
-        "latency 2 > 1.99 ms",
-        "disk 60 > 59.9 MB",
-        "RAM not measured",
-        "retention 0.9 < 0.91",
-    )
-    bare = Candidate(SMALL, 1, 8, None, 1, 1)
-    assert find_excess(Budget(min_retention=0.1), bare) == ("retention not measured",)
+def test_the_budget_is_what_pick_says_of_it(family: Path) -> None:
+    """A limit that nobody measured anything for rejects nothing, in the report as on the command line."""
+    loaded = load_family(family)
+    for budget in (Budget(max_latency_ms=5.0), Budget(max_cold_start_ms=1.0), Budget(max_disk_mb=0.06)):
+        found = gather_findings(loaded, budget=budget)
+        choice = choose(survey_family(loaded, read_host()), budget)
+        assert found.choice == choice
+    assert gather_findings(loaded, budget=Budget(max_latency_ms=5.0)).choice.fitting
+
+
+def test_what_was_measured_is_read_once(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_family(family)
+    record_parity(loaded, {SMALL: 1e-7})
+    record_timings(loaded, {SMALL: 1.0}, OTHER)
+    record_scores(loaded, {SMALL: 0.9})
+    files = sorted((family / "measurements").glob("*.json"))
+    assert len(files) == 2
+    reads: list[Path] = []
+    hashes: list[Path] = []
+    read_bytes, hash_file = Path.read_bytes, measurements.hash_file
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read_bytes(path))[1])
+    monkeypatch.setattr(measurements, "hash_file", lambda path: (hashes.append(path), hash_file(path))[1])
+    gather_findings(loaded)
+    assert sorted(path for path in reads if path.suffix == ".json") == files
+    assert hashes == [family / "family.json"]
 
 
 def test_tasks_of_this_host_come_first_and_those_with_labels(family: Path) -> None:

@@ -21,7 +21,7 @@ def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 @given(st.lists(st.tuples(VALUES, VALUES), max_size=40))
 def test_the_front_is_what_nothing_beats(pairs: list[tuple[float, float]]) -> None:
-    front = find_front([cost for cost, _ in pairs], [gain for _, gain in pairs])
+    front = find_front(range(len(pairs)), lambda index: (pairs[index][0], -pairs[index][1]))
     wanted = {index for index, pair in enumerate(pairs) if not any(beats(other, pair) for other in pairs)}
     assert set(front) == wanted
     assert len(front) == len(wanted)

@@ -49,7 +49,13 @@ def test_reads_nested_records_with_their_defaults() -> None:
 def test_unknown_key_is_refused_with_its_path_and_the_known_ones(data: object, path: str, known: str) -> None:
     with pytest.raises(RequestError) as refusal:
         read_record(data, Tree, "here", RequestError)
-    assert str(refusal.value) == f"here: unknown key {path!r}; known here: {known}"
+    meant = {"leafs": "leaf"}.get(path, "size")
+    assert str(refusal.value) == f"here: unknown key {path!r}; known here: {known}; did you mean {meant!r}?"
+
+
+def test_nothing_is_suggested_where_no_key_is_close() -> None:
+    with pytest.raises(RequestError, match=r"known here: size, colour$"):
+        read_record({"leaf": {"size": 1, "zebra": 1}}, Tree, "here", RequestError)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from matexport.family.measurements import load_measurement
 from matexport.family.proof import load_ranges
 from matexport.family.summary import describe_profiles
 from matexport.host import read_host
+from matexport.report.findings import gather_findings
 from matexport.spec.profile import Profile
 from matexport.verify.verdict import load_verification, record_measurement
 
@@ -375,8 +376,35 @@ def test_what_was_recorded_is_read_back_and_judged(small: Path) -> None:
     measured = load_measurement(family, read_host())
     assert measured is not None
     assert measured.spread == {verdict.profile: verdict.spread for verdict in verification.verdicts}
-    rows = {row["profile"]: row for row in describe_profiles(family, measured.parity)}
+    rows = {row["profile"]: row for row in describe_profiles(family, measured)}
     assert rows[BITS]["cosine_min"] == min(parity.cosine_min for parity in measured.parity[BITS].values())
+
+
+def test_ranges_are_no_way_of_running(tmp_path: Path) -> None:
+    """What ranges cut off is far worse than what any way of running gives; no table and no report takes it for that."""
+    folder = Path(shutil.copytree(GOLDEN, tmp_path / "family"))
+    family = load_family(folder)
+    record_measurement(family, verify_family(folder))
+    (verdict,) = [verdict for verdict in verify_family(folder).verdicts if verdict.profile == "L01-D020-int8-int8"]
+    assert verdict.ranges is not None
+    ways = [parity.cosine_min for parity in verdict.parity.values()]
+    assert verdict.ranges.cosine_min < 0.995 < 0.9999 < min(ways)
+    rows = {row["profile"]: row for row in describe_profiles(family, load_measurement(family, read_host()))}
+    shown = rows[verdict.profile]["cosine_min"]
+    reported = gather_findings(family).standings[verdict.profile]
+    assert (shown, reported.value) == (min(ways), min(ways))
+    assert rows[verdict.profile]["ranges"] == {name: getattr(verdict.ranges, name) for name in vars(verdict.ranges)}
+
+
+def test_ranges_that_an_earlier_matexport_kept_among_the_ways_are_read(small: Path) -> None:
+    family = load_family(small)
+    verification = verify_family(small)
+    path = record_measurement(family, verification)
+    data = json.loads(path.read_text())
+    for name, ranges in data.pop("ranges").items():
+        data["parity"][name]["ranges"] = ranges
+    path.write_text(json.dumps(data))
+    assert load_verification(family, read_host()) == verification
 
 
 def test_a_recorded_spread_above_the_floor_is_judged_as_such(small: Path) -> None:

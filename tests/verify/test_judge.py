@@ -324,7 +324,7 @@ def test_what_another_version_of_tokenizers_gave_is_measured_anew(
     loaded = load_family(family)
     verification = verify_family(family)
     record_measurement(loaded, verification)
-    monkeypatch.setattr("matexport.verify.judge.read_tokenizers_version", lambda: "999")
+    monkeypatch.setattr("matexport.verify.verdict.read_tokenizers_version", lambda: "999")
     assert load_verification(loaded, read_host()) is None
     record_measurement(loaded, dataclasses.replace(verification, token_ids=None))
     assert load_verification(loaded, read_host()) is None, "an earlier matexport did not look at them"
@@ -506,7 +506,7 @@ def test_what_was_recorded_is_read_back(family: Path, verification: Verification
     assert path == family / MEASUREMENTS / f"{read_host().slug}.json"
     verdict = verification.verdicts[0]
     assert load_measurement(loaded, read_host()) == Measurement(
-        {"L01-D008-fp32": verdict.parity}, {"L01-D008-fp32": verdict.spread}, verification.token_ids
+        {"L01-D008-fp32": verdict.parity}, {"L01-D008-fp32": verdict.spread}, token_ids=verification.token_ids
     )
     check_family(loaded)
 

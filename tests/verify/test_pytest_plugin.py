@@ -99,7 +99,7 @@ def test_without_a_family_nothing_is_loaded(tmp_path: Path) -> None:
         "import sys\n"
         "def test_it():\n"
         "    loaded = [name for name in sys.modules if name.startswith('matexport.')]\n"
-        "    assert loaded == ['matexport.verify.pytest_plugin']\n"
+        "    assert loaded == ['matexport.version', 'matexport.verify', 'matexport.verify.pytest_plugin']\n"
         "    assert not {'numpy', 'onnxruntime', 'tokenizers', 'msgspec'} & set(sys.modules)\n"
     )
     outcome = check(tmp_path, "-p", "no:hypothesispytest", "-p", "no:xdist", "test_it.py")

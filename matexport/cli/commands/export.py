@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
+    PRECISIONS,
     Parsers,
     add_command,
 )
@@ -51,7 +52,7 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--precision",
         action="append",
-        choices=[*Precision],
+        choices=PRECISIONS,
         metavar="NAME",
         help="instead of the profile's precisions; may be repeated: " + ", ".join(Precision),
     )

@@ -56,6 +56,7 @@ def add_parser(parsers: Parsers) -> None:
         ("latency-ms", "MS", "latency of one short text"),
         ("disk-mb", "MB", "size on disk, in 10^6 bytes"),
         ("ram-mb", "MB", "peak memory, in 10^6 bytes"),
+        ("cold-start-ms", "MS", "process start to first vector"),
     ):
         command.add_argument(
             f"--max-{name}", type=read_limit, metavar=metavar, help=f"draw this limit of {explanation}"
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         max_latency_ms=options.max_latency_ms,
         max_disk_mb=options.max_disk_mb,
         max_ram_mb=options.max_ram_mb,
+        max_cold_start_ms=options.max_cold_start_ms,
         min_retention=options.min_retention,
     )
     findings = gather_findings(options.family, budget=budget, threads=options.threads, task=options.task)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
     family = load_family(options.family)
     measured = load_measurement(family, read_host())
-    rows = describe_profiles(family, *((measured.parity, measured.spread) if measured else ()))
+    rows = describe_profiles(family, measured)
     if options.json:
         import msgspec
 
