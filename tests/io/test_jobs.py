@@ -123,7 +123,7 @@ def test_unknown_key_lists_the_known_ones(table: str, key: str, known: str, tmp_
     text = SMALL.replace(table, f"{table}\n{line}") if table in SMALL else f"{SMALL}{table}\n{line}"
     with pytest.raises(RequestError) as refusal:
         load_job(write_profile(tmp_path, line + SMALL if not table else text))
-    close = {"sha": "sha256", "normalise": "normalize", "dim": "dims", "cosine": "cosine_min", "probe": "probes"}
+    close = {"sha": "sha256", "normalise": "normalize", "dim": "dims", "cosine": "cosine_min", "point": "points"}
     asked = key.rpartition(".")[2]
     meant = f"; did you mean {close[asked]!r}?" if asked in close else ""
     assert str(refusal.value) == f"{tmp_path / 'profile.toml'}: unknown key {key!r}; known here: {known}{meant}"
