@@ -44,8 +44,8 @@ class CalibrationTable(Record, frozen=True):
     file: str
 
 
-class ProfileFile(Record, frozen=True):
-    """A profile file as it is written."""
+class JobFile(Record, frozen=True):
+    """A job file as it is written."""
 
     parent: ParentSource
     points: PointsTable
@@ -60,7 +60,7 @@ class ProfileFile(Record, frozen=True):
 
 
 def load_job(path: Path | str) -> ExportJob:
-    """Read a profile file.
+    """Read a job file.
 
     Args:
         path: a TOML file such as ``profiles/minilm.toml``.
@@ -70,8 +70,8 @@ def load_job(path: Path | str) -> ExportJob:
             something that no parent can give.
     """
     path = Path(path)
-    data = read_toml(path, "profile")
-    file = read_record(data, ProfileFile, str(path), RequestError)
+    data = read_toml(path, "job")
+    file = read_record(data, JobFile, str(path), RequestError)
     _check_tolerances(file.tolerances, path)
     if not file.precisions or len(set(file.precisions)) != len(file.precisions):
         raise RequestError(f"{path}: precisions must name at least one of {_join(Precision)}, each once")
@@ -100,7 +100,7 @@ def load_job(path: Path | str) -> ExportJob:
 
 
 def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> ExportJob:
-    """The job with other precisions than its profile file names.
+    """The job with other precisions than its file names.
 
     Raises:
         RequestError: one of them needs calibration texts, and the job has none.
@@ -190,7 +190,7 @@ def _check_tolerances(tolerances: Mapping[Precision, Tolerance], path: Path) -> 
             if allowed is not None and not (asked >= allowed if least else asked <= allowed):
                 raise RequestError(
                     f"{path}: tolerances.{precision}.{name} = {asked:g} was asked; the floor is {allowed:g}: "
-                    "a profile may tighten it, not loosen it"
+                    "a job may tighten it, not loosen it"
                 )
 
 

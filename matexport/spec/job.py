@@ -38,7 +38,7 @@ class ExportJob(Record, frozen=True):
     """Everything that decides what a family contains.
 
     Attributes:
-        name: what the family is called when nothing else is said; a profile's file name.
+        name: what the family is called when nothing else is said; a job file's name.
         base: directory against which a relative `parent.source` and `probes` are read.
         probes: a JSON Lines file that replaces the shipped probes.
         calibration: a file of the texts that ranges are measured on, one per line.

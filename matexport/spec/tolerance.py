@@ -31,7 +31,7 @@ class Tolerance(Record, frozen=True):
     spread: float | None = None
 
 
-#: Parity floor of each precision, for every exit, batched, padded and alone. A profile file may tighten it.
+#: Parity floor of each precision, for every exit, batched, padded and alone. A job may tighten it.
 #:
 #: `max_abs` is absolute where a coordinate stays within 1 (as in unit vectors), otherwise in units of its largest value
 #: among the probes. What the small precisions cost depends on the parent, so they are held by cosine; "seen" are the

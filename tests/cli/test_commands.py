@@ -46,7 +46,7 @@ def texts_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(parent: Path, tmp_path: Path) -> Path:
-    """The profile file of the exported family."""
+    """The job file of the exported family."""
     path = tmp_path / "small.toml"
     path.write_text(f'[parent]\nsource = "{parent}"\n[points]\nlayers = [1, 2, 3]\ndims = [8, 32]\n')
     return path
@@ -714,7 +714,7 @@ def test_export_refuses(old: str, new: str, words: str, run: Run, job: Path, tmp
 
 
 def test_export_without_a_profile_or_a_parent(run: Run, job: Path, tmp_path: Path) -> None:
-    run("export", tmp_path / "absent.toml").complains("cannot read the profile", "No such file or directory")
+    run("export", tmp_path / "absent.toml").complains("cannot read the job", "No such file or directory")
     (tmp_path / "empty").mkdir()
     run("export", job, "--parent", tmp_path / "empty", "--out", tmp_path / "out").complains()
     run("export", job, "--parent", "package:no_such_package/x", "--out", tmp_path / "out").complains("no_such_package")

@@ -200,7 +200,7 @@ def test_left_padding_is_not_held_to_the_last_digit(precise: Callable[[str], Pre
 
 
 def write_job(folder: Path, made: Precise, lines: str = "", tail: str = "") -> Path:
-    """A profile file for the BERT that all precisions are made of."""
+    """A job file for the BERT that all precisions are made of."""
     path = folder / "job.toml"
     path.write_text(
         f'{lines}\n[parent]\nsource = "{made.parent}"\n[points]\npairs = [[1, 64], [2, 20], [2, 64]]\n'

@@ -397,7 +397,7 @@ def test_precisions_are_known_and_named_once(precisions: str, tmp_path: Path) ->
 
 
 def test_no_profile(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"cannot read the profile .*absent\.toml: No such file"):
+    with pytest.raises(RequestError, match=r"cannot read the job .*absent\.toml: No such file"):
         load_job(tmp_path / "absent.toml")
     with pytest.raises(RequestError, match="Is a directory"):
         load_job(tmp_path)

@@ -145,7 +145,7 @@ def format_quality(family: Family, quality: Quality) -> str:
     table = format_table(header, [*rows, footer], left=(0,))
     notes = "\n* the parent was not trained to be read there" if any(row[0].endswith("*") for row in rows) else ""
     if family.facts.trained is None:
-        notes = "\nwhich points the parent was trained at is not known: name them in the profile file's [trained] table"
+        notes = "\nwhich points the parent was trained at is not known: name them in the job file's [trained] table"
     return table + notes
 
 

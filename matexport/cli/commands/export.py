@@ -41,34 +41,34 @@ def add_parser(parsers: Parsers) -> None:
         "the same inputs already, that is verified instead. Needs the [export] extra.",
         "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
     )
-    command.add_argument("profile", type=Path, metavar="PROFILE.toml", help="what to export; see profiles/")
+    command.add_argument("job", type=Path, metavar="JOB.toml", help="what to export; see profiles/")
     command.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
     command.add_argument(
         "--parent",
         metavar="SOURCE",
-        help="take this parent instead of the profile's: a directory, a hub id or package:NAME/path; "
-        "the profile's sha256 and revision are not applied to it",
+        help="take this parent instead of the job's: a directory, a hub id or package:NAME/path; "
+        "the job's sha256 and revision are not applied to it",
     )
     command.add_argument(
         "--precision",
         action="append",
         choices=PRECISIONS,
         metavar="NAME",
-        help="instead of the profile's precisions; may be repeated: " + ", ".join(Precision),
+        help="instead of the job's precisions; may be repeated: " + ", ".join(Precision),
     )
     command.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport export PROFILE.toml``"""
+    """``matexport export JOB.toml``"""
     from msgspec.structs import replace
 
     from matexport.io.jobs import change_precisions, load_job
     from matexport.spec.profile import Precision
 
-    job = load_job(options.profile)
+    job = load_job(options.job)
     if options.parent is not None:
-        # What the profile pins is its own parent; a path given here is relative to where the user is.
+        # What the job pins is its own parent; a path given here is relative to where the user is.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
