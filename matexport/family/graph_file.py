@@ -20,7 +20,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from matexport.errors import FamilyError
+from matexport.errors import refuse_file
 from matexport.family.weights_file import TensorEntry
 
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
@@ -77,11 +77,11 @@ def check_graph(path: Path, weights: Mapping[str, int]) -> None:
     model = parse_graph(path)
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
-            raise FamilyError(f"{path.name}: uses operators of the domain {domain!r}; matexport writes none of those")
+            raise refuse_file(path.name, f"uses operators of the domain {domain!r}; matexport writes none of those")
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
-            raise FamilyError(f"{path.name}: tensor {tensor.name!r} {problem}")
+            raise refuse_file(path.name, f"tensor {tensor.name!r} {problem}")
 
 
 def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> None:
@@ -99,7 +99,7 @@ def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> N
         where = {entry.key: entry.value for entry in tensor.external_data}
         entry = known.get(int(where["offset"]))
         if entry is None or entry.nbytes != int(where["length"]) or tensor.data_type not in _STORED_AS[entry.dtype]:
-            raise FamilyError(f"{path.name}: tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
+            raise refuse_file(path.name, f"tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
 
 
 def parse_graph(path: Path) -> Any:
@@ -109,14 +109,14 @@ def parse_graph(path: Path) -> Any:
         FamilyError: it is too large, or not an ONNX model.
     """
     if path.stat().st_size > MAX_GRAPH_BYTES:
-        raise FamilyError(f"{path.name}: {path.stat().st_size} bytes; a graph without weights is far smaller")
+        raise refuse_file(path.name, f"{path.stat().st_size} bytes; a graph without weights is far smaller")
     model = _message_class()()
     try:
         model.ParseFromString(path.read_bytes())
     except (message.DecodeError, RecursionError):
-        raise FamilyError(f"{path.name}: not an ONNX model") from None
+        raise refuse_file(path.name, "not an ONNX model") from None
     if not model.graph.output:
-        raise FamilyError(f"{path.name}: not an ONNX model (it has no output)")
+        raise refuse_file(path.name, "not an ONNX model (it has no output)")
     return model
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from matexport.errors import DestinationError, RequestError
+from matexport.errors import DestinationError, Problem, ProblemKind, RequestError
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -102,15 +102,17 @@ def explain_os_errors(destination: Path) -> Iterator[None]:
         raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
 
 
-def find_file_problem(path: Path, limit: int) -> str | None:
+def find_file_problem(path: Path, limit: int) -> Problem | None:
+    """Why a file is not opened: it is missing, no regular file, or larger than `limit` bytes; None where it may be."""
     try:
         status = path.lstat()
     except FileNotFoundError:
-        return f"missing: {path.name}"
+        return Problem(ProblemKind.MISSING, path.name, path.name)
     # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
     # cannot show a file that its owner could not have copied here.
     if not stat.S_ISREG(status.st_mode):
-        return f"refused: {path.name} is not a regular file (links are not followed)"
+        return Problem(ProblemKind.REFUSED, path.name, f"{path.name} is not a regular file (links are not followed)")
     if status.st_size > limit:
-        return f"changed: {path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+        why = f"{path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+        return Problem(ProblemKind.CHANGED, path.name, why)
     return None

@@ -15,7 +15,7 @@ from forge import edit_manifest, flip_byte, reseal
 from properties import given, settings, st
 
 from matexport import Embedder, verify_family
-from matexport.errors import FamilyError
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.integrity import check_family, check_profile, describe_files
 from matexport.family.manifest import MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, SCHEMA, load_family, write_manifest
 from matexport.io.files import hash_file
@@ -29,10 +29,12 @@ DIGEST = "0" * 64
 
 
 def refuse(family: Path, *problems: str) -> None:
-    """Verification stops at the files, and says exactly these things about them."""
+    """Verification stops at the files, and says exactly these things about them: of what kind, and of which file."""
     with pytest.raises(FamilyError) as refusal:
         verify_family(family)
-    assert refusal.value.problems == problems
+    assert tuple(map(str, refusal.value.problems)) == problems
+    for problem in refusal.value.problems:
+        assert str(problem).startswith(f"{problem.kind}: {problem.file}")
     assert str(family) in str(refusal.value)
 
 
@@ -42,6 +44,7 @@ def refuse_manifest(family: Path, *words: str) -> None:
         with pytest.raises(FamilyError) as refusal:
             use(family)
         assert str(family) in str(refusal.value)
+        assert refusal.value.problems == (Problem(ProblemKind.MANIFEST, MANIFEST, str(refusal.value)),)
         for word in words:
             assert word in str(refusal.value)
 
@@ -220,8 +223,9 @@ def test_a_graph_that_points_elsewhere_though_the_digests_agree(family: Path) ->
     reseal(family)
     with pytest.raises(FamilyError) as refusal:
         verify_family(family)
-    assert refusal.value.problems[0].startswith(f"refused: {GRAPH}: tensor ")
-    assert "points to '../ghts.fp32.safetensors'" in refusal.value.problems[0]
+    (problem,) = refusal.value.problems
+    assert str(problem).startswith(f"refused: {GRAPH}: tensor ")
+    assert "points to '../ghts.fp32.safetensors'" in problem.text
     with pytest.raises(FamilyError, match="which is not a weights file of this family"):
         Embedder(family, NAME)
 
