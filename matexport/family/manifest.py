@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import FamilyError, ProblemKind
-from matexport.io.files import find_file_problem
+from matexport.io.files import find_file_problem, parse_json
 from matexport.spec.facts import (
     FamilyFacts,
     ProfileFacts,
@@ -124,7 +124,7 @@ def load_family(path: Path | str) -> Family:
     if problem:
         raise _refuse(f"{root}: {problem}")
     try:
-        data = json.loads(manifest.read_text(encoding="utf-8"))
+        data = parse_json(manifest.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _refuse(f"{manifest} is not JSON ({error})") from None
     schema = data.get("schema") if isinstance(data, dict) else None

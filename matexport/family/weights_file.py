@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from matexport.errors import refuse_file
+from matexport.io.files import parse_json
 from matexport.spec.record import Record
 
 DATA_ALIGNMENT = 4096
@@ -95,7 +96,7 @@ def read_header(path: Path) -> NestedHeader:
         if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
             raise refuse_file(path.name, f"not a safetensors file (its header would be {length} bytes long)")
         try:
-            data = json.loads(file.read(length), object_pairs_hook=_refuse_repeated_keys)
+            data = parse_json(file.read(length))
             metadata = _read_metadata(data.pop("__metadata__", {}))
             entries = [_read_entry(name, item, 8 + length) for name, item in data.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
@@ -155,11 +156,4 @@ def _read_entry(name: str, item: dict[str, Any], data_start: int) -> TensorEntry
 def _read_metadata(data: object) -> dict[str, str]:
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
         raise ValueError("its metadata is no table of texts")
-    return data
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a name occurs twice")
     return data

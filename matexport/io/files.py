@@ -1,12 +1,15 @@
-"""Files: their digests, one file that appears whole, TOML, and what an OSError means in words."""
+"""Files: their digests, one file that appears whole, TOML and JSON, and what an OSError means in words."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,38 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON of a file that anyone may have written, as its specification has it.
+
+    Python's reader takes the last of several values of one name, where another reader takes the first; and it knows
+    NaN and Infinity, and reads 1e999 as one.
+
+    Raises:
+        ValueError: it is not JSON, a name occurs twice in a table, or a number is none.
+        RecursionError: it nests too deep.
+    """
+    return json.loads(
+        text, object_pairs_hook=_refuse_repeated_names, parse_constant=_refuse_number, parse_float=_read_finite
+    )
+
+
+def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r} occurs twice")
+    return data
+
+
+def _refuse_number(literal: str) -> float:
+    raise ValueError(f"{literal} is no number")
+
+
+def _read_finite(literal: str) -> float:
+    number = float(literal)
+    return number if math.isfinite(number) else _refuse_number(literal)
 
 
 #: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.

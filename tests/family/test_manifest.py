@@ -362,6 +362,33 @@ def test_what_is_no_manifest(content: bytes, words: str, family: Path) -> None:
     refuse_manifest(family, words)
 
 
+# Python takes the last of them, another reader the first: what was checked is then not what is used.
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schema", SCHEMA), (GRAPH, {"sha256": DIGEST, "bytes": 1}), ("max_tokens", 1), ("max_tokens", 48)],
+    ids=["a fact", "a file", "a fact inside", "the same fact"],
+)
+def test_a_name_that_occurs_twice(name: str, value: object, family: Path) -> None:
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    assert text.count(f'"{name}": ') == 1
+    (family / MANIFEST).write_text(text.replace(f'"{name}": ', f'"{name}": {json.dumps(value)}, "{name}": '))
+    refuse_manifest(family, f"the name {name!r} occurs twice")
+
+
+def test_a_name_that_occurs_twice_in_other_letters(family: Path) -> None:
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    (family / MANIFEST).write_text(text.replace('"schema": ', f'"\\u0073chema": {SCHEMA}, "schema": '))
+    refuse_manifest(family, "the name 'schema' occurs twice")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_is_no_number(number: str, family: Path) -> None:
+    edit_manifest(family, lambda data: data["tolerances"]["fp32"].update(max_abs="here"))
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    (family / MANIFEST).write_text(text.replace('"here"', number))
+    refuse_manifest(family, f"{number} is no number")
+
+
 def test_a_huge_manifest_is_not_read(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(family / MANIFEST, MAX_MANIFEST_BYTES + 1)
     monkeypatch.setattr(Path, "read_text", lambda *_args, **_options: pytest.fail("was read"))

@@ -209,7 +209,7 @@ def test_another_prompt(left_exported: Path, tmp_path: Path) -> None:
 
 
 # A family that brings its own tolerance would always pass.
-@pytest.mark.parametrize("max_abs", [1.1e-5, 1e9, float("inf")])
+@pytest.mark.parametrize("max_abs", [1.1e-5, 1e9, 1e308])
 def test_a_manifest_cannot_loosen_the_floor(max_abs: float, family: Path) -> None:
     edit_manifest(family, lambda data: data["tolerances"]["fp32"].update(max_abs=max_abs))
     edit_reference(family, lambda arrays: arrays.update({"L01-D008": arrays["L01-D008"] + np.float32(1.05e-5)}))
