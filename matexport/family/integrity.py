@@ -138,6 +138,9 @@ def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     for graph, weights, prefix_bytes in graphs:
+        if weights in headers and prefix_bytes not in _list_ends(headers[weights]):
+            why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
+            problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
         try:
             check_graph(family.path / graph, {weights: prefix_bytes})
             if weights in headers:
@@ -150,9 +153,14 @@ def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -
 def _read_whole_header(path: Path) -> NestedHeader:
     """The header of a weights file that ends where a tensor does."""
     header = read_header(path)
-    if path.stat().st_size not in {header.data_start, *(entry.end for entry in header.entries)}:
+    if path.stat().st_size not in _list_ends(header):
         raise refuse_file(path.name, "ends inside a tensor")
     return header
+
+
+def _list_ends(header: NestedHeader) -> set[int]:
+    """Where a prefix of weights may end, the one without a tensor included."""
+    return {header.data_start, *(entry.end for entry in header.entries)}
 
 
 def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:

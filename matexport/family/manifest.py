@@ -168,6 +168,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         for file_name in (profile.graph, profile.weights):
             if file_name not in facts.files:
                 raise _refuse(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
+        if profile.weights_prefix_bytes < 0:
+            needed = f"{profile.weights_prefix_bytes} bytes of {profile.weights}"
+            raise _refuse(f"{manifest}: {name} needs {needed}, which cannot be")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
     for name in facts.refused:

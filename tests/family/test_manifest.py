@@ -247,6 +247,19 @@ def test_weights_that_end_too_early_though_the_digests_agree(family: Path) -> No
         verify_family(family)
 
 
+# A pack of it would be refused when it is written, and `show` says bytes that nobody needs to load.
+@pytest.mark.parametrize("shift", [1, -1, None], ids=["a byte more", "a byte less", "inside the header"])
+def test_a_prefix_that_ends_inside_a_tensor(shift: int | None, family: Path) -> None:
+    prefix = 8 if shift is None else load_family(family).profile_facts(NAME).weights_prefix_bytes + shift
+    edit_manifest(family, lambda data: data["profiles"][NAME].update(weights_prefix_bytes=prefix))
+    words = f"{MANIFEST}: {prefix} bytes of {WEIGHTS} are no prefix of it that ends with a tensor"
+    for check in (check_family, lambda loaded: check_profile(loaded, NAME)):
+        with pytest.raises(FamilyError) as refusal:
+            check(load_family(family))
+        assert refusal.value.problems[0] == Problem(ProblemKind.MANIFEST, MANIFEST, words)
+    check_profile(load_family(family), "L03-D032-fp32")
+
+
 @pytest.mark.parametrize(
     "name",
     ["../evil", "/etc/passwd", "sub/file", "a\\b", "..", ".", "", ".hidden", "C:evil", "a\0b", "a\nb", "é", "a" * 129,
@@ -329,6 +342,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "long prefix": (
         lambda data: data["profiles"][NAME].update(weights_prefix_bytes=10**12),
         f"needs more of {WEIGHTS}",
+    ),
+    "negative prefix": (
+        lambda data: data["profiles"][NAME].update(weights_prefix_bytes=-1),
+        f"{NAME} needs -1 bytes of {WEIGHTS}, which cannot be",
     ),
 }
 
