@@ -16,6 +16,7 @@ import msgspec
 from matexport.errors import FamilyError, ProblemKind
 from matexport.io.files import find_file_problem, parse_json
 from matexport.spec.facts import (
+    TASKS,
     FamilyFacts,
     ProfileFacts,
     TextFacts,
@@ -154,13 +155,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     if not facts.profiles:
         raise _refuse(f"{manifest} lists no profile")
     for name, profile in facts.profiles.items():
-        try:
-            parsed = Profile.parse(name)
-        except ValueError as error:
-            raise _refuse(f"{manifest}: {error}") from None
-        if parsed.name != name:
-            raise _refuse(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
-        if parsed != Profile(Point(profile.layers, profile.dim), profile.precision, profile.encoding):
+        if _parse_profile(name, manifest) != Profile(
+            Point(profile.layers, profile.dim), profile.precision, profile.encoding
+        ):
             raise _refuse(
                 f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
                 f"{profile.encoding}"
@@ -174,10 +171,7 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
     for name in facts.refused:
-        try:
-            Profile.parse(name)
-        except ValueError as error:
-            raise _refuse(f"{manifest}: {error}") from None
+        _parse_profile(name, manifest)
     _check_text(facts.text, manifest)
     for file_name in (TOKENIZER, PROBES, REFERENCE):
         if file_name not in facts.files:
@@ -191,6 +185,16 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 
 
+def _parse_profile(name: str, manifest: Path) -> Profile:
+    try:
+        parsed = Profile.parse(name)
+    except ValueError as error:
+        raise _refuse(f"{manifest}: {error}") from None
+    if parsed.name != name:
+        raise _refuse(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
+    return parsed
+
+
 def _check_text(text: TextFacts, manifest: Path) -> None:
     known = ("input_ids", "attention_mask", "token_type_ids", POOLING_MASK)
     if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
@@ -201,7 +205,14 @@ def _check_text(text: TextFacts, manifest: Path) -> None:
         raise _refuse(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
     if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
         raise _refuse(f"{manifest}: {POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
+    for name, count in (text.unpooled or {}).items():
+        if name not in text.prompts:
+            raise _refuse(f"{manifest}: tokens of the prompt {name!r} are not pooled, which is not among the prompts")
+        if not 0 <= count < 1 << 31:
+            raise _refuse(f"{manifest}: {count} tokens of the prompt {name!r} are not pooled, which cannot be")
     for name, task in text.tasks.items():
+        if name not in TASKS:
+            raise _refuse(f"{manifest}: the task {name!r} is none of {', '.join(TASKS)}")
         if task.prompt and task.prompt not in text.prompts:
             raise _refuse(f"{manifest}: the task {name} has the prompt {task.prompt!r}, which is not among them")
         if task.max_tokens is not None and not 1 <= task.max_tokens < 1 << 31:

@@ -17,7 +17,15 @@ from properties import given, settings, st
 from matexport import Embedder, verify_family
 from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.integrity import check_family, check_profile, describe_files
-from matexport.family.manifest import MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, SCHEMA, load_family, write_manifest
+from matexport.family.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MEASUREMENTS,
+    POOLING_MASK,
+    SCHEMA,
+    load_family,
+    write_manifest,
+)
 from matexport.io.files import hash_file
 
 pytestmark = pytest.mark.usefixtures("no_session")
@@ -308,7 +316,30 @@ def test_what_is_no_profile_name(name: str, family: Path) -> None:
 @pytest.mark.parametrize("name", ["L001-D008-fp32", "L01-D0008-fp32", "L٠١-D008-fp32"])
 def test_a_profile_name_that_is_spelt_otherwise(name: str, family: Path) -> None:
     edit_manifest(family, lambda data: data["profiles"].update({name: data["profiles"].pop(NAME)}))
-    refuse_manifest(family, repr(name))
+    refuse_manifest(family, f"the profile {name!r} is spelt L01-D008-fp32")
+
+
+@pytest.mark.parametrize("name", ["L001-D016-fp32", "L01-D0016-fp32"])
+def test_a_refused_profile_that_is_spelt_otherwise(name: str, family: Path) -> None:
+    edit_manifest(family, lambda data: data["refused"].update({"L01-D016-fp32": "off its floor"}))
+    assert load_family(family).facts.refused
+    edit_manifest(family, lambda data: data["refused"].update({name: data["refused"].pop("L01-D016-fp32")}))
+    refuse_manifest(family, f"the profile {name!r} is spelt L01-D016-fp32")
+
+
+def leave_out(**unpooled: int) -> Callable[[dict[str, Any]], None]:
+    """A parent with the prompt ``query``, of which so many tokens are not pooled."""
+
+    def edit(data: dict[str, Any]) -> None:
+        text = data["text"]
+        text.update(inputs=[*text["inputs"], POOLING_MASK], prompts={"query": "a cat: "}, unpooled=unpooled)
+
+    return edit
+
+
+def test_tokens_that_are_not_pooled(family: Path) -> None:
+    edit_manifest(family, leave_out(query=4))
+    assert load_family(family).facts.text.unpooled == {"query": 4}
 
 
 def drop(key: str, *path: str) -> Callable[[dict[str, Any]], object]:
@@ -331,6 +362,19 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "list for a table": (lambda data: data.update(files=[]), "$.files"),
     "unknown pooling": (lambda data: data["readout"].update(pooling=["median"]), "readout.pooling[0]"),
     "unknown padding": (lambda data: data["text"].update(padding_side="both"), "text.padding_side"),
+    "unknown task": (
+        lambda data: data["text"].update(tasks={"passage": {}}),
+        "the task 'passage' is none of query, document",
+    ),
+    "fewer tokens than none that are not pooled": (
+        leave_out(query=-1),
+        "-1 tokens of the prompt 'query' are not pooled, which cannot be",
+    ),
+    "more tokens than there are that are not pooled": (leave_out(query=1 << 31), f"{1 << 31} tokens of the prompt"),
+    "tokens of an unknown prompt that are not pooled": (
+        leave_out(passage=4),
+        "the prompt 'passage' are not pooled, which is not among the prompts",
+    ),
     "no profile": (lambda data: data.update(profiles={}), "lists no profile"),
     "short digest": (lambda data: data["files"][GRAPH].update(sha256="00"), f"{GRAPH} has no valid sha256"),
     "digest in capitals": (lambda data: data["files"][GRAPH].update(sha256="A" * 64), f"{GRAPH} has no valid sha256"),
