@@ -84,7 +84,8 @@ def check_finite_weights(family: Family) -> None:
     for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
         if bad := next(_find_nan_tensors(family.path / name), None):
             problems.append(Problem(ProblemKind.REFUSED, name, f"{name} holds values in {bad!r} that are not finite"))
-    for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
+    graphs = {facts.graph for facts in family.facts.profiles.values()} | {*family.facts.exits.values()}
+    for name in sorted(graphs):
         if bad := find_nan_tensor(family.path / name):
             problems.append(Problem(ProblemKind.REFUSED, name, f"{name} holds values in {bad!r} that are not a number"))
     if problems:
@@ -96,7 +97,7 @@ def _refuse_proof(file: str, why: str) -> FamilyError:
 
 
 def _find_nan_tensors(path: Path) -> Iterator[str]:
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     data = np.memmap(path, dtype=np.uint8, mode="r")
     for entry in read_header(path).entries:
         kind = kinds.get(entry.dtype)
@@ -105,6 +106,9 @@ def _find_nan_tensors(path: Path) -> Iterator[str]:
         end = min(entry.end, len(data))
         flat = data[entry.offset : end - (end - entry.offset) % np.dtype(kind).itemsize].view(kind)
         for start in range(0, len(flat), 1 << 22):
-            if not np.isfinite(flat[start : start + (1 << 22)]).all():
+            part = flat[start : start + (1 << 22)]
+            # numpy has no bfloat16: of its bits, all of the exponent are set where it is not finite.
+            finite = part & 0x7F80 != 0x7F80 if entry.dtype == "BF16" else np.isfinite(part)
+            if not finite.all():
                 yield entry.name
                 break
