@@ -152,6 +152,23 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
             raise _refuse(f"{manifest} lists the file {name!r}; only bare file names inside the folder are allowed")
         if not _SHA256.fullmatch(file.sha256) or file.bytes < 0:
             raise _refuse(f"{manifest}: {name} has no valid sha256 and size")
+    _check_profiles(facts, manifest)
+    for name in facts.refused:
+        _parse_profile(name, manifest)
+    _check_text(facts.text, manifest)
+    for file_name in (TOKENIZER, PROBES, REFERENCE):
+        if file_name not in facts.files:
+            raise _refuse(f"{manifest} does not list {file_name}")
+    if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
+        raise _refuse(f"{manifest} has int8 outputs and does not list {RANGES}")
+    for precision, file_name in facts.exits.items():
+        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
+            raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
+    if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
+        raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+
+
+def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
     if not facts.profiles:
         raise _refuse(f"{manifest} lists no profile")
     for name, profile in facts.profiles.items():
@@ -170,19 +187,10 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
             raise _refuse(f"{manifest}: {name} needs {needed}, which cannot be")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
-    for name in facts.refused:
-        _parse_profile(name, manifest)
-    _check_text(facts.text, manifest)
-    for file_name in (TOKENIZER, PROBES, REFERENCE):
-        if file_name not in facts.files:
-            raise _refuse(f"{manifest} does not list {file_name}")
-    if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
-        raise _refuse(f"{manifest} has int8 outputs and does not list {RANGES}")
-    for precision, file_name in facts.exits.items():
-        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
-            raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
-    if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
-        raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+    for precision in sorted({profile.precision for profile in facts.profiles.values()}):
+        weights = sorted({it.weights for it in facts.profiles.values() if it.precision is precision})
+        if len(weights) > 1:  # the graph of all exits reads one
+            raise _refuse(f"{manifest}: the profiles in {precision} read {' and '.join(weights)}; they share one file")
 
 
 def _parse_profile(name: str, manifest: Path) -> Profile:

@@ -387,6 +387,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda data: data["profiles"][NAME].update(weights_prefix_bytes=10**12),
         f"needs more of {WEIGHTS}",
     ),
+    "two weights files of a precision": (
+        lambda data: data["profiles"][NAME].update(weights="config.json", weights_prefix_bytes=0),
+        f"the profiles in fp32 read config.json and {WEIGHTS}; they share one file",
+    ),
     "negative prefix": (
         lambda data: data["profiles"][NAME].update(weights_prefix_bytes=-1),
         f"{NAME} needs -1 bytes of {WEIGHTS}, which cannot be",
