@@ -65,8 +65,8 @@ def add_parser(parsers: Parsers) -> None:
         "--junit",
         type=Path,
         metavar="FILE",
-        help="also write the result as JUnit XML; files that are refused are one failure there, and "
-        "what was not run for it is skipped",
+        help="also write the result as JUnit XML; each problem with the files is a failure there, of its "
+        "kind, and what was not run for it is skipped",
     )
     command.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
     add_threads(command)
@@ -99,8 +99,8 @@ def run(options: argparse.Namespace) -> int:
     except FamilyError as error:
         problems = (*token_problems, *error.problems)
         if options.json:
-            said = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
-            print_json(said)
+            document = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
+            print_json(document)
         for problem in error.problems:
             complain(problem, REFUSED)
         if options.junit:
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         with explain_write_errors(options.family):
             record_measurement(family, verification)
     if options.json:
-        document = {"family": str(options.family)} | describe_verification(options.family, verification)
+        document = {"family": str(options.family), **describe_verification(options.family, verification)}
         document["problems"] = describe_problems(token_problems)
         print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
