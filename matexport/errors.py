@@ -8,7 +8,9 @@ what was asked, what is true and what to do, and is fit to be shown to a user as
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
 
 #: Characters of another library's message that are passed on.
 _QUOTED = 400
@@ -42,16 +44,74 @@ class DestinationError(MatexportError):
     """The output directory cannot be written, is in use, or holds something else."""
 
 
+class ProblemKind(StrEnum):
+    """What sort of thing is wrong with a family: what JUnit, pytest and ``--json`` group by.
+
+    ``missing``: a listed file is not there. ``changed``: it has another size or digest. ``extra``: a file lies there
+    that is not listed. ``refused``: it is not fit to be given to a runtime: a link, a graph that reads elsewhere,
+    weights that are not finite. ``manifest``: ``family.json`` cannot be read, or says what cannot be. ``proof``: the
+    probes, the parent's vectors and token ids, or the ranges cannot be read, or do not fit each other.
+    ``token-ids``: the probes have other token ids here than in the parent. ``unusable``: the files are sound, and the
+    libraries on this machine cannot run them, or give something else than the manifest says.
+    """
+
+    MISSING = "missing"
+    CHANGED = "changed"
+    EXTRA = "extra"
+    REFUSED = "refused"
+    MANIFEST = "manifest"
+    PROOF = "proof"
+    TOKEN_IDS = "token-ids"
+    UNUSABLE = "unusable"
+
+
+#: Kinds whose name begins the line. Of the others the sentence says by itself what is wrong.
+_NAMED = frozenset({ProblemKind.MISSING, ProblemKind.CHANGED, ProblemKind.EXTRA, ProblemKind.REFUSED})
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a family; as text, the line that is shown. A dataclass would cost a cold start 1 ms.
+
+    Attributes:
+        file: what it is about, by its name in the family's folder; one of the baseline's with that folder. None where
+            it is not one file.
+        text: what is wrong, without the kind.
+        baseline: the folder of the family that another is compared with, where it is that one's.
+    """
+
+    kind: ProblemKind
+    file: str | None
+    text: str
+    baseline: str | None = None
+
+    def __str__(self) -> str:
+        line = f"{self.kind}: {self.text}" if self.kind in _NAMED else self.text
+        return f"baseline {self.baseline}: {line}" if self.baseline else line
+
+
 class FamilyError(MatexportError):
     """A family or pack on disk is not what its manifest says, or not what this version can read.
 
     Attributes:
-        problems: one line for each thing that is wrong, each naming the file it is about.
+        problems: all that was found wrong, in a stable order. Where a message is all that was given, that is the one
+            problem.
     """
 
-    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        problems: Iterable[Problem] = (),
+        *,
+        kind: ProblemKind = ProblemKind.UNUSABLE,
+        file: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.problems = tuple(problems) or (message,)
+        self.problems = tuple(problems) or (Problem(kind, file, message),)
+
+
+def refuse_file(name: str, why: str) -> FamilyError:
+    """What to raise of a family's file that no runtime is to be given."""
+    return FamilyError(f"{name}: {why}", kind=ProblemKind.REFUSED, file=name)
 
 
 class ParityError(MatexportError):

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 import yaml
-from forge import forge_quality
-from places import INSTALLED, ROOT
+from commandline import Run
+from forge import flip_byte, forge_quality
+from places import GOLDEN, INSTALLED, ROOT
 
 from matexport import load_family, record_quality
+from matexport.errors import ProblemKind
 from matexport.host import read_host
+from matexport.verify.checks import DIGESTS, Check, FamilyChecks, Requirements
 
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 
@@ -82,3 +86,25 @@ def test_every_option_that_it_names_exists() -> None:
     named = set(re.findall(r"--matexport-[a-z-]+|--baseline|--junit\b", PAGE))
     assert len(named) >= 6
     assert all(f'"{option}"' in known for option in named)
+
+
+def read_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_its_problems_are_what_is_printed(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Path("artifacts/minilm")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN / "schema4", family)
+    (family / "config.json").unlink()
+    (family / "notes.txt").touch()
+    flip_byte(family / "L02-D020.fp32.onnx")
+    assert run("verify", family, "--json", "--junit", "verify.xml").out == read_blocks("json")[0]
+    assert read_blocks("xml")[0] in Path("verify.xml").read_text(encoding="utf-8")
+    checks = FamilyChecks(family, Requirements())
+    assert f"{checks.find_failure(Check(DIGESTS))}\n" in read_blocks("text")
+
+
+def test_it_names_every_kind_of_problem() -> None:
+    section = PAGE.partition("## What is wrong with the files")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == list(ProblemKind)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matexport.io.terminal import format_table
 
 if TYPE_CHECKING:
+    from matexport.errors import Problem
     from matexport.family.manifest import Family
     from matexport.verify.verdict import Verification
 
@@ -120,6 +121,11 @@ def describe_verification(path: Path, verification: Verification) -> dict[str, o
         "token_ids": described,
         "profiles": describe_rows(family, verification),
     }
+
+
+def describe_problems(problems: Iterable[Problem]) -> list[dict[str, str | None]]:
+    """What is wrong with a family, as ``--json`` gives it; `message` is the line of standard error."""
+    return [{"kind": problem.kind, "file": problem.file, "message": str(problem)} for problem in problems]
 
 
 def describe_rows(family: Family, verification: Verification) -> list[dict[str, object]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from matexport.errors import FamilyError
+from matexport.errors import refuse_file
 from matexport.family.weights_file import TensorEntry
 
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
@@ -31,6 +31,10 @@ EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
 # TensorProto.DataType -> bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+
+# TensorProto.DataType -> how `struct` reads one; of float16 and bfloat16, the bits of infinity: NaN has more.
+_FLOATS = {1: "f", 11: "d"}
+_HALVES = {10: 0x7C00, 16: 0x7F80}
 
 #: 2**64 has 20 digits; Python refuses to read more than 4300.
 _MAX_DIGITS = 20
@@ -58,7 +62,8 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
                   ("sparse_tensors", 23, "Sparse", True)),
     "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
     "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
-               ("float_data", 4, "float", True), ("raw_data", 9, "bytes", False),
+               ("float_data", 4, "float", True), ("int32_data", 5, "int32", True), ("double_data", 10, "double", True),
+               ("raw_data", 9, "bytes", False),
                ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
     "Entry": (("key", 1, "string", False), ("value", 2, "string", False)),
 }  # fmt: skip
@@ -77,11 +82,11 @@ def check_graph(path: Path, weights: Mapping[str, int]) -> None:
     model = parse_graph(path)
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
-            raise FamilyError(f"{path.name}: uses operators of the domain {domain!r}; matexport writes none of those")
+            raise refuse_file(path.name, f"uses operators of the domain {domain!r}; matexport writes none of those")
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
-            raise FamilyError(f"{path.name}: tensor {tensor.name!r} {problem}")
+            raise refuse_file(path.name, f"tensor {tensor.name!r} {problem}")
 
 
 def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> None:
@@ -99,7 +104,7 @@ def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> N
         where = {entry.key: entry.value for entry in tensor.external_data}
         entry = known.get(int(where["offset"]))
         if entry is None or entry.nbytes != int(where["length"]) or tensor.data_type not in _STORED_AS[entry.dtype]:
-            raise FamilyError(f"{path.name}: tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
+            raise refuse_file(path.name, f"tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
 
 
 def parse_graph(path: Path) -> Any:
@@ -109,29 +114,33 @@ def parse_graph(path: Path) -> Any:
         FamilyError: it is too large, or not an ONNX model.
     """
     if path.stat().st_size > MAX_GRAPH_BYTES:
-        raise FamilyError(f"{path.name}: {path.stat().st_size} bytes; a graph without weights is far smaller")
+        raise refuse_file(path.name, f"{path.stat().st_size} bytes; a graph without weights is far smaller")
     model = _message_class()()
     try:
         model.ParseFromString(path.read_bytes())
     except (message.DecodeError, RecursionError):
-        raise FamilyError(f"{path.name}: not an ONNX model") from None
+        raise refuse_file(path.name, "not an ONNX model") from None
     if not model.graph.output:
-        raise FamilyError(f"{path.name}: not an ONNX model (it has no output)")
+        raise refuse_file(path.name, "not an ONNX model (it has no output)")
     return model
 
 
 def find_nan_tensor(path: Path) -> str | None:
     """The name of a small weight inside a graph that holds NaN. Infinities are what masks are made of."""
-    kinds = {1: "f", 10: "e", 11: "d"}
-    for tensor in _tensors(parse_graph(path)):
-        kind = kinds.get(tensor.data_type)
-        if kind is None:
-            continue
-        size = len(tensor.raw_data) // struct.calcsize(kind)
-        inside = struct.unpack_from(f"<{size}{kind}", tensor.raw_data)
-        if any(value != value for value in (*inside, *tensor.float_data)):
-            return str(tensor.name)
-    return None
+    return next((str(tensor.name) for tensor in _tensors(parse_graph(path)) if _holds_nan(tensor)), None)
+
+
+def _holds_nan(tensor: Any) -> bool:
+    """In the bytes, or in the fields that ONNX has beside them: 16-bit numbers lie in those of whole numbers."""
+    if tensor.data_type in _HALVES:
+        infinity = _HALVES[tensor.data_type]
+        inside = struct.unpack_from(f"<{len(tensor.raw_data) // 2}H", tensor.raw_data)
+        return any(bits & 0x7FFF > infinity for bits in (*inside, *tensor.int32_data))
+    if tensor.data_type not in _FLOATS:
+        return False
+    kind = _FLOATS[tensor.data_type]
+    inside = struct.unpack_from(f"<{len(tensor.raw_data) // struct.calcsize(kind)}{kind}", tensor.raw_data)
+    return any(value != value for value in (*inside, *tensor.float_data, *tensor.double_data))
 
 
 def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
@@ -213,6 +222,7 @@ def _message_class() -> Any:
         "string": kinds.TYPE_STRING,
         "bytes": kinds.TYPE_BYTES,
         "float": kinds.TYPE_FLOAT,
+        "double": kinds.TYPE_DOUBLE,
     }
     file = descriptor_pb2.FileDescriptorProto(name="matexport/graph.proto", package="matexport", syntax="proto2")
     for name, fields in _SCHEMA.items():

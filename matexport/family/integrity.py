@@ -7,10 +7,10 @@ and only then what a graph points to. Nothing is given to a runtime before.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matexport.errors import DestinationError, FamilyError
+from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
 from matexport.family.manifest import (
     CARD,
     MANIFEST,
@@ -21,7 +21,7 @@ from matexport.family.manifest import (
     Family,
     load_family,
 )
-from matexport.family.weights_file import read_header
+from matexport.family.weights_file import NestedHeader, read_header
 from matexport.io.files import find_file_problem, hash_file
 from matexport.spec.facts import (
     FileFacts,
@@ -43,11 +43,13 @@ def check_family(family: Family) -> None:
     Raises:
         FamilyError: with one problem per file that is missing, changed, extra or refused.
     """
-    extra = [f"extra: {name} is not listed in {MANIFEST}" for name in list_foreign_files(family)]
+    extra = [
+        Problem(ProblemKind.EXTRA, name, f"{name} is not listed in {MANIFEST}") for name in list_foreign_files(family)
+    ]
     problems = [*extra, *_find_changed_files(family, family.facts.files)]
     if not problems:
         graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
-        graphs += [_describe_exits(family, precision) for precision in family.facts.exits]
+        graphs += [_describe_exits(family, precision) for precision in sorted(family.facts.exits)]
         problems = _find_unsafe_files(family, graphs)
     _raise_problems(family, problems)
 
@@ -108,7 +110,7 @@ def _is_report(path: Path) -> bool:
     return known and stat.S_ISREG(path.lstat().st_mode)
 
 
-def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
+def _find_changed_files(family: Family, names: Iterable[str]) -> list[Problem]:
     problems = []
     for name in sorted(names):
         path, facts = family.path / name, family.facts.files[name]
@@ -117,28 +119,48 @@ def _find_changed_files(family: Family, names: Iterable[str]) -> list[str]:
         if problem:
             problems.append(problem)
         elif path.stat().st_size != facts.bytes:
-            problems.append(f"changed: {name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}")
+            why = f"{name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}"
+            problems.append(Problem(ProblemKind.CHANGED, name, why))
         elif hash_file(path) != facts.sha256:
-            problems.append(f"changed: {name} has another sha256 than the manifest says")
+            problems.append(Problem(ProblemKind.CHANGED, name, f"{name} has another sha256 than the manifest says"))
     return problems
 
 
-def _find_unsafe_files(family: Family, graphs: Iterable[tuple[str, str, int]]) -> list[str]:
+def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -> list[Problem]:
     """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
     from matexport.family.graph_file import check_entries, check_graph
 
-    problems: dict[str, None] = {}
-    for graph, weights, prefix_bytes in graphs:
+    problems: dict[Problem, None] = {}  # profiles may share a graph
+    headers: dict[str, NestedHeader] = {}
+    for weights in sorted({weights for _, weights, _ in graphs}):
         try:
-            header = read_header(family.path / weights)
-            size = (family.path / weights).stat().st_size
-            if size not in {header.data_start, *(entry.end for entry in header.entries)}:
-                raise FamilyError(f"{weights}: ends inside a tensor")
-            check_graph(family.path / graph, {weights: prefix_bytes})
-            check_entries(family.path / graph, weights, header.entries)
+            headers[weights] = _read_whole_header(family.path / weights)
         except FamilyError as error:
-            problems[f"refused: {error}"] = None
+            problems |= dict.fromkeys(error.problems)
+    for graph, weights, prefix_bytes in graphs:
+        if weights in headers and prefix_bytes not in _list_ends(headers[weights]):
+            why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
+            problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
+        try:
+            check_graph(family.path / graph, {weights: prefix_bytes})
+            if weights in headers:
+                check_entries(family.path / graph, weights, headers[weights].entries)
+        except FamilyError as error:
+            problems |= dict.fromkeys(error.problems)
     return list(problems)
+
+
+def _read_whole_header(path: Path) -> NestedHeader:
+    """The header of a weights file that ends where a tensor does."""
+    header = read_header(path)
+    if path.stat().st_size not in _list_ends(header):
+        raise refuse_file(path.name, "ends inside a tensor")
+    return header
+
+
+def _list_ends(header: NestedHeader) -> set[int]:
+    """Where a prefix of weights may end, the one without a tensor included."""
+    return {header.data_start, *(entry.end for entry in header.entries)}
 
 
 def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:
@@ -151,9 +173,10 @@ def _describe_exits(family: Family, precision: Precision) -> tuple[str, str, int
     return family.facts.exits[precision], profiles[0].weights, max(facts.weights_prefix_bytes for facts in profiles)
 
 
-def _raise_problems(family: Family, problems: list[str]) -> None:
+def _raise_problems(family: Family, problems: list[Problem]) -> None:
     if problems:
-        raise FamilyError(f"{family.path} is not the family that was exported: {'; '.join(problems)}", problems)
+        said = "; ".join(map(str, problems))
+        raise FamilyError(f"{family.path} is not the family that was exported: {said}", problems)
 
 
 def refuse_occupied(out: Path, *, overwrite: bool) -> None:

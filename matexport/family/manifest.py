@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from matexport.errors import FamilyError
-from matexport.io.files import find_file_problem
+from matexport.errors import FamilyError, ProblemKind
+from matexport.io.files import find_file_problem, parse_json
 from matexport.spec.facts import (
+    TASKS,
     FamilyFacts,
     ProfileFacts,
     TextFacts,
@@ -116,21 +117,21 @@ def load_family(path: Path | str) -> Family:
     """
     root = Path(path)
     if not root.is_dir():
-        raise FamilyError(f"{root} is not a directory; a family is the folder that `matexport export` writes")
+        raise _refuse(f"{root} is not a directory; a family is the folder that `matexport export` writes")
     manifest = root / MANIFEST
     if not manifest.exists():
-        raise FamilyError(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
+        raise _refuse(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
     problem = find_file_problem(manifest, MAX_MANIFEST_BYTES)
     if problem:
-        raise FamilyError(f"{root}: {problem}")
+        raise _refuse(f"{root}: {problem}")
     try:
-        data = json.loads(manifest.read_text(encoding="utf-8"))
+        data = parse_json(manifest.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FamilyError(f"{manifest} is not JSON ({error})") from None
+        raise _refuse(f"{manifest} is not JSON ({error})") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is not int or schema not in READABLE:
-        raise FamilyError(f"{manifest} has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
-    facts = read_record(data, FamilyFacts, str(manifest), FamilyError)
+        raise _refuse(f"{manifest} has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
+    facts = read_record(data, FamilyFacts, str(manifest), _refuse)
     _check_names(facts, manifest)
     return Family(root, facts)
 
@@ -141,63 +142,88 @@ def write_manifest(root: Path, facts: FamilyFacts) -> None:
     (root / MANIFEST).write_text(data + "\n", encoding="utf-8")
 
 
+def _refuse(why: str) -> FamilyError:
+    return FamilyError(why, kind=ProblemKind.MANIFEST, file=MANIFEST)
+
+
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for name, file in facts.files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-            raise FamilyError(f"{manifest} lists the file {name!r}; only bare file names inside the folder are allowed")
+            raise _refuse(f"{manifest} lists the file {name!r}; only bare file names inside the folder are allowed")
         if not _SHA256.fullmatch(file.sha256) or file.bytes < 0:
-            raise FamilyError(f"{manifest}: {name} has no valid sha256 and size")
+            raise _refuse(f"{manifest}: {name} has no valid sha256 and size")
+    _check_profiles(facts, manifest)
+    for name in facts.refused:
+        _parse_profile(name, manifest)
+    _check_text(facts.text, manifest)
+    for file_name in (TOKENIZER, PROBES, REFERENCE):
+        if file_name not in facts.files:
+            raise _refuse(f"{manifest} does not list {file_name}")
+    if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
+        raise _refuse(f"{manifest} has int8 outputs and does not list {RANGES}")
+    for precision, file_name in facts.exits.items():
+        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
+            raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
+    if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
+        raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+
+
+def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
     if not facts.profiles:
-        raise FamilyError(f"{manifest} lists no profile")
+        raise _refuse(f"{manifest} lists no profile")
     for name, profile in facts.profiles.items():
-        try:
-            parsed = Profile.parse(name)
-        except ValueError as error:
-            raise FamilyError(f"{manifest}: {error}") from None
-        if parsed.name != name:
-            raise FamilyError(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
-        if parsed != Profile(Point(profile.layers, profile.dim), profile.precision, profile.encoding):
-            raise FamilyError(
+        if _parse_profile(name, manifest) != Profile(
+            Point(profile.layers, profile.dim), profile.precision, profile.encoding
+        ):
+            raise _refuse(
                 f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
                 f"{profile.encoding}"
             )
         for file_name in (profile.graph, profile.weights):
             if file_name not in facts.files:
-                raise FamilyError(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
+                raise _refuse(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
+        if profile.weights_prefix_bytes < 0:
+            needed = f"{profile.weights_prefix_bytes} bytes of {profile.weights}"
+            raise _refuse(f"{manifest}: {name} needs {needed}, which cannot be")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
-            raise FamilyError(f"{manifest}: {name} needs more of {profile.weights} than there is")
-    for name in facts.refused:
-        try:
-            Profile.parse(name)
-        except ValueError as error:
-            raise FamilyError(f"{manifest}: {error}") from None
-    _check_text(facts.text, manifest)
-    for file_name in (TOKENIZER, PROBES, REFERENCE):
-        if file_name not in facts.files:
-            raise FamilyError(f"{manifest} does not list {file_name}")
-    if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
-        raise FamilyError(f"{manifest} has int8 outputs and does not list {RANGES}")
-    for precision, file_name in facts.exits.items():
-        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
-            raise FamilyError(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
-    if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
-        raise FamilyError(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
+            raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
+    for precision in sorted({profile.precision for profile in facts.profiles.values()}):
+        weights = sorted({it.weights for it in facts.profiles.values() if it.precision is precision})
+        if len(weights) > 1:  # the graph of all exits reads one
+            raise _refuse(f"{manifest}: the profiles in {precision} read {' and '.join(weights)}; they share one file")
+
+
+def _parse_profile(name: str, manifest: Path) -> Profile:
+    try:
+        parsed = Profile.parse(name)
+    except ValueError as error:
+        raise _refuse(f"{manifest}: {error}") from None
+    if parsed.name != name:
+        raise _refuse(f"{manifest}: the profile {name!r} is spelt {parsed.name}")
+    return parsed
 
 
 def _check_text(text: TextFacts, manifest: Path) -> None:
     known = ("input_ids", "attention_mask", "token_type_ids", POOLING_MASK)
     if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
-        raise FamilyError(f"{manifest}: the inputs {list(text.inputs)} are not some of {', '.join(known)}")
+        raise _refuse(f"{manifest}: the inputs {list(text.inputs)} are not some of {', '.join(known)}")
     if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
-        raise FamilyError(f"{manifest}: max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+        raise _refuse(f"{manifest}: max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
     if text.default_prompt is not None and text.default_prompt not in text.prompts:
-        raise FamilyError(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
+        raise _refuse(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
     if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
-        raise FamilyError(f"{manifest}: {POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
+        raise _refuse(f"{manifest}: {POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
+    for name, count in (text.unpooled or {}).items():
+        if name not in text.prompts:
+            raise _refuse(f"{manifest}: tokens of the prompt {name!r} are not pooled, which is not among the prompts")
+        if not 0 <= count < 1 << 31:
+            raise _refuse(f"{manifest}: {count} tokens of the prompt {name!r} are not pooled, which cannot be")
     for name, task in text.tasks.items():
+        if name not in TASKS:
+            raise _refuse(f"{manifest}: the task {name!r} is none of {', '.join(TASKS)}")
         if task.prompt and task.prompt not in text.prompts:
-            raise FamilyError(f"{manifest}: the task {name} has the prompt {task.prompt!r}, which is not among them")
+            raise _refuse(f"{manifest}: the task {name} has the prompt {task.prompt!r}, which is not among them")
         if task.max_tokens is not None and not 1 <= task.max_tokens < 1 << 31:
-            raise FamilyError(f"{manifest}: the task {name} has max_tokens={task.max_tokens}, which cannot be")
+            raise _refuse(f"{manifest}: the task {name} has max_tokens={task.max_tokens}, which cannot be")
     if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
-        raise FamilyError(f"{manifest}: the chat template is not written out for each prompt and for none")
+        raise _refuse(f"{manifest}: the chat template is not written out for each prompt and for none")

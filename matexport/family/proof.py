@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, Problem, ProblemKind, RequestError
 from matexport.family.graph_file import find_nan_tensor
 from matexport.family.manifest import PROBES, RANGES, REFERENCE, Family
 from matexport.family.weights_file import PADDING_NAME, read_header
@@ -32,23 +32,23 @@ def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vector
     try:
         probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
     except UnicodeDecodeError:
-        raise FamilyError(f"{PROBES} is not UTF-8 text") from None
+        raise _refuse_proof(PROBES, f"{PROBES} is not UTF-8 text") from None
     except RequestError as error:
-        raise FamilyError(str(error)) from None
+        raise _refuse_proof(PROBES, str(error)) from None
     points = {profile.point.name for profile in family.profiles}
     try:
         with safe_open(family.path / REFERENCE, framework="numpy") as file:  # which may hold token ids, too
             references: dict[str, Vectors] = {name: file.get_tensor(name) for name in sorted(points & {*file.keys()})}
     except SafetensorError as error:
-        raise FamilyError(f"{REFERENCE} cannot be read: {error}") from None
+        raise _refuse_proof(REFERENCE, f"{REFERENCE} cannot be read: {error}") from None
     for profile in family.profiles:
         vectors = references.get(profile.point.name)
         if vectors is None or vectors.shape != (len(probes), profile.point.dim) or vectors.dtype != np.float32:
-            raise FamilyError(
-                f"{REFERENCE} has no ({len(probes)}, {profile.point.dim}) vectors for {profile.point.name}"
+            raise _refuse_proof(
+                REFERENCE, f"{REFERENCE} has no ({len(probes)}, {profile.point.dim}) vectors for {profile.point.name}"
             )
         if not np.isfinite(vectors).all():
-            raise FamilyError(f"{REFERENCE} holds values that are not finite for {profile.point.name}")
+            raise _refuse_proof(REFERENCE, f"{REFERENCE} holds values that are not finite for {profile.point.name}")
     return probes, references
 
 
@@ -64,13 +64,13 @@ def load_ranges(family: Family) -> dict[str, Vectors]:
     try:
         ranges: dict[str, Vectors] = load_file(family.path / RANGES)
     except SafetensorError as error:
-        raise FamilyError(f"{RANGES} cannot be read: {error}") from None
+        raise _refuse_proof(RANGES, f"{RANGES} cannot be read: {error}") from None
     for point in needed:
         pair = ranges.get(point.name)
         if pair is None or pair.shape != (2, point.dim) or pair.dtype != np.float32:
-            raise FamilyError(f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
+            raise _refuse_proof(RANGES, f"{RANGES} has no (2, {point.dim}) ranges for {point.name}")
         if not np.isfinite(pair).all() or (pair[0] >= pair[1]).any():
-            raise FamilyError(f"{RANGES} holds no least and greatest values for {point.name}")
+            raise _refuse_proof(RANGES, f"{RANGES} holds no least and greatest values for {point.name}")
     return ranges
 
 
@@ -78,20 +78,26 @@ def check_finite_weights(family: Family) -> None:
     """Refuse weights that hold NaN or infinity.
 
     Raises:
-        FamilyError: naming the file and the tensor.
+        FamilyError: with one problem per file, naming it and the tensor.
     """
+    problems = []
     for name in sorted({facts.weights for facts in family.facts.profiles.values()}):
-        bad = next(_find_nan_tensors(family.path / name), None)
-        if bad:
-            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not finite")
-    for name in sorted({facts.graph for facts in family.facts.profiles.values()}):
-        bad = find_nan_tensor(family.path / name)
-        if bad:
-            raise FamilyError(f"refused: {name} holds values in {bad!r} that are not a number")
+        if bad := next(_find_nan_tensors(family.path / name), None):
+            problems.append(Problem(ProblemKind.REFUSED, name, f"{name} holds values in {bad!r} that are not finite"))
+    graphs = {facts.graph for facts in family.facts.profiles.values()} | {*family.facts.exits.values()}
+    for name in sorted(graphs):
+        if bad := find_nan_tensor(family.path / name):
+            problems.append(Problem(ProblemKind.REFUSED, name, f"{name} holds values in {bad!r} that are not a number"))
+    if problems:
+        raise FamilyError("; ".join(map(str, problems)), problems)
+
+
+def _refuse_proof(file: str, why: str) -> FamilyError:
+    return FamilyError(why, kind=ProblemKind.PROOF, file=file)
 
 
 def _find_nan_tensors(path: Path) -> Iterator[str]:
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     data = np.memmap(path, dtype=np.uint8, mode="r")
     for entry in read_header(path).entries:
         kind = kinds.get(entry.dtype)
@@ -100,6 +106,9 @@ def _find_nan_tensors(path: Path) -> Iterator[str]:
         end = min(entry.end, len(data))
         flat = data[entry.offset : end - (end - entry.offset) % np.dtype(kind).itemsize].view(kind)
         for start in range(0, len(flat), 1 << 22):
-            if not np.isfinite(flat[start : start + (1 << 22)]).all():
+            part = flat[start : start + (1 << 22)]
+            # numpy has no bfloat16: of its bits, all of the exponent are set where it is not finite.
+            finite = part & 0x7F80 != 0x7F80 if entry.dtype == "BF16" else np.isfinite(part)
+            if not finite.all():
                 yield entry.name
                 break

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, ProblemKind, RequestError
 from matexport.family.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
 from matexport.family.weights_file import TensorEntry, read_header
 from matexport.spec.profile import Probe
@@ -75,17 +75,17 @@ def load_token_rows(family: Family, probes: int) -> list[list[int]] | None:
         return None
     ids, counts = (entries.get(name) for name in (TOKEN_IDS, TOKEN_COUNTS))
     if ids is None or counts is None:
-        raise FamilyError(f"{REFERENCE} has {next(iter(entries))} alone; {TOKEN_IDS} and {TOKEN_COUNTS} are a pair")
+        raise _refuse_proof(f"{REFERENCE} has {next(iter(entries))} alone; {TOKEN_IDS} and {TOKEN_COUNTS} are a pair")
     if counts.dtype != "I32" or counts.shape != (probes,):
-        raise FamilyError(f"{REFERENCE} has no ({probes},) int32 {TOKEN_COUNTS}")
+        raise _refuse_proof(f"{REFERENCE} has no ({probes},) int32 {TOKEN_COUNTS}")
     if ids.dtype != "I32" or len(ids.shape) != 1 or ids.shape[0] > MAX_TOKEN_IDS:
-        raise FamilyError(f"{REFERENCE} has no int32 {TOKEN_IDS} in one row of at most {MAX_TOKEN_IDS}")
+        raise _refuse_proof(f"{REFERENCE} has no int32 {TOKEN_IDS} in one row of at most {MAX_TOKEN_IDS}")
     lengths = _read_tensor(path, counts)
     if (lengths < 0).any() or lengths.sum() != ids.shape[0]:
-        raise FamilyError(f"{REFERENCE} has {ids.shape[0]} {TOKEN_IDS}, which are not what {TOKEN_COUNTS} add up to")
+        raise _refuse_proof(f"{REFERENCE} has {ids.shape[0]} {TOKEN_IDS}, which are not what {TOKEN_COUNTS} add up to")
     values = _read_tensor(path, ids)
     if (values < 0).any():
-        raise FamilyError(f"{REFERENCE} holds {TOKEN_IDS} below 0")
+        raise _refuse_proof(f"{REFERENCE} holds {TOKEN_IDS} below 0")
     return [row.tolist() for row in np.split(values, np.cumsum(lengths)[:-1])]
 
 
@@ -109,13 +109,21 @@ def quote_probe(probes: Sequence[Probe], index: int) -> str:
     return f"probe {index} ({probe.text[:QUOTED]!r}{prompt})"
 
 
+def _refuse_proof(why: str) -> FamilyError:
+    return FamilyError(why, kind=ProblemKind.PROOF, file=REFERENCE)
+
+
 def _find_tensors(path: Path) -> dict[str, TensorEntry]:
-    return {entry.name: entry for entry in read_header(path).entries if entry.name in (TOKEN_IDS, TOKEN_COUNTS)}
+    try:
+        entries = read_header(path).entries
+    except FamilyError as error:  # which takes the file for weights
+        raise _refuse_proof(str(error)) from None
+    return {entry.name: entry for entry in entries if entry.name in (TOKEN_IDS, TOKEN_COUNTS)}
 
 
 def _read_tensor(path: Path, entry: TensorEntry) -> NDArray[np.int64]:
     """An int32 tensor, as int64, in which its sum cannot overflow."""
     values = np.fromfile(path, np.dtype("<i4"), entry.nbytes // 4, offset=entry.offset)
     if values.nbytes != entry.nbytes:
-        raise FamilyError(f"{REFERENCE} ends inside {entry.name}")
+        raise _refuse_proof(f"{REFERENCE} ends inside {entry.name}")
     return values.astype(np.int64)

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from matexport.errors import FamilyError
+from matexport.errors import refuse_file
+from matexport.io.files import parse_json
 from matexport.spec.record import Record
 
 DATA_ALIGNMENT = 4096
@@ -93,18 +94,18 @@ def read_header(path: Path) -> NestedHeader:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise FamilyError(f"{path.name}: not a safetensors file (its header would be {length} bytes long)")
+            raise refuse_file(path.name, f"not a safetensors file (its header would be {length} bytes long)")
         try:
-            data = json.loads(file.read(length), object_pairs_hook=_refuse_repeated_keys)
+            data = parse_json(file.read(length))
             metadata = _read_metadata(data.pop("__metadata__", {}))
             entries = [_read_entry(name, item, 8 + length) for name, item in data.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-            raise FamilyError(f"{path.name}: not a valid safetensors header ({problem})") from None
+            raise refuse_file(path.name, f"not a valid safetensors header ({problem})") from None
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     position = 8 + length
     for entry in entries:
         if entry.offset != position:
-            raise FamilyError(f"{path.name}: tensor {entry.name!r} leaves a hole or overlaps another")
+            raise refuse_file(path.name, f"tensor {entry.name!r} leaves a hole or overlaps another")
         position = entry.end
     return NestedHeader(tuple(entries), 8 + length, metadata)
 
@@ -119,7 +120,7 @@ def write_prefix(source: Path, target: BinaryIO, prefix_bytes: int) -> None:
     kept = tuple(entry for entry in header.entries if entry.end <= prefix_bytes)
     shorter = NestedHeader(kept, header.data_start, header.metadata)
     if shorter.end != prefix_bytes or source.stat().st_size < prefix_bytes:
-        raise FamilyError(f"{source.name}: {prefix_bytes} bytes are no prefix of it that ends with a tensor")
+        raise refuse_file(source.name, f"{prefix_bytes} bytes are no prefix of it that ends with a tensor")
     target.write(encode_header(shorter))
     with source.open("rb") as file:
         file.seek(header.data_start)
@@ -127,7 +128,7 @@ def write_prefix(source: Path, target: BinaryIO, prefix_bytes: int) -> None:
         while remaining:
             chunk = file.read(min(remaining, 1 << 22))
             if not chunk:
-                raise FamilyError(f"{source.name}: ended while it was copied")
+                raise refuse_file(source.name, "ended while it was copied")
             target.write(chunk)
             remaining -= len(chunk)
 
@@ -155,11 +156,4 @@ def _read_entry(name: str, item: dict[str, Any], data_start: int) -> TensorEntry
 def _read_metadata(data: object) -> dict[str, str]:
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
         raise ValueError("its metadata is no table of texts")
-    return data
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a name occurs twice")
     return data

@@ -1,18 +1,21 @@
-"""Files: their digests, one file that appears whole, TOML, and what an OSError means in words."""
+"""Files: their digests, one file that appears whole, TOML and JSON, and what an OSError means in words."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from matexport.errors import DestinationError, RequestError
+from matexport.errors import DestinationError, Problem, ProblemKind, RequestError
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -32,6 +35,38 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON of a file that anyone may have written, as its specification has it.
+
+    Python's reader takes the last of several values of one name, where another reader takes the first; and it knows
+    NaN and Infinity, and reads 1e999 as one.
+
+    Raises:
+        ValueError: it is not JSON, a name occurs twice in a table, or a number is none.
+        RecursionError: it nests too deep.
+    """
+    return json.loads(
+        text, object_pairs_hook=_refuse_repeated_names, parse_constant=_refuse_number, parse_float=_read_finite
+    )
+
+
+def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r} occurs twice")
+    return data
+
+
+def _refuse_number(literal: str) -> float:
+    raise ValueError(f"{literal} is no number")
+
+
+def _read_finite(literal: str) -> float:
+    number = float(literal)
+    return number if math.isfinite(number) else _refuse_number(literal)
 
 
 #: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.
@@ -102,15 +137,17 @@ def explain_os_errors(destination: Path) -> Iterator[None]:
         raise DestinationError(f"cannot write {destination}: {reason}; nothing there was changed") from error
 
 
-def find_file_problem(path: Path, limit: int) -> str | None:
+def find_file_problem(path: Path, limit: int) -> Problem | None:
+    """Why a file is not opened: it is missing, no regular file, or larger than `limit` bytes; None where it may be."""
     try:
         status = path.lstat()
     except FileNotFoundError:
-        return f"missing: {path.name}"
+        return Problem(ProblemKind.MISSING, path.name, path.name)
     # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
     # cannot show a file that its owner could not have copied here.
     if not stat.S_ISREG(status.st_mode):
-        return f"refused: {path.name} is not a regular file (links are not followed)"
+        return Problem(ProblemKind.REFUSED, path.name, f"{path.name} is not a regular file (links are not followed)")
     if status.st_size > limit:
-        return f"changed: {path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+        why = f"{path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
+        return Problem(ProblemKind.CHANGED, path.name, why)
     return None

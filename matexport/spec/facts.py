@@ -29,6 +29,10 @@ class PaddingSide(StrEnum):
     LEFT = "left"
 
 
+#: What a text may be to a parent that tells them apart, as sentence-transformers calls it.
+TASKS = ("query", "document")
+
+
 class TaskFacts(Record, frozen=True):
     """What the parent does with the texts of a task, where it tells queries from documents.
 
@@ -76,7 +80,7 @@ class TextFacts(Record, frozen=True):
         default_prompt: name of the prompt used when none is asked for.
         cuts: the side on which a text that is too long loses tokens.
         special_tokens: whether the tokenizer adds its special tokens.
-        tasks: ``query`` and ``document``, where the parent treats them otherwise than other texts.
+        tasks: some of `TASKS`, where the parent treats them otherwise than other texts.
         chat: the parent's chat template, if its texts go through one. The prompt is then inside of the frame.
         route: of a parent that routes its texts; a task that is not among `tasks` takes another route.
         unpooled: name of a prompt -> how many leading tokens are left out of the pooling with it. None where the

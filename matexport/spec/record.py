@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,14 +27,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 T = TypeVar("T", bound=Record)
 
 
-def read_record(data: object, record: type[T], where: str, error: type[Exception]) -> T:
+def read_record(data: object, record: type[T], where: str, error: Callable[[str], Exception]) -> T:
     """Convert parsed TOML or JSON into a record, strictly.
 
     Args:
         data: what the parser returned.
         record: its type.
         where: how to call the source in a message, such as the file's path.
-        error: the exception to raise.
+        error: makes the exception to raise of a message.
 
     Raises:
         error: a key is unknown or missing, or a value has the wrong type.

@@ -8,11 +8,12 @@ own, and no knowledge of pytest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from matexport.errors import MatexportError
+from matexport.errors import FamilyError, MatexportError, Problem, ProblemKind
 from matexport.family.manifest import Family, load_family
 from matexport.family.survey import Survey, survey_family
 from matexport.family.token_rows import stores_token_rows
@@ -72,7 +73,7 @@ class FamilyChecks:
         """All checks, in the family's order; of a family whose manifest cannot be read, `DIGESTS` alone."""
         family = self._family
         checks = [Check(DIGESTS)]
-        if isinstance(family, str):
+        if not isinstance(family, Family):
             return checks
         if stores_token_rows(family):
             checks.append(Check(TOKEN_IDS))
@@ -86,13 +87,13 @@ class FamilyChecks:
     def find_obstacle(self, check: Check) -> str | None:
         """Why a check cannot be made, in one line: `DIGESTS` failed, which can always be made; None when it can."""
         case = self._case
-        return None if check.name == DIGESTS or isinstance(case, Case) else explain_unchecked(case.splitlines())
+        return None if check.name == DIGESTS or isinstance(case, Case) else explain_unchecked(case)
 
     def find_failure(self, check: Check) -> str | None:
-        """Why a check fails: one to three lines; None when it passes."""
+        """Why a check fails: one to three lines, of the files one more for each problem; None when it passes."""
         case, where = self._case, ", ".join(filter(None, (check.profile, check.name)))
-        if isinstance(case, str):
-            return case if check.name == DIGESTS else f"{where}: {self.find_obstacle(check)}"
+        if not isinstance(case, Case):
+            return f"{where}: {format_problems(case) if check.name == DIGESTS else self.find_obstacle(check)}"
         if check.name == DIGESTS:
             return None
         if check.profile is None:
@@ -112,27 +113,27 @@ class FamilyChecks:
     def name_group(self, check: Check) -> str:
         """What checks share that one process should make: they are of the same vectors, or of the files."""
         family = self._family
-        if isinstance(family, str):
+        if not isinstance(family, Family):
             return DIGESTS
         name = check.profile or family.profiles[0].name
         return find_float32_profile(family, name) or name
 
     @cached_property
-    def _family(self) -> Family | str:
+    def _family(self) -> Family | tuple[Problem, ...]:
         try:
             return load_family(self.path)
         except (MatexportError, OSError) as error:
-            return _describe(error)
+            return _list_problems(error)
 
     @cached_property
-    def _case(self) -> Case | str:
-        """The checked family, or what is wrong with its files, a line for each."""
-        if isinstance(self._family, str):
+    def _case(self) -> Case | tuple[Problem, ...]:
+        """The checked family, or what is wrong with its files."""
+        if not isinstance(self._family, Family):
             return self._family
         try:
             return open_case(self._family)
         except (MatexportError, OSError) as error:
-            return _describe(error)
+            return _list_problems(error)
 
     def _judge(self, case: Case, name: str) -> ProfileVerdict | str:
         """A profile's verdict, held to its vectors where it gives codes; or why it could not be run."""
@@ -148,7 +149,7 @@ class FamilyChecks:
             try:
                 self._verdicts[name] = judge_profile(case, name, threads=self.demand.threads)
             except (MatexportError, OSError) as error:
-                self._verdicts[name] = _describe(error)
+                self._verdicts[name] = "\n".join(map(_join_lines, _list_problems(error)))
         return self._verdicts[name]
 
     def _spell(self, case: Case, verdict: ProfileVerdict, check: Check, breach: Breach) -> str:
@@ -191,10 +192,21 @@ class FamilyChecks:
         )
 
 
-def _describe(error: Exception) -> str:
-    """One line for each problem."""
-    problems = getattr(error, "problems", None) or (str(error),)
-    return "\n".join(" ".join(problem.split()) for problem in problems)
+def format_problems(problems: Sequence[Problem]) -> str:
+    """How many there are of each kind, then a line for each, those of a kind together."""
+    kinds = {kind: [problem for problem in problems if problem.kind is kind] for kind in ProblemKind}
+    counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
+    return "\n".join([counts, *(_join_lines(problem) for found in kinds.values() for problem in found)])
+
+
+def _list_problems(error: Exception) -> tuple[Problem, ...]:
+    if isinstance(error, FamilyError):
+        return error.problems
+    return (Problem(ProblemKind.UNUSABLE, None, str(error)),)
+
+
+def _join_lines(problem: Problem) -> str:
+    return " ".join(str(problem).split())
 
 
 def _shorten(text: str) -> str:

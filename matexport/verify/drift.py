@@ -35,8 +35,8 @@ from matexport.family.manifest import TOKENIZER, Family
 from matexport.io.progress import Progress
 from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches
 from matexport.runtime.embedder import Embedder
-from matexport.runtime.inputs.text import TASKS, Tokens, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.spec.facts import TextFacts
+from matexport.runtime.inputs.text import Tokens, find_wrapping, load_tokenizer, tokenize_probes
+from matexport.spec.facts import TASKS, TextFacts
 from matexport.spec.profile import Encoding, Probe, Profile
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance

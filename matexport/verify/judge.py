@@ -20,7 +20,7 @@ from threading import Lock
 
 import numpy as np
 
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, ProblemKind, RequestError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import PROBES, Family, load_family
 from matexport.family.proof import check_finite_weights, load_ranges, load_references
@@ -191,7 +191,7 @@ def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:
     try:
         return tokenize_probes(tokenizer, probes)
     except RequestError as error:
-        raise FamilyError(f"{PROBES}: {error}") from None
+        raise FamilyError(f"{PROBES}: {error}", kind=ProblemKind.PROOF, file=PROBES) from None
 
 
 def run_all_ways(

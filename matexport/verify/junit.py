@@ -2,20 +2,30 @@
 the family stores the parent's, one per profile and way of running; and one per profile that was compared with another
 family's.
 
-Of files that are refused nothing is run: that is one failure, and the cases that it kept from being made are skipped.
+Of files that are refused nothing is run: each problem is a failed case in the place of that of the files, and the cases
+that could not be made for it are skipped. A failure's ``type`` says of what kind it is, and so does the class name of a
+problem (``files.changed``), since CI systems group by either.
 """
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
+from matexport.errors import Problem, ProblemKind
 from matexport.family.manifest import Family
 from matexport.family.token_rows import stores_token_rows
 from matexport.spec.tolerance import Parity, Spread, TokenParity
 from matexport.verify.drift import Drift, ProfileDrift
 from matexport.verify.verdict import Verification, explain_unchecked, list_expected_checks
+
+#: Types of the failures that are no problem with the files: a profile off its floor, or not compatible with another's.
+PARITY, DRIFT = "parity", "drift"
+
+#: Class name and name of the case of the token ids.
+TOKENIZER = ("tokenizer", "token ids")
 
 # What XML 1.0 cannot hold, even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -24,7 +34,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 def write_junit(
     path: Path,
     family: Family | Path,
-    result: Verification | tuple[str, ...],
+    result: Verification | tuple[Problem, ...],
     drift: Drift | tuple[str, ...] | None = None,
 ) -> None:
     """Write a verification, or the problems for which there was none, as JUnit XML.
@@ -33,19 +43,19 @@ def write_junit(
         path: the XML file.
         family: what was verified; its directory names the suite. Of one whose manifest was read, the checks that could
             not be made are written as skipped.
-        result: the verification, or the problems with the family's files.
+        result: the verification, or what is wrong with the family, for which there was none.
         drift: what a comparison with another family found, if there was one: a case for each profile; or the names of
             the profiles that were to be compared.
     """
     folder = family.path if isinstance(family, Family) else family
     suite = ElementTree.Element("testsuite", name=_clean(f"matexport {folder}"))
-    files = _add_case(suite, "files", "digests, paths and ranges")
     if isinstance(result, Verification):
+        _add_case(suite, "files", "digests, paths and ranges")
         if result.token_ids:
             _add_token_ids(suite, result.token_ids)
         _add_parity(suite, result)
     else:
-        _fail(files, result[0], "\n".join(result))
+        _add_problems(suite, result)
         if isinstance(family, Family):
             _add_skipped(suite, family, result)
     if isinstance(drift, Drift):
@@ -64,17 +74,30 @@ def write_junit(
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
+def _add_problems(suite: ElementTree.Element, problems: tuple[Problem, ...]) -> None:
+    seen: Counter[tuple[str, str]] = Counter()
+    for problem in problems:
+        place = (f"files.{problem.kind}", problem.file or "family")
+        if problem.kind is ProblemKind.TOKEN_IDS:  # which have a case where they are the parent's, too
+            place = TOKENIZER
+        seen[place] += 1
+        classname, name = place
+        case = _add_case(suite, classname, name if seen[place] == 1 else f"{name} ({seen[place]})")
+        _fail(case, str(problem), str(problem), problem.kind)
+
+
 def _add_token_ids(suite: ElementTree.Element, token_ids: TokenParity) -> None:
-    case = _add_case(suite, "tokenizer", "token ids")
+    case = _add_case(suite, *TOKENIZER)
     if reason := token_ids.find_difference():
-        _fail(case, reason, f"{reason}\nprobes: {', '.join(map(str, token_ids.differing))}")
+        _fail(case, reason, f"{reason}\nprobes: {', '.join(map(str, token_ids.differing))}", ProblemKind.TOKEN_IDS)
     ElementTree.SubElement(case, "system-out").text = token_ids.summary
 
 
-def _add_skipped(suite: ElementTree.Element, family: Family, problems: tuple[str, ...]) -> None:
+def _add_skipped(suite: ElementTree.Element, family: Family, problems: tuple[Problem, ...]) -> None:
     """The cases that a verification of the family would have had."""
-    if stores_token_rows(family):
-        _skip(_add_case(suite, "tokenizer", "token ids"), problems)
+    compared = any(problem.kind is ProblemKind.TOKEN_IDS for problem in problems)
+    if stores_token_rows(family) and not compared:
+        _skip(_add_case(suite, *TOKENIZER), problems)
     for profile in family.profiles:
         for check in list_expected_checks(family, profile.name):
             _skip(_add_case(suite, profile.name, f"parity {check}"), problems)
@@ -86,14 +109,14 @@ def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
             case = _add_case(suite, verdict.profile, f"parity {check}")
             measured = verdict.parity.get(check) or verdict.spread
             if breach:
-                _fail(case, breach.reason, f"{breach}\n{_spell(measured)}")
+                _fail(case, breach.reason, f"{breach}\n{_spell(measured)}", PARITY)
             ElementTree.SubElement(case, "system-out").text = _spell(measured)
 
 
 def _add_drift(suite: ElementTree.Element, drift: ProfileDrift) -> None:
     case = _add_case(suite, drift.profile, "drift")
     if drift.reasons:
-        _fail(case, drift.reasons[0], "\n".join(drift.reasons))
+        _fail(case, drift.reasons[0], "\n".join(drift.reasons), DRIFT)
     numbers = ("texts", "max_abs", "cosine_mean", "cosine_min", "equal")
     measured = [(name, getattr(drift, name)) for name in numbers]
     if drift.search:
@@ -107,15 +130,15 @@ def _spell(measured: Parity | Spread | None) -> str:
 
 
 def _add_case(suite: ElementTree.Element, classname: str, name: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", classname=classname, name=name)
+    return ElementTree.SubElement(suite, "testcase", classname=classname, name=_clean(name))
 
 
-def _skip(case: ElementTree.Element, problems: tuple[str, ...]) -> None:
+def _skip(case: ElementTree.Element, problems: tuple[Problem, ...]) -> None:
     ElementTree.SubElement(case, "skipped", message=_clean(explain_unchecked(problems)))
 
 
-def _fail(case: ElementTree.Element, message: str, detail: str) -> None:
-    ElementTree.SubElement(case, "failure", message=_clean(message)).text = _clean(detail)
+def _fail(case: ElementTree.Element, message: str, detail: str, kind: str) -> None:
+    ElementTree.SubElement(case, "failure", type=kind, message=_clean(message)).text = _clean(detail)
 
 
 def _clean(text: str) -> str:

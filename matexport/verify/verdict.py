@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from matexport.errors import Problem
 from matexport.family.manifest import PROBES, Family
 from matexport.family.measurements import Measurement, load_measurement, record_parity
 from matexport.family.token_rows import stores_token_rows
@@ -130,10 +131,10 @@ def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
     return tuple(checks)
 
 
-def explain_unchecked(problems: Sequence[str]) -> str:
+def explain_unchecked(problems: Sequence[Problem]) -> str:
     """Why a check was not made, in one line, given what is wrong with the family's files."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"not checked, since the family's files are refused: {problems[0]}{more}"
+    return f"not checked, since the family's files are refused: {' '.join(str(problems[0]).split())}{more}"
 
 
 def find_float32_profile(family: Family, name: str) -> str | None:

@@ -202,6 +202,7 @@ def test_verify_json_and_junit(run: Run, exported: Path, tmp_path: Path) -> None
     assert (result.code, result.err) == (0, "")
     document = result.json
     assert document["passed"] is True
+    assert document["problems"] == []
     assert document["host"]["cpus"] == read_host().cpus  # type: ignore[index]
     assert [row["passed"] for row in document["profiles"]] == [True] * 6  # type: ignore[attr-defined]
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
@@ -222,8 +223,13 @@ def test_verify_a_changed_file(run: Run, family: Path, tmp_path: Path) -> None:
     suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
     counts = {name: suite.attrib[name] for name in ("tests", "failures", "skipped")}
     profiles = 18 + ("token ids" in {case.attrib["name"] for case in suite})
-    assert counts == {"tests": str(1 + profiles), "failures": "1", "skipped": str(profiles)}
-    assert "L01-D008.fp32.onnx" in (suite.findtext("testcase/failure") or "")
+    assert counts == {"tests": str(2 + profiles), "failures": "2", "skipped": str(profiles)}
+    failed = [case for case in suite if case.find("failure") is not None]
+    assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [
+        ("files.extra", "extra.txt"),
+        ("files.changed", "L01-D008.fp32.onnx"),
+    ]
+    assert [failure.attrib["type"] for failure in suite.iter("failure")] == ["extra", "changed"]
 
 
 def test_verify_a_changed_file_of_the_baseline(run: Run, exported: Path, family: Path, tmp_path: Path) -> None:
@@ -240,8 +246,45 @@ def test_verify_a_changed_file_json(run: Run, family: Path) -> None:
     (family / "config.json").unlink()
     result = run("verify", family, "--json")
     assert result.code == 1
-    assert result.json == {"family": str(family), "passed": False, "problems": ["missing: config.json"]}
+    problem = {"kind": "missing", "file": "config.json", "message": "missing: config.json"}
+    assert result.json == {"family": str(family), "passed": False, "problems": [problem]}
     assert result.err == "matexport: missing: config.json\n"
+
+
+def test_verify_several_problems_json(run: Run, family: Path) -> None:
+    """All of them, in the order in which standard error has them; the same twice."""
+    (family / "config.json").unlink()
+    (family / "notes.txt").touch()
+    flip_byte(family / "L02-D032.fp32.onnx")
+    flip_byte(family / "L01-D008.fp32.onnx")
+    first, second = run("verify", family, "--json"), run("verify", family, "--json")
+    assert first.json == second.json
+    problems: list[dict[str, str]] = first.json["problems"]  # type: ignore[assignment]
+    assert [(problem["kind"], problem["file"]) for problem in problems] == [
+        ("extra", "notes.txt"),
+        ("changed", "L01-D008.fp32.onnx"),
+        ("changed", "L02-D032.fp32.onnx"),
+        ("missing", "config.json"),
+    ]
+    assert first.err.splitlines() == [f"matexport: {problem['message']}" for problem in problems]
+
+
+def test_verify_a_baseline_that_changed_json(run: Run, exported: Path, family: Path) -> None:
+    (family / "config.json").unlink()
+    (problem,) = run("verify", exported, "--baseline", family, "--json").json["problems"]  # type: ignore[misc]
+    assert problem == {
+        "kind": "missing",
+        "file": str(family / "config.json"),
+        "message": f"baseline {family}: missing: config.json",
+    }
+
+
+def test_verify_what_is_no_family_json(run: Run, tmp_path: Path) -> None:
+    result = run("verify", tmp_path, "--json")
+    assert result.code == 2
+    (problem,) = result.json["problems"]  # type: ignore[misc]
+    assert (problem["kind"], problem["file"]) == ("manifest", "family.json")
+    assert result.err == f"matexport: {problem['message']}\n"
 
 
 def spoil_reference(family: Path, value: float) -> None:
@@ -321,7 +364,9 @@ def test_verify_token_ids_that_differ(run: Run, family: Path, tmp_path: Path) ->
     assert document["passed"] is False
     assert all(row["passed"] for row in document["profiles"])  # type: ignore[attr-defined]
     assert document["token_ids"]["differing"] == [3]  # type: ignore[index]
-    assert f"matexport: {document['token_ids']['message']}\n" == result.err  # type: ignore[index]
+    (problem,) = document["problems"]  # type: ignore[misc]
+    assert (problem["kind"], problem["file"]) == ("token-ids", "tokenizer.json")
+    assert f"matexport: {document['token_ids']['message']}\n" == f"matexport: {problem['message']}\n" == result.err  # type: ignore[index]
 
 
 def test_token_ids_are_said_before_anything_of_vectors(run: Run, family: Path) -> None:
@@ -352,8 +397,10 @@ def test_token_ids_that_no_session_takes(run: Run, family: Path, tmp_path: Path)
     assert first.startswith("matexport: token ids differ in ")
     assert "onnxruntime cannot run exits.fp32.onnx" in second
     problems = result.json["problems"]
-    assert [f"matexport: {problem}" for problem in problems] == [first, second]  # type: ignore[attr-defined]
-    assert ElementTree.parse(tmp_path / "r.xml").getroot()[0].attrib["failures"] == "1"
+    assert [f"matexport: {problem['message']}" for problem in problems] == [first, second]  # type: ignore[attr-defined]
+    assert [problem["kind"] for problem in problems] == ["token-ids", "unusable"]  # type: ignore[attr-defined]
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()[0]
+    assert [failure.attrib["type"] for failure in suite.iter("failure")] == ["token-ids", "unusable"]
 
 
 def test_verify_records_when_asked(run: Run, family: Path) -> None:

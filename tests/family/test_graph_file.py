@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from properties import given, settings, st
 
 from matexport.errors import FamilyError
-from matexport.family.graph_file import check_graph, parse_graph
+from matexport.family.graph_file import check_graph, find_nan_tensor, parse_graph
 
 WEIGHTS = "weights.fp32.safetensors"
 SIZE = 4096 + 96
@@ -331,6 +331,25 @@ def test_text_that_is_not_utf8(field: str, tmp_path: Path) -> None:
     content = model.SerializeToString()
     assert content.count(old) == 1
     refuse(tmp_path, content.replace(old, new), "tensor")
+
+
+KINDS = {"float": "float_data", "double": "double_data", "float16": "int32_data", "bfloat16": "int32_data"}
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["bytes", "numbers"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_a_small_weight(kind: str, raw: bool, tmp_path: Path) -> None:
+    """Wherever ONNX lets it lie; an infinity is what a mask is made of."""
+    data_type = TensorProto.DataType.Value(kind.upper())
+    for value, name in ((1.5, None), (float("-inf"), None), (float("nan"), "v")):
+        tensor = helper.make_tensor("v", data_type, [3], [0.5, value, 2.0])
+        if raw:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.ClearField(KINDS[kind])
+            tensor.raw_data = array.tobytes()
+        assert (len(getattr(tensor, KINDS[kind])) > 0) is not raw
+        (tmp_path / "m.onnx").write_bytes(make_model(external(), tensor).SerializeToString())
+        assert find_nan_tensor(tmp_path / "m.onnx") == name
 
 
 def test_parse_reads_what_onnx_wrote(tmp_path: Path) -> None:

@@ -15,9 +15,17 @@ from forge import edit_manifest, flip_byte, reseal
 from properties import given, settings, st
 
 from matexport import Embedder, verify_family
-from matexport.errors import FamilyError
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.integrity import check_family, check_profile, describe_files
-from matexport.family.manifest import MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, SCHEMA, load_family, write_manifest
+from matexport.family.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MEASUREMENTS,
+    POOLING_MASK,
+    SCHEMA,
+    load_family,
+    write_manifest,
+)
 from matexport.io.files import hash_file
 
 pytestmark = pytest.mark.usefixtures("no_session")
@@ -29,10 +37,12 @@ DIGEST = "0" * 64
 
 
 def refuse(family: Path, *problems: str) -> None:
-    """Verification stops at the files, and says exactly these things about them."""
+    """Verification stops at the files, and says exactly these things about them: of what kind, and of which file."""
     with pytest.raises(FamilyError) as refusal:
         verify_family(family)
-    assert refusal.value.problems == problems
+    assert tuple(map(str, refusal.value.problems)) == problems
+    for problem in refusal.value.problems:
+        assert str(problem).startswith(f"{problem.kind}: {problem.file}")
     assert str(family) in str(refusal.value)
 
 
@@ -42,6 +52,7 @@ def refuse_manifest(family: Path, *words: str) -> None:
         with pytest.raises(FamilyError) as refusal:
             use(family)
         assert str(family) in str(refusal.value)
+        assert refusal.value.problems == (Problem(ProblemKind.MANIFEST, MANIFEST, str(refusal.value)),)
         for word in words:
             assert word in str(refusal.value)
 
@@ -220,8 +231,9 @@ def test_a_graph_that_points_elsewhere_though_the_digests_agree(family: Path) ->
     reseal(family)
     with pytest.raises(FamilyError) as refusal:
         verify_family(family)
-    assert refusal.value.problems[0].startswith(f"refused: {GRAPH}: tensor ")
-    assert "points to '../ghts.fp32.safetensors'" in refusal.value.problems[0]
+    (problem,) = refusal.value.problems
+    assert str(problem).startswith(f"refused: {GRAPH}: tensor ")
+    assert "points to '../ghts.fp32.safetensors'" in problem.text
     with pytest.raises(FamilyError, match="which is not a weights file of this family"):
         Embedder(family, NAME)
 
@@ -241,6 +253,19 @@ def test_weights_that_end_too_early_though_the_digests_agree(family: Path) -> No
     check_profile(load_family(family), "L02-D008-fp32")
     with pytest.raises(FamilyError, match=r"refused: L03-D008\.fp32\.onnx: tensor '.*' ends at byte"):
         verify_family(family)
+
+
+# A pack of it would be refused when it is written, and `show` says bytes that nobody needs to load.
+@pytest.mark.parametrize("shift", [1, -1, None], ids=["a byte more", "a byte less", "inside the header"])
+def test_a_prefix_that_ends_inside_a_tensor(shift: int | None, family: Path) -> None:
+    prefix = 8 if shift is None else load_family(family).profile_facts(NAME).weights_prefix_bytes + shift
+    edit_manifest(family, lambda data: data["profiles"][NAME].update(weights_prefix_bytes=prefix))
+    words = f"{MANIFEST}: {prefix} bytes of {WEIGHTS} are no prefix of it that ends with a tensor"
+    for check in (check_family, lambda loaded: check_profile(loaded, NAME)):
+        with pytest.raises(FamilyError) as refusal:
+            check(load_family(family))
+        assert refusal.value.problems[0] == Problem(ProblemKind.MANIFEST, MANIFEST, words)
+    check_profile(load_family(family), "L03-D032-fp32")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +316,30 @@ def test_what_is_no_profile_name(name: str, family: Path) -> None:
 @pytest.mark.parametrize("name", ["L001-D008-fp32", "L01-D0008-fp32", "L٠١-D008-fp32"])
 def test_a_profile_name_that_is_spelt_otherwise(name: str, family: Path) -> None:
     edit_manifest(family, lambda data: data["profiles"].update({name: data["profiles"].pop(NAME)}))
-    refuse_manifest(family, repr(name))
+    refuse_manifest(family, f"the profile {name!r} is spelt L01-D008-fp32")
+
+
+@pytest.mark.parametrize("name", ["L001-D016-fp32", "L01-D0016-fp32"])
+def test_a_refused_profile_that_is_spelt_otherwise(name: str, family: Path) -> None:
+    edit_manifest(family, lambda data: data["refused"].update({"L01-D016-fp32": "off its floor"}))
+    assert load_family(family).facts.refused
+    edit_manifest(family, lambda data: data["refused"].update({name: data["refused"].pop("L01-D016-fp32")}))
+    refuse_manifest(family, f"the profile {name!r} is spelt L01-D016-fp32")
+
+
+def leave_out(**unpooled: int) -> Callable[[dict[str, Any]], None]:
+    """A parent with the prompt ``query``, of which so many tokens are not pooled."""
+
+    def edit(data: dict[str, Any]) -> None:
+        text = data["text"]
+        text.update(inputs=[*text["inputs"], POOLING_MASK], prompts={"query": "a cat: "}, unpooled=unpooled)
+
+    return edit
+
+
+def test_tokens_that_are_not_pooled(family: Path) -> None:
+    edit_manifest(family, leave_out(query=4))
+    assert load_family(family).facts.text.unpooled == {"query": 4}
 
 
 def drop(key: str, *path: str) -> Callable[[dict[str, Any]], object]:
@@ -314,6 +362,19 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "list for a table": (lambda data: data.update(files=[]), "$.files"),
     "unknown pooling": (lambda data: data["readout"].update(pooling=["median"]), "readout.pooling[0]"),
     "unknown padding": (lambda data: data["text"].update(padding_side="both"), "text.padding_side"),
+    "unknown task": (
+        lambda data: data["text"].update(tasks={"passage": {}}),
+        "the task 'passage' is none of query, document",
+    ),
+    "fewer tokens than none that are not pooled": (
+        leave_out(query=-1),
+        "-1 tokens of the prompt 'query' are not pooled, which cannot be",
+    ),
+    "more tokens than there are that are not pooled": (leave_out(query=1 << 31), f"{1 << 31} tokens of the prompt"),
+    "tokens of an unknown prompt that are not pooled": (
+        leave_out(passage=4),
+        "the prompt 'passage' are not pooled, which is not among the prompts",
+    ),
     "no profile": (lambda data: data.update(profiles={}), "lists no profile"),
     "short digest": (lambda data: data["files"][GRAPH].update(sha256="00"), f"{GRAPH} has no valid sha256"),
     "digest in capitals": (lambda data: data["files"][GRAPH].update(sha256="A" * 64), f"{GRAPH} has no valid sha256"),
@@ -325,6 +386,14 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "long prefix": (
         lambda data: data["profiles"][NAME].update(weights_prefix_bytes=10**12),
         f"needs more of {WEIGHTS}",
+    ),
+    "two weights files of a precision": (
+        lambda data: data["profiles"][NAME].update(weights="config.json", weights_prefix_bytes=0),
+        f"the profiles in fp32 read config.json and {WEIGHTS}; they share one file",
+    ),
+    "negative prefix": (
+        lambda data: data["profiles"][NAME].update(weights_prefix_bytes=-1),
+        f"{NAME} needs -1 bytes of {WEIGHTS}, which cannot be",
     ),
 }
 
@@ -356,6 +425,33 @@ def test_a_manifest_that_cannot_be(edit: str, family: Path) -> None:
 def test_what_is_no_manifest(content: bytes, words: str, family: Path) -> None:
     (family / MANIFEST).write_bytes(content)
     refuse_manifest(family, words)
+
+
+# Python takes the last of them, another reader the first: what was checked is then not what is used.
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schema", SCHEMA), (GRAPH, {"sha256": DIGEST, "bytes": 1}), ("max_tokens", 1), ("max_tokens", 48)],
+    ids=["a fact", "a file", "a fact inside", "the same fact"],
+)
+def test_a_name_that_occurs_twice(name: str, value: object, family: Path) -> None:
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    assert text.count(f'"{name}": ') == 1
+    (family / MANIFEST).write_text(text.replace(f'"{name}": ', f'"{name}": {json.dumps(value)}, "{name}": '))
+    refuse_manifest(family, f"the name {name!r} occurs twice")
+
+
+def test_a_name_that_occurs_twice_in_other_letters(family: Path) -> None:
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    (family / MANIFEST).write_text(text.replace('"schema": ', f'"\\u0073chema": {SCHEMA}, "schema": '))
+    refuse_manifest(family, "the name 'schema' occurs twice")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_is_no_number(number: str, family: Path) -> None:
+    edit_manifest(family, lambda data: data["tolerances"]["fp32"].update(max_abs="here"))
+    text = (family / MANIFEST).read_text(encoding="utf-8")
+    (family / MANIFEST).write_text(text.replace('"here"', number))
+    refuse_manifest(family, f"{number} is no number")
 
 
 def test_a_huge_manifest_is_not_read(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

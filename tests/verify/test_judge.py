@@ -27,8 +27,8 @@ from matexport.errors import FamilyError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import MEASUREMENTS, PROBES, REFERENCE
 from matexport.family.measurements import Measurement, load_measurement
-from matexport.family.proof import load_references
-from matexport.family.weights_file import read_header
+from matexport.family.proof import check_finite_weights, load_references
+from matexport.family.weights_file import encode_header, plan_header, read_header
 from matexport.host import read_host
 from matexport.io.files import hash_file
 from matexport.runtime.inputs.text import read_tokenizers_version
@@ -209,7 +209,7 @@ def test_another_prompt(left_exported: Path, tmp_path: Path) -> None:
 
 
 # A family that brings its own tolerance would always pass.
-@pytest.mark.parametrize("max_abs", [1.1e-5, 1e9, float("inf")])
+@pytest.mark.parametrize("max_abs", [1.1e-5, 1e9, 1e308])
 def test_a_manifest_cannot_loosen_the_floor(max_abs: float, family: Path) -> None:
     edit_manifest(family, lambda data: data["tolerances"]["fp32"].update(max_abs=max_abs))
     edit_reference(family, lambda arrays: arrays.update({"L01-D008": arrays["L01-D008"] + np.float32(1.05e-5)}))
@@ -400,6 +400,35 @@ class TestBeforeAnySession:
         small.raw_data = np.full(len(small.raw_data) // 4, np.nan, np.float32).tobytes()
         path.write_bytes(model.SerializeToString())
         refuse(family, rf"L01-D008\.fp32\.onnx.*{small.name}")
+
+    # Which `evaluate` runs, and `verify` as well.
+    def test_weights_inside_a_graph_of_all_exits_that_are_not_finite(self, family: Path) -> None:
+        path = family / "exits.fp32.onnx"
+        model = onnx.load(path, load_external_data=False)
+        small = max(
+            (t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and t.raw_data),
+            key=lambda tensor: len(tensor.raw_data),
+        )
+        small.raw_data = np.full(len(small.raw_data) // 4, np.nan, np.float32).tobytes()
+        path.write_bytes(model.SerializeToString())
+        refuse(family, rf"refused: exits\.fp32\.onnx holds values in '{small.name}' that are not a number")
+
+    # matexport writes none; a forger may, and the header is a valid one.
+    @pytest.mark.parametrize(("bits", "finite"), [(0x7F80, False), (0xFF80, False), (0x7FC0, False), (0x7F7F, True)])
+    def test_weights_of_bfloat16(self, bits: int, finite: bool, tmp_path: Path) -> None:
+        values = np.zeros(10, np.uint16)
+        values[7] = bits
+        header = plan_header([("a", "BF16", (10,))], {})
+        loaded = load_family(GOLDEN / "schema1")
+        (tmp_path / WEIGHTS).write_bytes(encode_header(header) + values.tobytes().ljust(header.end - header.data_start))
+        for path in (GOLDEN / "schema1").glob("*.onnx"):
+            shutil.copy(path, tmp_path)
+        family = msgspec.structs.replace(loaded, path=tmp_path)
+        if finite:
+            check_finite_weights(family)
+        else:
+            with pytest.raises(FamilyError, match=f"^refused: {WEIGHTS} holds values in 'a' that are not finite$"):
+                check_finite_weights(family)
 
     # numpy cannot view it as numbers.
     def test_weights_that_end_inside_a_number(self, family: Path) -> None:

@@ -244,6 +244,25 @@ def test_a_changed_file_is_one_failure_and_runs_nothing(project: Path) -> None:
     assert (suite.attrib["failures"], suite.attrib["skipped"], suite.attrib["tests"]) == ("1", "19", "20")
 
 
+def test_problems_are_grouped_by_kind(project: Path) -> None:
+    family = project / "art" / "small"
+    for name in ("tokenizer_config.json", "L01-D008.fp32.onnx"):
+        (family / name).unlink()
+    flip_byte(family / "config.json")
+    (family / "notes.txt").touch()
+    outcome = check(project, "--matexport-family", "art/small", "--junitxml", "r.xml")
+    assert outcome.failed == ["art/small::digests"]
+    (failure,) = ElementTree.parse(project / "r.xml").getroot().findall("testsuite/testcase/failure")
+    assert failure.text is not None
+    assert failure.text.splitlines() == [
+        "digests: 2 missing, 1 changed, 1 extra",
+        "missing: L01-D008.fp32.onnx",
+        "missing: tokenizer_config.json",
+        "changed: config.json has another sha256 than the manifest says",
+        "extra: notes.txt is not listed in family.json",
+    ]
+
+
 # Otherwise a job that selects some profiles would pass on files that nobody exported.
 @pytest.mark.parametrize("more", [(), ("-n", "2")], ids=["one process", "two"])
 def test_of_a_changed_file_something_always_fails(more: tuple[str, ...], project: Path) -> None:
@@ -293,7 +312,7 @@ def test_a_manifest_that_cannot_be_read_is_one_failing_item(content: str | None,
 def test_a_folder_that_is_not_there(project: Path) -> None:
     outcome = check(project, "--matexport-family", "art/smal")
     assert (outcome.code, outcome.failed) == (1, ["art/smal::digests"])
-    assert "art/smal is not a directory" in outcome.out
+    assert re.search(r"^digests: 1 manifest\n.*art/smal is not a directory", outcome.out, re.MULTILINE)
 
 
 # --- retention

@@ -19,13 +19,14 @@ from matexport.cli.output import (
     UNUSABLE,
     complain,
     describe_failures,
+    describe_problems,
     describe_verification,
     format_number,
     print_json,
     print_verification,
 )
 from matexport.cli.progress import show_progress
-from matexport.errors import FamilyError
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.io.files import explain_write_errors
 from matexport.io.terminal import format_table
 
@@ -64,8 +65,8 @@ def add_parser(parsers: Parsers) -> None:
         "--junit",
         type=Path,
         metavar="FILE",
-        help="also write the result as JUnit XML; files that are refused are one failure there, and "
-        "what was not run for it is skipped",
+        help="also write the result as JUnit XML; each problem with the files is a failure there, of its "
+        "kind, and what was not run for it is skipped",
     )
     command.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
     add_threads(command)
@@ -79,24 +80,27 @@ def run(options: argparse.Namespace) -> int:
     from matexport.verify.junit import write_junit
     from matexport.verify.verdict import record_measurement
 
-    family, case, drift = None, None, None
+    family, drift = None, None
     compared: tuple[str, ...] = ()
+    token_problems: tuple[Problem, ...] = ()
     baseline = load_family(options.baseline) if options.baseline else None
     try:
         family = load_family(options.family)
         if baseline:
             compared = tuple(find_common(family, baseline))
         case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
-        for problem in _list_token_problems(case):
+        token_problems = _list_token_problems(case)
+        for problem in token_problems:
             complain(problem, REFUSED)
         with show_progress() as progress:
             verification = verify_case(case, threads=options.threads, progress=progress)
             if old is not None:
                 drift = compare_families(case, old, threads=options.threads, progress=progress)
     except FamilyError as error:
-        problems = (*_list_token_problems(case), *error.problems)
+        problems = (*token_problems, *error.problems)
         if options.json:
-            print_json({"family": str(options.family), "passed": False, "problems": list(problems)})
+            document = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
+            print_json(document)
         for problem in error.problems:
             complain(problem, REFUSED)
         if options.junit:
@@ -110,7 +114,8 @@ def run(options: argparse.Namespace) -> int:
         with explain_write_errors(options.family):
             record_measurement(family, verification)
     if options.json:
-        document = {"family": str(options.family)} | describe_verification(options.family, verification)
+        document = {"family": str(options.family), **describe_verification(options.family, verification)}
+        document["problems"] = describe_problems(token_problems)
         print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
         print_verification(options.family, verification)
@@ -158,9 +163,11 @@ def format_drift(drift: Drift) -> str:
     return format_table(header, cells, left=(0, 8))
 
 
-def _list_token_problems(case: Case | None) -> tuple[str, ...]:
-    difference = case.token_ids.find_difference() if case and case.token_ids else None
-    return (difference,) if difference else ()
+def _list_token_problems(case: Case) -> tuple[Problem, ...]:
+    from matexport.family.manifest import TOKENIZER
+
+    difference = case.token_ids.find_difference() if case.token_ids else None
+    return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),) if difference else ()
 
 
 def _open_baseline(family: Family) -> Case:
@@ -170,8 +177,13 @@ def _open_baseline(family: Family) -> Case:
     try:
         return open_case(family)
     except FamilyError as error:
-        problems = [f"baseline {family.path}: {problem}" for problem in error.problems]
-        raise FamilyError("; ".join(problems), problems) from None
+        problems = [_name_baseline(problem, family.path) for problem in error.problems]
+        raise FamilyError("; ".join(map(str, problems)), problems) from None
+
+
+def _name_baseline(problem: Problem, folder: Path) -> Problem:
+    file = str(folder / problem.file) if problem.file else None
+    return problem._replace(baseline=str(folder), file=file)
 
 
 def _describe_drift(drift: Drift) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.manifest import POOLING_MASK, TOKENIZER
+from matexport.spec.facts import TASKS as TASKS  # the nouns say them; who reads texts finds them here, too
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.profile import Probe
 from matexport.spec.record import Record
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
 Feeds: TypeAlias = "dict[str, NDArray[np.int64]]"
 
-#: What a text may be to a parent that tells them apart, as sentence-transformers calls it.
-TASKS = ("query", "document")
-
-#: From which schema on a family says what its parent does with them.
+#: From which schema on a family says what its parent does with the tasks.
 TASKS_SCHEMA = 4
 
 
