@@ -19,6 +19,8 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 ORDER = (
     "architectures",
+    "fuzz_parents",
+    "judge",
     "build",
     "main_job",
     "large_parent",
