@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matexport.pick.limits import Budget
     from matexport.report.findings import gather_findings
     from matexport.report.write import write_report
-    from matexport.runtime.corpus.ray import embed_corpus
+    from matexport.runtime.corpus.ray import CorpusJob, embed_corpus
     from matexport.runtime.embedder import Embedder, Sessions
     from matexport.spec.measured import Bench
     from matexport.verify.drift import Drift, compare_families
@@ -70,6 +70,7 @@ _HOMES = {
     "Budget": "matexport.pick.limits",
     "gather_findings": "matexport.report.findings",
     "write_report": "matexport.report.write",
+    "CorpusJob": "matexport.runtime.corpus.ray",
     "embed_corpus": "matexport.runtime.corpus.ray",
     "Embedder": "matexport.runtime.embedder",
     "Sessions": "matexport.runtime.embedder",

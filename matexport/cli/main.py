@@ -123,6 +123,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _describe_interruption(options: argparse.Namespace) -> str:
-    if getattr(options, "engine", None) == "ray":
+    if getattr(options, "on", None) == "ray":
         return "interrupted; the same command goes on where it was"
     return "interrupted; no file was changed"

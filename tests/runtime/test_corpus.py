@@ -25,7 +25,7 @@ from matexport import Embedder, embed_corpus, load_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError, RequestError
 from matexport.runtime.corpus.parquet import Part
 from matexport.runtime.corpus.plan import PLAN, SUCCESS, claim_output, finish_output, plan_corpus
-from matexport.runtime.corpus.ray import PartEmbedder
+from matexport.runtime.corpus.ray import CorpusJob, PartEmbedder
 
 NAME = "L02-D032-fp32"
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
@@ -75,8 +75,7 @@ def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Pat
         exported,
         corpus,
         tmp_path / "out",
-        profile=NAME,
-        threads=1,
+        CorpusJob(profile=NAME, threads=1),
         progress=lambda _, done, all: seen.append((done, all)),
     )
     assert (result.rows, result.parts, result.parts_done_before) == (300, 4, 0)
@@ -122,7 +121,9 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
             killed.append(max(find_workers()))
             os.kill(killed[-1], signal.SIGKILL)
 
-    result = embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, workers=2, threads=1, progress=kill)
+    result = embed_corpus(
+        exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, workers=2, threads=1), progress=kill
+    )
     assert len(set(killed)) == 2
     assert result.parts == 30
     assert sorted(read_vectors(tmp_path / "out")) == list(range(3000))
@@ -167,24 +168,24 @@ def test_a_stopped_run_goes_on_where_it_was(
     cluster: Any, small_parts: None, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.parquet", 300), tmp_path / "out"
-    embed_corpus(exported, corpus, out, profile=NAME, threads=1)
+    embed_corpus(exported, corpus, out, CorpusJob(profile=NAME, threads=1))
     assert (out / SUCCESS).is_file()
     (out / "part-000001.parquet").unlink()
     stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    result = embed_corpus(exported, corpus, out, profile=NAME, threads=1)
+    result = embed_corpus(exported, corpus, out, CorpusJob(profile=NAME, threads=1))
     assert result.parts_done_before == 2
     assert {name: (out / name).stat().st_mtime_ns for name in stamps} == stamps
     assert sorted(read_vectors(out)) == list(range(300))
     monkeypatch.setattr("matexport.runtime.corpus.ray._run_on_ray", lambda *_: pytest.fail("nothing is left to do"))
-    assert embed_corpus(exported, corpus, out, profile=NAME).parts_done_before == 3
+    assert embed_corpus(exported, corpus, out, CorpusJob(profile=NAME)).parts_done_before == 3
     # A part of the right name and the wrong rows is no part.
     pq.write_table(pq.read_table(out / "part-000000.parquet").slice(1), out / "part-000000.parquet")
     with pytest.raises(DestinationError, match=r"part-000000\.parquet has 99 rows, and should have 100: remove it"):
-        embed_corpus(exported, corpus, out, profile=NAME)
+        embed_corpus(exported, corpus, out, CorpusJob(profile=NAME))
     assert not (out / SUCCESS).exists(), "somebody may read it"
     (out / "part-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(DestinationError, match=r"part-000000\.parquet cannot be read .*: remove it and start again"):
-        embed_corpus(exported, corpus, out, profile=NAME)
+        embed_corpus(exported, corpus, out, CorpusJob(profile=NAME))
     assert not (out / SUCCESS).exists()
 
 
@@ -192,11 +193,11 @@ def test_a_row_without_text_is_named(cluster: Any, exported: Path, tmp_path: Pat
     corpus = tmp_path / "corpus.parquet"
     pq.write_table(pa.table({"text": ["a", "b", None]}), corpus)
     with pytest.raises(RequestError, match=r"corpus\.parquet: 1 rows have no text in 'text'"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, threads=1))
     assert not (tmp_path / "out").exists(), "the footer says so, before any work"
     pq.write_table(pa.table({"text": ["a", "b", None]}), corpus, write_statistics=False)
     with pytest.raises(RequestError, match=r"corpus\.parquet, row 2 has no text"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, threads=1))
     assert not (tmp_path / "out" / SUCCESS).exists()
 
 
@@ -204,7 +205,7 @@ def test_more_threads_than_any_machine_has(cluster: Any, exported: Path, tmp_pat
     """Ray would wait for such a machine for ever."""
     corpus = write_corpus(tmp_path / "corpus.parquet", 5)
     with pytest.raises(RequestError, match=r"3 threads per worker were asked; no machine of the cluster has over 2"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=3)
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, threads=3))
 
 
 def test_a_part_that_kills_its_workers_ends_the_run(
@@ -214,10 +215,10 @@ def test_a_part_that_kills_its_workers_ends_the_run(
     monkeypatch.setattr("matexport.runtime.corpus.ray.PartEmbedder", Deadly)
     corpus = write_corpus(tmp_path / "corpus.parquet", 20)
     with pytest.raises(RequestError, match=r"Ray gave up: .* Parts that are done stay; the same command goes on"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1)
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, threads=1))
     assert not (tmp_path / "out" / SUCCESS).exists()
     monkeypatch.undo()
-    assert embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, threads=1).rows == 20
+    assert embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, threads=1)).rows == 20
 
 
 class Deadly(PartEmbedder):
@@ -379,16 +380,16 @@ def make_bad(folder: Path, what: str) -> Path:
 )
 def test_a_corpus_that_cannot_be_embedded(what: str, message: str, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=message):
-        embed_corpus(exported, make_bad(tmp_path, what), tmp_path / "out", profile=NAME)
+        embed_corpus(exported, make_bad(tmp_path, what), tmp_path / "out", CorpusJob(profile=NAME))
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_wrong_with_the_family_is_said_first(exported: Path, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.parquet", 5)
     with pytest.raises(FamilyError, match="profile 'L09-D032-fp32' was asked"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile="L09-D032-fp32")
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile="L09-D032-fp32"))
     with pytest.raises(RequestError, match="prompt 'query' was asked"):
-        embed_corpus(exported, corpus, tmp_path / "out", profile=NAME, prompt="query")
+        embed_corpus(exported, corpus, tmp_path / "out", CorpusJob(profile=NAME, prompt="query"))
 
 
 # --- the command
@@ -396,7 +397,7 @@ def test_what_is_wrong_with_the_family_is_said_first(exported: Path, tmp_path: P
 
 def test_on_the_command_line(cluster: Any, run: Run, exported: Path, tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus.parquet", 30), tmp_path / "out"
-    arguments = ("embed", exported, "--profile", NAME, "--engine", "ray", "--threads", "1", corpus, out)
+    arguments = ("embed", exported, "--profile", NAME, "--on", "ray", "--threads", "1", corpus, out)
     result = run(*arguments)
     assert (result.code, result.out) == (0, f"{out}: 30 vectors in 1 files\n")
     document = json.loads(run(*arguments, "--json").out)
@@ -405,10 +406,10 @@ def test_on_the_command_line(cluster: Any, run: Run, exported: Path, tmp_path: P
 
 def test_wrong_arguments(run: Run, exported: Path, tmp_path: Path) -> None:
     common = ("embed", exported, "--profile", NAME)
-    run(*common, "--engine", "ray", "corpus.parquet").complains("takes a Parquet corpus and a folder")
-    run(*common, "--engine", "ray", "--input", "x", "a", "b").complains("takes a Parquet corpus and a folder")
-    run(*common, "--workers", "2", "a").complains("--workers and --column are for --engine ray")
-    run(*common, "--engine", "ray", tmp_path / "no.parquet", tmp_path / "out").complains("cannot be read as Parquet")
+    run(*common, "--on", "ray", "corpus.parquet").complains("takes a Parquet corpus and a folder")
+    run(*common, "--on", "ray", "--input", "x", "a", "b").complains("takes a Parquet corpus and a folder")
+    run(*common, "--workers", "2", "a").complains("--workers and --column are for --on ray")
+    run(*common, "--on", "ray", tmp_path / "no.parquet", tmp_path / "out").complains("cannot be read as Parquet")
 
 
 def test_without_the_extra(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

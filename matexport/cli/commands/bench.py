@@ -29,21 +29,23 @@ if TYPE_CHECKING:
     from matexport.spec.measured import Bench, Sample, Timing
 
 
+SUMMARY = "measure what each profile costs on this machine"
+DESCRIPTION = (
+    "Per profile: size, cold start (process start to first vector), latency at several shapes, throughput on a mix "
+    "of lengths, peak memory; with 1 thread and with all CPUs of this process. Every measurement runs in a fresh "
+    "process, profiles in turns, forwards and backwards. Kept in FAMILY/measurements/<host>.json. A whole family "
+    "takes minutes: name profiles to be quicker."
+)
+EXAMPLES = (
+    "examples:\n  matexport bench artifacts/minilm --profile L02-D064-fp32 --profile L06-D384-fp32\n"
+    "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt\n"
+    "  matexport bench artifacts/minilm --profile L02-D064-fp32 --against torch"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "bench",
-        run,
-        "measure what each profile costs on this machine",
-        "Per profile: size, cold start (process start to first vector), latency at several shapes, throughput on a mix "
-        "of lengths, peak memory; with 1 thread and with all CPUs of this process. Every measurement runs in a fresh "
-        "process, profiles in turns, forwards and backwards. Kept in FAMILY/measurements/<host>.json. A whole family "
-        "takes minutes: name profiles to be quicker.",
-        "examples:\n  matexport bench artifacts/minilm --profile L02-D064-fp32 --profile L06-D384-fp32\n"
-        "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt\n"
-        "  matexport bench artifacts/minilm --profile L02-D064-fp32 --against torch",
-    )
+    command = add_command(parsers, "bench", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
         "--profile",

@@ -28,20 +28,22 @@ if TYPE_CHECKING:
     pass
 
 
+SUMMARY = "embed texts with one profile"
+DESCRIPTION = (
+    "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
+    "JSON object per text."
+)
+EXAMPLES = (
+    "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
+    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
+    "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
+    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "embed",
-        run,
-        "embed texts with one profile",
-        "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
-        "JSON object per text.",
-        "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
-        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
-        "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
-        "  matexport embed artifacts/minilm --profile L02-D064-fp32 --engine ray corpus.parquet vectors/",
-    )
+    command = add_command(parsers, "embed", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
     command.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
@@ -63,7 +65,7 @@ def add_parser(parsers: Parsers) -> None:
         help=f"tokens per run, padding included (default: {DEFAULT_BATCH_TOKENS}); texts of like length share a run",
     )
     command.add_argument(
-        "--engine",
+        "--on",
         choices=["local", "ray"],
         default="local",
         help="ray: embed CORPUS.parquet (or a folder of such files) into the folder OUT, both given in "
@@ -77,10 +79,10 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport embed FAMILY``"""
-    if options.engine == "ray":
+    if options.on == "ray":
         return _embed_on_ray(options)
     if options.workers or options.column:
-        raise RequestError("--workers and --column are for --engine ray")
+        raise RequestError("--workers and --column are for --on ray")
     from matexport.runtime.embedder import Embedder
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
@@ -106,28 +108,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _embed_on_ray(options: argparse.Namespace) -> int:
-    from matexport.runtime.corpus.ray import embed_corpus
+    from dataclasses import fields
+
+    from matexport.runtime.corpus.ray import CorpusJob, embed_corpus
 
     if len(options.texts) != 2 or options.input or options.output:
-        raise RequestError(
-            "--engine ray takes a Parquet corpus and a folder to write: embed FAMILY ... CORPUS.parquet OUT"
-        )
+        raise RequestError("--on ray takes a Parquet corpus and a folder to write: embed FAMILY ... CORPUS.parquet OUT")
     corpus, out = options.texts
     with show_progress() as progress:
-        result = embed_corpus(
-            options.family,
-            corpus,
-            out,
-            profile=options.profile,
-            prompt=options.prompt,
-            task=options.task,
-            progress=progress,
-            **{
-                name: value
-                for name in ("column", "workers", "threads", "batch_tokens")
-                if (value := getattr(options, name)) is not None
-            },
-        )
+        asked = {field.name: getattr(options, field.name) for field in fields(CorpusJob)}
+        job = CorpusJob(**{name: value for name, value in asked.items() if value is not None})
+        result = embed_corpus(options.family, corpus, out, job, progress=progress)
     if options.json:
         print_json({"out": out, "rows": result.rows, "parts": result.parts, "done_before": result.parts_done_before})
     else:

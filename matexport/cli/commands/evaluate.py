@@ -29,22 +29,24 @@ if TYPE_CHECKING:
     from matexport.spec.measured import Quality
 
 
+SUMMARY = "measure what each profile keeps of the parent's quality"
+DESCRIPTION = (
+    "Score profiles on your own tasks, and without labels against the whole parent: Spearman of all pairwise "
+    "similarities, and how many of each text's 10 nearest are the parent's. Retention is a profile's score over "
+    "the parent's. All points of a precision are computed in one pass. Kept in "
+    "FAMILY/measurements/<host>.json, where pick and report find it. Without a task, the texts that come with "
+    "matexport are compared. Needs the [evaluate] extra."
+)
+EXAMPLES = (
+    "examples:\n  matexport evaluate artifacts/minilm --sts stsb-dev.csv\n"
+    "  matexport evaluate artifacts/minilm --retrieval scifact --shortlist 200\n"
+    "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "evaluate",
-        run,
-        "measure what each profile keeps of the parent's quality",
-        "Score profiles on your own tasks, and without labels against the whole parent: Spearman of all pairwise "
-        "similarities, and how many of each text's 10 nearest are the parent's. Retention is a profile's score over "
-        "the parent's. All points of a precision are computed in one pass. Kept in "
-        "FAMILY/measurements/<host>.json, where pick and report find it. Without a task, the texts that come with "
-        "matexport are compared. Needs the [evaluate] extra.",
-        "examples:\n  matexport evaluate artifacts/minilm --sts stsb-dev.csv\n"
-        "  matexport evaluate artifacts/minilm --retrieval scifact --shortlist 200\n"
-        "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32",
-    )
+    command = add_command(parsers, "evaluate", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
         "--sts",

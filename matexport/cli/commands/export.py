@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     pass
 
 
+SUMMARY = "export a family and prove every profile against the parent"
+DESCRIPTION = (
+    "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
+    "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
+    "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
+    "the same inputs already, that is verified instead. Needs the [export] extra."
+)
+EXAMPLES = "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm"
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "export",
-        run,
-        "export a family and prove every profile against the parent",
-        "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
-        "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
-        "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
-        "the same inputs already, that is verified instead. Needs the [export] extra.",
-        "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm",
-    )
+    command = add_command(parsers, "export", run, SUMMARY, DESCRIPTION, EXAMPLES)
     command.add_argument("job", type=Path, metavar="JOB.toml", help="what to export; see profiles/")
     command.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
     command.add_argument(

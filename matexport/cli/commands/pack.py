@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     pass
 
 
+SUMMARY = "write one profile as a self-contained folder"
+DESCRIPTION = (
+    "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
+    "of its own; embed, show, verify and bench work on it."
+)
+EXAMPLES = "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small"
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "pack",
-        run,
-        "write one profile as a self-contained folder",
-        "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
-        "of its own; embed, show, verify and bench work on it.",
-        "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small",
-    )
+    command = add_command(parsers, "pack", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")

@@ -30,21 +30,23 @@ if TYPE_CHECKING:
     from matexport.pick.devices import Device
 
 
+SUMMARY = "choose the best profile that fits a budget"
+DESCRIPTION = (
+    "Of the profiles that keep every limit, choose the one of the best retention, and of equal ones the fastest; "
+    "show those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
+    "from the manifest, the rest from what bench and evaluate measured: on this host, or else on another one, "
+    "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless "
+    "--strict. MB are 10^6 bytes. Exit code 1: nothing fits."
+)
+EXAMPLES = (
+    "examples:\n  matexport pick artifacts/minilm --max-latency-ms 10 --max-disk-mb 40 --min-retention 0.95\n"
+    "  matexport pick artifacts/minilm --device profiles/devices/raspberry-pi-5.toml --out artifacts/for-the-pi"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "pick",
-        run,
-        "choose the best profile that fits a budget",
-        "Of the profiles that keep every limit, choose the one of the best retention, and of equal ones the fastest; "
-        "show those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
-        "from the manifest, the rest from what bench and evaluate measured: on this host, or else on another one, "
-        "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless "
-        "--strict. MB are 10^6 bytes. Exit code 1: nothing fits.",
-        "examples:\n  matexport pick artifacts/minilm --max-latency-ms 10 --max-disk-mb 40 --min-retention 0.95\n"
-        "  matexport pick artifacts/minilm --device profiles/devices/raspberry-pi-5.toml --out artifacts/for-the-pi",
-    )
+    command = add_command(parsers, "pick", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
         "--max-latency-ms", type=read_limit, metavar="MS", help="median of embedding one short text, or of the --shape"

@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     pass
 
 
+SUMMARY = "write what is known of a family as one HTML page and a model card"
+DESCRIPTION = (
+    "One page that loads nothing, so it can be mailed and read offline: heat maps of retention and parity over "
+    "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
+    "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
+    "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
+    "limits, the budget is drawn in. Needs the [report] extra."
+)
+EXAMPLES = (
+    "examples:\n  matexport report artifacts/minilm\n"
+    "  matexport report artifacts/minilm --max-latency-ms 5 --max-disk-mb 60 --min-retention 0.95\n"
+    "  matexport report artifacts/minilm --out minilm.html"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "report",
-        run,
-        "write what is known of a family as one HTML page and a model card",
-        "One page that loads nothing, so it can be mailed and read offline: heat maps of retention and parity over "
-        "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
-        "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
-        "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
-        "limits, the budget is drawn in. Needs the [report] extra.",
-        "examples:\n  matexport report artifacts/minilm\n"
-        "  matexport report artifacts/minilm --max-latency-ms 5 --max-disk-mb 60 --min-retention 0.95\n"
-        "  matexport report artifacts/minilm --out minilm.html",
-    )
+    command = add_command(parsers, "report", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
         "--out",

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     pass
 
 
+SUMMARY = "print what a family contains"
+DESCRIPTION = (
+    "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
+    "that it needs), parity as measured on this host, and the graph's file. "
+    "Reads the manifest and what was measured on this host."
+)
+EXAMPLES = "example:\n  matexport show artifacts/minilm"
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "show",
-        run,
-        "print what a family contains",
-        "Print a family's parent, read-out and profiles: size of the download (graph and the prefix of the weights "
-        "that it needs), parity as measured on this host, and the graph's file. "
-        "Reads the manifest and what was measured on this host.",
-        "example:\n  matexport show artifacts/minilm",
-    )
+    command = add_command(parsers, "show", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
 
 

@@ -37,22 +37,24 @@ if TYPE_CHECKING:
     from matexport.verify.verdict import Verification
 
 
+SUMMARY = "check a family's files and its parity on this machine"
+DESCRIPTION = (
+    "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
+    "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
+    "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
+    "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
+    "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
+    "differ by no more than the two tolerances together (see docs/ci.md)."
+)
+EXAMPLES = (
+    "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
+    "  matexport verify artifacts/minilm --baseline released/minilm"
+)
+
+
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
-    command = add_command(
-        parsers,
-        "verify",
-        run,
-        "check a family's files and its parity on this machine",
-        "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
-        "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
-        "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
-        "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
-        "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
-        "differ by no more than the two tolerances together (see docs/ci.md).",
-        "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
-        "  matexport verify artifacts/minilm --baseline released/minilm",
-    )
+    command = add_command(parsers, "verify", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
         "--baseline",

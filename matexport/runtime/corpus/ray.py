@@ -16,6 +16,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,34 @@ DEFAULT_WORKER_THREADS = 2
 MAX_RETRIES = 4
 
 
+@dataclass(frozen=True)
+class CorpusJob:
+    """How a corpus is embedded.
+
+    Attributes:
+        profile: may be left out when the family has only one.
+        column: of the texts.
+        prompt, task: as for `Embedder.embed`.
+        workers: processes that embed; as many as Ray's CPUs allow by default.
+        threads: of each worker; 2 by default, where a machine of the cluster has so many.
+        batch_tokens: as for `Embedder.embed`.
+    """
+
+    profile: str | None = None
+    column: str = "text"
+    prompt: str | None = None
+    task: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+
 def embed_corpus(
     family: Family | Path | str,
     corpus: Path | str,
     out: Path | str,
+    job: CorpusJob | None = None,
     *,
-    profile: str | None = None,
-    column: str = "text",
-    prompt: str | None = None,
-    task: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> BulkResult:
     """Embed the texts of a Parquet corpus; every column is kept and `embedding` added.
@@ -67,12 +84,7 @@ def embed_corpus(
         corpus: a Parquet file, or a folder of them, at any depth; names that begin with a dot or an underscore are left
             out, as Parquet writers use them for what is no data.
         out: a folder; one Parquet file per part appears in it, and `_SUCCESS` when all are there.
-        profile: may be left out when the family has only one.
-        column: of the texts.
-        prompt, task: as for `Embedder.embed`.
-        workers: processes that embed; as many as Ray's CPUs allow by default.
-        threads: of each worker; 2 by default, where a machine of the cluster has so many.
-        batch_tokens: as for `Embedder.embed`.
+        job: how; with the defaults of `CorpusJob` when left out.
         progress: called with (stage, done, total) parts.
 
     Raises:
@@ -84,12 +96,13 @@ def embed_corpus(
     _import_ray()
     from matexport.runtime.embedder import Embedder
 
+    job = job or CorpusJob()
     family = family if isinstance(family, Family) else load_family(family)
-    embedder = Embedder(family, profile, threads=1)  # whatever is wrong with the family is said once, and here
-    embedder.tokenize([], prompt=prompt, task=task)
+    embedder = Embedder(family, job.profile, threads=1)  # whatever is wrong with the family is said once, and here
+    embedder.tokenize([], prompt=job.prompt, task=job.task)
     profile = embedder.profile
     embedder.close()
-    plan = plan_corpus(family, Path(corpus), profile=profile, column=column, prompt=prompt, task=task)
+    plan = plan_corpus(family, Path(corpus), profile=profile, column=job.column, prompt=job.prompt, task=job.task)
     out = Path(out).absolute()
     claim_output(out, plan)
     (out / SUCCESS).unlink(missing_ok=True)  # of a run before, of which something may be missing now
@@ -98,7 +111,7 @@ def embed_corpus(
     report = progress or (lambda _stage, _done, _total: None)
     report("embed", len(done), len(plan.parts))
     if missing:
-        for count, _ in enumerate(_run_on_ray(plan, missing, out, workers, threads, batch_tokens), len(done) + 1):
+        for count, _ in enumerate(_run_on_ray(plan, missing, out, job), len(done) + 1):
             report("embed", count, len(plan.parts))
     finish_output(out, plan)
     return BulkResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
@@ -176,11 +189,9 @@ class PartEmbedder:
             raise RequestError(f"{where}s from {first} on: {error}") from None
 
 
-def _run_on_ray(
-    plan: BulkPlan, parts: list[Part], out: Path, workers: int | None, threads: int | None, batch_tokens: int
-) -> Iterator[int]:
+def _run_on_ray(plan: BulkPlan, parts: list[Part], out: Path, job: CorpusJob) -> Iterator[int]:
     """Let Ray's workers write parts; their numbers as they are done."""
-    ray = _import_ray()
+    ray, threads = _import_ray(), job.threads
     started = not ray.is_initialized()
     if started:
         here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": count_cpus()}
@@ -198,14 +209,14 @@ def _run_on_ray(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
-        count = min(workers or max(1, cpus // threads), len(parts))
+        count = min(job.workers or max(1, cpus // threads), len(parts))
         numbers = ray.data.from_items([{"part": part.number} for part in parts], override_num_blocks=len(parts))
         done = numbers.map_batches(
             PartEmbedder,
             batch_size=1,
             concurrency=count,
             num_cpus=threads,
-            fn_constructor_args=(plan, str(out), threads, batch_tokens),
+            fn_constructor_args=(plan, str(out), threads, job.batch_tokens),
             ray_remote_args_fn=lambda: {"max_task_retries": retries},
         )
         for row in done.iter_rows():
