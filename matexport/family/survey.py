@@ -18,6 +18,7 @@ from matexport.errors import RequestError
 from matexport.family.manifest import Family
 from matexport.family.measurements import Measurements, load_bench, load_measurements
 from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, TaskQuality, Timing
+from matexport.spec.profile import Profile
 from matexport.spec.record import Record
 
 #: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
@@ -115,8 +116,10 @@ def survey_family(
 
     first = family.profiles[0].name
     shared_bytes = family.measure_disk(first) - family.measure_download(first)
-    candidates = tuple(
-        Candidate(
+
+    def survey(profile: Profile) -> Candidate:
+        name = profile.name
+        return Candidate(
             profile=name,
             layers=profile.point.layers,
             dim=profile.point.dim,
@@ -129,9 +132,8 @@ def survey_family(
             texts_per_s=timings.find(name, lambda timing: timing.texts_per_s, _least),
             retention=_survey_retention(name, tasks, qualities, host),
         )
-        for profile in family.profiles
-        for name in [profile.name]
-    )
+
+    candidates = tuple(map(survey, family.profiles))
     return Survey(host, candidates, tasks, tuple(one.host for one in measured.hosts), left_out)
 
 

@@ -69,6 +69,29 @@ def evaluate_family(
     """
     require_evaluate_extra()
     family = family if isinstance(family, Family) else load_family(family)
+    parent = find_parent(family)
+    _check_request(family, tasks, profiles, shortlist, parent)
+    wanted = tuple(Profile.parse(name) for name in dict.fromkeys(profiles)) or family.profiles
+    import faiss
+
+    faiss.omp_set_num_threads(threads or count_cpus())
+    texts = collect_texts(family, tasks)
+    rows = {key: row for row, key in enumerate(texts)}
+    board = _Scores([make_scorer(task, family, rows) for task in tasks], parent, shortlist, wanted)
+    asked = (*((parent,) if parent else ()), *(profile for profile in wanted if profile != parent))
+    for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, threads=threads, progress=progress)):
+        if progress:
+            progress("score", done, len(asked))
+        board.add(profile, decode(codes, profile.encoding, profile.point.dim))
+    if progress:
+        progress("score", len(asked), len(asked))
+    return Quality(read_host(), board.describe())
+
+
+def _check_request(
+    family: Family, tasks: Sequence[Task], profiles: Sequence[str], shortlist: int | None, parent: Profile | None
+) -> None:
+    """Refuse what cannot be scored, before any text is embedded."""
     if not tasks:
         raise RequestError("no task was given: texts, pairs with scores, or a folder of queries and documents")
     if shortlist is not None and shortlist < NEIGHBOURS:
@@ -80,8 +103,6 @@ def evaluate_family(
         )
     for name in profiles:
         family.profile_facts(name)
-    wanted = tuple(Profile.parse(name) for name in dict.fromkeys(profiles)) or family.profiles
-    parent = find_parent(family)
     if parent is None and any(isinstance(task, UnlabelledTask) for task in tasks):
         facts = family.facts.parent
         whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name
@@ -89,43 +110,46 @@ def evaluate_family(
             f"{family.path} lacks {whole}, the whole parent, which unlabelled texts are compared with: export with "
             "that point, or give a task with labels"
         )
-    import faiss
 
-    faiss.omp_set_num_threads(threads or count_cpus())
-    texts = collect_texts(family, tasks)
-    rows = {key: row for row, key in enumerate(texts)}
-    scorers = [make_scorer(task, family, rows) for task in tasks]
-    asked = (*((parent,) if parent else ()), *(profile for profile in wanted if profile != parent))
-    scores: dict[tuple[int, str], dict[Profile, Score]] = {}
-    groups = _group_by_dim(wanted) if shortlist else {}
-    adaptive: dict[str, list[Adaptive]] = {}
-    for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, threads=threads, progress=progress)):
-        if progress:
-            progress("score", done, len(asked))
-        vectors = decode(codes, profile.encoding, profile.point.dim)
-        for number, scorer in enumerate(scorers):
-            if profile == parent:
+
+class _Scores:
+    """What every task says of every profile, as their vectors come, one profile after the other."""
+
+    def __init__(
+        self, scorers: Sequence[Scorer], parent: Profile | None, shortlist: int | None, wanted: Sequence[Profile]
+    ) -> None:
+        self._scorers, self._parent, self._shortlist, self._wanted = scorers, parent, shortlist, tuple(wanted)
+        self._groups = _group_by_dim(wanted) if shortlist else {}
+        self._scores: dict[tuple[int, str], dict[Profile, Score]] = {}
+        self._adaptive: dict[str, list[Adaptive]] = {}
+
+    def add(self, profile: Profile, vectors: Vectors) -> None:
+        """Score one profile's vectors of all texts, (n, dim) float32. The whole parent's come first."""
+        for number, scorer in enumerate(self._scorers):
+            if profile == self._parent:
                 scorer.learn_parent(vectors)
             for suffix, score in scorer.score(vectors).items():
-                scores.setdefault((number, suffix), {})[profile] = score
-        group = groups.get(profile)
-        if group is None or not shortlist:
-            continue
+                self._scores.setdefault((number, suffix), {})[profile] = score
+        group = self._groups.get(profile)
+        if group is None or not self._shortlist:
+            return
         group[profile] = vectors
         if all(known is not None for known in group.values()):  # its vectors are let go as soon as they were searched
-            for scorer in scorers:
+            for scorer in self._scorers:
                 if isinstance(scorer, RetrievalScorer):
-                    adaptive.setdefault(scorer.task.name, []).extend(scorer.search_in_two_steps(group, shortlist))
+                    searches = scorer.search_in_two_steps(group, self._shortlist)
+                    self._adaptive.setdefault(scorer.task.name, []).extend(searches)
             group.clear()
-    found = {
-        scorers[number].task.name + suffix: _describe_task(scorers[number], suffix, known, parent, wanted)
-        for (number, suffix), known in scores.items()
-    }
-    for name, searches in adaptive.items():
-        found[name] = msgspec.structs.replace(found[name], adaptive=tuple(searches))
-    if progress:
-        progress("score", len(asked), len(asked))
-    return Quality(read_host(), found)
+
+    def describe(self) -> dict[str, TaskQuality]:
+        """By the task's name."""
+        found = {}
+        for (number, suffix), known in self._scores.items():
+            scorer = self._scorers[number]
+            found[scorer.task.name + suffix] = _describe_task(scorer, suffix, known, self._parent, self._wanted)
+        for name, searches in self._adaptive.items():
+            found[name] = msgspec.structs.replace(found[name], adaptive=tuple(searches))
+        return found
 
 
 def _group_by_dim(profiles: Sequence[Profile]) -> dict[Profile, dict[Profile, Vectors | None]]:

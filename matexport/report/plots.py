@@ -93,16 +93,7 @@ def draw_tradeoff(
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"matexport {name}",
-        "font.size": 11,
-        "text.parse_math": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
-    }
-    with matplotlib.rc_context({"font.family": ["DejaVu Sans"], **style}):
+    with matplotlib.rc_context(_make_style(name)):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         _scale(axes, [spot.cost for spot in spots], [spot.retention for spot in spots], most, least)
@@ -119,21 +110,40 @@ def draw_tradeoff(
             color=_INK,
             linewidth=1.2,
         )
-        for index, spot in enumerate(spots):
-            colour = COLOURS[spot.precision]
-            axes.plot(
-                [spot.cost], [spot.retention], MARKERS[spot.encoding][0], markersize=7, markeredgewidth=1.1,
-                markerfacecolor="none" if spot.hollow else colour, gid=f"spot-{index}",
-                markeredgecolor=colour if spot.hollow else _INK, zorder=4,
-            )  # fmt: skip
-            if spot.crossed:
-                axes.plot([spot.cost], [spot.retention], "x", color=_INK, markersize=10, markeredgewidth=1.6, zorder=5)
+        _draw_spots(axes, spots)
         _label(figure, axes, front, spots)
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     titles = {f"spot-{index}": spot.name for index, spot in enumerate(spots)}
     return _embed(buffer.getvalue(), name, description, titles)
+
+
+def _make_style(name: str) -> dict[str, Any]:
+    """Text as text, and the same bytes for the same plot."""
+    return {
+        "font.family": ["DejaVu Sans"],
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"matexport {name}",
+        "font.size": 11,
+        "text.parse_math": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    }
+
+
+def _draw_spots(axes: Axes, spots: Sequence[Spot]) -> None:
+    """A marker for each, which carries its place as an id; a cross over what is off its parity floor."""
+    for index, spot in enumerate(spots):
+        colour = COLOURS[spot.precision]
+        axes.plot(
+            [spot.cost], [spot.retention], MARKERS[spot.encoding][0], markersize=7, markeredgewidth=1.1,
+            markerfacecolor="none" if spot.hollow else colour, gid=f"spot-{index}",
+            markeredgecolor=colour if spot.hollow else _INK, zorder=4,
+        )  # fmt: skip
+        if spot.crossed:
+            axes.plot([spot.cost], [spot.retention], "x", color=_INK, markersize=10, markeredgewidth=1.6, zorder=5)
 
 
 def pick_front(spots: Sequence[Spot]) -> list[Spot]:

@@ -27,6 +27,8 @@ from matexport.io.files import explain_write_errors
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
+    from matexport.family.survey import Survey
+    from matexport.pick.choose import Choice
     from matexport.pick.devices import Device
 
 
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     from matexport.host import read_host
     from matexport.pick.choose import choose
     from matexport.pick.limits import Budget
-    from matexport.pick.wording import describe_choice, format_choice, list_unchecked, summarise_rejections
+    from matexport.pick.wording import describe_choice, list_unchecked, summarise_rejections
 
     if options.overwrite and options.out is None:
         raise RequestError("--overwrite is for --out DIR")
@@ -135,18 +137,26 @@ def run(options: argparse.Namespace) -> int:
         written = str(options.out) if pack else None
         print_json(document | describe_choice(survey, choice) | {"pack": written})
     else:
-        if device:
-            print(f"device: {device.name} ({', '.join(device.sources)})\n")
-        print(format_choice(survey, choice, str(options.family)))
-        if pack:
-            total = sum(file.bytes for file in pack.facts.files.values())
-            print(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        _print_choice(survey, choice, device, pack, options)
     if choice.chosen is None:
         return complain(f"nothing fits: {summarise_rejections(choice.rejections)}", REFUSED)
     if unchecked:
         unwritten = "; nothing was written" if options.out else ""
         return complain(f"--strict: {', '.join(unchecked)} could not be checked{unwritten}", REFUSED)
     return DONE
+
+
+def _print_choice(
+    survey: Survey, choice: Choice, device: Device | None, pack: Family | None, options: argparse.Namespace
+) -> None:
+    from matexport.pick.wording import format_choice
+
+    if device:
+        print(f"device: {device.name} ({', '.join(device.sources)})\n")
+    print(format_choice(survey, choice, str(options.family)))
+    if pack:
+        total = sum(file.bytes for file in pack.facts.files.values())
+        print(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
 
 
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +100,9 @@ def run(options: argparse.Namespace) -> int:
             if old is not None:
                 drift = compare_families(case, old, threads=options.threads, progress=progress)
     except FamilyError as error:
-        problems = (*token_problems, *error.problems)
-        if options.json:
-            document = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
-            print_json(document)
         for problem in error.problems:
             complain(problem, REFUSED)
-        if options.junit:
-            with explain_write_errors(options.junit):
-                write_junit(options.junit, family or options.family, problems, compared)
+        _report_refused(options, family, (*token_problems, *error.problems), compared)
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with explain_write_errors(options.junit):
@@ -163,6 +158,20 @@ def format_drift(drift: Drift) -> str:
         for it in drift.profiles
     ]
     return format_table(header, cells, left=(0, 8))
+
+
+def _report_refused(
+    options: argparse.Namespace, family: Family | None, problems: Sequence[Problem], compared: Sequence[str]
+) -> None:
+    """What is wrong with the files, where it was asked for as a document."""
+    from matexport.verify.junit import write_junit
+
+    if options.json:
+        document = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
+        print_json(document)
+    if options.junit:
+        with explain_write_errors(options.junit):
+            write_junit(options.junit, family or options.family, problems, compared)
 
 
 def _list_token_problems(case: Case) -> tuple[Problem, ...]:
