@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +160,7 @@ def format_drift(drift: Drift) -> str:
 
 
 def _report_refused(
-    options: argparse.Namespace, family: Family | None, problems: Sequence[Problem], compared: Sequence[str]
+    options: argparse.Namespace, family: Family | None, problems: tuple[Problem, ...], compared: tuple[str, ...]
 ) -> None:
     """What is wrong with the files, where it was asked for as a document."""
     from matexport.verify.junit import write_junit
