@@ -5,7 +5,8 @@ So what would be refused is refused here, in export's own words. What a job has 
 pooling, what becomes of a final norm, a limit of tokens) is decided by what is usual, and planned once more with every
 depth asked for: a job that asks for any of them passes, or the outline says why not.
 
-Weights of a hub parent are not fetched. Those of a local one are hashed, so that the file can pin them.
+Of a hub parent's weights, those of its heads alone are fetched, which planning loads. Those of a local one are hashed,
+so that the file can pin them.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ class Layout:
         prompts: name -> text, empty ones left out.
         truncate_dim: the width to which the parent's users have its vectors cut.
         route: of a parent that routes its texts.
+        others: modules of its other routes, which sentence-transformers loads, too; without their configurations.
     """
 
     root: Path
@@ -159,6 +160,7 @@ class Layout:
     prompts: Mapping[str, str]
     truncate_dim: int | None
     route: str | None = None
+    others: tuple[Module, ...] = ()
 
     @property
     def backbone(self) -> Path:
@@ -205,8 +207,9 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
     else:
         modules = _read_modules(root)
         routers = [place for place, module in enumerate(modules) if module.kind in ROUTER_KINDS and module.is_stock]
+        others: list[Module] = []
         for place in routers[:1]:
-            modules[place : place + 1] = _read_route(modules[place], root, route, trust)
+            modules[place : place + 1], others = _read_route(modules[place], root, route, trust)
         if not routers and route is not None:
             raise RequestError(f"the route {route!r} was asked; {root} has no Router: leave it out")
         _check_kinds(modules, root, trust)
@@ -217,6 +220,7 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
             prompts=_read_prompts(stored, root),
             truncate_dim=stored.get("truncate_dim"),
             route=route,
+            others=tuple(others),
         )
     for module in layout.modules:
         if module.path != root:
@@ -349,8 +353,8 @@ def _describe_module(root: Path, name: str, kind: str, listing: Path) -> Module:
     return Module(short, kind, path, content)
 
 
-def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> list[Module]:
-    """The modules of one route of a Router."""
+def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> tuple[list[Module], list[Module]]:
+    """The modules of one route of a Router, and those of its other routes."""
     path = next((router.path / name for name in (ROUTER, CONFIG) if (router.path / name).is_file()), None)
     if path is None:
         raise ParentError(f"{router.path} has neither {ROUTER} nor {CONFIG}, so its routes are not known")
@@ -376,7 +380,12 @@ def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> l
         if name not in types:
             raise ParentError(f"{path}: the route {route!r} names the module {name!r}, which has no type")
     inside = str(router.path.relative_to(root))
-    return [_describe_module(root, f"{inside}/{name}", types[name], path) for name in structure[route]]
+    others = [
+        Module(str(kind).rpartition(".")[2], str(kind), router.path / name, {})
+        for name, kind in types.items()
+        if name not in structure[route]
+    ]
+    return [_describe_module(root, f"{inside}/{name}", types[name], path) for name in structure[route]], others
 
 
 def _check_kinds(modules: Sequence[Module], root: Path, trust: bool) -> None:

@@ -126,11 +126,6 @@ def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
     check_points(job.points, shape.blocks, output_width, source)
     _check_depths(job, opened.chain, shape)
     final_norm = _settle_final_norm(job, shape)
-    weights = located.weights
-    if weights is None:
-        fetch_weights(job.parent, job.base)
-        weights = find_weights(job.parent, layout)
-        check_pin(job.parent, weights)
     asking = _settle_asking(job, opened, source)
     _refuse_scaled_rope(opened, asking, source)
     vocabulary = None
@@ -141,6 +136,11 @@ def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
     text = _describe_text(asking, shape, readout)
     if vocabulary:
         text = msgspec.structs.replace(text, pad_token_id=vocabulary.new_ids.get(text.pad_token_id, 0))
+    weights = located.weights
+    if weights is None:
+        fetch_weights(job.parent, job.base)
+        weights = find_weights(job.parent, layout)
+        check_pin(job.parent, weights)
     return TextPlan(
         job=job,
         layout=layout,
