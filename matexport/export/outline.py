@@ -21,9 +21,10 @@ from typing import Any
 from msgspec.structs import replace as change
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.layout import CONFIG, MODULES, ROUTER, ROUTER_KINDS, SETTINGS
+from matexport.export.parents.folder.files import CONFIG, MODULES, ROUTER, SETTINGS
+from matexport.export.parents.folder.layout import ROUTER_KINDS
+from matexport.export.parents.folder.source import has_local_weights, locate_parent
 from matexport.export.parents.preflight import Located, locate
-from matexport.export.parents.source import has_local_weights, locate_parent
 from matexport.export.parents.text import TextPlan, plan_parent
 from matexport.export.trained import CARD, Shape, find_trained, read_object, read_small_json
 from matexport.io.proposal import Found, Outline, Trained

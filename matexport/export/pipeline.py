@@ -26,7 +26,7 @@ from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weig
 from matexport.export.judge.hold import SIDE_BY_SIDE_BYTES, Verdict, ask_judge, hold_to_judge, share_threads
 from matexport.export.judge.process import Judge
 from matexport.export.parents.asking import EDGES, check_tokens
-from matexport.export.parents.loading import use_plain_experts
+from matexport.export.parents.folder.loading import use_plain_experts
 from matexport.export.parents.preflight import Located
 from matexport.export.parents.reference import (
     Reference,

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import DestinationError, FamilyError, RequestError
+from matexport.export.parents.folder.source import find_adapter_base, hash_settings
 from matexport.export.parents.reference import (
     count_tokens,
 )
-from matexport.export.parents.source import find_adapter_base, hash_settings
 from matexport.export.parents.text import (
     TextPlan,
     find_changed_texts,

@@ -16,7 +16,7 @@ from torch import nn
 
 from matexport.errors import ParentError
 from matexport.export.parents.architecture import find_blocks, find_tail
-from matexport.export.parents.source import fetch_weights, locate_parent
+from matexport.export.parents.folder.source import fetch_weights, locate_parent
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
 from matexport.measure.trial import Side, TrialPlan, main

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from matexport.errors import RequestError
-from matexport.export.parents.layout import ADAPTER, CONFIG, SETTINGS, Layout, measure_output, read_json, read_layout
-from matexport.export.parents.source import (
+from matexport.export.parents.folder.files import ADAPTER, CONFIG, SETTINGS, read_json
+from matexport.export.parents.folder.layout import Layout, measure_output, read_layout
+from matexport.export.parents.folder.source import (
     check_pin,
     fetch_head_weights,
     find_adapter_base,

@@ -13,15 +13,8 @@ import re
 from pathlib import Path
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.layout import (
-    ADAPTER,
-    CONFIG,
-    WEIGHTY_KINDS,
-    Layout,
-    Module,
-    read_json,
-    refuse_pointer,
-)
+from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_json, refuse_pointer
+from matexport.export.parents.folder.layout import WEIGHTY_KINDS, Layout, Module
 from matexport.io.files import hash_file
 from matexport.spec.job import ParentSource
 
