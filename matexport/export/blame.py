@@ -60,7 +60,6 @@ def check_readout(
     module: nn.Module,
     reference: Mapping[Point, Vectors],
     *,
-    depths: Sequence[int],
     rows: Sequence[Tokens],
     text: TextFacts,
     normalize: bool,
@@ -69,13 +68,17 @@ def check_readout(
     """Compare the module that will be traced, in torch and on a padded batch, with the reference.
 
     Args:
-        module: gives one (B, W) vector per depth.
+        module: gives one (B, W) float32 tensor per depth, from shallow to deep.
+        reference: the parent's vectors, (n, dim) float32 for each point; its points have the module's depths.
         rows: tokens of the probes, in the reference's order; the first few are used.
+        text: how rows become the module's inputs.
+        normalize: scale the module's vectors to length 1, as the reference is.
+        tolerance: how far off they may be.
 
     Raises:
         ParityError: naming the point that is off.
     """
-    chosen = list(rows[:READOUT_PROBES])
+    chosen, depths = list(rows[:READOUT_PROBES]), sorted({point.layers for point in reference})
     feeds = feed_rows(chosen, text)
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(feeds[name]) for name in text.inputs))

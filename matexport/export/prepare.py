@@ -19,6 +19,7 @@ from matexport.errors import DestinationError, FamilyError, RequestError
 from matexport.export.parents.folder.source import find_adapter_base, hash_settings
 from matexport.export.parents.reference import (
     count_tokens,
+    prepare_probes,
 )
 from matexport.export.parents.text import (
     TextPlan,
@@ -39,6 +40,7 @@ from matexport.io.texts import (
     MAX_CALIBRATION_TEXTS,
     MIN_CALIBRATION_TEXTS,
     load_calibration,
+    load_probes,
     load_shipped_calibration,
     read_texts,
 )
@@ -73,6 +75,43 @@ class Exported:
     family: Family
     verification: Verification
     up_to_date: bool
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The texts that weights are rounded and ranges are measured on, and what they are, for the manifest."""
+
+    texts: tuple[Probe, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """All that a family is made from, but for the weights.
+
+    Attributes:
+        probes: the texts that every profile is compared with the parent on.
+        changed: texts of the job's probes that a pruned vocabulary changes; they are no probes any more.
+    """
+
+    plan: TextPlan
+    probes: tuple[Probe, ...]
+    changed: tuple[str, ...]
+    calibration: CalibrationTexts
+    provenance: Provenance
+
+
+def settle_inputs(plan: TextPlan) -> Settled:
+    """Choose the probes and the calibration texts of a planned parent, and say what its family is made from.
+
+    Raises:
+        RequestError: a probe or a calibration text cannot be used, or too few are left.
+    """
+    job = plan.job
+    probes = prepare_probes(plan, [*load_probes(job.probes), *sample_corpus(job)], shipped=job.probes is None)
+    probes, changed = leave_out_changed(plan, probes)
+    calibration = choose_calibration(plan, probes)
+    return Settled(plan, probes, changed, calibration, describe_provenance(plan, probes, calibration))
 
 
 def make_whole_tokenizer(plan: TextPlan) -> TextTokenizer:
@@ -116,14 +155,6 @@ def describe_vocabulary(plan: TextPlan, changed: tuple[str, ...]) -> VocabularyF
     if vocabulary is None:
         return None
     return VocabularyFacts(vocabulary.kept_by, len(vocabulary.kept), vocabulary.parent_tokens, changed)
-
-
-@dataclass(frozen=True)
-class CalibrationTexts:
-    """The texts that weights are rounded and ranges are measured on, and what they are, for the manifest."""
-
-    texts: tuple[Probe, ...]
-    source: str
 
 
 def choose_calibration(plan: TextPlan, probes: Sequence[Probe]) -> CalibrationTexts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import measure_prefix, write_nested_weights
 from matexport.export.parents.reference import (
     Vectors,
@@ -24,8 +26,8 @@ from matexport.export.parents.text import (
     TextPlan,
 )
 from matexport.export.prepare import CalibrationTexts
-from matexport.export.quantize.make import Calibration, Quantizer
-from matexport.export.trace.trace import Traced
+from matexport.export.quantize.make import Material, make_precision, observe_products
+from matexport.export.quantize.observe import Sample, run_points
 from matexport.family.manifest import (
     RANGES,
 )
@@ -52,23 +54,42 @@ class PrecisionGraph:
     ranges: Mapping[str, Vectors]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The graphs that were cut from all precisions.
+
+    Attributes:
+        profiles: name of a profile -> its facts.
+        exits: precision -> the file of the graph that has the exits of all its profiles.
+    """
+
+    profiles: Mapping[str, ProfileFacts]
+    exits: Mapping[Precision, str]
+
+
 def make_precisions(
     traced: Traced, header: NestedHeader, plan: TextPlan, texts: CalibrationTexts, stage: Path, report: Progress
 ) -> dict[Precision, PrecisionGraph]:
-    """Each precision of the job, made once from the traced graph, with its weights written."""
+    """Each precision of the job, made once from the traced graph, with its weights written.
+
+    Args:
+        header: of the traced graph's own weights, which lie in `stage`.
+        texts: what activations and ranges are measured on.
+
+    Raises:
+        RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
+    """
     job = plan.job
-    ranges: dict[str, Vectors] = {}
+    sample = Sample(tokenize_probes(load_tokenizer(stage, plan.text), texts.texts), plan.text, stage)
+    ranges = _measure_ranges(traced, job, sample)
+    if ranges:
+        (stage / RANGES).write_bytes(save(ranges))
     sources: dict[Precision, PrecisionGraph] = {}
-    tokenizer = load_tokenizer(stage, plan.text)
-    calibration = Calibration(tokenize_probes(tokenizer, texts.texts), plan.text, texts.source)
-    with tempfile.TemporaryDirectory(dir=stage) as temporary:
-        scratch = Path(temporary)
-        quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
-        if Encoding.INT8 in job.encodings:
-            ranges = {point.name: _find_ranges(point, vectors) for point, vectors in quantizer.run_points().items()}
-            (stage / RANGES).write_bytes(save(ranges))
+    with tempfile.TemporaryDirectory(dir=stage) as scratch:
+        rows = observe_products(job.precisions, traced, sample, Path(scratch), partial(report, "calibrate"))
+        material = Material(traced, job.points, sample, texts.source, rows)
         for precision in job.precisions:
-            model, facts = quantizer.make(precision)
+            model, facts = make_precision(precision, material, report)
             if precision is not Precision.FP32:
                 weights = stage / weights_file(precision)
                 sources[precision] = PrecisionGraph(
@@ -77,6 +98,14 @@ def make_precisions(
             else:
                 sources[precision] = PrecisionGraph(precision, traced.model, header, facts, ranges)
     return sources
+
+
+def _measure_ranges(traced: Traced, job: ExportJob, sample: Sample) -> dict[str, Vectors]:
+    """Point name -> (2, dim) float32 ranges of its coordinates; none where no output is encoded as int8."""
+    if Encoding.INT8 not in job.encodings:
+        return {}
+    vectors = run_points(traced.model, job.points, sample)
+    return {point.name: _find_ranges(point, rows) for point, rows in vectors.items()}
 
 
 def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
@@ -89,6 +118,14 @@ def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
             "Give other texts in [calibration], or ask for the encodings float32 or ubinary"
         )
     return ranges
+
+
+def cut_family(sources: Mapping[Precision, PrecisionGraph], plan: TextPlan, stage: Path, report: Progress) -> Cut:
+    """Write the graphs of all profiles, and of each precision one with all their exits, into `stage`."""
+    profiles = {
+        name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
+    }
+    return Cut(profiles, write_exits(sources, profiles, stage))
 
 
 def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir import convenience
 
-from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight, use_contrib
+from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight, replace_node, use_contrib
 
 #: Coordinates of a row that share a scale at 4 bits.
 BLOCK = 32
@@ -24,15 +25,17 @@ def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
     name = str(table.name)
-    codes, scales = model.graph.initializers.get(f"{name}.int8"), model.graph.initializers.get(f"{name}.scale")
-    if codes is None or scales is None:
-        stored, steps = round_rows_to_int8(read_weight(table))
-        codes, scales = add_constant(model, f"{name}.int8", stored), add_constant(model, f"{name}.scale", steps)
-    here = Inserter(model, gather)
+    names = [f"{name}.int8", f"{name}.scale"]
+    if names[0] not in model.graph.initializers:
+        arrays: tuple[NDArray[Any], ...] = round_rows_to_int8(read_weight(table))
+        for part, array in zip(names, arrays, strict=True):
+            add_constant(model.graph, part, array)
+    codes, scales = (model.graph.initializers[part] for part in names)
+    here = Inserter(model.graph, gather)
     picked = here.add("Gather", [codes, ids], {"axis": 0}, like=out, dtype=ir.DataType.INT8)
     steps_of = here.add("Gather", [scales, ids], {"axis": 0}, like=out, last=1)
     numbers = here.add("Cast", [picked], {"to": int(ir.DataType.FLOAT)}, like=out)
-    _replace(model, gather, here.add("Mul", [numbers, steps_of], like=out))
+    replace_node(model.graph, gather, here.add("Mul", [numbers, steps_of], like=out))
 
 
 def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
@@ -42,17 +45,14 @@ def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
     name = str(table.name)
     names = [f"{name}.int4{part}" for part in ("", ".scale", ".zero")]
     if names[0] not in model.graph.initializers:
-        codes, scales, zeros = round_rows(read_weight(table))
-        add_constant(model, names[0], codes)
-        add_constant(model, names[1], scales)
-        add_constant(model, names[2], zeros)
-    here = Inserter(model, gather)
+        arrays: tuple[NDArray[Any], ...] = round_rows(read_weight(table))
+        for part, array in zip(names, arrays, strict=True):
+            add_constant(model.graph, part, array)
+    here = Inserter(model.graph, gather)
     attributes = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-    stored = [model.graph.initializers[part] for part in names]
-    numbers = here.add(
-        "GatherBlockQuantized", [stored[0], ids, *stored[1:]], attributes, like=out, domain="com.microsoft"
-    )
-    _replace(model, gather, numbers)
+    codes, scales, zeros = (model.graph.initializers[part] for part in names)
+    numbers = here.add("GatherBlockQuantized", [codes, ids, scales, zeros], attributes, like=out)
+    replace_node(model.graph, gather, numbers)
     use_contrib(model)
 
 
@@ -117,11 +117,3 @@ def _round_chunk(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.ui
     scales, zeros = fit_blocks(blocks, 4, axis=2)
     codes = np.clip(np.rint(blocks / scales) + zeros, 0, 15).astype(np.uint8)
     return codes.reshape(rows.shape), scales[..., 0].astype(np.float32), zeros[..., 0].astype(np.uint8)
-
-
-def _replace(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
-    out = node.outputs[0]
-    convenience.replace_all_uses_with(out, value)
-    name = out.name
-    model.graph.remove(node, safe=True)
-    value.name = name

@@ -10,6 +10,7 @@ import torch
 from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
+from matexport.export.graph.edit import add_constant
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
 
 OPSET = 20
@@ -71,11 +72,7 @@ def _store_matrices_as_read(model: ir.Model) -> None:
             model.graph.remove(node, safe=True)
             continue
         name = f"{source.name}.T"
-        stored = model.graph.initializers.get(name)
-        if stored is None:
-            tensor = _transpose(source.const_value, name)
-            stored = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-            model.graph.initializers.add(stored)
+        stored = add_constant(model.graph, name, _transpose(source.const_value, name))
         convenience.replace_all_uses_with(node.outputs[0], stored)
         model.graph.remove(node, safe=True)
 
