@@ -128,9 +128,19 @@ def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list
 def refuse_failures(
     verification: Verification, sources: Mapping[Precision, PrecisionGraph], job: ExportJob, stage: Path
 ) -> Verification:
-    """Take profiles that are off their floor out of the staged family; raise where that is no matter of precision.
+    """Take profiles that are off their floor out of the staged family.
 
     fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
+
+    Args:
+        verification: of the family in `stage`.
+        sources: what the profiles were cut from, by precision.
+
+    Returns:
+        the verification of the profiles that stay.
+
+    Raises:
+        ParityError: an fp32 profile is off, or all profiles are, or token ids are; the stage to blame is named.
     """
     if verification.token_ids and (difference := verification.token_ids.find_difference()):
         raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")

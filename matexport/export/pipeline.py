@@ -1,7 +1,7 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
     plan (no weights) -> load -> reference, held to the judge -> read-out -> trace -> weights
-      -> per precision: quantize -> weights -> per profile: cut -> rewrite -> encode
+      -> per precision: quantize -> weights -> per profile: cut -> narrow -> encode
       -> verify
 
 Everything happens in a hidden directory beside the destination, which is renamed into place when every profile has
@@ -89,7 +89,15 @@ def run_export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """`matexport.export.export_family`, once the parent's files were looked at and its judge was started."""
+    """Export a family whose parent's files were looked at and whose judge is there; see `export.export_family`.
+
+    Args:
+        located: the parent, as `preflight.locate` found it.
+        judge: of that parent; it need not have been started.
+
+    Raises:
+        RequestError, ParentError, DestinationError, ParityError: as `export.export_family`.
+    """
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
     plan = plan_parent(job, located)
@@ -173,9 +181,10 @@ def _describe_family(
 def read_parent(
     plan: TextPlan, probes: Sequence[Probe], judge: Judge, report: Progress
 ) -> tuple[TextParent, Reference, list[list[int]], Verdict]:
-    """The loaded parent, its vectors, which are what the parent's own library gives, and the token ids they are of.
+    """Load the parent, and hold what was read of it to its own library.
 
-    The ids are those of the family's vocabulary.
+    Returns:
+        the parent, its vectors of the probes, each probe's token ids in the family's vocabulary, the judge's verdict.
 
     Raises:
         ParentError: the parent cannot be loaded, or what was read of it is not what its users get.

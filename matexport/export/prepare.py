@@ -115,13 +115,14 @@ def settle_inputs(plan: TextPlan) -> Settled:
 
 
 def make_whole_tokenizer(plan: TextPlan) -> TextTokenizer:
-    """The family's tokenizer, before its vocabulary was pruned."""
+    """The family's tokenizer as it is before its vocabulary is pruned."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / TOKENIZER).write_text(plan.asking.tokenizer_json, encoding="utf-8")
         return load_tokenizer(Path(folder), plan.whole_text)
 
 
 def measure_weights(plan: TextPlan) -> int:
+    """Bytes of the files that a parent's weights are read from."""
     base = find_adapter_base(plan.layout) or plan.layout.root
     files = (base / name[5:] if name.startswith("base/") else plan.layout.root / name for name in plan.parent.weights)
     return sum(path.stat().st_size for path in files)
@@ -135,7 +136,11 @@ def sample_corpus(job: ExportJob) -> list[Probe]:
 
 
 def leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
-    """The probes that a pruned vocabulary leaves as they were, and the texts of the others."""
+    """The probes that a pruned vocabulary leaves as they were, and the texts of the others.
+
+    Raises:
+        RequestError: fewer than 2 are left.
+    """
     texts = [
         find_wrapping(plan.text, None if probe.task else probe.prompt or "", probe.task).around(probe.text)
         for probe in probes
@@ -151,6 +156,11 @@ def leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Pr
 
 
 def describe_vocabulary(plan: TextPlan, changed: tuple[str, ...]) -> VocabularyFacts | None:
+    """What the manifest says of a pruned vocabulary; None where it is whole.
+
+    Args:
+        changed: the job's texts that are tokenized otherwise since.
+    """
     vocabulary = plan.vocabulary
     if vocabulary is None:
         return None
@@ -204,6 +214,12 @@ def find_up_to_date(
     """The family in `out`, if it was made from the same inputs and is whole.
 
     Its files are always checked; parity is measured again unless a passed one is recorded for this very host.
+
+    Args:
+        wanted: the job's profiles, all of which it has to have.
+
+    Raises:
+        DestinationError: it was made from the same inputs, and a file of it is changed or missing.
     """
     if not (out / MANIFEST).is_file():
         return None
@@ -227,6 +243,7 @@ def find_up_to_date(
 
 
 def describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: CalibrationTexts) -> Provenance:
+    """A digest of all that a family is made from, and the versions of the packages that make it."""
     versions = {name: importlib.metadata.version(name) for name in VERSIONED if name != "matexport"}
     versions["matexport"] = __version__
     inputs = {

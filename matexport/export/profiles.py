@@ -129,7 +129,7 @@ def cut_family(sources: Mapping[Precision, PrecisionGraph], plan: TextPlan, stag
 
 
 def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
-    """Cut, rewrite, encode and write the graph of every profile of one precision."""
+    """Cut, narrow, encode and write the graph of every profile of one precision: name of a profile -> its facts."""
     profiles = {}
     wanted = [profile for profile in sorted(plan.job.profiles) if profile.precision is source.precision]
     depth, deep = 0, source.model
@@ -160,7 +160,11 @@ def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Pr
 def write_exits(
     sources: Mapping[Precision, PrecisionGraph], profiles: Mapping[str, ProfileFacts], stage: Path
 ) -> dict[Precision, str]:
-    """One more graph per precision, with the exits of all its profiles: what evaluates them in one pass."""
+    """Write one more graph per precision, with the exits of all its profiles, so that they run in one pass.
+
+    Returns:
+        precision -> the graph's file; a precision without profiles is left out.
+    """
     exits = {}
     for precision, source in sources.items():
         mine = [facts for facts in profiles.values() if facts.precision is precision]
@@ -172,8 +176,10 @@ def write_exits(
 
 
 def exits_at(depth: int, job: ExportJob) -> list[str]:
+    """Names of the outputs of a job's points after so many layers."""
     return [point.name for point in job.points if point.layers == depth]
 
 
 def weights_file(precision: Precision) -> str:
+    """Name of the file that a precision's weights lie in."""
     return f"weights.{precision}.safetensors"

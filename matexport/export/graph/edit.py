@@ -23,7 +23,11 @@ CONTRIB_OPERATORS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "
 
 
 def find_needed_nodes(outputs: Sequence[ir.Value]) -> set[ir.Node]:
-    """All nodes from which one of the values can be reached, those inside sub-graphs aside."""
+    """The nodes of a graph that some of its values are computed by; nodes inside of sub-graphs are not listed.
+
+    Args:
+        outputs: the values; graph inputs and initializers among them need no node.
+    """
     needed: set[ir.Node] = set()
     pending = [value.producer() for value in outputs]
     while pending:
@@ -46,7 +50,13 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 
 
 def write_graph(model: ir.Model, path: Path) -> None:
-    """Serialise a graph, the same bytes for the same graph. Shapes inside are left out: runtimes infer them."""
+    """Write a graph as ONNX, the same bytes for the same graph, and large weights by their place in another file.
+
+    Types and shapes of inner values are left out, of the graph in memory, too: runtimes infer them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     made = [value for node in model.graph.all_nodes() for value in node.outputs]
     for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
         value.shape, value.type = None, None
@@ -54,7 +64,7 @@ def write_graph(model: ir.Model, path: Path) -> None:
 
 
 def read_weight(value: ir.Value) -> Floats:
-    """The float32 array behind an initializer."""
+    """The content of an initializer as float32, in its shape; read from disk where it lies there."""
     assert value.const_value is not None
     return np.asarray(value.const_value.numpy(), dtype=np.float32)
 
@@ -138,12 +148,12 @@ def drop_unused(model: ir.Model) -> None:
 
 
 def use_contrib(model: ir.Model) -> None:
-    """Say that the graph has operators of onnxruntime's own."""
+    """Declare that the graph may have operators of `CONTRIB_DOMAIN`."""
     model.graph.opset_imports[CONTRIB_DOMAIN] = 1
 
 
 def iterate_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """The inputs that are there, with their places."""
+    """A node's inputs with their places; optional ones that are left out are passed over."""
     yield from ((place, value) for place, value in enumerate(node.inputs) if value is not None)
 
 

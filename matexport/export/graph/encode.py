@@ -22,7 +22,8 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
 
     Args:
         model: has one output.
-        ranges: (2, dim), least and greatest value of each coordinate, which differ; for int8.
+        encoding: float32 leaves the graph as it is; int8 gives (B, dim) int8, ubinary (B, ceil(dim / 8)) uint8.
+        ranges: (2, dim) float32, least and greatest value of each coordinate, which differ; for int8.
     """
     if encoding is Encoding.FLOAT32:
         return
@@ -42,7 +43,7 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
 
 
 def find_ranges(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, dim) vectors -> (2, dim) least and greatest values."""
+    """(n, dim) float32 vectors -> (2, dim) float32, the least and the greatest value of each coordinate."""
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
 
 

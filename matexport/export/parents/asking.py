@@ -121,7 +121,11 @@ def preprocess(opened: Opened, texts: Sequence[str], prompt: str | None, task: s
 
 
 def list_token_ids(opened: Opened, probe: Probe, text: TextFacts) -> list[int]:
-    """A probe's token ids as the parent's own preprocessing gives them, without padding."""
+    """A probe's token ids as the parent's own preprocessing gives them, without padding.
+
+    Raises:
+        ParentError: it cannot read the text.
+    """
     features = ask_probe(opened, probe, text)
     ids = features["input_ids"].reshape(-1)
     mask = features.get("attention_mask")
@@ -129,7 +133,11 @@ def list_token_ids(opened: Opened, probe: Probe, text: TextFacts) -> list[int]:
 
 
 def ask_probe(opened: Opened, probe: Probe, text: TextFacts) -> dict[str, torch.Tensor]:
-    """The features of one probe, as `encode`, `encode_query` or `encode_document` would make them."""
+    """The features of one probe, (1, T) each, as `encode`, `encode_query` or `encode_document` would make them.
+
+    Raises:
+        ParentError: the parent's own preprocessing cannot read the text.
+    """
     prompt, task = probe.prompt, probe.task
     if task is not None:
         facts = text.tasks.get(task)
@@ -310,7 +318,13 @@ def _show(ids: Sequence[int], others: Sequence[int]) -> str:
 
 
 def describe_text(asking: Asking, inputs: tuple[str, ...], max_tokens: int, side: PaddingSide) -> TextFacts:
-    """The facts of a family that say all of this."""
+    """What a family's manifest says of its texts.
+
+    Args:
+        inputs: names of the graph's inputs, in their order.
+        max_tokens: where texts are cut.
+        side: on which side batches are padded.
+    """
     return TextFacts(
         inputs=inputs,
         max_tokens=max_tokens,

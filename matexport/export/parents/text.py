@@ -64,7 +64,7 @@ class TextPlan:
 
     @property
     def whole_text(self) -> TextFacts:
-        """The facts of texts before the vocabulary was pruned."""
+        """What `text` would say if the vocabulary had not been pruned."""
         return msgspec.structs.replace(self.text, pad_token_id=self.asking.pad_token_id)
 
 
@@ -98,7 +98,7 @@ class Lookup(nn.Module):
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table.float(), _freeze=True)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table, as vocabularies are pruned."""
+        """The table's module, by the name that transformers' models have for it."""
         return self.embedding
 
     def forward(self, input_ids: Tensor, **_options: Any) -> Any:
@@ -165,7 +165,11 @@ def load_parent(plan: TextPlan) -> TextParent:
 
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:
-    """The files that a family needs beside its graphs to turn text into inputs, by name."""
+    """The files that a family needs beside its graphs to turn text into inputs: name -> content.
+
+    Raises:
+        OSError: one of the parent's cannot be read.
+    """
     tokenizer = plan.vocabulary.tokenizer_json if plan.vocabulary else plan.asking.tokenizer_json
     files = {"tokenizer.json": tokenizer.encode()}
     for name in (CONFIG, "tokenizer_config.json", "special_tokens_map.json"):
@@ -176,7 +180,7 @@ def runtime_files(plan: TextPlan) -> dict[str, bytes]:
 
 
 def find_changed_texts(plan: TextPlan, texts: Sequence[str]) -> list[str]:
-    """The texts whose tokens are others since the vocabulary was pruned."""
+    """Those of some texts that a pruned vocabulary gives other tokens; none where the vocabulary is whole."""
     if plan.vocabulary is None:
         return []
     changed = find_changed(plan.asking.tokenizer_json, plan.vocabulary, texts)

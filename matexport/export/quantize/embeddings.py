@@ -21,7 +21,11 @@ CHUNK_ROWS = 8192
 
 
 def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read int8 rows, each with a scale of its own, in place. Standard operators only."""
+    """Let a Gather read int8 rows, each with a scale of its own, in place. Standard operators only.
+
+    Args:
+        gather: reads rows of a (V, H) float32 initializer; it is removed. A table that was stored so before is shared.
+    """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
     name = str(table.name)
@@ -39,7 +43,12 @@ def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
 
 
 def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read 4-bit rows, each block of 32 coordinates with a scale and a zero point, in place."""
+    """Let a Gather read 4-bit rows, each block of 32 coordinates with a scale and a zero point, in place.
+
+    Args:
+        gather: reads rows of a (V, H) float32 initializer that `fits_int4`; it is removed. A table that was stored so
+            before is shared.
+    """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
     name = str(table.name)
@@ -57,13 +66,13 @@ def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
 
 
 def fits_int4(gather: ir.Node) -> bool:
-    """Whether a table's rows are whole blocks."""
+    """Whether the rows of a Gather's table are pairs of blocks: two zero points share a byte."""
     table = gather.inputs[0]
     return table is not None and table.shape is not None and int(table.shape[1]) % (2 * BLOCK) == 0  # type: ignore[arg-type]
 
 
 def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows (V, H) as codes (V, H) and scales (V, 1)."""
+    """(V, H) float32 rows as (V, H) int8 codes and (V, 1) float32 scales; a row is codes * scale."""
     codes, scales = np.empty(rows.shape, dtype=np.int8), np.empty((len(rows), 1), dtype=np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk, here = rows[start : start + CHUNK_ROWS], slice(start, start + CHUNK_ROWS)
@@ -73,7 +82,10 @@ def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """Rows (V, H) as packed codes (V, H / 2), scales (V, H / 32) and packed zero points (V, H / 64).
+    """(V, H) float32 rows as packed 4-bit codes, scales and packed zero points, one of each per 32 coordinates.
+
+    Returns:
+        (V, H / 2) uint8, (V, H / 32) float32 and (V, H / 64) uint8; a row is (codes - zero) * scale.
 
     The first of two codes lies in the low half of a byte.
     """
@@ -83,7 +95,7 @@ def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(..., 2n) values below 16 -> (..., n) bytes, the first of each pair in the low half."""
+    """(..., 2n) uint8 values below 16 -> (..., n) uint8, the first of each pair in the low half."""
     packed: NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
     return packed
 
@@ -91,8 +103,11 @@ def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def fit_blocks(blocks: NDArray[np.float64], bits: int, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scale and zero point of each block along `axis` with the least squared error, over some clippings of its range.
 
+    Args:
+        blocks: float64 numbers; a block lies along `axis`.
+
     Returns:
-        both with a length of 1 along `axis`; code = round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
+        both float64, with a length of 1 along `axis`; code = round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
     """
     top = 2**bits - 1
     low = np.minimum(blocks.min(axis=axis, keepdims=True), 0)

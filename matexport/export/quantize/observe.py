@@ -82,7 +82,11 @@ def observe_rows(
 def observe_peaks(model: ir.Model, sample: Sample) -> dict[str, float]:
     """The largest absolute value that every float32 value of a graph took, by name.
 
-    Values at the far end of float32 are what masks are made of; they are left out.
+    Values of `MASK_LEVEL` and more are what masks are made of; they are left out.
+
+    Args:
+        model: a traced graph whose weights lie in the sample's folder, or inline; it is left as it is.
+        sample: the texts, each run alone.
     """
     probed = model.clone()
     graph = probed.graph

@@ -56,7 +56,11 @@ def find_products(traced: Traced) -> list[ProductGroup]:
 
 
 def find_tables(traced: Traced, *, least_bytes: int = MIN_TABLE_BYTES) -> list[ir.Node]:
-    """The Gather nodes that read rows of an embedding table; by default of one that is worth quantizing."""
+    """The Gather nodes that read rows of an embedding table, a float32 matrix.
+
+    Args:
+        least_bytes: size of the smallest table that counts; by default of one that is worth quantizing.
+    """
     blocks = find_blocks(traced)
     return [
         node

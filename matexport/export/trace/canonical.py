@@ -18,6 +18,11 @@ IR_VERSION = 10
 
 
 def canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
+    """Bring a graph, as an exporter leaves it, into the form that the later stages rely on, in place.
+
+    Args:
+        inputs: names of its inputs, of which the first is (B, T).
+    """
     _name_axes(model, inputs)
     _name_weights(model)
     _store_matrices_as_read(model)

@@ -129,7 +129,7 @@ class Pooled(nn.Module):
 
 
 class ExitsWithStates(nn.Module):
-    """An `ExitsModule` that gives the states, too: what is traced, since they tell the blocks apart in the graph."""
+    """What is traced: an `ExitsModule` that gives the states, too, which tell the blocks apart in the graph."""
 
     def __init__(self, exits: ExitsModule) -> None:
         super().__init__()

@@ -122,7 +122,7 @@ def _list_causes(error: BaseException | None) -> list[BaseException]:
 
 
 def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
-    """Example inputs with right padding, the same in every run."""
+    """`EXAMPLE_SHAPE` int64 tensors, one per input, padded on the right; the same in every run."""
     rows, columns = EXAMPLE_SHAPE
     ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
     lengths = torch.tensor([columns, columns - 4, columns - 9])

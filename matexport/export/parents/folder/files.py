@@ -41,6 +41,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a parent that holds an object.
+
+    Raises:
+        ParentError: it cannot be read, or holds something else.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise ParentError(f"{path} holds no JSON object")
@@ -48,7 +53,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Name settings and tokenizers that are Git LFS pointers."""
+    """Refuse a folder in which the file of a setting or a tokenizer is a Git LFS pointer.
+
+    Raises:
+        ParentError: naming the file.
+    """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix in (".json", ".txt", ".model", ".jinja", ".spm", ".bpe"):
             refuse_pointer(path)

@@ -90,7 +90,7 @@ class Layout:
 
     @property
     def own_classes(self) -> list[str]:
-        """Classes of the parent's own that its modules are of, or name."""
+        """Names of classes that are neither torch's nor sentence-transformers': of modules and of activations."""
         mine = [module.type for module in self.modules if not module.is_stock]
         named = [str(module.config.get("activation_function", "torch.")) for module in self.modules]
         return [*mine, *(name for name in named if not name.startswith("torch."))]
@@ -144,7 +144,7 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
 
 
 def measure_output(layout: Layout, width: int) -> int | None:
-    """Width of the sentence vector, given that of a token's state; None where that is not plain from settings alone."""
+    """Width of the sentence vector, given that of a token's state; None where settings alone do not tell it."""
     for module in layout.modules[1:]:
         names = {module.config.get(f"module_{way}_name") or "sentence_embedding" for way in ("input", "output")}
         if not module.is_stock or names != {"sentence_embedding"}:
@@ -168,7 +168,11 @@ def list_pooling_modes(config: Mapping[str, Any]) -> list[str]:
 
 
 def uses_safetensors(layout: Layout) -> bool:
-    """Whether transformers is to read a parent's weights from safetensors: where they lie, and never a stray one."""
+    """Whether transformers is to read the first module's weights from safetensors: if such a file lies there.
+
+    Raises:
+        ParentError: its configuration is no JSON.
+    """
     folder = layout.backbone
     names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
     named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None

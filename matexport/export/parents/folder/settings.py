@@ -99,6 +99,18 @@ _UNMERGED = (
 def refuse_unknown(
     content: Mapping[str, Any], kind: str, path: Path, known: set[str] | None = None, does: str | None = None
 ) -> None:
+    """Refuse settings that are not on a list.
+
+    Args:
+        content: the settings, as they were read.
+        kind: whose they are: a kind of module, or a file's name; for messages, and for the list if none is given.
+        path: the file.
+        known: the list.
+        does: what becomes of a setting that is not on it, after "sentence-transformers".
+
+    Raises:
+        ParentError: naming the first that is not.
+    """
     if not isinstance(content, dict):
         raise ParentError(f"{path}: {kind} is no JSON object")
     for key in content:
@@ -111,6 +123,12 @@ def refuse_unknown(
 
 
 def check_transformer_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings of the first module with which it would give something else than token states of a text.
+
+    Raises:
+        ParentError: naming the setting.
+    """
+
     def refuse(key: str, does: str, instead: str) -> None:
         raise ParentError(f"{path}: {key} = {json.dumps(settings[key])[:80]} {does}: {instead}")
 
@@ -151,6 +169,11 @@ def check_transformer_settings(settings: Mapping[str, Any], path: Path) -> None:
 
 
 def check_adapter(folder: Path) -> None:
+    """Refuse a folder's adapter unless it can be merged into the weights; a folder without one passes.
+
+    Raises:
+        ParentError: it is no LoRA adapter, or more than a difference of matrices, or peft is not installed.
+    """
     path = folder / ADAPTER
     if not path.is_file():
         return

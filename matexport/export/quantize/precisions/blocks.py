@@ -58,7 +58,7 @@ def apply_blocks(
     """Rewrite a traced graph to weights in blocks, in place.
 
     Args:
-        rows: site name -> (n, K) rows seen in calibration.
+        rows: site name -> (n, K) float32 rows seen in calibration.
         four_bits, eight_bits: the parent's blocks stored so, 0 for the embeddings; others stay as they are.
         rounded: weights that were rounded already; those rounded here are added.
         progress: called with (done, total) sites.
@@ -113,7 +113,16 @@ def _store_weight(
 
 
 def round_blocks(weight: Floats, rows: Floats, bits: int) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """Codes (N, blocks, 32), scales (N, blocks) and zero points (N, blocks) of a (K, N) weight; K is padded with 0."""
+    """A (K, N) float32 weight in blocks of 32 rows, the last of which is filled up with zeros.
+
+    Args:
+        rows: (n, K) float32 rows that the weight was multiplied by in calibration: 4 bits are rounded on them.
+        bits: 4 or 8.
+
+    Returns:
+        (N, blocks, 32) uint8 codes, (N, blocks) float32 scales and (N, blocks) uint8 zero points;
+        a weight is (code - zero) * scale.
+    """
     depth, width = weight.shape
     count = -(-depth // BLOCK)
     padded = np.zeros((count * BLOCK, width), dtype=np.float32)

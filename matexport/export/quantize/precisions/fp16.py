@@ -136,7 +136,7 @@ def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
 
 
 def round_to_half(numbers: Floats) -> NDArray[np.float16]:
-    """float32 -> float16; masks become `MASK_VALUE`, and what is too large the largest value."""
+    """float32 -> float16 of the same shape; masks become `MASK_VALUE`, and what is too large the largest value."""
     out = np.empty(numbers.size, dtype=np.float16)
     flat = numbers.reshape(-1)
     for start in range(0, flat.size, CHUNK):

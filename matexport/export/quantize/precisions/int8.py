@@ -73,7 +73,7 @@ def apply_int8(traced: Traced, rows: Mapping[str, Floats], progress: Callable[[i
     """Rewrite a traced graph to int8, in place.
 
     Args:
-        rows: site name -> (n, K) rows seen in calibration.
+        rows: site name -> (n, K) float32 rows seen in calibration.
         progress: called with (done, total) sites.
     """
     model, sites = traced.model, find_products(traced)
@@ -100,7 +100,7 @@ def choose_codes(site: ProductGroup) -> Codes:
 
 
 def find_smoothing(site: ProductGroup, rows: Floats) -> Floats | None:
-    """Divisors (K,) of a site's channels, or None where they would not pay.
+    """(K,) float32 divisors of a site's channels, or None where they would not pay; `rows` are (n, K) float32.
 
     Rounding a token with largest value m adds noise of variance m^2 to every channel, which a product passes on
     weighted by the squared norms of its rows. Smoothing changes both: m, and the rows.

@@ -67,6 +67,10 @@ def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: 
 def find_step(site: ProductGroup, rows: Floats, smoothing: Floats | None) -> float:
     """The scale of a site's value: of some percentiles, the one whose rounding and clipping disturb the products least.
 
+    Args:
+        rows: (n, K) float32 rows of the value, after smoothing.
+        smoothing: (K,) float32 divisors of its channels, if there are any.
+
     An error in channel k reaches a product weighted by the squared norm of its weight's row k.
     """
     weights = [read_weight(weight) for weight in site.weights]
