@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import ParentError
-from matexport.export.parents.folder.layout import uses_safetensors
+from matexport.export.parents.folder.source import uses_safetensors
 from matexport.export.parents.preflight import Located
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Probe

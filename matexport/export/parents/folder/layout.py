@@ -167,20 +167,6 @@ def list_pooling_modes(config: Mapping[str, Any]) -> list[str]:
     return [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True] or ["mean"]
 
 
-def uses_safetensors(layout: Layout) -> bool:
-    """Whether transformers is to read the first module's weights from safetensors: if such a file lies there.
-
-    Raises:
-        ParentError: its configuration is no JSON.
-    """
-    folder = layout.backbone
-    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-    named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
-    if isinstance(named, str):
-        return named.endswith(".safetensors")
-    return any((folder / name).is_file() for name in names)
-
-
 def _read_settings(root: Path) -> Mapping[str, Any]:
     path = root / SETTINGS
     if not path.is_file():

@@ -21,7 +21,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matexport.errors import ParentError, one_line
-from matexport.export.parents.folder.layout import Layout, uses_safetensors
+from matexport.export.parents.folder.layout import Layout
+from matexport.export.parents.folder.source import uses_safetensors
 from matexport.spec.job import ParentSource
 from matexport.spec.readout import PoolingMode
 

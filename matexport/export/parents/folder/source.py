@@ -142,6 +142,20 @@ def list_weight_files(folder: Path, parent: ParentSource, *, custom: bool = Fals
     return files
 
 
+def uses_safetensors(layout: Layout) -> bool:
+    """Whether transformers is to read the first module's weights from safetensors: if such a file lies there.
+
+    Raises:
+        ParentError: its configuration is no JSON.
+    """
+    folder = layout.backbone
+    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+    named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
+    if isinstance(named, str):
+        return named.endswith(".safetensors")
+    return any((folder / name).is_file() for name in names)
+
+
 def find_adapter_base(layout: Layout) -> Path | None:
     """The folder of the model that an adapter is for; None where there is no adapter.
 
