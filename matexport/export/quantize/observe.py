@@ -14,13 +14,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from matexport.export.graph.edit import add_constant, write_graph
+from matexport.export.graph.edit import Floats, add_constant, append_node, write_graph
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import Tokens, feed_rows
 from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point
 
-Floats = NDArray[np.float32]
 Run = Callable[[Sequence[Tokens]], list[Floats]]
 
 #: Rows (tokens) kept of each value: enough for second moments of 4096 channels, and for a 99.99th percentile.
@@ -97,14 +96,10 @@ def observe_peaks(model: ir.Model, sample: Sample) -> dict[str, float]:
         for value in node.outputs:
             if value.dtype is not ir.DataType.FLOAT:
                 continue
-            size = ir.node("Abs", [value])
-            below = ir.node("Less", [size.outputs[0], level])
-            finite = ir.node("Where", [below.outputs[0], size.outputs[0], nothing])
-            peak = ir.node("ReduceMax", [finite.outputs[0]], {"keepdims": 0})
-            for added in (size, below, finite, peak):
-                graph.append(added)
+            size = append_node(graph, "Abs", [value])
+            finite = append_node(graph, "Where", [append_node(graph, "Less", [size, level]), size, nothing])
+            peaks.append(append_node(graph, "ReduceMax", [finite], {"keepdims": 0}))
             names.append(str(value.name))
-            peaks.append(peak.outputs[0])
     for index, value in enumerate(peaks):
         value.name = f"peak_{index}"
         value.type = ir.TensorType(ir.DataType.FLOAT)

@@ -13,10 +13,12 @@ from hub import NAME, FakeHub, open_hub
 from parents import BLOCKS, WIDTH, make_parent
 from safetensors.torch import load_file
 
+from matexport import load_family
 from matexport.errors import MatexportError, ParentError, RequestError
 from matexport.export import export_family
 from matexport.export.outline import outline_parent
 from matexport.export.parents import text
+from matexport.export.parents.in_torch import ParentInTorch
 from matexport.export.parents.preflight import locate
 from matexport.export.parents.text import load_parent, plan_parent
 from matexport.spec.job import ExportJob, ParentSource
@@ -73,7 +75,7 @@ def test_a_first_look_fetches_what_planning_loads(hub: FakeHub) -> None:
 
 @pytest.mark.usefixtures("quick_traces")
 def test_its_family_is_that_of_the_folder(hub: FakeHub, tmp_path: Path) -> None:
-    """But for the parent's name, which is in the manifest, and the proof that holds this host's times."""
+    """But for the parent's name, which is in the manifest; and it is timed beside a parent that is fetched again."""
     export_family(make_job(hub), tmp_path / "from_hub")
     export_family(ExportJob(ParentSource(str(hub.parent)), POINTS), tmp_path / "from_folder")
     ours, theirs = read_all(tmp_path / "from_hub"), read_all(tmp_path / "from_folder")
@@ -81,6 +83,8 @@ def test_its_family_is_that_of_the_folder(hub: FakeHub, tmp_path: Path) -> None:
     compared = [name for name in ours if name.endswith((".onnx", ".safetensors", ".jsonl", "tokenizer.json"))]
     assert len(compared) >= 6
     assert [name for name in compared if ours[name] != theirs[name]] == []
+    hub.cache = tmp_path / "cold"
+    ParentInTorch(load_family(tmp_path / "from_hub"), POINTS[1], source=NAME, threads=1).check()
 
 
 @pytest.mark.parametrize(
