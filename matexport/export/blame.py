@@ -23,25 +23,12 @@ from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
 from matexport.family.integrity import describe_files
-from matexport.family.manifest import (
-    Family,
-    load_family,
-    write_manifest,
-)
+from matexport.family.manifest import Family, load_family, write_manifest
 from matexport.family.proof import load_references
 from matexport.runtime.embedder import Vectors
 from matexport.runtime.engine import open_session
-from matexport.runtime.inputs.text import (
-    Tokens,
-    feed_rows,
-    load_tokenizer,
-    tokenize_probes,
-)
-from matexport.spec.facts import (
-    OUTPUT_NAME,
-    PaddingSide,
-    TextFacts,
-)
+from matexport.runtime.inputs.text import Tokens, feed_rows, load_tokenizer, tokenize_probes
+from matexport.spec.facts import OUTPUT_NAME, PaddingSide, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.tolerance import RANGES_CHECK, TOGETHER_WAY, Tolerance

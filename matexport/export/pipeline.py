@@ -29,19 +29,8 @@ from matexport.export.judge.process import Judge
 from matexport.export.parents.asking import EDGES, check_tokens
 from matexport.export.parents.folder.loading import use_plain_experts
 from matexport.export.parents.preflight import Located
-from matexport.export.parents.reference import (
-    Reference,
-    Vectors,
-    describe_modules,
-    record_reference,
-)
-from matexport.export.parents.text import (
-    TextParent,
-    TextPlan,
-    load_parent,
-    plan_parent,
-    runtime_files,
-)
+from matexport.export.parents.reference import Reference, Vectors, describe_modules, record_reference
+from matexport.export.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
 from matexport.export.parents.vocabulary.rewrite import prune_embeddings
 from matexport.export.prepare import (
     Exported,
@@ -59,13 +48,7 @@ from matexport.export.trace.exits import add_exits, name_layer
 from matexport.export.trace.readout import ExitsModule, ExitsWithStates
 from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
-from matexport.family.manifest import (
-    PROBES,
-    REFERENCE,
-    SCHEMA,
-    load_family,
-    write_manifest,
-)
+from matexport.family.manifest import PROBES, REFERENCE, SCHEMA, load_family, write_manifest
 from matexport.family.token_rows import pack_token_rows
 from matexport.family.weights_file import NestedHeader
 from matexport.host import read_host

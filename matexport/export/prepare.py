@@ -17,23 +17,11 @@ import msgspec
 
 from matexport.errors import DestinationError, FamilyError, RequestError
 from matexport.export.parents.folder.source import find_adapter_base, hash_settings
-from matexport.export.parents.reference import (
-    count_tokens,
-    prepare_probes,
-)
-from matexport.export.parents.text import (
-    TextPlan,
-    find_changed_texts,
-    runtime_files,
-)
+from matexport.export.parents.reference import count_tokens, prepare_probes
+from matexport.export.parents.text import TextPlan, find_changed_texts, runtime_files
 from matexport.export.parents.vocabulary.script import SCRIPT_PREFIX
 from matexport.family.integrity import check_family
-from matexport.family.manifest import (
-    MANIFEST,
-    TOKENIZER,
-    Family,
-    load_family,
-)
+from matexport.family.manifest import MANIFEST, TOKENIZER, Family, load_family
 from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.texts import (

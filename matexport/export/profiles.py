@@ -19,18 +19,12 @@ from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import measure_prefix, write_nested_weights
-from matexport.export.parents.reference import (
-    Vectors,
-)
-from matexport.export.parents.text import (
-    TextPlan,
-)
+from matexport.export.parents.reference import Vectors
+from matexport.export.parents.text import TextPlan
 from matexport.export.prepare import CalibrationTexts
 from matexport.export.quantize.make import Material, make_precision, observe_products
 from matexport.export.quantize.observe import Sample, run_points
-from matexport.family.manifest import (
-    RANGES,
-)
+from matexport.family.manifest import RANGES
 from matexport.family.weights_file import NestedHeader
 from matexport.io.progress import Progress
 from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
