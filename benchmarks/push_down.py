@@ -77,7 +77,7 @@ def build_graphs(folder: Path) -> tuple[TextPlan, int]:
     parent = load_parent(plan)
     probes = prepare_probes(plan, PROBES, shipped=False)
     reference = record_reference(parent, probes)
-    traced, _ = trace_and_write(parent, probes, reference.points, folder, lambda _stage, _done, _total: None)
+    traced, *_ = trace_and_write(parent, probes, reference.points, folder, lambda _stage, _done, _total: None)
     narrowed = 0
     for side in ("without", "with"):
         part = cut_exit(traced.model, POINT.name, name=OUTPUT_NAME)

@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from torch import nn
 
+from matexport.export.graph.traced import Traced
 from matexport.export.trace import trace
-from matexport.export.trace.trace import Traced
+from matexport.spec.facts import TraceFacts
 
-_TRACED: dict[str, Traced] = {}
+_TRACED: dict[str, tuple[Traced, TraceFacts]] = {}
 
 
-def trace_once(module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> Traced:
+def trace_once(
+    module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], **options: Any
+) -> tuple[Traced, TraceFacts]:
     """Takes the place of `matexport.export.pipeline.trace_exits`."""
     settings = [_say_settings(part) for part in module.modules()]
     digest = hashlib.sha256(repr((inputs, outputs, options, str(module), settings)).encode())
@@ -26,9 +28,10 @@ def trace_once(module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[st
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
     key = digest.hexdigest()
     if key not in _TRACED:
-        _TRACED[key] = _detach(trace.trace_exits(module, inputs=inputs, outputs=outputs, **options))
-    known = _TRACED[key]
-    return replace(known, model=known.model.clone())
+        traced, facts = trace.trace_exits(module, inputs=inputs, outputs=outputs, **options)
+        _TRACED[key] = _detach(traced), facts
+    known, facts = _TRACED[key]
+    return known.copy(), facts
 
 
 def _say_settings(module: nn.Module) -> str:

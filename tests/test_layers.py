@@ -40,9 +40,9 @@ WINGS = {
 #: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage, and nobody but `pipeline`
 #: knows their order.
 EXPORT = {
-    "graph": 0, "parents": 0, "quiet": 0, "trained": 0,
-    "trace": 1, "quantize": 1, "judge": 1, "outline": 1,
-    "prepare": 2,
+    "graph": 0, "parents": 0, "quiet": 0,
+    "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
+    "prepare": 2, "outline": 2,
     "profiles": 3,
     "blame": 4,
     "pipeline": 5,

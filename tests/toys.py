@@ -12,6 +12,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from matexport.export.graph.edit import assert_sound
+from matexport.export.graph.traced import Traced
 from matexport.spec.profile import Point
 
 Floats = NDArray[np.float32]
@@ -23,6 +25,11 @@ class Toy:
 
     model: ir.Model
     states: tuple[str, ...]
+
+    @property
+    def traced(self) -> Traced:
+        """As the precisions take it."""
+        return Traced(self.model, self.states)
 
     @property
     def initializers(self) -> dict[str, NDArray[Any]]:
@@ -93,7 +100,8 @@ def observe_toy(toy: Toy) -> dict[str, Floats]:
 
 
 def run_model(model: ir.Model, feeds: Mapping[str, NDArray[Any]], *outputs: str) -> list[NDArray[Any]]:
-    """What onnxruntime gives for a graph; for some of its inner values, where they are named."""
+    """What onnxruntime gives for a sound graph; for some of its inner values, where they are named."""
+    assert_sound(model)
     proto = ir.serde.serialize_model(model)
     if outputs:
         known = {item.name: item for item in (*proto.graph.output, *proto.graph.value_info)}

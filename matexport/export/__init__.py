@@ -1,8 +1,8 @@
 """Making families: everything that needs torch, transformers and onnx. Installed by the ``[export]`` extra.
 
-`export_family` is the door. What a parent's files alone show to be wrong is said before torch is imported, and the
-judge, who imports it in a process of its own, is started meanwhile; `export` is the pipeline, and the modules beside it
-are its stages, which know nothing of each other.
+`export_family` is the door. What a parent's files alone show to be wrong is said before torch is imported; the judge,
+a process of its own that imports torch as well, is started meanwhile. `pipeline` holds the order of the stages
+(`trace`, `quantize`, `judge`), which know nothing of each other.
 """
 
 from __future__ import annotations

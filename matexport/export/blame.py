@@ -23,25 +23,12 @@ from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
 from matexport.family.integrity import describe_files
-from matexport.family.manifest import (
-    Family,
-    load_family,
-    write_manifest,
-)
+from matexport.family.manifest import Family, load_family, write_manifest
 from matexport.family.proof import load_references
 from matexport.runtime.embedder import Vectors
 from matexport.runtime.engine import open_session
-from matexport.runtime.inputs.text import (
-    Tokens,
-    feed_rows,
-    load_tokenizer,
-    tokenize_probes,
-)
-from matexport.spec.facts import (
-    OUTPUT_NAME,
-    PaddingSide,
-    TextFacts,
-)
+from matexport.runtime.inputs.text import Tokens, feed_rows, load_tokenizer, tokenize_probes
+from matexport.spec.facts import OUTPUT_NAME, PaddingSide, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.tolerance import RANGES_CHECK, TOGETHER_WAY, Tolerance
@@ -60,7 +47,6 @@ def check_readout(
     module: nn.Module,
     reference: Mapping[Point, Vectors],
     *,
-    depths: Sequence[int],
     rows: Sequence[Tokens],
     text: TextFacts,
     normalize: bool,
@@ -69,13 +55,17 @@ def check_readout(
     """Compare the module that will be traced, in torch and on a padded batch, with the reference.
 
     Args:
-        module: gives one (B, W) vector per depth.
+        module: gives one (B, W) float32 tensor per depth, from shallow to deep.
+        reference: the parent's vectors, (n, dim) float32 for each point; its points have the module's depths.
         rows: tokens of the probes, in the reference's order; the first few are used.
+        text: how rows become the module's inputs.
+        normalize: scale the module's vectors to length 1, as the reference is.
+        tolerance: how far off they may be.
 
     Raises:
         ParityError: naming the point that is off.
     """
-    chosen = list(rows[:READOUT_PROBES])
+    chosen, depths = list(rows[:READOUT_PROBES]), sorted({point.layers for point in reference})
     feeds = feed_rows(chosen, text)
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(feeds[name]) for name in text.inputs))
@@ -125,9 +115,19 @@ def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list
 def refuse_failures(
     verification: Verification, sources: Mapping[Precision, PrecisionGraph], job: ExportJob, stage: Path
 ) -> Verification:
-    """Take profiles that are off their floor out of the staged family; raise where that is no matter of precision.
+    """Take profiles that are off their floor out of the staged family.
 
     fp32 is the parent itself: when that is off, nothing that was built from it is worth keeping.
+
+    Args:
+        verification: of the family in `stage`.
+        sources: what the profiles were cut from, by precision.
+
+    Returns:
+        the verification of the profiles that stay.
+
+    Raises:
+        ParityError: an fp32 profile is off, or all profiles are, or token ids are; the stage to blame is named.
     """
     if verification.token_ids and (difference := verification.token_ids.find_difference()):
         raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")

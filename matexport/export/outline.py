@@ -5,7 +5,8 @@ So what would be refused is refused here, in export's own words. What a job has 
 pooling, what becomes of a final norm, a limit of tokens) is decided by what is usual, and planned once more with every
 depth asked for: a job that asks for any of them passes, or the outline says why not.
 
-Weights of a hub parent are not fetched. Those of a local one are hashed, so that the file can pin them.
+Of a hub parent's weights, those of its heads alone are fetched, which planning loads. Those of a local one are hashed,
+so that the file can pin them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 from msgspec.structs import replace as change
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.layout import CONFIG, MODULES, ROUTER, ROUTER_KINDS, SETTINGS
+from matexport.export.parents.folder.files import CONFIG, MODULES, ROUTER, SETTINGS
+from matexport.export.parents.folder.layout import ROUTER_KINDS
+from matexport.export.parents.folder.source import has_local_weights, locate_parent
 from matexport.export.parents.preflight import Located, locate
-from matexport.export.parents.source import has_local_weights, locate_parent
 from matexport.export.parents.text import TextPlan, plan_parent
 from matexport.export.trained import CARD, Shape, find_trained, read_object, read_small_json
 from matexport.io.proposal import Found, Outline, Trained

@@ -1,7 +1,7 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
     plan (no weights) -> load -> reference, held to the judge -> read-out -> trace -> weights
-      -> per precision: quantize -> weights -> per profile: cut -> rewrite -> encode
+      -> per precision: quantize -> weights -> per profile: cut -> narrow -> encode
       -> verify
 
 Everything happens in a hidden directory beside the destination, which is renamed into place when every profile has
@@ -22,63 +22,40 @@ import torch
 from safetensors.numpy import save
 
 from matexport.export.blame import check_readout, refuse_failures
+from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
 from matexport.export.judge.hold import SIDE_BY_SIDE_BYTES, Verdict, ask_judge, hold_to_judge, share_threads
 from matexport.export.judge.process import Judge
 from matexport.export.parents.asking import EDGES, check_tokens
-from matexport.export.parents.loading import use_plain_experts
+from matexport.export.parents.folder.loading import use_plain_experts
 from matexport.export.parents.preflight import Located
-from matexport.export.parents.reference import (
-    Reference,
-    Vectors,
-    describe_modules,
-    prepare_probes,
-    record_reference,
-)
-from matexport.export.parents.text import (
-    TextParent,
-    TextPlan,
-    load_parent,
-    plan_parent,
-    runtime_files,
-)
+from matexport.export.parents.reference import Reference, Vectors, describe_modules, record_reference
+from matexport.export.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
 from matexport.export.parents.vocabulary.rewrite import prune_embeddings
 from matexport.export.prepare import (
-    CalibrationTexts,
     Exported,
-    choose_calibration,
-    describe_provenance,
+    Settled,
     describe_vocabulary,
     find_up_to_date,
-    leave_out_changed,
     make_whole_tokenizer,
     measure_weights,
-    sample_corpus,
+    settle_inputs,
 )
-from matexport.export.profiles import cut_profiles, make_precisions, weights_file, write_exits
+from matexport.export.profiles import Cut, PrecisionGraph, cut_family, make_precisions, weights_file
 from matexport.export.quantize.support import check_runtime
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.export.trace.exits import add_exits, name_layer
 from matexport.export.trace.readout import ExitsModule, ExitsWithStates
-from matexport.export.trace.trace import Traced, trace_exits
+from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
-from matexport.family.manifest import (
-    PROBES,
-    REFERENCE,
-    SCHEMA,
-    load_family,
-    write_manifest,
-)
+from matexport.family.manifest import PROBES, REFERENCE, SCHEMA, load_family, write_manifest
 from matexport.family.token_rows import pack_token_rows
 from matexport.family.weights_file import NestedHeader
 from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.io.texts import (
-    load_probes,
-)
 from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
-from matexport.spec.facts import FamilyFacts, Provenance
+from matexport.spec.facts import FamilyFacts, FileFacts, ParentFacts, TraceFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Point, Precision, Probe
 from matexport.spec.tolerance import FLOORS
@@ -95,93 +72,102 @@ def run_export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """`matexport.export.export_family`, once the parent's files were looked at and its judge was started."""
+    """Export a family whose parent's files were looked at and whose judge is there; see `export.export_family`.
+
+    Args:
+        located: the parent, as `preflight.locate` found it.
+        judge: of that parent; it need not have been started.
+
+    Raises:
+        RequestError, ParentError, DestinationError, ParityError: as `export.export_family`.
+    """
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
     plan = plan_parent(job, located)
     for precision in job.precisions:
         if precision is not Precision.FP32:
             check_runtime(precision)
-    probes = prepare_probes(plan, [*load_probes(job.probes), *sample_corpus(job)], shipped=job.probes is None)
-    probes, changed = leave_out_changed(plan, probes)
-    calibration = choose_calibration(plan, probes)
-    provenance = describe_provenance(plan, probes, calibration)
+    settled = settle_inputs(plan)
     report("plan", 1, 1)
     with lock_destination(out):
-        present = find_up_to_date(out, provenance, set(job.profiles), overwrite, report)
+        present = find_up_to_date(out, settled.provenance, set(job.profiles), overwrite, report)
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
-            verification = _build(plan, probes, changed, calibration, provenance, judge, stage, report)
+            verification = _build(settled, judge, stage, report)
     return Exported(load_family(out), verification, up_to_date=False)
 
 
-def _build(
-    plan: TextPlan,
-    probes: Sequence[Probe],
-    changed: tuple[str, ...],
-    calibration: CalibrationTexts,
-    provenance: Provenance,
-    judge: Judge,
-    stage: Path,
-    report: Progress,
-) -> Verification:
+def _build(settled: Settled, judge: Judge, stage: Path, report: Progress) -> Verification:
     """Write the whole family into `stage` and verify it there."""
-    for name, content in runtime_files(plan).items():
-        (stage / name).write_bytes(content)
-    lines = [json.dumps(_without_none(msgspec.to_builtins(probe)), ensure_ascii=False) for probe in probes]
-    (stage / PROBES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    parent, reference, tokens, verdict = read_parent(plan, probes, judge, report)
+    plan = settled.plan
+    _write_inputs(settled, stage)
+    parent, reference, tokens, verdict = read_parent(plan, settled.probes, judge, report)
     vectors = {point.name: vectors for point, vectors in reference.points.items()}
     (stage / REFERENCE).write_bytes(save(vectors | pack_token_rows(tokens)))
 
     if plan.vocabulary:  # after the reference, which is the whole parent's
         prune_embeddings(parent.backbone, plan.vocabulary.kept)
-    traced, header = trace_and_write(parent, probes, reference.points, stage, report)
-    unread = parent.opened.unread
+    traced, trace, header = trace_and_write(parent, settled.probes, reference.points, stage, report)
+    facts = msgspec.structs.replace(plan.parent, judge=verdict.judge, unread=parent.opened.unread)
     _release_weights(parent)
     del parent
     gc.collect()
-    sources = make_precisions(traced, header, plan, calibration, stage, report)
-    profiles = {
-        name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
-    }
-    exits = write_exits(sources, profiles, stage)
+    sources = make_precisions(traced, header, plan, settled.calibration, stage, report)
+    cut = cut_family(sources, plan, stage, report)
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()
 
-    tolerances = {precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in plan.job.precisions}
-    facts = FamilyFacts(
-        schema=SCHEMA,
-        parent=msgspec.structs.replace(plan.parent, judge=verdict.judge, unread=unread),
-        readout=plan.readout,
-        text=plan.text,
-        trace=traced.facts,
-        tolerances=tolerances,
-        profiles=profiles,
-        files=describe_files(stage),
-        provenance=provenance,
-        precisions={precision: source.facts for precision, source in sources.items()},
-        instruction_sets=read_host().instruction_sets,
-        vocabulary=describe_vocabulary(plan, changed),
-        exits=exits,
-        trained=plan.job.trained,
-    )
-    write_manifest(stage, facts)
+    write_manifest(stage, _describe_family(settled, facts, trace, sources, cut, describe_files(stage)))
     verification = verify_family(stage, progress=report)
     verification = refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
     return verification
 
 
+def _write_inputs(settled: Settled, stage: Path) -> None:
+    """What the family holds of its texts: the tokenizer's files, and the probes."""
+    for name, content in runtime_files(settled.plan).items():
+        (stage / name).write_bytes(content)
+    lines = [json.dumps(_without_none(msgspec.to_builtins(probe)), ensure_ascii=False) for probe in settled.probes]
+    (stage / PROBES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _describe_family(
+    settled: Settled,
+    parent: ParentFacts,
+    trace: TraceFacts,
+    sources: Mapping[Precision, PrecisionGraph],
+    cut: Cut,
+    files: Mapping[str, FileFacts],
+) -> FamilyFacts:
+    plan = settled.plan
+    return FamilyFacts(
+        schema=SCHEMA,
+        parent=parent,
+        readout=plan.readout,
+        text=plan.text,
+        trace=trace,
+        tolerances={precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in sources},
+        profiles=cut.profiles,
+        files=files,
+        provenance=settled.provenance,
+        precisions={precision: source.facts for precision, source in sources.items()},
+        instruction_sets=read_host().instruction_sets,
+        vocabulary=describe_vocabulary(plan, settled.changed),
+        exits=cut.exits,
+        trained=plan.job.trained,
+    )
+
+
 def read_parent(
     plan: TextPlan, probes: Sequence[Probe], judge: Judge, report: Progress
 ) -> tuple[TextParent, Reference, list[list[int]], Verdict]:
-    """The loaded parent, its vectors, which are what the parent's own library gives, and the token ids they are of.
+    """Load the parent, and hold what was read of it to its own library.
 
-    The ids are those of the family's vocabulary.
+    Returns:
+        the parent, its vectors of the probes, each probe's token ids in the family's vocabulary, the judge's verdict.
 
     Raises:
         ParentError: the parent cannot be loaded, or what was read of it is not what its users get.
@@ -217,15 +203,23 @@ def read_parent(
 
 def trace_and_write(
     parent: TextParent, probes: Sequence[Probe], reference: Mapping[Point, Vectors], stage: Path, report: Progress
-) -> tuple[Traced, NestedHeader]:
-    """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file."""
+) -> tuple[Traced, TraceFacts, NestedHeader]:
+    """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file.
+
+    Args:
+        reference: the parent's vectors of the probes at each point of the job.
+        stage: where the tokenizer lies, and the weights file is written.
+
+    Raises:
+        ParentError: the parent cannot be traced.
+        ParityError: the module that would be traced does not give the reference.
+    """
     plan = parent.plan
     depths = sorted({point.layers for point in plan.job.points})
     module = ExitsModule(parent, depths).eval()
     check_readout(
         module,
         reference,
-        depths=depths,
         rows=tokenize_probes(load_tokenizer(stage, plan.text), probes),
         text=plan.text,
         normalize=plan.readout.normalize,
@@ -235,7 +229,7 @@ def trace_and_write(
     _use_plain_attention(parent)
     size = sum(parameter.numel() for parameter in module.parameters())
     with torch.no_grad(), bound_seconds(BASE_SECONDS + size / PARAMETERS_PER_SECOND, "tracing the parent"):
-        traced = trace_exits(
+        traced, facts = trace_exits(
             ExitsWithStates(module),
             inputs=plan.text.inputs,
             outputs=[name_layer(depth) for depth in depths],
@@ -247,7 +241,7 @@ def trace_and_write(
     report("trace", 1, 1)
     weights = stage / weights_file(Precision.FP32)
     header = write_nested_weights(traced.model, plan.job.points, weights, report)
-    return traced, header
+    return traced, facts, header
 
 
 def _use_plain_attention(parent: TextParent) -> None:

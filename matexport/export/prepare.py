@@ -16,29 +16,19 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import DestinationError, FamilyError, RequestError
-from matexport.export.parents.reference import (
-    count_tokens,
-)
-from matexport.export.parents.source import find_adapter_base, hash_settings
-from matexport.export.parents.text import (
-    TextPlan,
-    find_changed_texts,
-    runtime_files,
-)
+from matexport.export.parents.folder.source import find_adapter_base, hash_settings
+from matexport.export.parents.reference import count_tokens, prepare_probes
+from matexport.export.parents.text import TextPlan, find_changed_texts, runtime_files
 from matexport.export.parents.vocabulary.script import SCRIPT_PREFIX
 from matexport.family.integrity import check_family
-from matexport.family.manifest import (
-    MANIFEST,
-    TOKENIZER,
-    Family,
-    load_family,
-)
+from matexport.family.manifest import MANIFEST, TOKENIZER, Family, load_family
 from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.texts import (
     MAX_CALIBRATION_TEXTS,
     MIN_CALIBRATION_TEXTS,
     load_calibration,
+    load_probes,
     load_shipped_calibration,
     read_texts,
 )
@@ -75,14 +65,52 @@ class Exported:
     up_to_date: bool
 
 
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The texts that weights are rounded and ranges are measured on, and what they are, for the manifest."""
+
+    texts: tuple[Probe, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """All that a family is made from, but for the weights.
+
+    Attributes:
+        probes: the texts that every profile is compared with the parent on.
+        changed: texts of the job's probes that a pruned vocabulary changes; they are no probes any more.
+    """
+
+    plan: TextPlan
+    probes: tuple[Probe, ...]
+    changed: tuple[str, ...]
+    calibration: CalibrationTexts
+    provenance: Provenance
+
+
+def settle_inputs(plan: TextPlan) -> Settled:
+    """Choose the probes and the calibration texts of a planned parent, and say what its family is made from.
+
+    Raises:
+        RequestError: a probe or a calibration text cannot be used, or too few are left.
+    """
+    job = plan.job
+    probes = prepare_probes(plan, [*load_probes(job.probes), *sample_corpus(job)], shipped=job.probes is None)
+    probes, changed = leave_out_changed(plan, probes)
+    calibration = choose_calibration(plan, probes)
+    return Settled(plan, probes, changed, calibration, describe_provenance(plan, probes, calibration))
+
+
 def make_whole_tokenizer(plan: TextPlan) -> TextTokenizer:
-    """The family's tokenizer, before its vocabulary was pruned."""
+    """The family's tokenizer as it is before its vocabulary is pruned."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / TOKENIZER).write_text(plan.asking.tokenizer_json, encoding="utf-8")
         return load_tokenizer(Path(folder), plan.whole_text)
 
 
 def measure_weights(plan: TextPlan) -> int:
+    """Bytes of the files that a parent's weights are read from."""
     base = find_adapter_base(plan.layout) or plan.layout.root
     files = (base / name[5:] if name.startswith("base/") else plan.layout.root / name for name in plan.parent.weights)
     return sum(path.stat().st_size for path in files)
@@ -96,7 +124,11 @@ def sample_corpus(job: ExportJob) -> list[Probe]:
 
 
 def leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
-    """The probes that a pruned vocabulary leaves as they were, and the texts of the others."""
+    """The probes that a pruned vocabulary leaves as they were, and the texts of the others.
+
+    Raises:
+        RequestError: fewer than 2 are left.
+    """
     texts = [
         find_wrapping(plan.text, None if probe.task else probe.prompt or "", probe.task).around(probe.text)
         for probe in probes
@@ -112,18 +144,15 @@ def leave_out_changed(plan: TextPlan, probes: Sequence[Probe]) -> tuple[tuple[Pr
 
 
 def describe_vocabulary(plan: TextPlan, changed: tuple[str, ...]) -> VocabularyFacts | None:
+    """What the manifest says of a pruned vocabulary; None where it is whole.
+
+    Args:
+        changed: the job's texts that are tokenized otherwise since.
+    """
     vocabulary = plan.vocabulary
     if vocabulary is None:
         return None
     return VocabularyFacts(vocabulary.kept_by, len(vocabulary.kept), vocabulary.parent_tokens, changed)
-
-
-@dataclass(frozen=True)
-class CalibrationTexts:
-    """The texts that weights are rounded and ranges are measured on, and what they are, for the manifest."""
-
-    texts: tuple[Probe, ...]
-    source: str
 
 
 def choose_calibration(plan: TextPlan, probes: Sequence[Probe]) -> CalibrationTexts:
@@ -173,6 +202,12 @@ def find_up_to_date(
     """The family in `out`, if it was made from the same inputs and is whole.
 
     Its files are always checked; parity is measured again unless a passed one is recorded for this very host.
+
+    Args:
+        wanted: the job's profiles, all of which it has to have.
+
+    Raises:
+        DestinationError: it was made from the same inputs, and a file of it is changed or missing.
     """
     if not (out / MANIFEST).is_file():
         return None
@@ -196,6 +231,7 @@ def find_up_to_date(
 
 
 def describe_provenance(plan: TextPlan, probes: Sequence[Probe], calibration: CalibrationTexts) -> Provenance:
+    """A digest of all that a family is made from, and the versions of the packages that make it."""
     versions = {name: importlib.metadata.version(name) for name in VERSIONED if name != "matexport"}
     versions["matexport"] = __version__
     inputs = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,14 @@ from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import measure_prefix, write_nested_weights
-from matexport.export.parents.reference import (
-    Vectors,
-)
-from matexport.export.parents.text import (
-    TextPlan,
-)
+from matexport.export.parents.reference import Vectors
+from matexport.export.parents.text import TextPlan
 from matexport.export.prepare import CalibrationTexts
-from matexport.export.quantize.make import Calibration, Quantizer
-from matexport.export.trace.trace import Traced
-from matexport.family.manifest import (
-    RANGES,
-)
+from matexport.export.quantize.make import Material, make_precision, observe_products
+from matexport.export.quantize.observe import Sample, run_points
+from matexport.family.manifest import RANGES
 from matexport.family.weights_file import NestedHeader
 from matexport.io.progress import Progress
 from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
@@ -52,23 +48,42 @@ class PrecisionGraph:
     ranges: Mapping[str, Vectors]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The graphs that were cut from all precisions.
+
+    Attributes:
+        profiles: name of a profile -> its facts.
+        exits: precision -> the file of the graph that has the exits of all its profiles.
+    """
+
+    profiles: Mapping[str, ProfileFacts]
+    exits: Mapping[Precision, str]
+
+
 def make_precisions(
     traced: Traced, header: NestedHeader, plan: TextPlan, texts: CalibrationTexts, stage: Path, report: Progress
 ) -> dict[Precision, PrecisionGraph]:
-    """Each precision of the job, made once from the traced graph, with its weights written."""
+    """Each precision of the job, made once from the traced graph, with its weights written.
+
+    Args:
+        header: of the traced graph's own weights, which lie in `stage`.
+        texts: what activations and ranges are measured on.
+
+    Raises:
+        RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
+    """
     job = plan.job
-    ranges: dict[str, Vectors] = {}
+    sample = Sample(tokenize_probes(load_tokenizer(stage, plan.text), texts.texts), plan.text, stage)
+    ranges = _measure_ranges(traced, job, sample)
+    if ranges:
+        (stage / RANGES).write_bytes(save(ranges))
     sources: dict[Precision, PrecisionGraph] = {}
-    tokenizer = load_tokenizer(stage, plan.text)
-    calibration = Calibration(tokenize_probes(tokenizer, texts.texts), plan.text, texts.source)
-    with tempfile.TemporaryDirectory(dir=stage) as temporary:
-        scratch = Path(temporary)
-        quantizer = Quantizer(traced.model, traced.states, job.points, calibration, stage, scratch, report)
-        if Encoding.INT8 in job.encodings:
-            ranges = {point.name: _find_ranges(point, vectors) for point, vectors in quantizer.run_points().items()}
-            (stage / RANGES).write_bytes(save(ranges))
+    with tempfile.TemporaryDirectory(dir=stage) as scratch:
+        rows = observe_products(job.precisions, traced, sample, Path(scratch), partial(report, "calibrate"))
+        material = Material(traced, job.points, sample, texts.source, rows)
         for precision in job.precisions:
-            model, facts = quantizer.make(precision)
+            model, facts = make_precision(precision, material, report)
             if precision is not Precision.FP32:
                 weights = stage / weights_file(precision)
                 sources[precision] = PrecisionGraph(
@@ -77,6 +92,14 @@ def make_precisions(
             else:
                 sources[precision] = PrecisionGraph(precision, traced.model, header, facts, ranges)
     return sources
+
+
+def _measure_ranges(traced: Traced, job: ExportJob, sample: Sample) -> dict[str, Vectors]:
+    """Point name -> (2, dim) float32 ranges of its coordinates; none where no output is encoded as int8."""
+    if Encoding.INT8 not in job.encodings:
+        return {}
+    vectors = run_points(traced.model, job.points, sample)
+    return {point.name: _find_ranges(point, rows) for point, rows in vectors.items()}
 
 
 def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
@@ -91,8 +114,16 @@ def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
     return ranges
 
 
+def cut_family(sources: Mapping[Precision, PrecisionGraph], plan: TextPlan, stage: Path, report: Progress) -> Cut:
+    """Write the graphs of all profiles, and of each precision one with all their exits, into `stage`."""
+    profiles = {
+        name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
+    }
+    return Cut(profiles, write_exits(sources, profiles, stage))
+
+
 def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
-    """Cut, rewrite, encode and write the graph of every profile of one precision."""
+    """Cut, narrow, encode and write the graph of every profile of one precision: name of a profile -> its facts."""
     profiles = {}
     wanted = [profile for profile in sorted(plan.job.profiles) if profile.precision is source.precision]
     depth, deep = 0, source.model
@@ -123,7 +154,11 @@ def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Pr
 def write_exits(
     sources: Mapping[Precision, PrecisionGraph], profiles: Mapping[str, ProfileFacts], stage: Path
 ) -> dict[Precision, str]:
-    """One more graph per precision, with the exits of all its profiles: what evaluates them in one pass."""
+    """Write one more graph per precision, with the exits of all its profiles, so that they run in one pass.
+
+    Returns:
+        precision -> the graph's file; a precision without profiles is left out.
+    """
     exits = {}
     for precision, source in sources.items():
         mine = [facts for facts in profiles.values() if facts.precision is precision]
@@ -135,8 +170,10 @@ def write_exits(
 
 
 def exits_at(depth: int, job: ExportJob) -> list[str]:
+    """Names of the outputs of a job's points after so many layers."""
     return [point.name for point in job.points if point.layers == depth]
 
 
 def weights_file(precision: Precision) -> str:
+    """Name of the file that a precision's weights lie in."""
     return f"weights.{precision}.safetensors"

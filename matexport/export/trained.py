@@ -19,7 +19,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from matexport.export.parents.layout import SETTINGS
+from matexport.export.parents.folder.files import SETTINGS
 from matexport.io.proposal import Trained
 from matexport.spec.profile import Point
 

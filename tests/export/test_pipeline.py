@@ -28,7 +28,7 @@ from matexport import load_family, verify_family
 from matexport.errors import DestinationError, ParityError, RequestError
 from matexport.export import blame, export_family, profiles
 from matexport.export import pipeline as export
-from matexport.export.trace.trace import Traced
+from matexport.export.graph.traced import Traced
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import ReadoutRequest
@@ -316,7 +316,7 @@ TRACE = trace_once
 @pytest.mark.parametrize(
     ("stage", "name", "wrong"),
     [
-        ("trace", "trace_exits", lambda *a, **k: (traced := TRACE(*a, **k), spoil_trace(traced))[0]),
+        ("trace", "trace_exits", lambda *a, **k: (traced := TRACE(*a, **k), spoil_trace(traced[0]))[0]),
         ("cut", "cut_exits", read_the_layer_before),
         ("cut", "cut_exit", read_one_dim_on),
     ],

@@ -28,14 +28,15 @@ from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.export import export_family, profiles
 from matexport.export import pipeline as export
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize import support as runtime
 from matexport.export.quantize.support import check_runtime
-from matexport.export.trace.trace import Traced
 from matexport.family.integrity import check_family
 from matexport.family.measurements import load_measurement
 from matexport.host import read_host
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
 from matexport.runtime.all_points import ExitsEmbedder
+from matexport.spec.facts import TraceFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.tolerance import FLOORS, Tolerance
@@ -287,13 +288,13 @@ def test_when_every_profile_is_off_nothing_is_written(made: Precise, run: Run, t
     assert hidden_beside(tmp_path / "family") == []
 
 
-def spoil(*arguments: Any, **options: Any) -> Traced:
+def spoil(*arguments: Any, **options: Any) -> tuple[Traced, TraceFacts]:
     """A trace that is off by 0.1 % in the last block."""
-    traced = trace_once(*arguments, **options)
+    traced, facts = trace_once(*arguments, **options)
     name = "encoder.layer.1.output.LayerNorm.weight"
     weight = traced.model.graph.initializers[name]
     weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.05), name=name)  # type: ignore[union-attr]
-    return traced
+    return traced, facts
 
 
 def test_when_fp32_is_off_nothing_is_written_whatever_else_passes(

@@ -1,23 +1,33 @@
-"""Small edits of an onnx_ir graph that every stage makes: what a value needs, a constant, a node put before another.
+"""Small edits of an onnx_ir graph that every stage makes: a constant, a node, one value in another's place.
 
-A graph is changed where it stands; `write_graph` puts it on disk without its weights.
+A graph is changed where it stands, and is whole again after each of these functions; `assert_sound` says whether it is.
+`write_graph` puts a graph on disk without its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir import convenience
 
 Floats = NDArray[np.float32]
 
+#: Domain of onnxruntime's own operators, and those of them that the precisions are made of.
+CONTRIB_DOMAIN = "com.microsoft"
+CONTRIB_OPERATORS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"})
+
 
 def find_needed_nodes(outputs: Sequence[ir.Value]) -> set[ir.Node]:
-    """All nodes from which one of the values can be reached, those inside sub-graphs aside."""
+    """The nodes of a graph that some of its values are computed by; nodes inside of sub-graphs are not listed.
+
+    Args:
+        outputs: the values; graph inputs and initializers among them need no node.
+    """
     needed: set[ir.Node] = set()
     pending = [value.producer() for value in outputs]
     while pending:
@@ -32,14 +42,21 @@ def find_needed_nodes(outputs: Sequence[ir.Value]) -> set[ir.Node]:
 
 
 def _inner_nodes(node: ir.Node) -> list[ir.Node]:
-    graphs = [
-        attribute.as_graph() for attribute in node.attributes.values() if attribute.type is ir.AttributeType.GRAPH
-    ]
-    return [inner for graph in graphs for inner in graph.all_nodes()]
+    return [inner for graph in _inner_graphs(node) for inner in graph.all_nodes()]
+
+
+def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
+    return [attribute.as_graph() for attribute in node.attributes.values() if attribute.type is ir.AttributeType.GRAPH]
 
 
 def write_graph(model: ir.Model, path: Path) -> None:
-    """Serialise a graph, the same bytes for the same graph. Shapes inside are left out: runtimes infer them."""
+    """Write a graph as ONNX, the same bytes for the same graph, and large weights by their place in another file.
+
+    Types and shapes of inner values are left out, of the graph in memory, too: runtimes infer them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     made = [value for node in model.graph.all_nodes() for value in node.outputs]
     for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
         value.shape, value.type = None, None
@@ -47,53 +64,80 @@ def write_graph(model: ir.Model, path: Path) -> None:
 
 
 def read_weight(value: ir.Value) -> Floats:
-    """The float32 array behind an initializer."""
+    """The content of an initializer as float32, in its shape; read from disk where it lies there."""
     assert value.const_value is not None
     return np.asarray(value.const_value.numpy(), dtype=np.float32)
 
 
-def add_constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """An initializer of that name, made if there is none."""
-    known = model.graph.initializers.get(name)
+def make_constant(name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
+    """A value that holds an array, or a tensor as it is, for the initializers of a graph."""
+    tensor: ir.TensorProtocol = ir.tensor(content, name=name) if isinstance(content, np.ndarray) else content
+    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
+
+
+def add_constant(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
+    """The initializer of that name, made of an array or a tensor if there is none.
+
+    One that is there is given as it is: a name stands for one content.
+    """
+    known = graph.initializers.get(name)
     if known is None:
-        tensor = ir.tensor(array, name=name)
-        known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-        model.graph.initializers.add(known)
+        known = make_constant(name, content)
+        graph.initializers.add(known)
     return known
 
 
-@dataclass
+def append_node(
+    graph: ir.Graph, operator: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int] | None = None
+) -> ir.Value:
+    """The output of a new node at the end of a graph; its type and shape are not known."""
+    node = ir.node(operator, inputs, attributes)
+    graph.append(node)
+    return node.outputs[0]
+
+
+@dataclass(frozen=True)
 class Inserter:
     """Puts nodes in front of one that is there, in the order in which they are asked for."""
 
-    model: ir.Model
+    graph: ir.Graph
     before: ir.Node
 
     def add(
         self,
         operator: str,
         inputs: Sequence[ir.Value | None],
-        attributes: dict[str, int] | None = None,
+        attributes: Mapping[str, int] | None = None,
         *,
         like: ir.Value,
         dtype: ir.DataType | None = None,
         last: int | None = None,
-        domain: str = "",
     ) -> ir.Value:
         """Insert a node and give its output.
 
         Args:
+            operator: a standard one, or one of `CONTRIB_OPERATORS`.
             like: a value of the same shape and type; the later stages need both.
             dtype: another type than that.
             last: another last axis than that.
         """
+        domain = CONTRIB_DOMAIN if operator in CONTRIB_OPERATORS else ""
         node = ir.node(operator, inputs, attributes, domain=domain)
         out = node.outputs[0]
         out.type = ir.TensorType(dtype or like.dtype or ir.DataType.FLOAT)
         if like.shape is not None:
             out.shape = ir.Shape(like.shape if last is None else [*like.shape[:-1], last])
-        self.model.graph.insert_before(self.before, node)
+        self.graph.insert_before(self.before, node)
         return out
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Remove a node of one output and put a value in that output's place: its readers, its name and its shape."""
+    out = node.outputs[0]
+    name, value.shape = out.name, out.shape
+    convenience.replace_all_uses_with(out, value)
+    graph.remove(node, safe=True)
+    value.name = name
 
 
 def drop_unused(model: ir.Model) -> None:
@@ -104,10 +148,58 @@ def drop_unused(model: ir.Model) -> None:
 
 
 def use_contrib(model: ir.Model) -> None:
-    """Say that the graph has operators of onnxruntime's own."""
-    model.graph.opset_imports["com.microsoft"] = 1
+    """Declare that the graph may have operators of `CONTRIB_DOMAIN`."""
+    model.graph.opset_imports[CONTRIB_DOMAIN] = 1
 
 
 def iterate_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """The inputs that are there, with their places."""
+    """A node's inputs with their places; optional ones that are left out are passed over."""
     yield from ((place, value) for place, value in enumerate(node.inputs) if value is not None)
+
+
+def assert_sound(model: ir.Model) -> None:
+    """Hold a graph to what every stage may rely on after an edit.
+
+    Whatever a node or the graph gives or reads is made before that by a node of the graph, or is one of its inputs or
+    initializers; an initializer is listed under its name and holds a tensor; names are not empty and no two values
+    share one; every operator's domain has a version. Weights are not read.
+
+    Raises:
+        AssertionError: naming the value or the node.
+    """
+    names: set[str] = set()
+    _assert_sound(model.graph, set(), names, set(model.graph.opset_imports))
+
+
+def _assert_sound(graph: ir.Graph, outside: set[ir.Value], names: set[str], domains: set[str]) -> None:
+    initializers = list(graph.initializers.items())
+    for listed, value in initializers:
+        _require(value.name == listed, f"the initializer {value.name!r} is listed as {listed!r}")
+        _require(value.const_value is not None, f"the initializer {value.name!r} holds nothing")
+    known = outside | set(graph.inputs) | {value for _, value in initializers}
+    for value in known - outside:
+        _note_name(value, names)
+    for node in graph:
+        where = f"{node.op_type} ({', '.join(str(value.name) for value in node.outputs)})"
+        _require(node.domain in domains or node.domain == "ai.onnx", f"{where} is of the domain {node.domain!r}")
+        for _, value in iterate_inputs(node):
+            _require(value in known, f"{where} reads {value.name!r}, which nothing makes before it")
+        for inner in _inner_graphs(node):
+            _assert_sound(inner, known, names, domains)
+        made = [value for value in node.outputs if value.name or value.uses()]  # not an optional output left out
+        for value in made:
+            _note_name(value, names)
+        known |= set(made)
+    for value in graph.outputs:
+        _require(value in known, f"nothing makes the output {value.name!r}")
+
+
+def _note_name(value: ir.Value, names: set[str]) -> None:
+    _require(bool(value.name), f"a value has no name: {value}")
+    _require(value.name not in names, f"two values are called {value.name!r}")
+    names.add(str(value.name))
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)

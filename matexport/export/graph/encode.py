@@ -7,12 +7,11 @@ bit, the last byte filled up with zeros. (sentence-transformers 6.2, `util/quant
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from matexport.export.graph.edit import add_constant, append_node
 from matexport.spec.facts import BATCH_AXIS
 from matexport.spec.profile import Encoding
 from matexport.verify.codes import INT8_STEPS
@@ -23,7 +22,8 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
 
     Args:
         model: has one output.
-        ranges: (2, dim), least and greatest value of each coordinate, which differ; for int8.
+        encoding: float32 leaves the graph as it is; int8 gives (B, dim) int8, ubinary (B, ceil(dim / 8)) uint8.
+        ranges: (2, dim) float32, least and greatest value of each coordinate, which differ; for int8.
     """
     if encoding is Encoding.FLOAT32:
         return
@@ -43,49 +43,34 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
 
 
 def find_ranges(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, dim) vectors -> (2, dim) least and greatest values."""
+    """(n, dim) float32 vectors -> (2, dim) float32, the least and the greatest value of each coordinate."""
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
 
 
 def _encode_int8(graph: ir.Graph, vectors: ir.Value, ranges: NDArray[np.float32]) -> ir.Value:
     steps = (ranges[1] - ranges[0]) / np.float32(INT8_STEPS)
     steps = np.where(steps == 0, np.float32(1), steps)
-    start = _constant(graph, "range_start", ranges[0])
-    above = _append(graph, "Sub", [vectors, start])
-    level = _append(graph, "Floor", [_append(graph, "Div", [above, _constant(graph, "range_step", steps)])])
-    least = _constant(graph, "least_code", np.array(0, dtype=np.float32))
-    most = _constant(graph, "most_code", np.array(INT8_STEPS, dtype=np.float32))
-    inside = _append(graph, "Clip", [level, least, most])
-    signed = _append(graph, "Sub", [inside, _constant(graph, "half_codes", np.array(128, dtype=np.float32))])
-    return _append(graph, "Cast", [signed], {"to": int(ir.DataType.INT8)})
+    start = add_constant(graph, "range_start", ranges[0])
+    above = append_node(graph, "Sub", [vectors, start])
+    level = append_node(graph, "Floor", [append_node(graph, "Div", [above, add_constant(graph, "range_step", steps)])])
+    least = add_constant(graph, "least_code", np.array(0, dtype=np.float32))
+    most = add_constant(graph, "most_code", np.array(INT8_STEPS, dtype=np.float32))
+    inside = append_node(graph, "Clip", [level, least, most])
+    signed = append_node(graph, "Sub", [inside, add_constant(graph, "half_codes", np.array(128, dtype=np.float32))])
+    return append_node(graph, "Cast", [signed], {"to": int(ir.DataType.INT8)})
 
 
 def _encode_bits(graph: ir.Graph, vectors: ir.Value, dim: int) -> ir.Value:
-    above = _append(graph, "Greater", [vectors, _constant(graph, "bit_threshold", np.array(0, dtype=np.float32))])
-    bits = _append(graph, "Cast", [above], {"to": int(ir.DataType.FLOAT)})
+    threshold = add_constant(graph, "bit_threshold", np.array(0, dtype=np.float32))
+    above = append_node(graph, "Greater", [vectors, threshold])
+    bits = append_node(graph, "Cast", [above], {"to": int(ir.DataType.FLOAT)})
     if dim % 8:
         pads = np.array([0, 0, 0, 8 - dim % 8], dtype=np.int64)
-        bits = _append(graph, "Pad", [bits, _constant(graph, "bit_pads", pads)])
+        bits = append_node(graph, "Pad", [bits, add_constant(graph, "bit_pads", pads)])
     groups = np.array([0, -(-dim // 8), 8], dtype=np.int64)  # 0: as many rows as there are
-    bits = _append(graph, "Reshape", [bits, _constant(graph, "byte_shape", groups)])
+    bits = append_node(graph, "Reshape", [bits, add_constant(graph, "byte_shape", groups)])
     values = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.float32)
-    places = _append(graph, "Mul", [bits, _constant(graph, "bit_values", values)])
-    axis = _constant(graph, "bit_axis", np.array([-1], dtype=np.int64))
-    return _append(
-        graph, "Cast", [_append(graph, "ReduceSum", [places, axis], {"keepdims": 0})], {"to": int(ir.DataType.UINT8)}
-    )
-
-
-def _append(
-    graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], attributes: dict[str, int] | None = None
-) -> ir.Value:
-    node = ir.node(operator, inputs, attributes)
-    graph.append(node)
-    return node.outputs[0]
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-    graph.initializers.add(value)
-    return value
+    places = append_node(graph, "Mul", [bits, add_constant(graph, "bit_values", values)])
+    axis = add_constant(graph, "bit_axis", np.array([-1], dtype=np.int64))
+    octets = append_node(graph, "ReduceSum", [places, axis], {"keepdims": 0})
+    return append_node(graph, "Cast", [octets], {"to": int(ir.DataType.UINT8)})

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from matexport.export.graph.edit import add_constant
 from matexport.spec.facts import SEQUENCE_AXIS
 
 #: For each input: the axis on which it is narrowed, or None where all of it is needed.
@@ -81,7 +82,7 @@ def _find_reads(graph: ir.Graph) -> dict[ir.Node, int]:
             continue
         source, index = node.inputs
         axis = node.attributes.get_int("axis", 0)
-        constant = _constant(index)
+        constant = _read_constant(index)
         if source is None or constant is None or constant.size != 1 or int(constant.reshape(-1)[0]) != 0:
             continue
         if _dim(source, axis) == SEQUENCE_AXIS:
@@ -106,7 +107,7 @@ def _apply_narrowing(
     output = node.outputs[0]
     if node.op_type == "Reshape":
         target = [0] * narrowing.axis + [1, *_static_tail(output, narrowing.axis)]
-        node.replace_input_with(1, _add_constant(graph, f"{output.name}_first_shape", target))
+        node.replace_input_with(1, add_constant(graph, f"{output.name}_first_shape", np.array(target, dtype=np.int64)))
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
     for output in node.outputs:
         if output.shape is not None:
@@ -117,7 +118,7 @@ def _apply_narrowing(
 
 def _insert_slice(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     bounds = [
-        _add_constant(graph, f"first_{name}_{axis}", [number])
+        add_constant(graph, f"first_{name}_{axis}", np.array([number], dtype=np.int64))
         for name, number in (("start", 0), ("end", 1), ("axis", axis))
     ]
     node = ir.Node("", "Slice", [value, *bounds], num_outputs=1)
@@ -130,15 +131,6 @@ def _insert_slice(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     else:
         graph.insert_after(producer, node)
     return out
-
-
-def _add_constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
-    known = graph.initializers.get(name)
-    if known is None:
-        tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)
-        known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.INT64), const_value=tensor)  # type: ignore[arg-type]
-        graph.initializers.add(known)
-    return known
 
 
 def _pass_through(node: ir.Node, axis: int) -> Axes | None:
@@ -173,7 +165,7 @@ def _through_last_axis(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_reduction(node: ir.Node, axis: int) -> Axes | None:
-    rank, axes = _rank(node.inputs[0]), _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    rank, axes = _rank(node.inputs[0]), _read_constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if rank is None or axes is None or not node.attributes.get_int("keepdims", 1):
         return None
     if axis in {int(number) % rank for number in axes.reshape(-1)}:
@@ -217,7 +209,7 @@ def _through_concat(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_slice(node: ir.Node, axis: int) -> Axes | None:
-    rank, axes = _rank(node.inputs[0]), _constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    rank, axes = _rank(node.inputs[0]), _read_constant(node.inputs[3]) if len(node.inputs) > 3 else None
     if rank is None or axes is None or axis in {int(number) % rank for number in axes.reshape(-1)}:
         return None
     return (axis, *(None for _ in node.inputs[1:]))
@@ -231,7 +223,7 @@ def _through_split(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_squeeze(node: ir.Node, axis: int) -> Axes | None:
-    rank, axes = _rank(node.inputs[0]), _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    rank, axes = _rank(node.inputs[0]), _read_constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if rank is None or axes is None:
         return None
     dropped = {int(number) % rank for number in axes.reshape(-1)}
@@ -240,7 +232,7 @@ def _through_squeeze(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_unsqueeze(node: ir.Node, axis: int) -> Axes | None:
-    rank, axes = _rank(node.outputs[0]), _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    rank, axes = _rank(node.outputs[0]), _read_constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if rank is None or axes is None:
         return None
     added = {int(number) % rank for number in axes.reshape(-1)}
@@ -296,7 +288,7 @@ def _static_tail(value: ir.Value, axis: int) -> list[int]:
     return [int(dim) for dim in value.shape[axis + 1 :]]  # type: ignore[arg-type]
 
 
-def _constant(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+def _read_constant(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
     if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
         return None
     return value.const_value.numpy()

@@ -64,7 +64,11 @@ def write_nested_weights(
 
 
 def order_weights(model: ir.Model, points: Sequence[Point]) -> list[ir.Value]:
-    """The large initializers in nested order; one that no exit reaches is left out."""
+    """The initializers of `MIN_EXTERNAL_BYTES` and more in nested order; one that no exit reaches is left out.
+
+    Args:
+        model: has an output named after each of the points.
+    """
     outputs = {value.name: value for value in model.graph.outputs}
     placed: dict[ir.Value, None] = {}
     done: set[ir.Node] = set()
@@ -79,7 +83,11 @@ def order_weights(model: ir.Model, points: Sequence[Point]) -> list[ir.Value]:
 
 
 def measure_prefix(part: ir.Model, header: NestedHeader) -> int:
-    """How many bytes of the weights file, from its start, a cut model needs."""
+    """How many bytes of the weights file, from its start, a cut model needs.
+
+    Args:
+        header: of the weights file that the model's initializers lie in.
+    """
     ends = {entry.name: entry.end for entry in header.entries}
     return max((ends[name] for name in part.graph.initializers if name in ends), default=header.data_start)
 

@@ -1,7 +1,7 @@
 """What the parent's own library says: asked in a process that shares no code with this one, and held to what we read.
 
 The reference (`reference`) is made from our reading of a parent's folder; so is what is traced. Both would share a
-misreading, and agree. So the user's own library is asked, on the same probes, as the user would ask it (`judge_child`),
+misreading, and agree. So the user's own library is asked, on the same probes, as the user would ask it (`child`),
 and what was read must be that, before anything is traced: the whole parent's vectors, and those of the parent with its
 blocks cut. The process is started while torch is imported here, takes the same few seconds to import it, and is kept
 for the next export; one that ran code of a parent's own is not.
@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import ParentError
+from matexport.export.judge.process import Judge, Vectors
 from matexport.host import count_cpus
 from matexport.spec.profile import Probe
 
 if TYPE_CHECKING:
     from matexport.export.parents.reference import Reference
     from matexport.export.parents.text import TextPlan
-from matexport.export.judge.process import Judge, Vectors
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -43,7 +43,15 @@ SIDE_BY_SIDE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge gave for the probes of a family."""
+    """What the judge gave for the probes of a family.
+
+    Attributes:
+        judge: the library's name and version.
+        alone: (n, W) float32, of each probe alone.
+        together: (m, W) float32, of some probes in one batch.
+        cuts: layers -> (m, W) float32, of the same probes by the parent with its blocks cut.
+        places: which probes those m are.
+    """
 
     judge: str
     alone: Vectors

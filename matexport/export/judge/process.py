@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import ParentError
-from matexport.export.parents.layout import uses_safetensors
+from matexport.export.parents.folder.source import uses_safetensors
 from matexport.export.parents.preflight import Located
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Probe
@@ -62,12 +62,12 @@ class Judge:
         self._waiting = False
 
     def start(self) -> None:
-        """Begin to open the parent; returns at once."""
+        """Have the process open the parent, and do not wait for it."""
         self._send(self._request)
         self._asked_to_open = True
 
     def limit(self, max_tokens: int) -> None:
-        """Of a plain folder, where no library says where texts are cut."""
+        """Have texts cut to so many tokens: of a plain folder, where no library says where they are."""
         self._request["max_tokens"] = max_tokens
 
     def encode(self, probes: Sequence[Probe], together: Sequence[int] = ()) -> tuple[Vectors, Vectors]:
@@ -118,7 +118,7 @@ class Judge:
         self._open = self._asked_to_open = False
 
     def close(self) -> None:
-        """Give the process back."""
+        """Let the process go: to the next export, or to its end where that might not answer or ran foreign code."""
         if self._process is None:
             return
         if self._asked_to_open or self._waiting:  # and nobody waits for the answer any more

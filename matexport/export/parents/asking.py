@@ -2,9 +2,9 @@
 
 Nothing is concluded from settings: sentence-transformers is asked for the tokens of sample texts, with each prompt and
 as a query and a document, and what its tokenizer was told then (the limit, the side that is cut, special tokens) is
-read off. A chat template is rendered around a mark, so that what it puts before and after a text is known. Whether all
-of that gives the parent's own ids is checked on every probe (`check_tokens`), so what cannot be written down this way
-(a class that changes texts by itself, a template that branches on them) is found and refused.
+read off; what a chat template puts around a text is learned in `chat`. Whether all of that gives the parent's own ids
+is checked on every probe (`check_tokens`), so what cannot be written down this way (a class that changes texts by
+itself, a template that branches on them) is found and refused.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from matexport.errors import ParentError, one_line
-from matexport.export.parents.loading import Opened, module_class
+from matexport.export.parents.chat import is_chat, learn_chat
+from matexport.export.parents.folder.loading import Opened, module_class
 from matexport.runtime.inputs.text import TASKS, TextTokenizer, Tokens, tokenize_probes
-from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
+from matexport.spec.facts import NO_LIMIT, ChatFacts, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.profile import Probe
 
 #: Two texts whose tokens show how a batch is padded, and whether special tokens are added.
@@ -29,15 +31,6 @@ EDGES = (
     Probe(" a text with spaces around it "), Probe("a text with a line end\n"), Probe("\n\ta text behind white space"),
     Probe("Two  spaces, {braces}, <tags> and {{ more }}"),
 )  # fmt: skip
-
-#: Stands for a text when a chat template is rendered. Letters only: no template looks for it.
-_MARK = "matexportmark"
-
-#: What no chat template may use: a family's frames are written once.
-_CLOCKS = ("strftime_now", "datetime")
-
-#: Arguments of a chat template's call that have nothing to do with its text.
-_SIZES = ("truncation", "max_length", "padding", "return_tensors", "restore_suffix")
 
 
 @dataclass(frozen=True)
@@ -83,12 +76,13 @@ def learn_asking(opened: Opened, source: str) -> Asking:
     prompts = _list_prompts(opened)
     tasks = {} if opened.model is None else _learn_tasks(opened, backend, limit)
     special = _adds_special_tokens(opened, backend)
-    chat = _learn_chat(opened, prompts, source) if _is_chat(opened.first) else None
+    plain = copy_tokenizer(backend)
+    chat = learn_chat(opened, prompts, plain, source) if is_chat(opened.first) else None
     default = getattr(opened.model, "default_prompt_name", None)
     pad = getattr(tokenizer, "pad_token_id", None)
     side = padding.get("direction", getattr(tokenizer, "padding_side", "right"))
     return Asking(
-        tokenizer_json=spell_tokenizer(backend),
+        tokenizer_json=str(plain.to_str(pretty=False)),
         gives=frozenset(features),
         max_tokens=limit,
         padding_side=PaddingSide(side),
@@ -98,7 +92,7 @@ def learn_asking(opened: Opened, source: str) -> Asking:
         cuts=cuts,
         special_tokens=special,
         tasks=tasks,
-        chat=_with_endings(chat, backend, opened) if chat else None,
+        chat=chat,
         route=opened.route,
         unpooled=_count_unpooled(opened, prompts, limit, source),
     )
@@ -127,7 +121,11 @@ def preprocess(opened: Opened, texts: Sequence[str], prompt: str | None, task: s
 
 
 def list_token_ids(opened: Opened, probe: Probe, text: TextFacts) -> list[int]:
-    """A probe's token ids as the parent's own preprocessing gives them, without padding."""
+    """A probe's token ids as the parent's own preprocessing gives them, without padding.
+
+    Raises:
+        ParentError: it cannot read the text.
+    """
     features = ask_probe(opened, probe, text)
     ids = features["input_ids"].reshape(-1)
     mask = features.get("attention_mask")
@@ -135,7 +133,11 @@ def list_token_ids(opened: Opened, probe: Probe, text: TextFacts) -> list[int]:
 
 
 def ask_probe(opened: Opened, probe: Probe, text: TextFacts) -> dict[str, torch.Tensor]:
-    """The features of one probe, as `encode`, `encode_query` or `encode_document` would make them."""
+    """The features of one probe, (1, T) each, as `encode`, `encode_query` or `encode_document` would make them.
+
+    Raises:
+        ParentError: the parent's own preprocessing cannot read the text.
+    """
     prompt, task = probe.prompt, probe.task
     if task is not None:
         facts = text.tasks.get(task)
@@ -204,14 +206,12 @@ def find_tokenizer(first: Any, source: str) -> Any:
     )
 
 
-def spell_tokenizer(backend: Any) -> str:
-    """A tokenizer as a family holds it: neither padding nor cutting."""
-    from tokenizers import Tokenizer
-
+def copy_tokenizer(backend: Any) -> Tokenizer:
+    """A tokenizer as a family holds it, which neither pads nor cuts; the given one is left as it is."""
     plain = Tokenizer.from_str(backend.to_str())
     plain.no_padding()
     plain.no_truncation()
-    return str(plain.to_str(pretty=False))
+    return plain
 
 
 def _list_prompts(opened: Opened) -> dict[str, str]:
@@ -265,85 +265,10 @@ def _overhear(model: Any, method: str) -> dict[str, Any] | None:
 
 
 def _adds_special_tokens(opened: Opened, backend: Any) -> bool:
-    if _is_chat(opened.first):
+    if is_chat(opened.first):
         return False  # the template has them in its text
     ids = preprocess(opened, _SAMPLES[:1], None, None)["input_ids"].reshape(-1).tolist()
     return bool(ids != backend.encode(_SAMPLES[0], add_special_tokens=False).ids)
-
-
-def _is_chat(first: Any) -> bool:
-    return "message" in (getattr(first, "modality_config", None) or {})
-
-
-def _learn_chat(opened: Opened, prompts: Mapping[str, str], source: str) -> ChatFacts:
-    """A chat template around a mark, without a prompt and with each."""
-    first: Any = opened.first
-    template = getattr(first.processor, "chat_template", None) or getattr(first.tokenizer, "chat_template", None)
-    if any(clock in str(template) for clock in _CLOCKS):
-        raise ParentError(f"the chat template of {source} asks for the time, so its tokens are others tomorrow")
-    if getattr(first, "_chat_template_declares_task", lambda: False)():
-        raise ParentError(
-            f"the chat template of {source} looks at the task of a text, which is not supported: export the parent "
-            "with one template for each task"
-        )
-    frames, strips = {}, set()
-    for name, prompt in {"": "", **prompts}.items():
-        ends = _render(first, f" \n{_MARK}\t ", prompt, source).split(_MARK)
-        left, right = not ends[0].endswith(" \n"), not ends[-1].startswith("\t ")
-        strips.add("both" if left and right else "left" if left else "right" if right else "")
-        parts = _render(first, _MARK, prompt, source).split(_MARK)
-        if len(parts) != 2:
-            raise ParentError(f"the chat template of {source} holds a text {len(parts) - 1} times, and not once")
-        frames[name] = Frame(parts[0], parts[1])
-    if len(strips) > 1:
-        raise ParentError(f"the chat template of {source} takes white space off a text with some prompts alone")
-    return ChatFacts(frames, strips.pop())
-
-
-def _render(first: Any, text: str, prompt: str, source: str) -> str:
-    options = {
-        key: value for key, value in first.processing_kwargs.get("chat_template", {}).items() if key not in _SIZES
-    }
-    try:
-        _, inputs = first.input_formatter.batch_to_message("text", {"text": [text]})
-        messages = inputs["message"]
-        if prompt:
-            messages = first.input_formatter.prepend_prompt_to_messages(messages, prompt)
-        rendered = first.processor.apply_chat_template(messages, tokenize=False, **options)
-    except Exception as error:  # Jinja's and transformers' own, of every kind
-        raise ParentError(f"the chat template of {source} cannot be rendered: {one_line(error)}") from error
-    only: str = rendered[0] if isinstance(rendered, list) else rendered
-    if _MARK not in only:
-        raise ParentError(f"the chat template of {source} leaves the text out")
-    return only
-
-
-def _with_endings(chat: ChatFacts, backend: Any, opened: Opened) -> ChatFacts:
-    """The tokens in which a text that was cut ends again: sentence-transformers writes a template's end back.
-
-    They are those that two renderings of different texts have in common at their ends (`_chat_template_suffix_ids`).
-    """
-    first: Any = opened.first
-    if not first.processing_kwargs.get("chat_template", {}).get("restore_suffix", True):
-        return chat
-    if not hasattr(first, "_restore_chat_template_suffix"):
-        return chat
-    from tokenizers import Tokenizer
-
-    plain = Tokenizer.from_str(spell_tokenizer(backend))
-    frames = {}
-    for name, frame in chat.frames.items():
-        one, two = (
-            plain.encode(frame.before + filler + frame.after, add_special_tokens=False).ids
-            for filler in ("0", "1 2 3 4")
-        )
-        count = next(
-            (place for place, (left, right) in enumerate(zip(one[::-1], two[::-1], strict=False)) if left != right),
-            min(len(one), len(two)),
-        )
-        ending = tuple(one[len(one) - count :]) if 0 < count < min(len(one), len(two)) else ()
-        frames[name] = Frame(frame.before, frame.after, ending)
-    return ChatFacts(frames, chat.strips)
 
 
 def _count_unpooled(opened: Opened, prompts: Mapping[str, str], limit: int, source: str) -> dict[str, int] | None:
@@ -353,7 +278,7 @@ def _count_unpooled(opened: Opened, prompts: Mapping[str, str], limit: int, sour
         ParentError: it leaves out so many that a text may have no token left: its vector is then of padding.
     """
     leaves_out = any(getattr(module, "include_prompt", True) is False for module in opened.chain)
-    if not leaves_out or not prompts or _is_chat(opened.first):
+    if not leaves_out or not prompts or is_chat(opened.first):
         return None
     lengths = {}
     for name, text in prompts.items():
@@ -393,7 +318,13 @@ def _show(ids: Sequence[int], others: Sequence[int]) -> str:
 
 
 def describe_text(asking: Asking, inputs: tuple[str, ...], max_tokens: int, side: PaddingSide) -> TextFacts:
-    """The facts of a family that say all of this."""
+    """What a family's manifest says of its texts.
+
+    Args:
+        inputs: names of the graph's inputs, in their order.
+        max_tokens: where texts are cut.
+        side: on which side batches are padded.
+    """
     return TextFacts(
         inputs=inputs,
         max_tokens=max_tokens,

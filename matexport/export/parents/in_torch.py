@@ -16,7 +16,7 @@ from torch import nn
 
 from matexport.errors import ParentError
 from matexport.export.parents.architecture import find_blocks, find_tail
-from matexport.export.parents.source import locate_parent
+from matexport.export.parents.folder.source import fetch_weights, locate_parent
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
 from matexport.measure.trial import Side, TrialPlan, main
@@ -55,6 +55,7 @@ class ParentInTorch:
         torch.set_num_threads(threads)
         self.family, self.point, self.source = family, point, source
         root = locate_parent(ParentSource(source), Path.cwd())
+        fetch_weights(ParentSource(source), Path.cwd())
         try:
             model = SentenceTransformer(str(root), device="cpu", truncate_dim=point.dim, local_files_only=True)
         except (OSError, ValueError) as error:

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from matexport.errors import RequestError
-from matexport.export.parents.layout import ADAPTER, CONFIG, SETTINGS, Layout, measure_output, read_json, read_layout
-from matexport.export.parents.source import check_pin, find_adapter_base, find_weights, has_local_weights, locate_parent
+from matexport.export.parents.folder.files import ADAPTER, CONFIG, SETTINGS, read_json
+from matexport.export.parents.folder.layout import Layout, measure_output, read_layout
+from matexport.export.parents.folder.source import (
+    check_pin,
+    fetch_head_weights,
+    find_adapter_base,
+    find_weights,
+    has_local_weights,
+    locate_parent,
+)
 from matexport.io.jobs import check_calibration, check_points
 from matexport.spec.job import ExportJob
 
@@ -28,7 +36,7 @@ class Located:
     """A parent on this disk.
 
     Attributes:
-        weights: file -> sha256; None for a hub parent, whose weights are fetched when all else was accepted.
+        weights: file -> sha256; None for a hub parent, whose large weights are fetched when all else was accepted.
     """
 
     root: Path
@@ -38,6 +46,8 @@ class Located:
 
 def locate(job: ExportJob) -> Located:
     """Find a job's parent, and refuse what its files alone show to be impossible.
+
+    Of a hub parent, the weights that planning needs are fetched when nothing was refused: those of its heads.
 
     Raises:
         RequestError: a point is outside the parent, or the job contradicts itself.
@@ -53,6 +63,8 @@ def locate(job: ExportJob) -> Located:
     if has_local_weights(job.parent, job.base):
         weights = find_weights(job.parent, layout)
         check_pin(job.parent, weights)
+    else:
+        fetch_head_weights(job.parent, job.base, layout)
     return Located(root, layout, weights)
 
 

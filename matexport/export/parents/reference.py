@@ -1,9 +1,9 @@
 """The parent's own vectors: what every sub-model is compared with.
 
-They come from the unsliced parent's forward with ``output_hidden_states``, one text at a time without padding, read
-out by sentence-transformers' own modules and tokenised by the parent's own preprocessing. Nothing of `readout` (which
-is traced), nothing of `embed` (which runs the result) takes part, so an error in either shows as a difference. Whether
-this is what the parent's users get is for `judge` to say.
+They come from the whole parent's forward with ``output_hidden_states``, one text at a time without padding, read out by
+sentence-transformers' own modules and tokenised by the parent's own preprocessing. Nothing of `trace.readout` (which
+is traced) and nothing of `runtime` (which runs the result) takes part, so an error in either shows as a difference.
+Whether this is what the parent's users get is for `judge` to say.
 
 At full depth the state is ``last_hidden_state`` and not ``hidden_states[-1]``: model families differ in whether the
 latter is before or after the final norm (transformers 5, `output_capturing.py`).

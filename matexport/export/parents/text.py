@@ -4,27 +4,28 @@
 looked at, and asked for the tokens of sample texts. `load_parent` then loads weights. Both go through
 sentence-transformers itself (`loading`), so a setting of the parent's folder does what it does for its users. What is
 read off is written down here: how deep and wide the parent is (`architecture`), how texts become tokens (`asking`), and
-which modules follow (`readout`). Nothing here names a model type.
+how states become a vector (`readout`). Nothing here names a model type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
 from matexport.errors import ParentError, RequestError, one_line
 from matexport.export.parents.architecture import Architecture, find_tail, inspect_architecture
 from matexport.export.parents.asking import Asking, describe_text, learn_asking, lower_limit
-from matexport.export.parents.layout import CONFIG, Layout, read_json
-from matexport.export.parents.loading import Opened, make_pooling, module_class, open_fake, open_loaded
+from matexport.export.parents.folder.files import CONFIG, read_json
+from matexport.export.parents.folder.layout import Layout
+from matexport.export.parents.folder.loading import Opened, open_fake, open_loaded
+from matexport.export.parents.folder.source import check_pin, fetch_weights, find_weights, has_local_weights
 from matexport.export.parents.preflight import Located, locate
-from matexport.export.parents.source import check_pin, fetch_weights, find_weights, has_local_weights
+from matexport.export.parents.readout import measure_chain, settle_pooling, settle_readout
 from matexport.export.parents.vocabulary.model import PrunedVocabulary
 from matexport.export.parents.vocabulary.plan import find_changed, plan_vocabulary
 from matexport.export.parents.vocabulary.rewrite import prune_config
@@ -32,7 +33,7 @@ from matexport.family.manifest import POOLING_MASK
 from matexport.io.jobs import check_points
 from matexport.spec.facts import NO_LIMIT, PaddingSide, ParentFacts, TextFacts
 from matexport.spec.job import ExportJob
-from matexport.spec.readout import FinalNorm, PoolingMode, Readout
+from matexport.spec.readout import PoolingMode, Readout
 
 #: Inputs that a model takes of a text, in this order, as every consumer names them.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -63,7 +64,7 @@ class TextPlan:
 
     @property
     def whole_text(self) -> TextFacts:
-        """The facts of texts before the vocabulary was pruned."""
+        """What `text` would say if the vocabulary had not been pruned."""
         return msgspec.structs.replace(self.text, pad_token_id=self.asking.pad_token_id)
 
 
@@ -97,7 +98,7 @@ class Lookup(nn.Module):
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table.float(), _freeze=True)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table, as vocabularies are pruned."""
+        """The table's module, by the name that transformers' models have for it."""
         return self.embedding
 
     def forward(self, input_ids: Tensor, **_options: Any) -> Any:
@@ -121,42 +122,24 @@ def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
     located = located or locate(job)
     layout, source = located.layout, job.parent.source
     opened, shape = _open_and_inspect(job, layout)
-    opened = _settle_pooling(job, layout, opened, shape)
-    output_width = _measure_chain(opened.chain, shape, source)
+    opened = settle_pooling(job, layout, opened, shape)
+    output_width = measure_chain(opened.chain, shape, source)
     check_points(job.points, shape.blocks, output_width, source)
-    _check_depths(job, opened.chain, shape)
-    final_norm = _settle_final_norm(job, shape)
-    weights = located.weights
-    if weights is None:
-        fetch_weights(job.parent, job.base)
-        weights = find_weights(job.parent, layout)
-        check_pin(job.parent, weights)
+    readout = settle_readout(job, opened.chain, shape)
     asking = _settle_asking(job, opened, source)
     _refuse_scaled_rope(opened, asking, source)
-    vocabulary = None
-    if job.vocabulary is not None:
-        also = (*asking.prompts.values(), *_list_frames(asking))
-        vocabulary = plan_vocabulary(asking.tokenizer_json, job.vocabulary, job.base, also=also)
-    readout = Readout(final_norm, _list_modes(opened.chain), _describe_heads(opened.chain), job.readout.normalize)
+    vocabulary = _plan_vocabulary(job, asking)
     text = _describe_text(asking, shape, readout)
     if vocabulary:
         text = msgspec.structs.replace(text, pad_token_id=vocabulary.new_ids.get(text.pad_token_id, 0))
+    weights = located.weights if located.weights is not None else _fetch_pinned_weights(job, layout)
     return TextPlan(
         job=job,
         layout=layout,
         opened=opened,
         shape=shape,
         asking=asking,
-        parent=ParentFacts(
-            # A local path says nothing elsewhere, and would tell who exported the family.
-            source=source if source.startswith("package:") or not (job.base / source).is_dir() else Path(source).name,
-            architecture=_name_architecture(opened),
-            blocks=shape.blocks,
-            width=shape.width,
-            output_width=output_width,
-            dtype=_read_dtype(layout),
-            weights=weights,
-        ),
+        parent=_describe_parent(job, layout, opened, shape, output_width, weights),
         readout=readout,
         text=text,
         tokens=_count_rows(opened),
@@ -171,7 +154,7 @@ def load_parent(plan: TextPlan) -> TextParent:
         ParentError: a weight is missing from the checkpoint, or the model is not the one that was planned.
     """
     opened = open_loaded(plan.layout, plan.job.parent)
-    opened = _settle_pooling(plan.job, plan.layout, opened, plan.shape)
+    opened = settle_pooling(plan.job, plan.layout, opened, plan.shape)
     if plan.job.readout.max_tokens is not None:
         lower_limit(opened, plan.text.max_tokens)
     backbone = opened.backbone
@@ -182,7 +165,11 @@ def load_parent(plan: TextPlan) -> TextParent:
 
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:
-    """The files that a family needs beside its graphs to turn text into inputs, by name."""
+    """The files that a family needs beside its graphs to turn text into inputs: name -> content.
+
+    Raises:
+        OSError: one of the parent's cannot be read.
+    """
     tokenizer = plan.vocabulary.tokenizer_json if plan.vocabulary else plan.asking.tokenizer_json
     files = {"tokenizer.json": tokenizer.encode()}
     for name in (CONFIG, "tokenizer_config.json", "special_tokens_map.json"):
@@ -193,7 +180,7 @@ def runtime_files(plan: TextPlan) -> dict[str, bytes]:
 
 
 def find_changed_texts(plan: TextPlan, texts: Sequence[str]) -> list[str]:
-    """The texts whose tokens are others since the vocabulary was pruned."""
+    """Those of some texts that a pruned vocabulary gives other tokens; none where the vocabulary is whole."""
     if plan.vocabulary is None:
         return []
     changed = find_changed(plan.asking.tokenizer_json, plan.vocabulary, texts)
@@ -240,6 +227,22 @@ def _count_rows(opened: Opened) -> int:
     return int(opened.backbone.get_input_embeddings().weight.shape[0])
 
 
+def _describe_parent(
+    job: ExportJob, layout: Layout, opened: Opened, shape: Architecture, output_width: int, weights: Mapping[str, str]
+) -> ParentFacts:
+    source = job.parent.source
+    return ParentFacts(
+        # A local path says nothing elsewhere, and would tell who exported the family.
+        source=source if source.startswith("package:") or not (job.base / source).is_dir() else Path(source).name,
+        architecture=_name_architecture(opened),
+        blocks=shape.blocks,
+        width=shape.width,
+        output_width=output_width,
+        dtype=_read_dtype(layout),
+        weights=weights,
+    )
+
+
 def _name_architecture(opened: Opened) -> str:
     if opened.backbone is None:
         return type(opened.first).__name__
@@ -252,130 +255,6 @@ def _read_dtype(layout: Layout) -> str:
     config = read_json(path) if path.is_file() else {}
     named = config.get("dtype") or config.get("torch_dtype") if isinstance(config, dict) else None
     return str(named or "float32").removeprefix("torch.")
-
-
-def _settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Architecture) -> Opened:
-    """The parent with the Pooling that is read: its own, or the job's."""
-    asked = job.readout.pooling
-    modes = None if asked is None else asked if isinstance(asked, tuple) else (asked,)
-    pooling = module_class("Pooling")
-    if layout.kind == "StaticEmbedding":
-        if modes not in (None, (PoolingMode.MEAN,)):
-            raise RequestError(f"{job.parent.source} is the mean of its tokens; leave pooling out of [readout]")
-        return _with_chain(opened, (make_pooling(PoolingMode.MEAN, shape.width), *opened.chain))
-    if layout.is_plain:
-        if modes is None:
-            raise RequestError(
-                f"{job.parent.source} has no modules.json, so it does not say how token states are pooled: "
-                f"give pooling in [readout], one of {', '.join(PoolingMode)}"
-            )
-        return _with_chain(opened, (_make_poolings(modes, shape.width),))
-    if modes is None:
-        return opened
-    if not any(isinstance(module, pooling) for module in opened.chain):
-        raise RequestError(f"pooling was asked; {job.parent.source} pools by a class of its own: leave it out")
-    return _with_chain(
-        opened,
-        tuple(
-            _make_poolings(modes, shape.width, module.include_prompt) if isinstance(module, pooling) else module
-            for module in opened.chain
-        ),
-    )
-
-
-def _make_poolings(modes: Sequence[PoolingMode], width: int, include_prompt: Any = True) -> nn.Module:
-    pooling: nn.Module = module_class("Pooling")(
-        width, pooling_mode=tuple(str(mode) for mode in modes), include_prompt=include_prompt
-    )
-    return pooling.eval()
-
-
-def _with_chain(opened: Opened, chain: tuple[nn.Module, ...]) -> Opened:
-    return Opened(opened.model, opened.first, chain, opened.task, opened.unread, opened.route)
-
-
-def _list_modes(chain: Sequence[nn.Module]) -> tuple[PoolingMode, ...]:
-    for module in chain:
-        if type(module) is module_class("Pooling"):
-            modes: Any = module.pooling_mode
-            return tuple(PoolingMode(mode) for mode in ((modes,) if isinstance(modes, str) else modes))
-    return ()  # a class of the parent's own pools
-
-
-def _describe_heads(chain: Sequence[nn.Module]) -> tuple[str, ...]:
-    """The modules beside Pooling, as readable text."""
-    return tuple(_describe_head(module) for module in chain if type(module) is not module_class("Pooling"))
-
-
-def _describe_head(module: Any) -> str:
-    kind = type(module).__name__
-    if type(module) is module_class("Dense"):
-        inside = f"{module.in_features}->{module.out_features}, {type(module.activation_function).__name__}"
-        inside += ", residual" if getattr(module, "use_residual", False) else ""
-        kind = f"Dense({inside})"
-    elif type(module) is module_class("LayerNorm"):
-        kind = f"LayerNorm({module.dimension})"
-    reads = getattr(module, "module_input_name", "sentence_embedding")
-    writes = getattr(module, "module_output_name", reads)
-    return kind if reads == writes == "sentence_embedding" else f"{kind}[{reads} -> {writes}]"
-
-
-def _measure_chain(chain: Sequence[nn.Module], shape: Architecture, source: str) -> int:
-    """Width of the sentence vector: what the modules make of some states."""
-    states = torch.ones((1, 2, shape.width))
-    features: dict[str, Any] = {
-        "token_embeddings": states,
-        "attention_mask": torch.ones((1, 2), dtype=torch.int64),
-        "all_layer_embeddings": (states,) * (shape.blocks + 1),
-    }
-    for module in chain:
-        try:
-            with torch.no_grad():
-                features = module(features)
-        except Exception as error:  # a class of the parent's own may raise anything
-            raise ParentError(
-                f"{source}: its module {type(module).__name__} does not run on token states and what the modules "
-                f"before it give: {one_line(error)}"
-            ) from error
-    vector = features.get("sentence_embedding")
-    if not isinstance(vector, Tensor) or vector.ndim != 2:
-        raise ParentError(f"{source}: its modules give no sentence_embedding, so encode has no vector to give")
-    return int(vector.shape[1])
-
-
-def _check_depths(job: ExportJob, chain: Sequence[nn.Module], shape: Architecture) -> None:
-    weighs = any(type(module).__name__ == "WeightedLayerPooling" for module in chain)
-    early = [point for point in job.points if point.layers != shape.blocks]
-    if weighs and early:
-        raise RequestError(
-            f"layers={early[0].layers} was asked; {job.parent.source} weighs the states of all its {shape.blocks} "
-            f"blocks (WeightedLayerPooling), so it can only be read after the last: ask for layers = [{shape.blocks}]"
-        )
-
-
-def _settle_final_norm(job: ExportJob, shape: Architecture) -> FinalNorm:
-    asked = job.readout.final_norm
-    if not shape.tail:
-        if asked in (FinalNorm.KEEP, FinalNorm.DROP):
-            raise RequestError(
-                f"final_norm = {asked!s} was asked; {job.parent.source} is post-norm and has none: leave it out"
-            )
-        return FinalNorm.ABSENT
-    if asked is FinalNorm.DROP and len(shape.tail) > 1:
-        raise RequestError(
-            f"final_norm = drop was asked; behind the last block of {job.parent.source} stand "
-            f"{' and '.join(shape.tail)}, so its raw states are of another kind than its vectors: keep them"
-        )
-    if asked in (FinalNorm.KEEP, FinalNorm.DROP):
-        return asked
-    if all(point.layers == shape.blocks for point in job.points):
-        return FinalNorm.KEEP  # only the parent's own output is read
-    raise RequestError(
-        f"{job.parent.source} normalises after its last block ({', '.join(shape.tail)}), so a vector read after fewer "
-        "blocks depends on whether that norm is applied to it, and systems disagree: say "
-        'final_norm = "keep" (as cutting the layers of the module does) or "drop" (the raw hidden_states[k], as '
-        "training losses read it) in [readout]"
-    )
 
 
 def _settle_asking(job: ExportJob, opened: Opened, source: str) -> Asking:
@@ -415,6 +294,21 @@ def _refuse_scaled_rope(opened: Opened, asking: Asking, source: str) -> None:
                 f"takes {asking.longest}: a text's vector depends on the texts beside it, so there is nothing that "
                 f"a sub-model could be equal to; below that it does not: give max_tokens = {original} in [readout]"
             )
+
+
+def _fetch_pinned_weights(job: ExportJob, layout: Layout) -> dict[str, str]:
+    """File -> sha256 of a hub parent's weights, which are fetched now that all else was accepted."""
+    fetch_weights(job.parent, job.base)
+    weights = find_weights(job.parent, layout)
+    check_pin(job.parent, weights)
+    return weights
+
+
+def _plan_vocabulary(job: ExportJob, asking: Asking) -> PrunedVocabulary | None:
+    if job.vocabulary is None:
+        return None
+    also = (*asking.prompts.values(), *_list_frames(asking))
+    return plan_vocabulary(asking.tokenizer_json, job.vocabulary, job.base, also=also)
 
 
 def _list_frames(asking: Asking) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir import convenience
 
-from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight, use_contrib
+from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight, replace_node, use_contrib
 
 #: Coordinates of a row that share a scale at 4 bits.
 BLOCK = 32
@@ -20,50 +21,58 @@ CHUNK_ROWS = 8192
 
 
 def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read int8 rows, each with a scale of its own, in place. Standard operators only."""
+    """Let a Gather read int8 rows, each with a scale of its own, in place. Standard operators only.
+
+    Args:
+        gather: reads rows of a (V, H) float32 initializer; it is removed. A table that was stored so before is shared.
+    """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
     name = str(table.name)
-    codes, scales = model.graph.initializers.get(f"{name}.int8"), model.graph.initializers.get(f"{name}.scale")
-    if codes is None or scales is None:
-        stored, steps = round_rows_to_int8(read_weight(table))
-        codes, scales = add_constant(model, f"{name}.int8", stored), add_constant(model, f"{name}.scale", steps)
-    here = Inserter(model, gather)
+    names = [f"{name}.int8", f"{name}.scale"]
+    if names[0] not in model.graph.initializers:
+        arrays: tuple[NDArray[Any], ...] = round_rows_to_int8(read_weight(table))
+        for part, array in zip(names, arrays, strict=True):
+            add_constant(model.graph, part, array)
+    codes, scales = (model.graph.initializers[part] for part in names)
+    here = Inserter(model.graph, gather)
     picked = here.add("Gather", [codes, ids], {"axis": 0}, like=out, dtype=ir.DataType.INT8)
     steps_of = here.add("Gather", [scales, ids], {"axis": 0}, like=out, last=1)
     numbers = here.add("Cast", [picked], {"to": int(ir.DataType.FLOAT)}, like=out)
-    _replace(model, gather, here.add("Mul", [numbers, steps_of], like=out))
+    replace_node(model.graph, gather, here.add("Mul", [numbers, steps_of], like=out))
 
 
 def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read 4-bit rows, each block of 32 coordinates with a scale and a zero point, in place."""
+    """Let a Gather read 4-bit rows, each block of 32 coordinates with a scale and a zero point, in place.
+
+    Args:
+        gather: reads rows of a (V, H) float32 initializer that `fits_int4`; it is removed. A table that was stored so
+            before is shared.
+    """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
     name = str(table.name)
     names = [f"{name}.int4{part}" for part in ("", ".scale", ".zero")]
     if names[0] not in model.graph.initializers:
-        codes, scales, zeros = round_rows(read_weight(table))
-        add_constant(model, names[0], codes)
-        add_constant(model, names[1], scales)
-        add_constant(model, names[2], zeros)
-    here = Inserter(model, gather)
+        arrays: tuple[NDArray[Any], ...] = round_rows(read_weight(table))
+        for part, array in zip(names, arrays, strict=True):
+            add_constant(model.graph, part, array)
+    here = Inserter(model.graph, gather)
     attributes = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-    stored = [model.graph.initializers[part] for part in names]
-    numbers = here.add(
-        "GatherBlockQuantized", [stored[0], ids, *stored[1:]], attributes, like=out, domain="com.microsoft"
-    )
-    _replace(model, gather, numbers)
+    codes, scales, zeros = (model.graph.initializers[part] for part in names)
+    numbers = here.add("GatherBlockQuantized", [codes, ids, scales, zeros], attributes, like=out)
+    replace_node(model.graph, gather, numbers)
     use_contrib(model)
 
 
 def fits_int4(gather: ir.Node) -> bool:
-    """Whether a table's rows are whole blocks."""
+    """Whether the rows of a Gather's table are pairs of blocks: two zero points share a byte."""
     table = gather.inputs[0]
     return table is not None and table.shape is not None and int(table.shape[1]) % (2 * BLOCK) == 0  # type: ignore[arg-type]
 
 
 def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Rows (V, H) as codes (V, H) and scales (V, 1)."""
+    """(V, H) float32 rows as (V, H) int8 codes and (V, 1) float32 scales; a row is codes * scale."""
     codes, scales = np.empty(rows.shape, dtype=np.int8), np.empty((len(rows), 1), dtype=np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk, here = rows[start : start + CHUNK_ROWS], slice(start, start + CHUNK_ROWS)
@@ -73,7 +82,10 @@ def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """Rows (V, H) as packed codes (V, H / 2), scales (V, H / 32) and packed zero points (V, H / 64).
+    """(V, H) float32 rows as packed 4-bit codes, scales and packed zero points, one of each per 32 coordinates.
+
+    Returns:
+        (V, H / 2) uint8, (V, H / 32) float32 and (V, H / 64) uint8; a row is (codes - zero) * scale.
 
     The first of two codes lies in the low half of a byte.
     """
@@ -83,7 +95,7 @@ def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(..., 2n) values below 16 -> (..., n) bytes, the first of each pair in the low half."""
+    """(..., 2n) uint8 values below 16 -> (..., n) uint8, the first of each pair in the low half."""
     packed: NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
     return packed
 
@@ -91,8 +103,11 @@ def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def fit_blocks(blocks: NDArray[np.float64], bits: int, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scale and zero point of each block along `axis` with the least squared error, over some clippings of its range.
 
+    Args:
+        blocks: float64 numbers; a block lies along `axis`.
+
     Returns:
-        both with a length of 1 along `axis`; code = round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
+        both float64, with a length of 1 along `axis`; code = round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
     """
     top = 2**bits - 1
     low = np.minimum(blocks.min(axis=axis, keepdims=True), 0)
@@ -117,11 +132,3 @@ def _round_chunk(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.ui
     scales, zeros = fit_blocks(blocks, 4, axis=2)
     codes = np.clip(np.rint(blocks / scales) + zeros, 0, 15).astype(np.uint8)
     return codes.reshape(rows.shape), scales[..., 0].astype(np.float32), zeros[..., 0].astype(np.uint8)
-
-
-def _replace(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
-    out = node.outputs[0]
-    convenience.replace_all_uses_with(out, value)
-    name = out.name
-    model.graph.remove(node, safe=True)
-    value.name = name

@@ -1,19 +1,23 @@
-"""A precision's name -> the traced graph in that precision. What is measured on texts is measured once for all."""
+"""A precision's name -> the traced graph in that precision. What is measured on texts is measured once for all.
+
+`MAKERS` says what each precision is: a function that rewrites a copy of the traced graph in place, and says what it
+kept at a higher precision than the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from matexport.errors import RequestError
 from matexport.export.graph.edit import Floats
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import fits_int4
-from matexport.export.quantize.observe import observe_peaks, observe_rows, open_values
+from matexport.export.quantize.observe import Sample, observe_peaks, observe_rows
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.export.quantize.precisions.fp16 import apply_half
 from matexport.export.quantize.precisions.int8 import apply_int8
@@ -21,133 +25,134 @@ from matexport.export.quantize.precisions.int8_static import apply_static_int8
 from matexport.export.quantize.precisions.mixed import choose_eight_bit_blocks
 from matexport.export.quantize.sites import find_products, find_tables
 from matexport.io.progress import Progress
-from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import PrecisionFacts, TextFacts
+from matexport.spec.facts import PrecisionFacts
 from matexport.spec.profile import Point, Precision
 
+#: Precisions that need no weight matrices to work on, and no rows of what these are multiplied by.
+WITHOUT_ROWS = frozenset({Precision.FP32, Precision.FP16})
 
-@dataclass(frozen=True)
-class Calibration:
-    """The texts that activations are measured on.
-
-    Attributes:
-        tokens: of each text, as the runtime makes them.
-        source: what the texts are, for the manifest.
-    """
-
-    tokens: Sequence[Tokens]
-    text: TextFacts
-    source: str
+Report = Callable[[int, int], None]
+Kept = Mapping[str, Precision]
 
 
 @dataclass(frozen=True)
-class Quantizer:
-    """Makes precisions of one traced graph.
+class Material:
+    """What precisions are made from.
 
     Attributes:
-        model: the graph in fp32, its weights on disk in `folder`; it is copied, not changed.
-        states: names of the token states after 0, 1, ... N blocks.
+        traced: the graph in fp32, its weights on disk in the sample's folder; it is copied, not changed.
         points: of the job.
-        folder: where the weights lie; graphs to run are put beside them for a moment.
-        scratch: for large files, removed by the caller.
+        sample: the calibration texts.
+        source: what those texts are, for the manifest.
+        rows: name of a site -> (n, K) float32 rows seen on the texts; empty where no precision needs them.
+        rounded: weights that were rounded to blocks, by all precisions so far: two may share them.
     """
 
-    model: ir.Model
-    states: Sequence[str]
+    traced: Traced
     points: Sequence[Point]
-    calibration: Calibration
-    folder: Path
-    scratch: Path
-    report: Progress
-    _rounded: Rounded = field(default_factory=dict)
+    sample: Sample
+    source: str
+    rows: Mapping[str, Floats]
+    rounded: Rounded = field(default_factory=dict)
 
-    def make(self, precision: Precision) -> tuple[ir.Model, PrecisionFacts]:
-        """The graph in one precision, weights in memory, and what was decided on the way.
 
-        Raises:
-            RequestError: the graph does not allow this precision.
-        """
-        if precision not in (Precision.FP32, Precision.FP16) and not find_products(self.model, self.states):
-            raise RequestError(
-                f"{precision} was asked; nothing in the parent's blocks multiplies by a weight matrix in the form that "
-                "is known (MatMul with the weight on the right): ask for fp32 or fp16"
-            )
-        model = self.model.clone()
-        facts = PrecisionFacts(calibration=None if precision is Precision.FP32 else self.calibration.source)
-        if precision is Precision.FP16:
-            peaks = observe_peaks(self.model, self.calibration.tokens, self.calibration.text, self.folder)
-            kept = apply_half(model, self.states, peaks)
-            facts = PrecisionFacts(facts.calibration, {_name_block(block): Precision.FP32 for block in kept})
-        elif precision is Precision.INT8:
-            apply_int8(model, self.states, self._rows, self._progress(precision))
-        elif precision is Precision.INT8_STATIC:
-            apply_static_int8(model, self.states, self._rows, self._progress(precision))
-        elif precision is Precision.Q8:
-            self._apply_blocks(model, [], self._blocks, precision)
-        elif precision is Precision.Q4:
-            self._apply_blocks(model, self._blocks, [], precision)
-            facts = PrecisionFacts(facts.calibration, self._describe_wide_tables())
-        elif precision is Precision.Q4_MIXED:
-            eight = choose_eight_bit_blocks(
-                self.model,
-                self.states,
-                self.points,
-                self._rows,
-                self.calibration.tokens,
-                self.calibration.text,
-                self.folder,
-                self._rounded,
-                self._progress(precision),
-            )
-            self._apply_blocks(model, [block for block in self._blocks if block not in eight], eight, precision)
-            raised = {_name_block(block): Precision.Q8 for block in eight}
-            facts = PrecisionFacts(facts.calibration, self._describe_wide_tables() | raised)
-        return model, facts
+def observe_products(
+    precisions: Sequence[Precision], traced: Traced, sample: Sample, scratch: Path, progress: Report | None = None
+) -> dict[str, Floats]:
+    """What the weights of the blocks are multiplied by on the sample's texts, if one of some precisions needs it.
 
-    def run_points(self) -> dict[Point, Floats]:
-        """The fp32 graph's vectors for the calibration texts: point -> (n, dim)."""
-        run = open_values(self.model, [point.name for point in self.points], self.calibration.text, self.folder)
-        vectors: dict[Point, list[Floats]] = {point: [] for point in self.points}
-        for row in self.calibration.tokens:
-            for point, value in zip(self.points, run([row]), strict=True):
-                vectors[point].append(value)
-        return {point: np.concatenate(parts) for point, parts in vectors.items()}
+    Args:
+        scratch: for large files, removed by the caller.
+        progress: called with (done, total) texts.
 
-    def _apply_blocks(self, model: ir.Model, four: Sequence[int], eight: Sequence[int], precision: Precision) -> None:
-        apply_blocks(
-            model,
-            self.states,
-            self._rows,
-            four_bits=four,
-            eight_bits=eight,
-            rounded=self._rounded,
-            progress=self._progress(precision),
+    Returns:
+        name of a site -> (n, K) float32 rows.
+
+    Raises:
+        RequestError: one of the precisions needs it, and the graph has no such products.
+    """
+    needing = [precision for precision in precisions if precision not in WITHOUT_ROWS]
+    if not needing:
+        return {}
+    names = [site.name for site in find_products(traced)]
+    if not names:
+        raise RequestError(
+            f"{needing[0]} was asked; nothing in the parent's blocks multiplies by a weight matrix in the form that "
+            "is known (MatMul with the weight on the right): ask for fp32 or fp16"
         )
+    return observe_rows(traced.model, names, sample, scratch, progress)
 
-    def _describe_wide_tables(self) -> dict[str, Precision]:
-        """Embeddings whose rows are no whole 4-bit blocks stay at 8 bits."""
-        wide = not all(map(fits_int4, find_tables(self.model, self.states)))
-        return {_name_block(EMBEDDINGS): Precision.Q8} if wide else {}
 
-    @property
-    def _blocks(self) -> list[int]:
-        return [EMBEDDINGS, *range(1, len(self.states))]
+def make_precision(precision: Precision, material: Material, report: Progress) -> tuple[ir.Model, PrecisionFacts]:
+    """The graph in one precision, weights in memory, and what was decided on the way.
 
-    @cached_property
-    def _rows(self) -> dict[str, Floats]:
-        names = [site.name for site in find_products(self.model, self.states)]
-        return observe_rows(
-            self.model,
-            names,
-            self.calibration.tokens,
-            self.calibration.text,
-            self.folder,
-            self.scratch,
-            lambda done, total: self.report("calibrate", done, total),
-        )
+    Raises:
+        RequestError: the graph does not allow this precision.
+    """
+    copy = material.traced.copy()
+    kept = MAKERS[precision](copy, material, partial(report, f"quantize {precision}"))
+    return copy.model, PrecisionFacts(None if precision is Precision.FP32 else material.source, kept)
 
-    def _progress(self, precision: Precision) -> Callable[[int, int], None]:
-        return lambda done, total: self.report(f"quantize {precision}", done, total)
+
+def _make_fp32(_copy: Traced, _material: Material, _report: Report) -> Kept:
+    return {}
+
+
+def _make_fp16(copy: Traced, material: Material, _report: Report) -> Kept:
+    kept = apply_half(copy, observe_peaks(material.traced.model, material.sample))
+    return {_name_block(block): Precision.FP32 for block in kept}
+
+
+def _make_int8(copy: Traced, material: Material, report: Report) -> Kept:
+    apply_int8(copy, material.rows, report)
+    return {}
+
+
+def _make_int8_static(copy: Traced, material: Material, report: Report) -> Kept:
+    apply_static_int8(copy, material.rows, report)
+    return {}
+
+
+def _make_q8(copy: Traced, material: Material, report: Report) -> Kept:
+    eight = _list_blocks(copy)
+    apply_blocks(copy, material.rows, four_bits=[], eight_bits=eight, rounded=material.rounded, progress=report)
+    return {}
+
+
+def _make_q4(copy: Traced, material: Material, report: Report) -> Kept:
+    four = _list_blocks(copy)
+    apply_blocks(copy, material.rows, four_bits=four, eight_bits=[], rounded=material.rounded, progress=report)
+    return _describe_wide_tables(material.traced)
+
+
+def _make_q4_mixed(copy: Traced, material: Material, report: Report) -> Kept:
+    eight = choose_eight_bit_blocks(
+        material.traced, material.points, material.rows, material.sample, material.rounded, report
+    )
+    four = [block for block in _list_blocks(copy) if block not in eight]
+    apply_blocks(copy, material.rows, four_bits=four, eight_bits=eight, rounded=material.rounded, progress=report)
+    return _describe_wide_tables(material.traced) | {_name_block(block): Precision.Q8 for block in eight}
+
+
+MAKERS: Mapping[Precision, Callable[[Traced, Material, Report], Kept]] = {
+    Precision.FP32: _make_fp32,
+    Precision.FP16: _make_fp16,
+    Precision.INT8: _make_int8,
+    Precision.INT8_STATIC: _make_int8_static,
+    Precision.Q8: _make_q8,
+    Precision.Q4: _make_q4,
+    Precision.Q4_MIXED: _make_q4_mixed,
+}
+
+
+def _list_blocks(traced: Traced) -> list[int]:
+    return [EMBEDDINGS, *range(1, len(traced.states))]
+
+
+def _describe_wide_tables(traced: Traced) -> dict[str, Precision]:
+    """Embeddings whose rows are no whole 4-bit blocks stay at 8 bits."""
+    wide = not all(map(fits_int4, find_tables(traced)))
+    return {_name_block(EMBEDDINGS): Precision.Q8} if wide else {}
 
 
 def _name_block(block: int) -> str:

@@ -7,52 +7,66 @@ mapped, not held: for a large parent they are a gigabyte.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from matexport.export.graph.edit import add_constant, write_graph
+from matexport.export.graph.edit import Floats, add_constant, append_node, write_graph
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import Tokens, feed_rows
 from matexport.spec.facts import TextFacts
+from matexport.spec.profile import Point
 
-Floats = NDArray[np.float32]
+Run = Callable[[Sequence[Tokens]], list[Floats]]
 
 #: Rows (tokens) kept of each value: enough for second moments of 4096 channels, and for a 99.99th percentile.
 MAX_ROWS = 4096
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What graphs are run on to see what flows through them.
+
+    Attributes:
+        tokens: of each text, as the runtime makes them.
+        text: how rows of tokens become a graph's inputs.
+        folder: where the graphs' weights lie; a graph that is run is put beside them for a moment.
+    """
+
+    tokens: Sequence[Tokens]
+    text: TextFacts
+    folder: Path
+
+
 def observe_rows(
     model: ir.Model,
     names: Sequence[str],
-    tokens: Sequence[Tokens],
-    text: TextFacts,
-    folder: Path,
+    sample: Sample,
     scratch: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Floats]:
     """Rows of some of the graph's values.
 
     Args:
-        model: a traced graph whose weights lie in `folder`, or inline.
+        model: a traced graph whose weights lie in the sample's folder, or inline.
         names: (B, T, K) float32 values.
-        tokens: the calibration texts.
-        folder: where the weights lie; the graph is put beside them for a moment.
+        sample: the calibration texts.
         scratch: where the rows are kept, for as long as they are used.
         progress: called with (done, total) texts.
 
     Returns:
         name -> (n, K) float32 rows, one per token, evenly spread over the texts; the same tokens for every name.
     """
-    keep = _spread([len(row.ids) for row in tokens], MAX_ROWS)
-    run = open_values(model, names, text, folder)
+    keep = _spread([len(row.ids) for row in sample.tokens], MAX_ROWS)
+    run = open_values(model, names, sample)
     files: dict[str, Floats] = {}
     at = 0
-    for done, (row, chosen) in enumerate(zip(tokens, keep, strict=True)):
+    for done, (row, chosen) in enumerate(zip(sample.tokens, keep, strict=True)):
         if progress:
-            progress(done, len(tokens))
+            progress(done, len(sample.tokens))
         for index, (name, value) in enumerate(zip(names, run([row]), strict=True)):
             if name not in files:
                 total = sum(len(part) for part in keep)
@@ -64,36 +78,36 @@ def observe_rows(
     return files
 
 
-def observe_peaks(model: ir.Model, tokens: Sequence[Tokens], text: TextFacts, folder: Path) -> dict[str, float]:
+def observe_peaks(model: ir.Model, sample: Sample) -> dict[str, float]:
     """The largest absolute value that every float32 value of a graph took, by name.
 
-    Values at the far end of float32 are what masks are made of; they are left out.
+    Values of `MASK_LEVEL` and more are what masks are made of; they are left out.
+
+    Args:
+        model: a traced graph whose weights lie in the sample's folder, or inline; it is left as it is.
+        sample: the texts, each run alone.
     """
     probed = model.clone()
     graph = probed.graph
-    level = add_constant(probed, "mask_level", np.array(MASK_LEVEL, dtype=np.float32))
-    nothing = add_constant(probed, "nothing", np.array(0, dtype=np.float32))
+    level = add_constant(graph, "mask_level", np.array(MASK_LEVEL, dtype=np.float32))
+    nothing = add_constant(graph, "nothing", np.array(0, dtype=np.float32))
     names, peaks = [], []
     for node in list(graph):
         for value in node.outputs:
             if value.dtype is not ir.DataType.FLOAT:
                 continue
-            size = ir.node("Abs", [value])
-            below = ir.node("Less", [size.outputs[0], level])
-            finite = ir.node("Where", [below.outputs[0], size.outputs[0], nothing])
-            peak = ir.node("ReduceMax", [finite.outputs[0]], {"keepdims": 0})
-            for added in (size, below, finite, peak):
-                graph.append(added)
+            size = append_node(graph, "Abs", [value])
+            finite = append_node(graph, "Where", [append_node(graph, "Less", [size, level]), size, nothing])
+            peaks.append(append_node(graph, "ReduceMax", [finite], {"keepdims": 0}))
             names.append(str(value.name))
-            peaks.append(peak.outputs[0])
     for index, value in enumerate(peaks):
         value.name = f"peak_{index}"
         value.type = ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape([])
     graph.outputs[:] = peaks
-    run = _open(probed, [str(value.name) for value in peaks], text, folder)
+    run = _open(probed, [str(value.name) for value in peaks], sample)
     found = np.zeros(len(peaks))
-    for row in tokens:
+    for row in sample.tokens:
         found = np.maximum(found, np.array(run([row]), dtype=np.float64))
     return dict(zip(names, found.tolist(), strict=True))
 
@@ -102,26 +116,38 @@ def observe_peaks(model: ir.Model, tokens: Sequence[Tokens], text: TextFacts, fo
 MASK_LEVEL = 1e30
 
 
-def open_values(
-    model: ir.Model, names: Sequence[str], text: TextFacts, folder: Path
-) -> Callable[[Sequence[Tokens]], list[Floats]]:
-    """A function that runs token rows, padded on the right, and gives the graph's values of those names."""
+def open_values(model: ir.Model, names: Sequence[str], sample: Sample) -> Run:
+    """A function that runs rows of tokens, padded on the right into one batch, and gives values of the graph.
+
+    Args:
+        model: its weights lie in the sample's folder, or inline; it is left as it is.
+        names: of the values, in the order in which they are given.
+        sample: its texts are not run: rows are given to the function.
+    """
     probed = model.clone()
     values = {value.name: value for node in probed.graph for value in node.outputs}
     probed.graph.outputs[:] = [values[name] for name in names]
-    return _open(probed, names, text, folder)
+    return _open(probed, names, sample)
 
 
-def _open(
-    model: ir.Model, names: Sequence[str], text: TextFacts, folder: Path
-) -> Callable[[Sequence[Tokens]], list[Floats]]:
-    path = folder / "observed.onnx"
+def run_points(model: ir.Model, points: Sequence[Point], sample: Sample) -> dict[Point, Floats]:
+    """A graph's vectors of the sample's texts, each run alone: point -> (n, dim) float32."""
+    run = open_values(model, [point.name for point in points], sample)
+    vectors: dict[Point, list[Floats]] = {point: [] for point in points}
+    for row in sample.tokens:
+        for point, value in zip(points, run([row]), strict=True):
+            vectors[point].append(value)
+    return {point: np.concatenate(parts) for point, parts in vectors.items()}
+
+
+def _open(model: ir.Model, names: Sequence[str], sample: Sample) -> Run:
+    path = sample.folder / "observed.onnx"
     write_graph(model, path)
     session = open_session(path)
     path.unlink()
 
     def run(rows: Sequence[Tokens]) -> list[Floats]:
-        values: list[Floats] = session.run(list(names), feed_rows(rows, text))
+        values: list[Floats] = session.run(list(names), feed_rows(rows, sample.text))
         return values
 
     return run

@@ -30,7 +30,7 @@ MAX_INT8 = 127
 
 
 def choose_scales(weight: Floats) -> Floats:
-    """Scales (N,) of a (K, N) weight's columns at which no pair of neighbouring rows can saturate.
+    """(N,) float32 scales of a (K, N) float32 weight's columns at which no pair of neighbouring rows can saturate.
 
     Rows 2k and 2k+1 are what one 16-bit lane adds up. Holding their sum of absolute values to 128 costs less than the
     usual remedy, 7-bit weights: most pairs are not made of two large ones.
@@ -45,10 +45,10 @@ def choose_scales(weight: Floats) -> Floats:
 
 
 def round_columns(weight: Floats, scales: Floats, inputs: Floats) -> Integers:
-    """A (K, N) weight as int8 at the given scales (N,), rounded with feedback, no pair above the limit.
+    """A (K, N) float32 weight as (K, N) int8 at the given (N,) scales, rounded with feedback, no pair above the limit.
 
     Args:
-        inputs: (n, K) rows that the weight was multiplied by in calibration.
+        inputs: (n, K) float32 rows that the weight was multiplied by in calibration.
     """
     chosen = np.zeros(weight.shape, dtype=np.int8)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from matexport.export.graph.edit import find_needed_nodes
+from matexport.export.graph.traced import Traced
 
 #: A smaller table (BERT's two segment vectors) saves nothing.
 MIN_TABLE_BYTES = 64 << 10
@@ -42,15 +43,11 @@ class ProductGroup:
         return tuple(node.inputs[1] for node in self.products)  # type: ignore[misc]
 
 
-def find_products(model: ir.Model, states: Sequence[str]) -> list[ProductGroup]:
-    """The sites of a traced graph, in the order in which it computes them.
-
-    Args:
-        states: names of the token states after 0, 1, ... N blocks.
-    """
-    blocks = find_blocks(model, states)
+def find_products(traced: Traced) -> list[ProductGroup]:
+    """The sites of a traced graph, in the order in which it computes them."""
+    blocks = find_blocks(traced)
     found: dict[ir.Value, list[ir.Node]] = {}
-    for node in model.graph:
+    for node in traced.model.graph:
         if node.op_type == "MatMul" and blocks.get(node, 0) > 0 and _is_matrix(node.inputs[1]):
             source = node.inputs[0]
             assert source is not None
@@ -58,12 +55,16 @@ def find_products(model: ir.Model, states: Sequence[str]) -> list[ProductGroup]:
     return [ProductGroup(source, tuple(nodes), blocks[nodes[0]]) for source, nodes in found.items()]
 
 
-def find_tables(model: ir.Model, states: Sequence[str], *, least_bytes: int = MIN_TABLE_BYTES) -> list[ir.Node]:
-    """The Gather nodes that read rows of an embedding table; by default of one that is worth quantizing."""
-    blocks = find_blocks(model, states)
+def find_tables(traced: Traced, *, least_bytes: int = MIN_TABLE_BYTES) -> list[ir.Node]:
+    """The Gather nodes that read rows of an embedding table, a float32 matrix.
+
+    Args:
+        least_bytes: size of the smallest table that counts; by default of one that is worth quantizing.
+    """
+    blocks = find_blocks(traced)
     return [
         node
-        for node in model.graph
+        for node in traced.model.graph
         if node.op_type == "Gather"
         and node in blocks
         and node.attributes.get_int("axis", 0) == 0
@@ -72,11 +73,11 @@ def find_tables(model: ir.Model, states: Sequence[str], *, least_bytes: int = MI
     ]
 
 
-def find_blocks(model: ir.Model, states: Sequence[str]) -> dict[ir.Node, int]:
+def find_blocks(traced: Traced) -> dict[ir.Node, int]:
     """Node -> the parent's block that computes it, 0 for the embeddings; without what belongs to the read-out."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
+    values = {value.name: value for node in traced.model.graph for value in node.outputs}
     blocks: dict[ir.Node, int] = {}
-    for block, state in enumerate(states):
+    for block, state in enumerate(traced.states):
         for node in find_needed_nodes([values[state]]):
             blocks.setdefault(node, block)
     return blocks

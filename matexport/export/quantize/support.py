@@ -10,8 +10,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from matexport.errors import FamilyError, RequestError
-from matexport.export.graph.edit import write_graph
-from matexport.export.quantize.make import Calibration, Quantizer
+from matexport.export.graph.edit import make_constant, write_graph
+from matexport.export.graph.traced import Traced
+from matexport.export.quantize.make import Material, make_precision, observe_products
+from matexport.export.quantize.observe import Sample
 from matexport.io.files import explain_os_errors
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import Tokens
@@ -33,12 +35,10 @@ def check_runtime(precision: Precision) -> None:
     text = TextFacts(("input_ids",), TOKENS, PaddingSide.RIGHT, 0, {})
     with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        calibration = Calibration(tokens, text, "")
-        states = ("state_0", "state_1")
-        quantizer = Quantizer(
-            _make_toy(), states, [Point(1, WIDTH)], calibration, folder, folder, lambda _stage, _done, _total: None
-        )
-        model, _ = quantizer.make(precision)
+        traced, sample = Traced(_make_toy(), ("state_0", "state_1")), Sample(tokens, text, folder)
+        rows = observe_products([precision], traced, sample, folder)
+        material = Material(traced, [Point(1, WIDTH)], sample, "", rows)
+        model, _ = make_precision(precision, material, lambda _stage, _done, _total: None)
         write_graph(model, folder / "toy.onnx")
         try:
             session = open_session(folder / "toy.onnx")
@@ -59,14 +59,10 @@ def _make_toy() -> ir.Model:
     """input_ids -> Gather -> MatMul -> mean over the tokens, with the names that the precisions look for."""
     rng = np.random.default_rng(0)
 
-    def weight(name: str, *shape: int) -> ir.Value:
-        tensor = ir.tensor(rng.standard_normal(shape).astype(np.float32), name=name)
-        return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-
     ids = ir.Value(name="input_ids", shape=ir.Shape([BATCH_AXIS, SEQUENCE_AXIS]), type=ir.TensorType(ir.DataType.INT64))
-    table, matrix = weight("table", TOKENS, WIDTH), weight("matrix", WIDTH, WIDTH)
-    axis = ir.tensor(np.array([1], dtype=np.int64), name="axis")
-    over = ir.Value(name="axis", shape=axis.shape, type=ir.TensorType(axis.dtype), const_value=axis)  # type: ignore[arg-type]
+    table = make_constant("table", rng.standard_normal((TOKENS, WIDTH)).astype(np.float32))
+    matrix = make_constant("matrix", rng.standard_normal((WIDTH, WIDTH)).astype(np.float32))
+    over = make_constant("axis", np.array([1], dtype=np.int64))
     nodes = [ir.node("Gather", [table, ids], {"axis": 0})]
     nodes.append(ir.node("MatMul", [nodes[0].outputs[0], matrix]))
     nodes.append(ir.node("ReduceMean", [nodes[1].outputs[0], over], {"keepdims": 0}))

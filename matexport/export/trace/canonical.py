@@ -10,6 +10,7 @@ import torch
 from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
+from matexport.export.graph.edit import add_constant
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
 
 OPSET = 20
@@ -17,6 +18,11 @@ IR_VERSION = 10
 
 
 def canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
+    """Bring a graph, as an exporter leaves it, into the form that the later stages rely on, in place.
+
+    Args:
+        inputs: names of its inputs, of which the first is (B, T).
+    """
     _name_axes(model, inputs)
     _name_weights(model)
     _store_matrices_as_read(model)
@@ -71,11 +77,7 @@ def _store_matrices_as_read(model: ir.Model) -> None:
             model.graph.remove(node, safe=True)
             continue
         name = f"{source.name}.T"
-        stored = model.graph.initializers.get(name)
-        if stored is None:
-            tensor = _transpose(source.const_value, name)
-            stored = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-            model.graph.initializers.add(stored)
+        stored = add_constant(model.graph, name, _transpose(source.const_value, name))
         convenience.replace_all_uses_with(node.outputs[0], stored)
         model.graph.remove(node, safe=True)
 

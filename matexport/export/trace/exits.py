@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from matexport.export.graph.edit import add_constant, append_node
 from matexport.spec.facts import BATCH_AXIS
 from matexport.spec.profile import Point
 
@@ -33,36 +34,19 @@ def add_exits(model: ir.Model, points: Sequence[Point], *, normalize: bool) -> N
     """
     graph = model.graph
     full = {value.name: value for value in graph.outputs}
-    floor = _add_constant(graph, "min_norm", np.array(MIN_NORM, dtype=np.float32))
-    last_axis = _add_constant(graph, "last_axis", np.array([-1], dtype=np.int64))
-    zero = _add_constant(graph, "dim_start", np.array([0], dtype=np.int64))
+    floor = add_constant(graph, "min_norm", np.array(MIN_NORM, dtype=np.float32))
+    last_axis = add_constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+    zero = add_constant(graph, "dim_start", np.array([0], dtype=np.int64))
     outputs = []
     for point in points:
         value = full[name_layer(point.layers)]
-        end = _add_constant(graph, f"dim_{point.dim}", np.array([point.dim], dtype=np.int64))
-        value = _append(graph, "Slice", [value, zero, end, last_axis])
+        end = add_constant(graph, f"dim_{point.dim}", np.array([point.dim], dtype=np.int64))
+        value = append_node(graph, "Slice", [value, zero, end, last_axis])
         if normalize:
-            norm = _append(graph, "ReduceL2", [value, last_axis], {"keepdims": 1})
-            value = _append(graph, "Div", [value, _append(graph, "Max", [norm, floor])])
+            norm = append_node(graph, "ReduceL2", [value, last_axis], {"keepdims": 1})
+            value = append_node(graph, "Div", [value, append_node(graph, "Max", [norm, floor])])
         value.name = point.name
         value.type = ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape([BATCH_AXIS, point.dim])
         outputs.append(value)
     graph.outputs[:] = outputs
-
-
-def _append(
-    graph: ir.Graph, operator: str, inputs: list[ir.Value], attributes: dict[str, int] | None = None
-) -> ir.Value:
-    node = ir.node(operator, inputs, attributes)
-    graph.append(node)
-    return node.outputs[0]
-
-
-def _add_constant(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
-    known = graph.initializers.get(name)
-    if known is None:
-        tensor = ir.tensor(array, name=name)
-        known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
-        graph.initializers.add(known)
-    return known

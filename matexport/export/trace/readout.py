@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matexport.export.parents.loading import module_class
+from matexport.export.parents.folder.loading import module_class
 from matexport.export.parents.text import TextParent
 from matexport.family.manifest import POOLING_MASK
 from matexport.spec.readout import FinalNorm, PoolingMode
@@ -129,7 +129,7 @@ class Pooled(nn.Module):
 
 
 class ExitsWithStates(nn.Module):
-    """An `ExitsModule` that gives the states, too: what is traced, since they tell the blocks apart in the graph."""
+    """What is traced: an `ExitsModule` that gives the states, too, which tell the blocks apart in the graph."""
 
     def __init__(self, exits: ExitsModule) -> None:
         super().__init__()

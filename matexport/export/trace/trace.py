@@ -12,7 +12,6 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,27 +22,13 @@ from onnx_ir.passes import common
 from torch import nn
 
 from matexport.errors import ParentError, one_line
+from matexport.export.graph.traced import Traced
 from matexport.export.trace.canonical import IR_VERSION, OPSET, canonicalize
 from matexport.family.manifest import POOLING_MASK
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
 
 #: The example: more than one row, since exporters freeze axes of length 1, and rows of unequal length.
 EXAMPLE_SHAPE = (3, 12)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """The traced graph: inputs (B, T) int64, outputs named after points, weights still in torch's memory.
-
-    Attributes:
-        states: names of the values that hold the parent's token states after 0, 1, ... blocks, up to the deepest
-            one that an exit reads, each before any final norm. What one of them needs and those before it do not is
-            one block.
-    """
-
-    model: ir.Model
-    facts: TraceFacts
-    states: tuple[str, ...]
 
 
 def trace_exits(
@@ -53,10 +38,9 @@ def trace_exits(
     outputs: Sequence[str],
     states: int,
     vocabulary: int,
-    exporter: str = "dynamo",
     own_classes: Sequence[str] = (),
-) -> Traced:
-    """Trace a module once.
+) -> tuple[Traced, TraceFacts]:
+    """Trace a module once, weights still in torch's memory; by TorchScript where dynamo cannot, and then say why.
 
     Args:
         module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output, then the states.
@@ -64,7 +48,6 @@ def trace_exits(
         outputs: names of its outputs.
         states: how many states follow.
         vocabulary: number of token ids, for the example.
-        exporter: ``dynamo`` (falls back to TorchScript when it fails, and says why) or ``torchscript``.
         own_classes: classes of the parent's own in the module, which nobody here has read: when TorchScript says that
             it freezes what they decide by looking at values, they are refused.
 
@@ -72,29 +55,12 @@ def trace_exits(
         ParentError: neither exporter can trace the module.
     """
     example = make_example(inputs, vocabulary)
-    state_names = tuple(f"state_{depth}" for depth in range(states))
-    names = [*outputs, *state_names]
-    fallback = None
-    if exporter == "dynamo":
-        try:
-            model = _export_dynamo(module, example, inputs, names)
-        except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
-            _refuse_frozen(error, own_classes)
-            fallback = f"{type(error).__name__}: {one_line(error)}"
-            exporter = "torchscript"
-    if exporter == "torchscript":
-        try:
-            model = _export_torchscript(module, example, inputs, names, own_classes)
-        except ParentError:
-            raise
-        except Exception as error:
-            raise ParentError(
-                f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {one_line(error)}"
-            ) from error
+    state_names = [f"state_{depth}" for depth in range(states)]
+    model, fallback = _export(module, example, inputs, [*outputs, *state_names], own_classes)
     try:
         canonicalize(model, inputs)
-        if exporter == "torchscript":
-            model.clone()  # what it leaves may hang together badly, and every profile is cut from a copy
+        if fallback:
+            model.clone()  # what TorchScript leaves may hang together badly, and every profile is cut from a copy
     except Exception as error:
         raise ParentError(
             f"the parent's trace is no sound graph ({one_line(error)}); dynamo said: {fallback}"
@@ -103,7 +69,28 @@ def trace_exits(
     common.RemoveUnusedNodesPass()(model)  # what no exit reads: deeper blocks, a norm that is dropped
     computed = {value.name for node in model.graph for value in node.outputs}
     read = tuple(name for name in state_names if name in computed)
-    return Traced(model, TraceFacts(exporter, OPSET, IR_VERSION, fallback), read)
+    return Traced(model, read), TraceFacts("torchscript" if fallback else "dynamo", OPSET, IR_VERSION, fallback)
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    own_classes: Sequence[str],
+) -> tuple[ir.Model, str | None]:
+    """The module's graph as one of the two exporters leaves it, and what dynamo said if it failed."""
+    try:
+        return _export_dynamo(module, example, inputs, outputs), None
+    except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
+        _refuse_frozen(error, own_classes)
+        fallback = f"{type(error).__name__}: {one_line(error)}"
+    try:
+        return _export_torchscript(module, example, inputs, outputs, own_classes), fallback
+    except ParentError:
+        raise
+    except Exception as error:
+        raise ParentError(f"the parent cannot be traced: dynamo: {fallback}; TorchScript: {one_line(error)}") from error
 
 
 def _refuse_frozen(error: BaseException, own_classes: Sequence[str]) -> None:
@@ -135,7 +122,7 @@ def _list_causes(error: BaseException | None) -> list[BaseException]:
 
 
 def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
-    """Example inputs with right padding, the same in every run."""
+    """`EXAMPLE_SHAPE` int64 tensors, one per input, padded on the right; the same in every run."""
     rows, columns = EXAMPLE_SHAPE
     ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
     lengths = torch.tensor([columns, columns - 4, columns - 9])

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from matexport.export.graph.cut import cut_exit
-from matexport.export.graph.edit import find_needed_nodes, write_graph
+from matexport.export.graph.edit import assert_sound, find_needed_nodes, write_graph
 from matexport.export.graph.weights import measure_prefix, order_weights, write_nested_weights
 from matexport.family.weights_file import read_header
 from matexport.spec.profile import Point
@@ -54,6 +54,8 @@ POINTS = [Point(layers, WIDTH) for layers in (1, 2, 3)]
 def test_a_cut_holds_what_its_exit_needs_and_leaves_the_rest() -> None:
     model = make_model()
     part = cut_exit(model, "L02-D032", name="out")
+    assert_sound(part)
+    assert_sound(model)
     assert sorted(part.graph.initializers) == ["block.0", "block.1", "head"]
     assert [value.name for value in part.graph.outputs] == ["out"]
     assert len(list(part.graph)) == 3
@@ -103,6 +105,7 @@ def test_a_prefix_of_the_weights_runs_its_profiles_and_no_deeper_one(tmp_path: P
     prefixes = []
     for point in POINTS:
         part = cut_exit(model, point.name, name="out")
+        assert_sound(part)
         prefixes.append(measure_prefix(part, header))
         write_graph(part, tmp_path / f"{point.name}.onnx")
     assert prefixes == [header.data_start + count * WIDTH * WIDTH * 4 for count in (2, 3, 4)]

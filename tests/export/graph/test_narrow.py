@@ -17,6 +17,7 @@ from matexport import Embedder, load_family
 from matexport.errors import ParityError
 from matexport.export import export_family
 from matexport.export.graph import narrow as rewrite
+from matexport.export.graph.edit import add_constant, assert_sound
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
@@ -59,6 +60,7 @@ def test_narrowed_blocks_give_the_oracles_vectors(kind: str, tmp_path: Path) -> 
     parent, family = export_cls(kind, tmp_path, points)
     oracle = Oracle(parent, NORMS.get(kind))
     for point in points:
+        assert_sound(ir.load(family / f"{point.name}.fp32.onnx"))
         expected = np.stack([oracle.vector(text, point.layers, point.dim, "cls") for text in TEXTS])
         np.testing.assert_allclose(Embedder(family, f"{point.name}-fp32").embed(TEXTS), expected, atol=2e-6)
 
@@ -92,6 +94,6 @@ def test_the_wrong_token_is_blamed_on_the_rewrite(tmp_path: Path, monkeypatch: p
 
 def _insert_second_token(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     out = INSERT_SLICE(graph, value, axis)
-    out.producer().replace_input_with(1, rewrite._add_constant(graph, "one", [1]))
-    out.producer().replace_input_with(2, rewrite._add_constant(graph, "two", [2]))
+    out.producer().replace_input_with(1, add_constant(graph, "one", np.array([1])))
+    out.producer().replace_input_with(2, add_constant(graph, "two", np.array([2])))
     return out

@@ -20,8 +20,9 @@ from matexport.export.judge import hold as judge
 from matexport.export.judge import process
 from matexport.export.judge.hold import _compare
 from matexport.export.judge.process import Judge
-from matexport.export.parents import loading, reference
+from matexport.export.parents import reference
 from matexport.export.parents.asking import Asking
+from matexport.export.parents.folder import loading
 from matexport.export.parents.preflight import locate
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Probe

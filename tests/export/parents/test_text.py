@@ -273,31 +273,6 @@ def test_a_source_that_is_not_there_is_named(source: str, words: str, tmp_path: 
         plan_parent(ExportJob(ParentSource(source), FULL, base=tmp_path))
 
 
-def test_a_hub_parents_weights_are_fetched_only_when_nothing_else_is_wrong(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched: list[str] = []
-
-    def fake_download(name: str, *, allow_patterns: list[str], **options: object) -> str:
-        assert name == "someone/encoder"
-        for path in small.rglob("*"):
-            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
-                fetched.append(path.name)
-                target = tmp_path / "snapshot" / path.relative_to(small)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fake_download)
-    source = ParentSource("someone/encoder")
-    with pytest.raises(RequestError, match="layers=9 was asked"):
-        plan_parent(ExportJob(source, (Point(9, 8),), base=tmp_path))
-    assert "config.json" in fetched
-    assert "model.safetensors" not in fetched
-    assert plan_parent(ExportJob(source, FULL, base=tmp_path)).parent.source == "someone/encoder"
-    assert "model.safetensors" in fetched
-
-
 @pytest.mark.loads
 def test_a_pickled_head_does_not_bring_in_a_pickled_backbone(tmp_path: Path) -> None:
     """The weights that were hashed and pinned are the ones that are loaded."""

@@ -35,7 +35,7 @@ def make_blocks(
     toy = make_toy(draw_rows(tokens, width, seed=20), pairs)
     four = [block for block, kind in enumerate(bits, start=1) if kind == 4]
     eight = [block for block, kind in enumerate(bits, start=1) if kind == 8]
-    apply_blocks(toy.model, toy.states, observe_toy(toy), four_bits=four, eight_bits=eight)
+    apply_blocks(toy.traced, observe_toy(toy), four_bits=four, eight_bits=eight)
     return toy, plain
 
 
@@ -116,7 +116,7 @@ def test_products_do_not_saturate_at_eight_bits() -> None:
     up, down = np.full((64, 96), 3, np.float32), draw_rows(96, 64)
     up[::32] = -0.01  # so that a block's zero point is low and its codes are high
     toy = make_toy(table, [{"up": up, "down": down}])
-    apply_blocks(toy.model, toy.states, observe_toy(toy), four_bits=[], eight_bits=[1])
+    apply_blocks(toy.traced, observe_toy(toy), four_bits=[], eight_bits=[1])
     (given,) = run_model(toy.model, FEEDS, "wide_1")
     np.testing.assert_allclose(given, table[None, :1] @ up + np.zeros_like(given), rtol=0.01)
 
@@ -146,10 +146,10 @@ def test_weights_that_were_rounded_are_not_rounded_again() -> None:
     first, second = (make_toy(draw_rows(FEW_TOKENS, 64, seed=3), pairs) for _ in range(2))
     rounded: Rounded = {}
     rows = observe_toy(first)
-    apply_blocks(first.model, first.states, rows, four_bits=[1], eight_bits=[], rounded=rounded)
+    apply_blocks(first.traced, rows, four_bits=[1], eight_bits=[], rounded=rounded)
     assert set(rounded) == {"up.q4", "down.q4"}
     other = {name: values[::-1] * 3 for name, values in rows.items()}
-    apply_blocks(second.model, second.states, other, four_bits=[1], eight_bits=[], rounded=rounded)
+    apply_blocks(second.traced, other, four_bits=[1], eight_bits=[], rounded=rounded)
     for name, array in first.initializers.items():
         np.testing.assert_array_equal(array, second.initializers[name])
 

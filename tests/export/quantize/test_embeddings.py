@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from properties import given, settings, st
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
+from matexport.export.graph.edit import assert_sound
 from matexport.export.quantize import embeddings
 from matexport.export.quantize.embeddings import BLOCK, fits_int4, pack_nibbles, store_rows_as_int4, store_rows_as_int8
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, apply_blocks
@@ -33,6 +34,7 @@ def store(table: Floats, how: Callable[[ir.Model, ir.Node], None]) -> Toy:
     toy = make_toy(table, [{"up": draw_rows(width, 32, seed=2), "down": draw_rows(32, width, seed=3)}])
     (gather,) = toy.nodes("Gather")
     how(toy.model, gather)
+    assert_sound(toy.model)
     return toy
 
 
@@ -135,7 +137,7 @@ def test_rows_of_whole_pairs_of_blocks_go_to_4_bits_and_others_to_8(width: int, 
     table = draw_rows(2048, width)
     toy = make_toy(table, [{"up": draw_rows(width, 32, seed=2), "down": draw_rows(32, width, seed=3)}])
     assert fits_int4(toy.nodes("Gather")[0]) == fits
-    apply_blocks(toy.model, toy.states, observe_toy(toy), four_bits=[EMBEDDINGS], eight_bits=[])
+    apply_blocks(toy.traced, observe_toy(toy), four_bits=[EMBEDDINGS], eight_bits=[])
     assert ("table.int4" in toy.initializers) == fits
     assert ("table.int8" in toy.initializers) != fits
     assert "table" not in toy.initializers
@@ -146,6 +148,6 @@ def test_rows_of_whole_pairs_of_blocks_go_to_4_bits_and_others_to_8(width: int, 
 
 def test_a_small_table_is_left_alone() -> None:
     toy = make_toy(draw_rows(255, 64), [{"up": draw_rows(64, 32), "down": draw_rows(32, 64)}])
-    assert find_tables(toy.model, toy.states) == []
+    assert find_tables(toy.traced) == []
     toy = make_toy(draw_rows(256, 64), [{"up": draw_rows(64, 32), "down": draw_rows(32, 64)}])
-    assert find_tables(toy.model, toy.states) == toy.nodes("Gather"), "64 KiB"
+    assert find_tables(toy.traced) == toy.nodes("Gather"), "64 KiB"

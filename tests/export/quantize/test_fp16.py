@@ -21,8 +21,9 @@ from toys import Floats, Toy, draw_rows, make_toy, run_model
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
 from matexport.export import export_family
-from matexport.export.quantize.make import Calibration, Quantizer
-from matexport.export.quantize.observe import observe_peaks
+from matexport.export.graph.edit import assert_sound
+from matexport.export.quantize.make import Material, make_precision
+from matexport.export.quantize.observe import Sample, observe_peaks
 from matexport.export.quantize.precisions import fp16 as half
 from matexport.export.quantize.precisions.fp16 import apply_half, round_to_half
 from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows, tokenize_texts
@@ -38,6 +39,8 @@ KINDS = ["bert", "rough", "modernbert", "qwen3"]
 
 def run_in_half(graph: Path | ir.Model, feeds: Mapping[str, NDArray[Any]], *outputs: str) -> list[NDArray[Any]]:
     """Every operator in the type that the graph says, in numpy."""
+    if isinstance(graph, ir.Model):
+        assert_sound(graph)
     model = onnx.load(graph) if isinstance(graph, Path) else ir.serde.serialize_model(graph)
     evaluator = ReferenceEvaluator(model)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -64,7 +67,7 @@ def make_loud_toy(loudness: float = 1.0) -> Toy:
 
 
 def calibrate(toy: Toy, folder: Path) -> dict[str, float]:
-    return observe_peaks(toy.model, [Tokens(tuple(range(TOKENS)), (0,) * TOKENS)], TEXT, folder)
+    return observe_peaks(toy.model, Sample([Tokens(tuple(range(TOKENS)), (0,) * TOKENS)], TEXT, folder))
 
 
 FEEDS = {"input_ids": np.arange(60).reshape(3, 20)}
@@ -96,7 +99,7 @@ def test_masks_are_left_out_of_peaks(mask: float, tmp_path: Path) -> None:
 def test_half_precision_is_near_and_half_as_large(tmp_path: Path) -> None:
     toy = make_loud_toy()
     expected = run_model(toy.model, FEEDS)
-    assert apply_half(toy.model, toy.states, calibrate(toy, tmp_path)) == []
+    assert apply_half(toy.traced, calibrate(toy, tmp_path)) == []
     for given in (run_model(toy.model, FEEDS), run_in_half(toy.model, FEEDS)):
         for ours, theirs in zip(given, expected, strict=True):
             assert ours.dtype == np.float32
@@ -112,7 +115,7 @@ def test_a_block_that_comes_near_the_limit_stays_in_fp32(loudness: float, kept: 
     expected = run_model(toy.model, FEEDS)
     peaks = calibrate(toy, tmp_path)
     assert (peaks["wide_2"] > 65504 / 4) == bool(kept)
-    assert apply_half(toy.model, toy.states, peaks) == kept
+    assert apply_half(toy.traced, peaks) == kept
     matrices = {name: array.dtype for name, array in toy.initializers.items() if array.ndim == 2}
     assert (matrices.get("up_2") == np.float32) == bool(kept)
     assert matrices["up_1.fp16"] == matrices["up_3.fp16"] == np.float16
@@ -124,7 +127,7 @@ def test_a_weight_beyond_the_limit_keeps_its_block_in_fp32() -> None:
     """Whatever the calibration texts gave: its product may cancel there."""
     toy = make_loud_toy()
     toy.initializers["up_2"][0, 0] = 66_000
-    assert apply_half(toy.model, toy.states, {}) == [2]
+    assert apply_half(toy.traced, {}) == [2]
 
 
 def test_a_value_that_is_taken_over_from_fp32_counts() -> None:
@@ -142,14 +145,14 @@ def test_a_value_that_is_taken_over_from_fp32_counts() -> None:
         (gelu,) = (use.node for use in wide.uses() if use.node is not product)
         gelu.replace_input_with(0, product.outputs[0])
         toy.model.graph.insert_before(gelu, [statistic, product])
-        assert apply_half(toy.model, toy.states, {"statistic": peak}) == kept
+        assert apply_half(toy.traced, {"statistic": peak}) == kept
 
 
 def test_without_the_check_it_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half-precision arithmetic, that is: onnxruntime's CPU kernels would not show it."""
     monkeypatch.setattr(half, "_overflows", lambda *_: False)
     toy = make_loud_toy(1e6)
-    assert apply_half(toy.model, toy.states, calibrate(toy, tmp_path)) == []
+    assert apply_half(toy.traced, calibrate(toy, tmp_path)) == []
     first, second, _ = run_in_half(toy.model, FEEDS)
     assert np.isfinite(first).all()
     assert not np.isfinite(second).all()
@@ -166,10 +169,9 @@ def test_rounding_weights_to_half() -> None:
     assert np.isfinite(rounded[1, 1] + rounded[1, 2]), "two masks may be added"
 
 
-def make_quantizer(toy: Toy, folder: Path) -> Quantizer:
-    calibration = Calibration([Tokens((1, 2, 3), (0, 0, 0))], TEXT, "three words")
-    points = [Point(block, WIDTH) for block in (1, 2, 3)]
-    return Quantizer(toy.model, toy.states, points, calibration, folder, folder, lambda _stage, _done, _total: None)
+def make_material(toy: Toy, folder: Path) -> Material:
+    sample = Sample([Tokens((1, 2, 3), (0, 0, 0))], TEXT, folder)
+    return Material(toy.traced, [Point(block, WIDTH) for block in (1, 2, 3)], sample, "three words", {})
 
 
 def test_a_graph_without_types_is_refused_by_name(tmp_path: Path) -> None:
@@ -180,15 +182,15 @@ def test_a_graph_without_types_is_refused_by_name(tmp_path: Path) -> None:
             if value not in toy.model.graph.outputs:
                 value.type, value.shape = None, None
     with pytest.raises(RequestError, match=r"fp16 was asked; the TorchScript exporter.* ask for another precision"):
-        make_quantizer(toy, tmp_path).make(Precision.FP16)
+        make_precision(Precision.FP16, make_material(toy, tmp_path), lambda _stage, _done, _total: None)
 
 
 def test_a_parent_with_a_small_vocabulary_is_not_blamed_on_torchscript(tmp_path: Path) -> None:
     """Tables below 64 KiB are not worth quantizing, but they are where the tokens' vectors begin."""
     weights = {"up": draw_rows(WIDTH, HIDDEN, seed=1) / 8, "down": draw_rows(HIDDEN, WIDTH, seed=2) / 8}
     toy = make_toy(draw_rows(100, WIDTH, seed=5), [weights])
-    peaks = observe_peaks(toy.model, [Tokens((1, 2, 3), (0, 0, 0))], TEXT, tmp_path)
-    assert apply_half(toy.model, toy.states, peaks) == []
+    peaks = observe_peaks(toy.model, Sample([Tokens((1, 2, 3), (0, 0, 0))], TEXT, tmp_path))
+    assert apply_half(toy.traced, peaks) == []
     assert toy.initializers["up.fp16"].dtype == np.float16
 
 

@@ -65,7 +65,7 @@ def make_small_toy(activation: str = "Gelu") -> tuple[Toy, dict[str, Floats]]:
 def quantize(toy: Toy) -> dict[str, Floats]:
     """int8, in place, calibrated on all tokens; what was seen of each site."""
     rows = observe_toy(toy)
-    apply_int8(toy.model, toy.states, rows)
+    apply_int8(toy.traced, rows)
     return rows
 
 

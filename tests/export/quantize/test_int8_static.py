@@ -28,7 +28,7 @@ def make_static(change: Callable[[dict[str, Floats]], object] = lambda rows: Non
     toy = make_toy(draw_rows(TOKENS, WIDTH, seed=3), [{"up": UP, "down": DOWN}])
     rows = observe_toy(toy)
     change(rows)
-    apply_static_int8(toy.model, toy.states, rows)
+    apply_static_int8(toy.traced, rows)
     return toy
 
 

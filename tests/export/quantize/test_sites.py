@@ -11,8 +11,9 @@ import pytest
 from conftest import Precise
 from toys import Toy, draw_rows, make_toy, observe_toy, run_model
 
+from matexport.export.graph.edit import assert_sound
 from matexport.export.quantize import observe
-from matexport.export.quantize.observe import observe_peaks, observe_rows, open_values
+from matexport.export.quantize.observe import Sample, observe_peaks, observe_rows, open_values
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, apply_blocks
 from matexport.export.quantize.precisions.fp16 import apply_half
 from matexport.export.quantize.precisions.int8 import apply_int8
@@ -36,7 +37,7 @@ def make_small(head: bool = True) -> Toy:
 
 def test_products_of_the_blocks_are_sites_and_the_readouts_are_not() -> None:
     toy = make_small()
-    sites = find_products(toy.model, toy.states)
+    sites = find_products(toy.traced)
     assert [(site.name, site.block) for site in sites] == [
         ("state_0", 1), ("active_1", 1), ("state_1", 2), ("active_2", 2),
     ]  # fmt: skip
@@ -56,13 +57,13 @@ def test_what_reads_one_value_is_one_site() -> None:
     both.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     toy.model.graph.insert_before(add, [third, both])
     add.replace_input_with(0, both.outputs[0])
-    first = find_products(toy.model, toy.states)[0]
+    first = find_products(toy.traced)[0]
     assert [str(weight.name) for weight in first.weights] == ["up_1", "up_2"]
 
 
 def test_every_node_belongs_to_the_first_block_that_needs_it() -> None:
     toy = make_small()
-    blocks = find_blocks(toy.model, toy.states)
+    blocks = find_blocks(toy.traced)
     found = {str(node.outputs[0].name): blocks.get(node) for node in toy.model.graph}
     expected = {"state_0": 0} | {
         f"{part}_{block}": block for block in (1, 2) for part in ("wide", "active", "narrow", "state")
@@ -72,15 +73,11 @@ def test_every_node_belongs_to_the_first_block_that_needs_it() -> None:
 
 
 PRECISIONS: dict[str, Callable[[Toy, Path], object]] = {
-    "int8": lambda toy, _: apply_int8(toy.model, toy.states, observe_toy(toy)),
-    "int8-static": lambda toy, _: apply_static_int8(toy.model, toy.states, observe_toy(toy)),
-    "q4": lambda toy, _: apply_blocks(
-        toy.model, toy.states, observe_toy(toy), four_bits=[EMBEDDINGS, 1, 2], eight_bits=[]
-    ),
-    "q8": lambda toy, _: apply_blocks(
-        toy.model, toy.states, observe_toy(toy), four_bits=[], eight_bits=[EMBEDDINGS, 1, 2]
-    ),
-    "fp16": lambda toy, folder: apply_half(toy.model, toy.states, observe_peaks(toy.model, ROWS, TEXT, folder)),
+    "int8": lambda toy, _: apply_int8(toy.traced, observe_toy(toy)),
+    "int8-static": lambda toy, _: apply_static_int8(toy.traced, observe_toy(toy)),
+    "q4": lambda toy, _: apply_blocks(toy.traced, observe_toy(toy), four_bits=[EMBEDDINGS, 1, 2], eight_bits=[]),
+    "q8": lambda toy, _: apply_blocks(toy.traced, observe_toy(toy), four_bits=[], eight_bits=[EMBEDDINGS, 1, 2]),
+    "fp16": lambda toy, folder: apply_half(toy.traced, observe_peaks(toy.model, Sample(ROWS, TEXT, folder))),
 }
 
 
@@ -90,6 +87,7 @@ def test_the_readout_stays_as_it_is(precision: str, tmp_path: Path) -> None:
     toy = make_small()
     head, expected = toy.initializers["head"], run_model(toy.model, {"input_ids": np.arange(40)[None]})
     PRECISIONS[precision](toy, tmp_path)
+    assert_sound(toy.model)
     np.testing.assert_array_equal(toy.initializers["head"], head)
     assert [str(node.inputs[1].name) for node in toy.nodes("MatMul")][-2:] == ["head", "head"]  # type: ignore[union-attr]
     plain = {name for name, array in toy.initializers.items() if array.dtype == np.float32 and array.size >= 4096}
@@ -101,7 +99,7 @@ def test_the_readout_stays_as_it_is(precision: str, tmp_path: Path) -> None:
 
 def test_rows_are_what_the_values_hold(tmp_path: Path) -> None:
     toy = make_small()
-    seen = observe_rows(toy.model, ["state_0", "active_1"], ROWS, TEXT, tmp_path, tmp_path)
+    seen = observe_rows(toy.model, ["state_0", "active_1"], Sample(ROWS, TEXT, tmp_path), tmp_path)
     table = toy.initializers["table"]
     ids = [token for row in ROWS for token in row.ids]
     np.testing.assert_array_equal(seen["state_0"], table[ids])
@@ -118,7 +116,7 @@ def test_of_many_tokens_some_of_every_text_are_kept(tmp_path: Path, monkeypatch:
     rows = [Tokens(tuple(range(start, start + 30)), (0,) * 30) for start in (0, 100, 200)]
     done: list[tuple[int, int]] = []
     seen = observe_rows(
-        toy.model, ["state_0", "state_1"], rows, TEXT, tmp_path, tmp_path, lambda *part: done.append(part)
+        toy.model, ["state_0", "state_1"], Sample(rows, TEXT, tmp_path), tmp_path, lambda *part: done.append(part)
     )
     assert len(seen["state_0"]) == len(seen["state_1"]) <= 20
     table = toy.initializers["table"]
@@ -131,7 +129,7 @@ def test_of_many_tokens_some_of_every_text_are_kept(tmp_path: Path, monkeypatch:
 
 def test_inner_values_are_given_for_padded_batches(tmp_path: Path) -> None:
     toy = make_small()
-    run = open_values(toy.model, ["state_1", "L02-D064"], TEXT, tmp_path)
+    run = open_values(toy.model, ["state_1", "L02-D064"], Sample([], TEXT, tmp_path))
     state, exit_vectors = run(ROWS)
     assert (state.shape, exit_vectors.shape) == ((3, 12, WIDTH), (3, WIDTH))
     np.testing.assert_allclose(run(ROWS[2:])[0][0], state[2], atol=1e-6)
@@ -156,4 +154,4 @@ def test_a_table_that_only_the_readout_reads_is_left_alone() -> None:
     other = ir.node("Gather", [toy.model.graph.initializers["table"], gather.inputs[1]], {"axis": 0})  # type: ignore[list-item]
     other.outputs[0].name, other.outputs[0].type = "again", ir.TensorType(ir.DataType.FLOAT)
     toy.model.graph.append(other)
-    assert find_tables(toy.model, toy.states) == [gather]
+    assert find_tables(toy.traced) == [gather]

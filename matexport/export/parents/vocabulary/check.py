@@ -1,4 +1,4 @@
-"""Does a pruned tokenizer still read texts as the whole one does? It is asked; nothing is concluded."""
+"""Does a pruned tokenizer read texts as the whole one does? Both are run, and their ids are compared."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from tokenizers import Tokenizer
 from matexport.errors import ParentError
 from matexport.export.parents.vocabulary.model import PrunedVocabulary, load_tokenizer
 
-# Checking
-
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], *, framed: bool = False) -> list[list[int]]:
+    """Token ids of each text.
+
+    Args:
+        framed: with the special tokens that the tokenizer puts around a text.
+    """
     return [list(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=framed)]
 
 
@@ -25,6 +28,11 @@ def tokenize_both(
 
 
 def check_ids(parent: Tokenizer, pruned: PrunedVocabulary) -> None:
+    """Hold the pruned tokenizer, as the library reads it, to the ids that its plan gives the kept tokens.
+
+    Raises:
+        ParentError: naming a token that has another id.
+    """
     new = pruned.new_ids
     wanted = {token: new[old] for token, old in parent.get_vocab(with_added_tokens=True).items() if old in new}
     given = load_tokenizer(pruned.tokenizer_json).get_vocab(with_added_tokens=True)
@@ -42,7 +50,15 @@ def check_texts(
     batches: Iterable[Sequence[str]],
     counts: Callable[[list[int]], bool] = lambda _ids: True,
 ) -> None:
-    """Refuse when a text has changed whose ids (the parent's) count."""
+    """Refuse a pruned vocabulary that changes a text.
+
+    Args:
+        batches: the texts.
+        counts: of a text's ids in the parent's numbers, whether the text has to stay as it was.
+
+    Raises:
+        ParentError: naming a text that was changed.
+    """
     child = load_tokenizer(pruned.tokenizer_json)
     for texts in batches:
         pairs = tokenize_both(parent, child, pruned.kept, texts)

@@ -20,11 +20,12 @@ MAX_CORPUS_BYTES = 1 << 30
 MAX_TEXT_CHARACTERS = 1 << 20
 
 
-# By corpus
-
-
 def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
-    """The texts of a file in batches, blank lines left out."""
+    """The texts of a file, one per line, in batches; blank lines are left out.
+
+    Raises:
+        RequestError: the file cannot be read, is too large, is no UTF-8 or holds no text.
+    """
     asked = f"vocabulary = {request!r} was asked; {path}"
     wanted = 'give a UTF-8 text file with one text per line, or scripts such as "script:Latin,Cyrillic"'
     batch: list[str] = []

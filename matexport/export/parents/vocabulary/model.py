@@ -39,6 +39,7 @@ class PrunedVocabulary:
 
 
 def load_tokenizer(tokenizer_json: str) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``, neither padding nor cutting."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -71,6 +72,7 @@ def find_special(data: Mapping[str, Any], parent: Tokenizer) -> set[int]:
 
 
 def find_unknown(data: Mapping[str, Any], parent: Tokenizer) -> int | None:
+    """Id of the token that stands for what the model does not know; None where it has none."""
     model = data["model"]
     named: int | None = model.get("unk_id")  # only Unigram has a number
     return named if model["type"] == "Unigram" else parent.token_to_id(model.get("unk_token") or "")
@@ -90,6 +92,7 @@ def decorate(characters: Iterable[str], model: Mapping[str, Any]) -> set[str]:
 
 
 def read_merge(entry: str | Sequence[str]) -> Sequence[str]:
+    """The two symbols of a BPE merge, in either spelling: ``"a b"`` or ``["a", "b"]``."""
     return entry.split(" ") if isinstance(entry, str) else entry
 
 

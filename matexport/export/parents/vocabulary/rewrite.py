@@ -84,10 +84,14 @@ def prune_config(files: Mapping[str, bytes], pruned: PrunedVocabulary) -> dict[s
     return result
 
 
-# Rewriting
-
-
 def cut_tokenizer(data: Mapping[str, Any], parent: Tokenizer, kept: set[int], kept_by: str) -> PrunedVocabulary:
+    """The tokenizer with the kept tokens alone, under new ids.
+
+    Args:
+        data: the parent's ``tokenizer.json``.
+        kept: ids of the tokens that stay.
+        kept_by: what they were chosen by, for the manifest.
+    """
     model = data["model"]
     inside = set(read_vocab(model).values())
     # The library numbers added tokens that the model does not have after those that it has.

@@ -22,9 +22,6 @@ from matexport.export.parents.vocabulary.model import (
 SCRIPT_PREFIX = "script:"
 
 
-# By script
-
-
 def choose_by_script(data: Mapping[str, Any], request: str, special: set[int]) -> set[int]:
     """Ids of the tokens that can be part of a text in some scripts; digits, punctuation and marks are in all."""
     codes = np.r_[:0xD800, 0xE000:0x110000]  # without the surrogates

@@ -6,14 +6,22 @@ either way a text's vector does not depend on its batch. Four-bit weights are ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir import convenience
 
-from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unused, read_weight, use_contrib
+from matexport.export.graph.edit import (
+    Floats,
+    Inserter,
+    add_constant,
+    drop_unused,
+    read_weight,
+    replace_node,
+    use_contrib,
+)
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import (
     fit_blocks,
     fits_int4,
@@ -33,39 +41,37 @@ ACCURACY_LEVEL = 4
 
 #: Block number of the embeddings, in what is kept at 8 bits.
 EMBEDDINGS = 0
-Progress = Callable[[int, int], None]
 
 #: Weights that were rounded, by the name of their codes: codes, scales, zero points.
 Rounded = dict[str, tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]]
 
 
 def apply_blocks(
-    model: ir.Model,
-    states: Sequence[str],
+    traced: Traced,
     rows: Mapping[str, Floats],
     *,
     four_bits: Container[int],
     eight_bits: Container[int],
     rounded: Rounded | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Rewrite a traced graph to weights in blocks, in place.
 
     Args:
-        rows: site name -> (n, K) rows seen in calibration.
+        rows: site name -> (n, K) float32 rows seen in calibration.
         four_bits, eight_bits: the parent's blocks stored so, 0 for the embeddings; others stay as they are.
         rounded: weights that were rounded already; those rounded here are added.
         progress: called with (done, total) sites.
     """
     rounded = {} if rounded is None else rounded
-    sites = find_products(model, states)
+    model, sites = traced.model, find_products(traced)
     for done, site in enumerate(sites):
         if progress:
             progress(done, len(sites))
         bits = 4 if site.block in four_bits else 8 if site.block in eight_bits else None
         for product in site.products if bits else ():
             _rewrite_product(model, product, rows[site.name], bits or 0, rounded)
-    for table in find_tables(model, states):
+    for table in find_tables(traced):
         if EMBEDDINGS in four_bits and fits_int4(table):
             store_rows_as_int4(model, table)
         elif EMBEDDINGS in four_bits or EMBEDDINGS in eight_bits:
@@ -77,20 +83,15 @@ def apply_blocks(
 
 
 def _rewrite_product(model: ir.Model, product: ir.Node, rows: Floats, bits: int, rounded: Rounded) -> None:
-    source, weight, out = product.inputs[0], product.inputs[1], product.outputs[0]
+    source, weight = product.inputs[0], product.inputs[1]
     assert source is not None
     assert weight is not None
     depth, width = (int(dim) for dim in weight.const_value.shape)  # type: ignore[union-attr, arg-type]
     codes, scales, zeros = _store_weight(model, weight, rows, bits, rounded)
     attributes = {"K": depth, "N": width, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
-    here = Inserter(model, product)
-    result = here.add(
-        "MatMulNBits", [source, codes, scales, zeros], attributes, like=source, last=width, domain="com.microsoft"
-    )
-    convenience.replace_all_uses_with(out, result)
-    result.shape, name = out.shape, out.name
-    model.graph.remove(product, safe=True)
-    result.name = name
+    here = Inserter(model.graph, product)
+    result = here.add("MatMulNBits", [source, codes, scales, zeros], attributes, like=source, last=width)
+    replace_node(model.graph, product, result)
 
 
 def _store_weight(
@@ -105,14 +106,23 @@ def _store_weight(
         rounded[name] = codes, scales, zeros
     codes, scales, zeros = rounded[name]
     return (
-        add_constant(model, name, codes),
-        add_constant(model, f"{name}.scale", scales),
-        add_constant(model, f"{name}.zero", zeros),
+        add_constant(model.graph, name, codes),
+        add_constant(model.graph, f"{name}.scale", scales),
+        add_constant(model.graph, f"{name}.zero", zeros),
     )
 
 
 def round_blocks(weight: Floats, rows: Floats, bits: int) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """Codes (N, blocks, 32), scales (N, blocks) and zero points (N, blocks) of a (K, N) weight; K is padded with 0."""
+    """A (K, N) float32 weight in blocks of 32 rows, the last of which is filled up with zeros.
+
+    Args:
+        rows: (n, K) float32 rows that the weight was multiplied by in calibration: 4 bits are rounded on them.
+        bits: 4 or 8.
+
+    Returns:
+        (N, blocks, 32) uint8 codes, (N, blocks) float32 scales and (N, blocks) uint8 zero points;
+        a weight is (code - zero) * scale.
+    """
     depth, width = weight.shape
     count = -(-depth // BLOCK)
     padded = np.zeros((count * BLOCK, width), dtype=np.float32)

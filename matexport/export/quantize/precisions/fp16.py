@@ -8,7 +8,7 @@ value came near the limit on the calibration texts, and the whole read-out: fina
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from matexport.errors import RequestError
 from matexport.export.graph.edit import Floats, add_constant, drop_unused, iterate_inputs
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize.observe import MASK_LEVEL
 from matexport.export.quantize.sites import find_blocks, find_tables
 
@@ -34,11 +35,10 @@ CHUNK = 1 << 22
 FULL_OPERATORS = frozenset({"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Exp", "Log"})
 
 
-def apply_half(model: ir.Model, states: Sequence[str], peaks: Mapping[str, float]) -> list[int]:
+def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
     """Rewrite a traced graph to fp16, in place.
 
     Args:
-        states: names of the token states, which tell the blocks from the read-out.
         peaks: value name -> the largest absolute value it took on the calibration texts, in fp32.
 
     Returns:
@@ -47,8 +47,8 @@ def apply_half(model: ir.Model, states: Sequence[str], peaks: Mapping[str, float
     Raises:
         RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it.
     """
-    blocks = find_blocks(model, states)
-    half = _find_half_nodes(model, states, blocks)
+    model, blocks = traced.model, find_blocks(traced)
+    half = _find_half_nodes(traced, blocks)
     if not any(node.op_type == "MatMul" for node in half):
         raise RequestError(
             "fp16 was asked; the TorchScript exporter, which this parent needs, leaves a graph without types, so there "
@@ -70,11 +70,11 @@ def apply_half(model: ir.Model, states: Sequence[str], peaks: Mapping[str, float
     return kept
 
 
-def _find_half_nodes(model: ir.Model, states: Sequence[str], blocks: Mapping[ir.Node, int]) -> set[ir.Node]:
+def _find_half_nodes(traced: Traced, blocks: Mapping[ir.Node, int]) -> set[ir.Node]:
     """What computes on the tokens' vectors: everything in the blocks that depends on an embedding table."""
-    half: set[ir.Node] = set(find_tables(model, states, least_bytes=0))
+    half: set[ir.Node] = set(find_tables(traced, least_bytes=0))
     reached: set[ir.Value] = {value for node in half for value in node.outputs}
-    for node in model.graph:
+    for node in traced.model.graph:
         if node not in blocks or node in half or not any(value in reached for _, value in iterate_inputs(node)):
             continue
         reached |= {value for value in node.outputs if value.dtype is ir.DataType.FLOAT}
@@ -125,9 +125,6 @@ def _convert_inputs(model: ir.Model, node: ir.Node, half: set[ir.Node]) -> None:
 def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
     """The weight in fp16, converted when it is written: a model's weights are not held twice."""
     name = f"{value.name}.fp16"
-    known = model.graph.initializers.get(name)
-    if known is not None:
-        return known
     source = value.const_value
     assert source is not None
 
@@ -135,13 +132,11 @@ def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
         return ir.tensor(round_to_half(np.asarray(source.numpy(), dtype=np.float32)), name=name)
 
     tensor = ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=source.shape, name=name)  # type: ignore[arg-type]
-    known = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=tensor)
-    model.graph.initializers.add(known)
-    return known
+    return add_constant(model.graph, name, tensor)
 
 
 def round_to_half(numbers: Floats) -> NDArray[np.float16]:
-    """float32 -> float16; masks become `MASK_VALUE`, and what is too large the largest value."""
+    """float32 -> float16 of the same shape; masks become `MASK_VALUE`, and what is too large the largest value."""
     out = np.empty(numbers.size, dtype=np.float16)
     flat = numbers.reshape(-1)
     for start in range(0, flat.size, CHUNK):
@@ -157,7 +152,7 @@ def _half_value(model: ir.Model, value: ir.Value, before: ir.Node) -> ir.Value:
     for use in value.uses():
         if use.node.outputs[0].name == lifted_name:
             return next(iter(use.node.outputs[0].uses())).node.outputs[0]
-    least = add_constant(model, "half_mask", np.array(MASK_VALUE, dtype=np.float32))
+    least = add_constant(model.graph, "half_mask", np.array(MASK_VALUE, dtype=np.float32))
     lift = ir.node("Max", [value, least])
     lifted = lift.outputs[0]
     lifted.name, lifted.type, lifted.shape = lifted_name, value.type, value.shape

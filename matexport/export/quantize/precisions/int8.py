@@ -13,14 +13,22 @@ A token of zeros gives 0 / 0 in front of the rounding, some integer after it, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import convenience
 
-from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unused, read_weight, use_contrib
+from matexport.export.graph.edit import (
+    Floats,
+    Inserter,
+    add_constant,
+    drop_unused,
+    read_weight,
+    replace_node,
+    use_contrib,
+)
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import store_rows_as_int8
 from matexport.export.quantize.rounding import choose_scales, round_columns
 from matexport.export.quantize.sites import ProductGroup, find_products, find_tables, group_by_weight
@@ -41,7 +49,6 @@ GELU_ZERO = 32
 
 #: What each operator's output cannot be below, and the zero point that this allows.
 BOUNDED = {"Gelu": (GELU_MINIMUM, GELU_ZERO), "Relu": (0.0, 0), "Sigmoid": (0.0, 0)}
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,14 @@ class Codes:
         return self.minimum * self.levels / self.zero if self.minimum else 0.0
 
 
-def apply_int8(
-    model: ir.Model, states: Sequence[str], rows: Mapping[str, Floats], progress: Progress | None = None
-) -> None:
+def apply_int8(traced: Traced, rows: Mapping[str, Floats], progress: Callable[[int, int], None] | None = None) -> None:
     """Rewrite a traced graph to int8, in place.
 
     Args:
-        states: names of the token states, which tell the blocks from the read-out.
-        rows: site name -> (n, K) rows seen in calibration.
+        rows: site name -> (n, K) float32 rows seen in calibration.
         progress: called with (done, total) sites.
     """
-    sites = find_products(model, states)
+    model, sites = traced.model, find_products(traced)
     shared = group_by_weight(sites)
     for done, site in enumerate(sites):
         if progress:
@@ -80,7 +84,7 @@ def apply_int8(
         alone = all(len(shared[str(weight.name)]) == 1 for weight in site.weights)
         smoothing = find_smoothing(site, rows[site.name]) if alone and choose_codes(site).minimum is None else None
         _rewrite_site(model, site, rows[site.name], smoothing)
-    for table in find_tables(model, states):
+    for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
     use_contrib(model)
@@ -96,7 +100,7 @@ def choose_codes(site: ProductGroup) -> Codes:
 
 
 def find_smoothing(site: ProductGroup, rows: Floats) -> Floats | None:
-    """Divisors (K,) of a site's channels, or None where they would not pay.
+    """(K,) float32 divisors of a site's channels, or None where they would not pay; `rows` are (n, K) float32.
 
     Rounding a token with largest value m adds noise of variance m^2 to every channel, which a product passes on
     weighted by the squared norms of its rows. Smoothing changes both: m, and the rows.
@@ -114,40 +118,36 @@ def find_smoothing(site: ProductGroup, rows: Floats) -> Floats | None:
 
 
 def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
-    source, first = site.source, Inserter(model, site.products[0])
+    source, first = site.source, Inserter(model.graph, site.products[0])
     if smoothing is not None:
-        factors = add_constant(model, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
+        factors = add_constant(model.graph, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
         source = first.add("Mul", [source, factors], like=source)
         rows = rows / smoothing
     codes = choose_codes(site)
     peak = _find_peak(model, first, source, codes)
-    unit = add_constant(model, f"unit_{codes.levels}", np.array(1 / codes.levels, dtype=np.float32))
-    zero = add_constant(model, f"zero_{codes.zero}", np.array(codes.zero, dtype=np.uint8))
+    unit = add_constant(model.graph, f"unit_{codes.levels}", np.array(1 / codes.levels, dtype=np.float32))
+    zero = add_constant(model.graph, f"zero_{codes.zero}", np.array(codes.zero, dtype=np.uint8))
     share = first.add("Div", [source, peak], like=source)
     coded = first.add("QuantizeLinear", [share, unit, zero], like=source, dtype=ir.DataType.UINT8)
-    weight_zero = add_constant(model, "weight_zero", np.array(0, dtype=np.int8))
+    weight_zero = add_constant(model.graph, "weight_zero", np.array(0, dtype=np.int8))
     stored = _store_weights(model, site, rows, smoothing)
     for product, value in zip(site.products, site.weights, strict=True):
         weight, scales = stored[str(value.name)]
-        here, out = Inserter(model, product), product.outputs[0]
+        here = Inserter(model.graph, product)
         result = here.add(
             "MatMulIntegerToFloat",
             [coded, weight, unit, scales, zero, weight_zero],
             like=source,
             last=int(weight.shape[1]),  # type: ignore[index, arg-type]
             dtype=ir.DataType.FLOAT,
-            domain="com.microsoft",
         )
         scaled = here.add("Mul", [result, peak], like=result)
-        convenience.replace_all_uses_with(out, scaled)
-        scaled.shape, name = out.shape, out.name
-        model.graph.remove(product, safe=True)
-        scaled.name = name
+        replace_node(model.graph, product, scaled)
 
 
 def _find_peak(model: ir.Model, first: Inserter, source: ir.Value, codes: Codes) -> ir.Value:
     """(B, T, 1) float32: what each token is divided by."""
-    last_axis = add_constant(model, "last_axis", np.array([-1], dtype=np.int64))
+    last_axis = add_constant(model.graph, "last_axis", np.array([-1], dtype=np.int64))
     reduce = {"keepdims": 1}
     if codes.minimum is None:
         size = first.add("Abs", [source], like=source)
@@ -155,7 +155,7 @@ def _find_peak(model: ir.Model, first: Inserter, source: ir.Value, codes: Codes)
     peak = first.add("ReduceMax", [source, last_axis], reduce, like=source, last=1)
     if not codes.least_peak:
         return peak
-    least = add_constant(model, f"least_peak_{codes.zero}", np.array(codes.least_peak, dtype=np.float32))
+    least = add_constant(model.graph, f"least_peak_{codes.zero}", np.array(codes.least_peak, dtype=np.float32))
     return first.add("Max", [peak, least], like=peak)
 
 
@@ -175,6 +175,6 @@ def _store_weights(
         columns = round_columns(joined, scales, rows)
         ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
         for name, part, part_scales in zip(new, np.split(columns, ends, axis=1), np.split(scales, ends), strict=True):
-            add_constant(model, f"{name}.int8", np.ascontiguousarray(part))
-            add_constant(model, f"{name}.scale", np.ascontiguousarray(part_scales))
+            add_constant(model.graph, f"{name}.int8", np.ascontiguousarray(part))
+            add_constant(model.graph, f"{name}.scale", np.ascontiguousarray(part_scales))
     return {name: (found[f"{name}.int8"], found[f"{name}.scale"]) for name in names}

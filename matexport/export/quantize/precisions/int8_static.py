@@ -7,12 +7,13 @@ Standard operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unused, read_weight
+from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import store_rows_as_int8
 from matexport.export.quantize.precisions.int8 import find_smoothing
 from matexport.export.quantize.rounding import choose_scales, round_columns
@@ -24,20 +25,19 @@ LEVELS = 127
 
 
 def apply_static_int8(
-    model: ir.Model,
-    states: Sequence[str],
+    traced: Traced,
     rows: Mapping[str, Floats],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Rewrite a traced graph to QDQ int8, in place; see `apply_int8` for the arguments."""
-    sites = find_products(model, states)
+    model, sites = traced.model, find_products(traced)
     shared = group_by_weight(sites)
     for done, site in enumerate(sites):
         if progress:
             progress(done, len(sites))
         alone = all(len(shared[str(weight.name)]) == 1 for weight in site.weights)
         _rewrite_site(model, site, rows[site.name], find_smoothing(site, rows[site.name]) if alone else None)
-    for table in find_tables(model, states):
+    for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
     if progress:
@@ -45,17 +45,18 @@ def apply_static_int8(
 
 
 def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
-    source, first = site.source, Inserter(model, site.products[0])
+    source, first = site.source, Inserter(model.graph, site.products[0])
     if smoothing is not None:
-        factors = add_constant(model, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
+        factors = add_constant(model.graph, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
         source = first.add("Mul", [source, factors], like=source)
         rows = rows / smoothing
-    scale = add_constant(model, f"{site.name}.scale", np.array(find_step(site, rows, smoothing), dtype=np.float32))
-    zero = add_constant(model, "zero_int8", np.array(0, dtype=np.int8))
+    step = np.array(find_step(site, rows, smoothing), dtype=np.float32)
+    scale = add_constant(model.graph, f"{site.name}.scale", step)
+    zero = add_constant(model.graph, "zero_int8", np.array(0, dtype=np.int8))
     coded = first.add("QuantizeLinear", [source, scale, zero], like=source, dtype=ir.DataType.INT8)
     values = first.add("DequantizeLinear", [coded, scale, zero], like=source, dtype=ir.DataType.FLOAT)
     for product in site.products:
-        here, weight = Inserter(model, product), product.inputs[1]
+        here, weight = Inserter(model.graph, product), product.inputs[1]
         assert weight is not None
         columns, scales, zeros = _store_weight(model, weight, rows, smoothing)
         back = here.add("DequantizeLinear", [columns, scales, zeros], {"axis": 1}, like=weight)
@@ -65,6 +66,10 @@ def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: 
 
 def find_step(site: ProductGroup, rows: Floats, smoothing: Floats | None) -> float:
     """The scale of a site's value: of some percentiles, the one whose rounding and clipping disturb the products least.
+
+    Args:
+        rows: (n, K) float32 rows of the value, after smoothing.
+        smoothing: (K,) float32 divisors of its channels, if there are any.
 
     An error in channel k reaches a product weighted by the squared norm of its weight's row k.
     """
@@ -92,8 +97,8 @@ def _store_weight(
         if smoothing is not None:
             weight = weight * smoothing[:, np.newaxis]
         scales = choose_scales(weight)
-        add_constant(model, f"{name}.int8", round_columns(weight, scales, rows))
-        add_constant(model, f"{name}.scale", scales)
-        add_constant(model, f"{name}.zero", np.zeros(len(scales), dtype=np.int8))
+        add_constant(model.graph, f"{name}.int8", round_columns(weight, scales, rows))
+        add_constant(model.graph, f"{name}.scale", scales)
+        add_constant(model.graph, f"{name}.zero", np.zeros(len(scales), dtype=np.int8))
     found = model.graph.initializers
     return found[f"{name}.int8"], found[f"{name}.scale"], found[f"{name}.zero"]

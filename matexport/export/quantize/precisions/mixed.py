@@ -8,18 +8,18 @@ raised; one block always may be.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from matexport.export.graph.edit import Floats
-from matexport.export.quantize.observe import open_values
+from matexport.export.graph.traced import Traced
+from matexport.export.quantize.observe import Sample, open_values
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.export.quantize.sites import find_products, find_tables
 from matexport.runtime.batches import split_batches
 from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point
 from matexport.verify.parity import compare_vectors
 
@@ -32,70 +32,87 @@ MAX_SHARE = 0.2
 #: Texts that blocks are compared on: a ranking needs fewer than a range.
 MAX_TEXTS = 32
 BATCH = 8
-Progress = Callable[[int, int], None]
 
 
 def choose_eight_bit_blocks(
-    model: ir.Model,
-    states: Sequence[str],
+    traced: Traced,
     points: Sequence[Point],
     rows: Mapping[str, Floats],
-    tokens: Sequence[Tokens],
-    text: TextFacts,
-    folder: Path,
+    sample: Sample,
     rounded: Rounded,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[int]:
     """The blocks that stay at 8 bits when the others go to 4; 0 stands for the embeddings.
 
     Args:
-        model: the traced graph in fp32, with one output per point.
-        rows: site name -> (n, K) rows seen in calibration.
+        traced: the graph in fp32, with one output per point; it is left as it is.
+        rows: site name -> (n, K) float32 rows seen in calibration.
+        sample: the calibration texts, some of which the graphs are compared on.
         rounded: weights that were rounded already; those rounded here are added.
+        progress: called with (done, total) blocks.
     """
     deepest = {point.layers: point for point in sorted(points)}  # of each depth, the widest
     outputs = [point.name for point in deepest.values()]
-    chosen = sorted(tokens, key=lambda row: len(row.ids))[:: max(1, -(-len(tokens) // MAX_TEXTS))]
+    some = replace(sample, tokens=_choose_texts(sample.tokens))
+    expected = _run_outputs(traced.model, outputs, some)
 
-    def run(candidate: ir.Model) -> list[Floats]:
-        values = open_values(candidate, outputs, text, folder)
-        batches = [values([chosen[index] for index in batch]) for batch in split_batches(len(chosen), BATCH)]
-        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    def measure_losses(four: Sequence[int], eight: Sequence[int]) -> list[float]:
+        candidate = traced.copy()
+        apply_blocks(candidate, rows, four_bits=four, eight_bits=eight, rounded=rounded)
+        given = _run_outputs(candidate.model, outputs, some)
+        return [1 - compare_vectors(ours, theirs).cosine_mean for ours, theirs in zip(given, expected, strict=True)]
 
-    expected = run(model)
-
-    def measure_loss(four: Sequence[int], eight: Sequence[int]) -> list[float]:
-        candidate = model.clone()
-        apply_blocks(candidate, states, rows, four_bits=four, eight_bits=eight, rounded=rounded)
-        return [
-            1 - compare_vectors(ours, theirs).cosine_mean for ours, theirs in zip(run(candidate), expected, strict=True)
-        ]
-
-    costs = _count_weights(model, states)
-    blocks = sorted(costs)
+    costs = _count_weights(traced)
     losses = {}
-    for done, block in enumerate(blocks):
+    for done, block in enumerate(sorted(costs)):
         if progress:
-            progress(done, len(blocks))
-        losses[block] = float(np.mean(measure_loss([block], [])))
-    ranked = sorted(blocks, key=lambda block: -losses[block] / costs[block])
+            progress(done, len(costs))
+        losses[block] = float(np.mean(measure_losses([block], [])))
+    return _raise_blocks(costs, losses, measure_losses)
+
+
+def _raise_blocks(
+    costs: Mapping[int, int],
+    losses: Mapping[int, float],
+    measure_losses: Callable[[Sequence[int], Sequence[int]], list[float]],
+) -> list[int]:
+    """The blocks with the largest loss per weight, as many as it takes and as there is room for.
+
+    Args:
+        costs: block -> number of its weights.
+        losses: block -> mean loss when it alone is at 4 bits.
+        measure_losses: blocks at 4 and blocks at 8 bits -> the loss at each depth.
+    """
+    blocks = sorted(costs)
     room = MAX_SHARE * sum(costs.values())
     raised: list[int] = []
-    for block in ranked:
+    for block in sorted(blocks, key=lambda block: -losses[block] / costs[block]):
         if raised and sum(costs[other] for other in (*raised, block)) > room:
             continue
-        if max(measure_loss([other for other in blocks if other not in raised], raised)) <= 1 - ENOUGH:
+        if max(measure_losses([other for other in blocks if other not in raised], raised)) <= 1 - ENOUGH:
             break
         raised.append(block)
     return sorted(raised)
 
 
-def _count_weights(model: ir.Model, states: Sequence[str]) -> dict[int, int]:
+def _choose_texts(tokens: Sequence[Tokens]) -> list[Tokens]:
+    """At most `MAX_TEXTS` of the texts, of all lengths, the short ones first."""
+    return sorted(tokens, key=lambda row: len(row.ids))[:: max(1, -(-len(tokens) // MAX_TEXTS))]
+
+
+def _run_outputs(model: ir.Model, outputs: Sequence[str], sample: Sample) -> list[Floats]:
+    """(n, dim) float32 vectors of the sample's texts, for each of some outputs."""
+    run, rows = open_values(model, outputs, sample), sample.tokens
+    batches = [run([rows[index] for index in batch]) for batch in split_batches(len(rows), BATCH)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _count_weights(traced: Traced) -> dict[int, int]:
     """Number of weights that each block, and the embeddings, would store in another way."""
     counts: dict[int, int] = {}
-    for site in find_products(model, states):
+    for site in find_products(traced):
         counts[site.block] = counts.get(site.block, 0) + sum(_size(weight) for weight in site.weights)
-    for table in find_tables(model, states):
+    for table in find_tables(traced):
         counts[EMBEDDINGS] = counts.get(EMBEDDINGS, 0) + _size(table.inputs[0])
     return counts
 

@@ -13,7 +13,8 @@ import re
 from pathlib import Path
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.layout import ADAPTER, CONFIG, WEIGHTY_KINDS, Layout, read_json, refuse_pointer
+from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_json, refuse_pointer
+from matexport.export.parents.folder.layout import WEIGHTY_KINDS, Layout, Module
 from matexport.io.files import hash_file
 from matexport.spec.job import ParentSource
 
@@ -51,8 +52,32 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
     return _download(parent, [*_HUB_FILES, *(["*.py"] if parent.trust_remote_code else [])])
 
 
+def fetch_head_weights(parent: ParentSource, base: Path, layout: Layout) -> None:
+    """Download what planning needs of a hub parent's weights: all but those of transformers' own models.
+
+    Planning has sentence-transformers open the parent, with transformers' models made of fake tensors; every other
+    module is loaded as it is. Heads are small. A table of tokens (StaticEmbedding) is what such a parent consists of,
+    and nothing but its file says how wide it is.
+
+    Args:
+        layout: of the files that `locate_parent` fetched.
+
+    Raises:
+        ParentError: the hub does not give them, or a module has none, or pickled ones and that was not allowed.
+    """
+    if has_local_weights(parent, base):
+        return
+    modules = _list_modules_to_plan(layout)
+    patterns = [_join(layout, module, name) for module in modules for name in _name_weights(module, parent)]
+    if patterns:
+        _download(parent, patterns)
+    for module in modules:
+        if module.is_stock:
+            list_weight_files(module.path, parent)
+
+
 def fetch_weights(parent: ParentSource, base: Path) -> None:
-    """Download the weights of a hub parent, beside its small files; a local one has them.
+    """Download all weights of a hub parent, beside its small files; a local one has them.
 
     Called when everything that can be refused without them has been.
 
@@ -117,6 +142,20 @@ def list_weight_files(folder: Path, parent: ParentSource, *, custom: bool = Fals
     return files
 
 
+def uses_safetensors(layout: Layout) -> bool:
+    """Whether transformers is to read the first module's weights from safetensors: if such a file lies there.
+
+    Raises:
+        ParentError: its configuration is no JSON.
+    """
+    folder = layout.backbone
+    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+    named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
+    if isinstance(named, str):
+        return named.endswith(".safetensors")
+    return any((folder / name).is_file() for name in names)
+
+
 def find_adapter_base(layout: Layout) -> Path | None:
     """The folder of the model that an adapter is for; None where there is no adapter.
 
@@ -140,6 +179,26 @@ def find_adapter_base(layout: Layout) -> Path | None:
             )
         base = _download(ParentSource(name, read_json(path).get("revision")), [*_HUB_FILES, "*.safetensors"])
     return layout.backbone if (layout.backbone / CONFIG).is_file() else base.resolve()
+
+
+def _list_modules_to_plan(layout: Layout) -> list[Module]:
+    """The modules that are loaded with their weights when a parent is planned, those of other routes among them."""
+    stock = [module for module in (*layout.modules, *layout.others) if module.is_stock]
+    own = [module for module in (*layout.modules[1:], *layout.others) if not module.is_stock]
+    return [
+        *(module for module in stock if module.kind in WEIGHTY_KINDS and module.kind != "Transformer"),
+        *(module for module in own if module.path not in (layout.backbone, layout.root)),
+    ]
+
+
+def _name_weights(module: Module, parent: ParentSource) -> list[str]:
+    """Patterns of the files that a module's weights may be in; a class of the parent's own may call them anything."""
+    names = ["model.safetensors", "pytorch_model.bin"] if module.is_stock else ["*.safetensors", "*.bin"]
+    return names if parent.allow_pickle else names[:1]
+
+
+def _join(layout: Layout, module: Module, name: str) -> str:
+    return (module.path.relative_to(layout.root) / name).as_posix()
 
 
 def _list_weight_folders(layout: Layout) -> list[Path]:

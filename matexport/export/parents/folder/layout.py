@@ -1,40 +1,29 @@
-"""The folder that sentence-transformers saves: which modules it has, and whether every setting in it is known.
+"""The folder that sentence-transformers saves: which modules it has, in which order, and what it says beside them.
 
-Only JSON is read here, and no torch is needed: what a folder says is refused in less than a second. What a setting
-*does* is not decided here. sentence-transformers itself loads the parent (`loading`), so a setting that is let through
-takes effect as it does for the parent's users; this file says which settings are let through, because all that follows
-from them is known. Anything else is refused by name: a setting nobody here has understood could be one that a trace,
-a tokenizer file or a cut cannot hold.
-
-The settings are those of sentence-transformers 6.2 (`config_keys` of its modules, `Transformer.load_config`,
-`BaseModel._load_config_modules`) and the older spellings that it still reads.
+Only JSON is read here, and no torch is needed: what a folder says is refused in less than a second. Which settings are
+let through is said in `settings`; which kinds of modules are, and in which places, here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matexport.errors import ParentError, RequestError
-
-#: The names under which versions of sentence-transformers kept the settings of a transformers model, in the order in
-#: which they are looked for; the first that is not empty is read (`Transformer.load_config`).
-TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+from matexport.export.parents.folder.files import (
+    CONFIG,
+    MODULES,
+    ROUTER,
+    SETTINGS,
+    TRANSFORMER_CONFIGS,
+    read_json,
+    read_object,
+    refuse_pointers,
 )
+from matexport.export.parents.folder.settings import check_adapter, check_transformer_settings, refuse_unknown
 
-MODULES, SETTINGS, CONFIG, ROUTER = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    "config.json",
-    "router_config.json",
-)
-ADAPTER = "adapter_config.json"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _STOCK = "sentence_transformers."
 
 #: Modules that turn texts into token states, those that may follow, and those that hold weights.
@@ -48,81 +37,6 @@ _CONFIG_NAMES = {"WordEmbeddings": "wordembedding_config.json"}
 
 #: Modules that say nothing without their configuration.
 _CONFIGURED_KINDS = ("Pooling", "Dense", "LayerNorm", "WeightedLayerPooling", "WordEmbeddings")
-
-_KNOWN = {
-    MODULES: {"idx", "name", "path", "type", "kwargs"},
-    SETTINGS: {
-        "__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim",
-        "requirements",
-    },
-    "Transformer": {
-        "max_seq_length", "do_lower_case", "model_args", "model_kwargs", "tokenizer_args", "processor_kwargs",
-        "config_args", "config_kwargs", "transformer_task", "modality_config", "module_output_name",
-        "processing_kwargs", "unpad_inputs", "query_length", "document_length", "query_expansion",
-    },
-    "Pooling": {
-        "embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", "pooling_mode_cls_token",
-        "pooling_mode_max_tokens", "pooling_mode_mean_tokens", "pooling_mode_mean_sqrt_len_tokens",
-        "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken",
-    },
-    "Dense": {
-        "in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name",
-        "use_residual",
-    },
-    "LayerNorm": {"dimension"},
-    "Normalize": {"module_input_name", "module_output_name"},
-    "Dropout": {"dropout"},
-    "WeightedLayerPooling": {"embedding_dimension", "word_embedding_dimension", "layer_start", "num_hidden_layers"},
-    "WordEmbeddings": {"tokenizer_class", "update_embeddings", "max_seq_length"},
-    "StaticEmbedding": set[str](),
-}  # fmt: skip
-
-#: What becomes of a setting that is not known, where sentence-transformers reads it.
-_EFFECT = {
-    MODULES: "sentence-transformers reads nothing from it",
-    SETTINGS: "sentence-transformers reads nothing from it",
-    "Dense": "sentence-transformers warns and leaves it out, but another library that saved it does not",
-    "Normalize": "sentence-transformers leaves it out, but another library that saved it does not",
-    "StaticEmbedding": "sentence-transformers reads no settings here",
-}
-_OTHER_EFFECT = "sentence-transformers hands it to the module's constructor"
-
-#: Settings of `model_args`: handed to transformers' `from_pretrained`. Those that say where and how fast a model runs
-#: change no vector; its numbers are float32 here.
-_MODEL_ARGUMENTS = {
-    "dtype", "torch_dtype", "attn_implementation", "low_cpu_mem_usage", "use_safetensors", "add_pooling_layer",
-    "use_cache", "trust_remote_code", "revision", "cache_dir", "token", "local_files_only", "experts_implementation",
-}  # fmt: skip
-
-#: Settings of `processing_kwargs`: handed to the tokenizer on every call.
-_TEXT_ARGUMENTS = {
-    "max_length", "truncation", "add_special_tokens", "padding", "padding_side", "pad_to_multiple_of", "return_tensors",
-    "return_token_type_ids", "return_attention_mask",
-}  # fmt: skip
-
-_CHAT_ARGUMENTS = {"add_generation_prompt", "continue_final_message", "restore_suffix", "chat_template"} | {
-    "truncation", "max_length", "padding", "return_tensors", "enable_thinking",
-}  # fmt: skip
-
-#: Settings of a LoRA adapter: the fields of peft 0.21's LoraConfig.
-_ADAPTER_SETTINGS = {
-    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
-    "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save",
-    "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_bdlora",
-    "use_dora", "use_qalora", "use_rslora", "velora_config",
-}  # fmt: skip
-
-#: Settings of an adapter that are more than a low-rank difference of matrices, so that merging would lose them.
-_UNMERGED = (
-    "modules_to_save",
-    "trainable_token_indices",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "arrow_config",
-)
 
 
 @dataclass(frozen=True)
@@ -151,6 +65,7 @@ class Layout:
         prompts: name -> text, empty ones left out.
         truncate_dim: the width to which the parent's users have its vectors cut.
         route: of a parent that routes its texts.
+        others: modules of its other routes, which sentence-transformers loads, too; without their configurations.
     """
 
     root: Path
@@ -159,6 +74,7 @@ class Layout:
     prompts: Mapping[str, str]
     truncate_dim: int | None
     route: str | None = None
+    others: tuple[Module, ...] = ()
 
     @property
     def backbone(self) -> Path:
@@ -174,7 +90,7 @@ class Layout:
 
     @property
     def own_classes(self) -> list[str]:
-        """Classes of the parent's own that its modules are of, or name."""
+        """Names of classes that are neither torch's nor sentence-transformers': of modules and of activations."""
         mine = [module.type for module in self.modules if not module.is_stock]
         named = [str(module.config.get("activation_function", "torch.")) for module in self.modules]
         return [*mine, *(name for name in named if not name.startswith("torch."))]
@@ -196,7 +112,7 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
         ParentError: a file is no JSON or a Git LFS pointer, or a module or a setting is of a kind that is not known.
         RequestError: a route was asked for and there is none, or the other way round.
     """
-    _refuse_pointers(root)
+    refuse_pointers(root)
     stored = _read_settings(root)
     if not (root / MODULES).exists():
         if route is not None:
@@ -205,8 +121,9 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
     else:
         modules = _read_modules(root)
         routers = [place for place, module in enumerate(modules) if module.kind in ROUTER_KINDS and module.is_stock]
+        others: list[Module] = []
         for place in routers[:1]:
-            modules[place : place + 1] = _read_route(modules[place], root, route, trust)
+            modules[place : place + 1], others = _read_route(modules[place], root, route, trust)
         if not routers and route is not None:
             raise RequestError(f"the route {route!r} was asked; {root} has no Router: leave it out")
         _check_kinds(modules, root, trust)
@@ -217,16 +134,17 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
             prompts=_read_prompts(stored, root),
             truncate_dim=stored.get("truncate_dim"),
             route=route,
+            others=tuple(others),
         )
     for module in layout.modules:
         if module.path != root:
-            _refuse_pointers(module.path)
-    _check_adapter(layout.backbone)
+            refuse_pointers(module.path)
+    check_adapter(layout.backbone)
     return layout
 
 
 def measure_output(layout: Layout, width: int) -> int | None:
-    """Width of the sentence vector, given that of a token's state; None where that is not plain from settings alone."""
+    """Width of the sentence vector, given that of a token's state; None where settings alone do not tell it."""
     for module in layout.modules[1:]:
         names = {module.config.get(f"module_{way}_name") or "sentence_embedding" for way in ("input", "output")}
         if not module.is_stock or names != {"sentence_embedding"}:
@@ -249,41 +167,12 @@ def list_pooling_modes(config: Mapping[str, Any]) -> list[str]:
     return [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True] or ["mean"]
 
 
-def uses_safetensors(layout: Layout) -> bool:
-    """Whether transformers is to read a parent's weights from safetensors: where they lie, and never a stray one."""
-    folder = layout.backbone
-    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-    named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
-    if isinstance(named, str):
-        return named.endswith(".safetensors")
-    return any((folder / name).is_file() for name in names)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of a parent.
-
-    Raises:
-        ParentError: it cannot be read, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ParentError(f"cannot read {path}: {error}") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ParentError(f"{path} holds no JSON object")
-    return content
-
-
 def _read_settings(root: Path) -> Mapping[str, Any]:
     path = root / SETTINGS
     if not path.is_file():
         return {}
-    stored = _read_object(path)
-    _refuse_unknown(stored, SETTINGS, path)
+    stored = read_object(path)
+    refuse_unknown(stored, SETTINGS, path)
     kind = stored.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ParentError(
@@ -316,7 +205,7 @@ def _read_modules(root: Path) -> list[Module]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items) or not items:
         raise ParentError(f"{listing} is no list of modules")
     for item in items:
-        _refuse_unknown(item, MODULES, listing)
+        refuse_unknown(item, MODULES, listing)
         if not isinstance(item.get("path"), str) or not isinstance(item.get("type"), str):
             raise ParentError(f"{listing} has a module without a path or a type")
         if item.get("kwargs"):
@@ -345,16 +234,16 @@ def _describe_module(root: Path, name: str, kind: str, listing: Path) -> Module:
     config = path / (_CONFIG_NAMES.get(short, CONFIG))
     if kind.startswith(_STOCK) and short in _CONFIGURED_KINDS and not config.is_file():
         raise ParentError(f"{config} is not there, although {listing.name} names the module: copy it, too")
-    content = _read_object(config) if config.is_file() and short not in ("Transformer", *ROUTER_KINDS) else {}
+    content = read_object(config) if config.is_file() and short not in ("Transformer", *ROUTER_KINDS) else {}
     return Module(short, kind, path, content)
 
 
-def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> list[Module]:
-    """The modules of one route of a Router."""
+def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> tuple[list[Module], list[Module]]:
+    """The modules of one route of a Router, and those of its other routes."""
     path = next((router.path / name for name in (ROUTER, CONFIG) if (router.path / name).is_file()), None)
     if path is None:
         raise ParentError(f"{router.path} has neither {ROUTER} nor {CONFIG}, so its routes are not known")
-    content = _read_object(path)
+    content = read_object(path)
     types, structure = content.get("types"), content.get("structure")
     if not isinstance(types, dict) or not isinstance(structure, dict) or not structure:
         raise ParentError(f"{path} holds no types and structure of a Router")
@@ -376,7 +265,12 @@ def _read_route(router: Module, root: Path, route: str | None, trust: bool) -> l
         if name not in types:
             raise ParentError(f"{path}: the route {route!r} names the module {name!r}, which has no type")
     inside = str(router.path.relative_to(root))
-    return [_describe_module(root, f"{inside}/{name}", types[name], path) for name in structure[route]]
+    others = [
+        Module(str(kind).rpartition(".")[2], str(kind), router.path / name, {})
+        for name, kind in types.items()
+        if name not in structure[route]
+    ]
+    return [_describe_module(root, f"{inside}/{name}", types[name], path) for name in structure[route]], others
 
 
 def _check_kinds(modules: Sequence[Module], root: Path, trust: bool) -> None:
@@ -397,7 +291,7 @@ def _check_kinds(modules: Sequence[Module], root: Path, trust: bool) -> None:
                 f"any of {', '.join(LATER_KINDS)}"
             )
         if module.kind != "Transformer":
-            _refuse_unknown(module.config, module.kind, module.path / CONFIG)
+            refuse_unknown(module.config, module.kind, module.path / CONFIG)
         _check_activation(module, trust)
         named = str(module.config.get("tokenizer_class", _STOCK))
         if not named.startswith(_STOCK) and not trust:
@@ -435,108 +329,10 @@ def _read_transformer_settings(first: Module) -> Mapping[str, Any]:
         return {}
     for name in TRANSFORMER_CONFIGS:
         path = first.path / name
-        content = _read_object(path) if path.is_file() else {}
+        content = read_object(path) if path.is_file() else {}
         if content:
             if first.is_stock:
-                _refuse_unknown(content, "Transformer", path)
-                _check_transformer_settings(content, path)
+                refuse_unknown(content, "Transformer", path)
+                check_transformer_settings(content, path)
             return content
     return {}
-
-
-def _check_transformer_settings(settings: Mapping[str, Any], path: Path) -> None:
-    def refuse(key: str, does: str, instead: str) -> None:
-        raise ParentError(f"{path}: {key} = {json.dumps(settings[key])[:80]} {does}: {instead}")
-
-    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
-        refuse("transformer_task", "loads the model with another head", "only feature-extraction is supported")
-    if settings.get("query_expansion") is not None:
-        refuse("query_expansion", "fills queries up with mask tokens, for late interaction", "take it out")
-    if settings.get("module_output_name", "token_embeddings") != "token_embeddings":
-        refuse(
-            "module_output_name", "has the model itself give the vector", "only token_embeddings, pooled, is supported"
-        )
-    for modality, entry in (settings.get("modality_config") or {}).items():
-        if modality not in ("text", "message"):
-            continue
-        method, output = (
-            entry.get(key) if isinstance(entry, dict) else None for key in ("method", "method_output_name")
-        )
-        if method != "forward" or output not in ("last_hidden_state", ["last_hidden_state"]):
-            raise ParentError(
-                f"{path}: modality_config reads {output!r} of {method!r} for {modality}; only the last_hidden_state of "
-                "forward can be read after fewer layers"
-            )
-    for key in ("model_args", "model_kwargs"):
-        _refuse_unknown(
-            settings.get(key) or {}, key, path, _MODEL_ARGUMENTS, "hands it to transformers' from_pretrained"
-        )
-    for key, arguments in (settings.get("processing_kwargs") or {}).items():
-        known = {"text": _TEXT_ARGUMENTS, "common": _TEXT_ARGUMENTS, "chat_template": _CHAT_ARGUMENTS}.get(key)
-        if known is not None:
-            _refuse_unknown(
-                arguments or {}, f"processing_kwargs.{key}", path, known, "hands it to the tokenizer on every call"
-            )
-        elif key not in ("audio", "image", "video"):
-            raise ParentError(
-                f"{path}: processing_kwargs has {key!r}, which sentence-transformers ignores with a warning: it "
-                "belongs under text, common or chat_template"
-            )
-
-
-def _refuse_unknown(
-    content: Mapping[str, Any], kind: str, path: Path, known: set[str] | None = None, does: str | None = None
-) -> None:
-    if not isinstance(content, dict):
-        raise ParentError(f"{path}: {kind} is no JSON object")
-    for key in content:
-        if key not in (_KNOWN[kind] if known is None else known):
-            effect = f"sentence-transformers {does}" if does else _EFFECT.get(kind, _OTHER_EFFECT)
-            raise ParentError(
-                f"{path}: the setting {key!r} of {kind} is not known here ({effect}), so its "
-                "effect on the vectors is not either: take it out if it has none"
-            )
-
-
-def _check_adapter(folder: Path) -> None:
-    path = folder / ADAPTER
-    if not path.is_file():
-        return
-    import importlib.util
-
-    adapter = _read_object(path)
-    kind = adapter.get("peft_type")
-    if kind != "LORA":
-        raise ParentError(f"{path}: peft_type is {kind!r}; only LORA adapters can be merged into the weights")
-    _refuse_unknown(adapter, ADAPTER, path, _ADAPTER_SETTINGS, "warns of it and leaves it out, as peft does")
-    for key in _UNMERGED:
-        if adapter.get(key):
-            raise ParentError(
-                f"{path}: {key} is more than a difference of matrices, so merging would lose it: merge the adapter "
-                "with peft's merge_and_unload and save the model"
-            )
-    if importlib.util.find_spec("peft") is None:
-        raise ParentError(
-            f"{folder} has an adapter ({ADAPTER}), which sentence-transformers applies with the package peft: install "
-            "it with: pip install peft"
-        )
-
-
-def _refuse_pointers(folder: Path) -> None:
-    """Name settings and tokenizers that are Git LFS pointers."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix in (".json", ".txt", ".model", ".jinja", ".spm", ".bpe"):
-            refuse_pointer(path)
-
-
-def refuse_pointer(path: Path) -> None:
-    """Refuse a file that is a Git LFS pointer: what a clone leaves where git-lfs is not installed.
-
-    Raises:
-        ParentError: saying so.
-    """
-    if not path.is_file() or path.stat().st_size >= 1024:
-        return
-    with path.open("rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise ParentError(f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its clone")

@@ -21,7 +21,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matexport.errors import ParentError, one_line
-from matexport.export.parents.layout import Layout, uses_safetensors
+from matexport.export.parents.folder.layout import Layout
+from matexport.export.parents.folder.source import uses_safetensors
 from matexport.spec.job import ParentSource
 from matexport.spec.readout import PoolingMode
 
@@ -50,7 +51,7 @@ class Opened:
     route: str | None = None
 
     def takes(self, task: str) -> bool:
-        """Whether texts of a task come this way."""
+        """Whether texts of a task (``query``, ``document`` or a route) take this route; True where there are none."""
         if self.route is None:
             return True
         router = next(module for module in self.model if hasattr(module, "sub_modules"))
@@ -93,13 +94,13 @@ def open_loaded(layout: Layout, parent: ParentSource) -> Opened:
 
 
 def make_pooling(mode: PoolingMode, width: int) -> nn.Module:
-    """sentence-transformers' Pooling for one mode, in the spelling that 5.x and 6.x both take."""
+    """sentence-transformers' Pooling for one mode and states of some width, in a spelling of both 5.x and 6.x."""
     pooling: nn.Module = module_class("Pooling")(width, pooling_mode=str(mode))
     return pooling.eval()
 
 
 def module_class(name: str) -> Any:
-    """One of sentence-transformers' module classes."""
+    """One of sentence-transformers' module classes, by its name, such as ``Pooling``."""
     return getattr(importlib.import_module("sentence_transformers.sentence_transformer.modules"), name)
 
 
@@ -270,7 +271,7 @@ class _Recorder:
 
 
 def no_init_weights() -> contextlib.AbstractContextManager[None]:
-    """transformers' own switch, where 5.x and 4.x keep it: initialising looks at values, which fake tensors lack."""
+    """A context in which transformers, 4.x or 5.x, initialises no weights: that would look at fake tensors' values."""
     try:
         from transformers.initialization import no_init_weights as switch
     except ImportError:
