@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matexport.family.survey import Survey
     from matexport.pick.choose import Choice
     from matexport.pick.devices import Device
+    from matexport.pick.limits import Budget
 
 
 SUMMARY = "choose the best profile that fits a budget"
@@ -89,25 +90,15 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport pick FAMILY``"""
-    from msgspec.structs import fields, replace
-
     from matexport.family.manifest import load_family
     from matexport.family.survey import survey_family
     from matexport.host import read_host
     from matexport.pick.choose import choose
-    from matexport.pick.limits import Budget
     from matexport.pick.wording import describe_choice, list_unchecked, summarise_rejections
 
     if options.overwrite and options.out is None:
         raise RequestError("--overwrite is for --out DIR")
-    asked = {field.name: getattr(options, field.name) for field in fields(Budget)}
-    budget, device, host = Budget(), None, None
-    if options.device is not None:
-        from matexport.pick.devices import load_device
-
-        device = load_device(options.device)
-        budget, host = device.limits, device.host
-    budget = replace(budget, **{name: limit for name, limit in asked.items() if limit is not None})
+    budget, device = _read_budget(options)
     family = load_family(options.family)
     if options.out is not None:
         from matexport.family.integrity import refuse_occupied
@@ -117,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         _measure_missing(family, device, options)
     survey = survey_family(
         family,
-        host if device else read_host(),
+        device.host if device else read_host(),
         threads=options.threads,
         shape=options.shape,
         task=options.task,
@@ -144,6 +135,19 @@ def run(options: argparse.Namespace) -> int:
         unwritten = "; nothing was written" if options.out else ""
         return complain(f"--strict: {', '.join(unchecked)} could not be checked{unwritten}", REFUSED)
     return DONE
+
+
+def _read_budget(options: argparse.Namespace) -> tuple[Budget, Device | None]:
+    """A device's limits, and in their place those that were given as options."""
+    from msgspec.structs import fields, replace
+
+    from matexport.pick.devices import load_device
+    from matexport.pick.limits import Budget
+
+    device = load_device(options.device) if options.device is not None else None
+    asked = {field.name: getattr(options, field.name) for field in fields(Budget)}
+    given = {name: limit for name, limit in asked.items() if limit is not None}
+    return replace(device.limits if device else Budget(), **given), device
 
 
 def _print_choice(
