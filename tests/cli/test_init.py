@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 from commandline import Run
+from outlines import make_outline
 from parents import make_parent
-from test_jobfile import make_outline
 
 from matexport.cli.commands import init as initcommand
 from matexport.cli.commands.init import ask, refuse_taken, write_job
@@ -193,7 +193,8 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_file(
         return Full()
 
     monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(DestinationError, match=r"cannot write .*job.toml: no space left on device"):
+    monkeypatch.setattr("matexport.io.files.os.fdopen", lambda descriptor, _mode: (os.close(descriptor), Full())[1])
+    with pytest.raises(DestinationError, match=r"cannot write .*job.toml: the disk is full"):
         write_job(tmp_path / "job.toml", "text", overwrite=overwrite)
     assert list(tmp_path.iterdir()) == []
 

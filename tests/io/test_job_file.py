@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
+from outlines import make_outline
 from properties import given, settings, st
 
 from matexport.errors import RequestError
@@ -16,7 +16,6 @@ from matexport.io.job_file import COLUMNS, name_job, quote, render_job, spell_so
 from matexport.io.jobs import load_job
 from matexport.io.proposal import (
     MOST_POINTS,
-    Found,
     Outline,
     Selection,
     Trained,
@@ -24,25 +23,15 @@ from matexport.io.proposal import (
     choose_precisions,
     describe_points,
 )
-from matexport.spec.facts import ChatFacts, PaddingSide, ParentFacts, TaskFacts, TextFacts
+from matexport.spec.facts import ChatFacts, TaskFacts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Precision
-from matexport.spec.readout import FinalNorm, PoolingMode, Readout, ReadoutRequest
+from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 FP32, INT8 = (Precision.FP32,), (Precision.FP32, Precision.INT8)
 #: What JSON can hold, halves of surrogate pairs among it.
 ANYTHING = st.text(st.characters(exclude_categories=()))
 NASTY = 'a "quoted" \\ path\nsource = "evil"\r\x00\x1b[31m\u202e\u2028\x85\x7f \U0001f600'
-
-
-def make_outline(blocks: int = 6, width: int = 384, **changes: Any) -> Outline:
-    parent = ParentFacts("p", "BertModel", blocks, width, width, "float32", {"model.safetensors": "ab" * 32})
-    readout = Readout(FinalNorm.ABSENT, (PoolingMode.MEAN,), (), True)
-    text = TextFacts(("input_ids", "attention_mask"), 256, PaddingSide.RIGHT, 0, {})
-    found = changes.pop("found", Found(parent, readout, text))
-    depths = tuple(range(1, blocks + 1)) or (0,)
-    outline = Outline(ParentSource("some/parent"), ReadoutRequest(), found, width, depths)
-    return msgspec.structs.replace(outline, **changes)
 
 
 def render(outline: Outline, selection: Selection | None = None, precisions: tuple[Precision, ...] = INT8) -> str:
