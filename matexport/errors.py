@@ -33,7 +33,7 @@ class RequestError(MatexportError):
 
 
 class ParentError(MatexportError):
-    """The parent cannot be read, is not what the profile pins, or is of a kind that is not supported."""
+    """The parent cannot be read, is not what the job pins, or is of a kind that is not supported."""
 
 
 class MissingExtraError(MatexportError):
@@ -118,8 +118,8 @@ class ParityError(MatexportError):
     """A sub-model does not give the parent's vectors.
 
     Attributes:
-        stage: the first stage of the build whose output differs from the parent
-            (``read-out``, ``trace``, ``rewrite``, ``cut``).
+        stage: the first stage of the export whose output differs from the parent (``read-out``, ``trace``, ``cut``,
+            ``rewrite``, ``encode``, ``quantize``, ``tokenizer``), or ``pack``.
     """
 
     def __init__(self, message: str, stage: str) -> None:

@@ -54,6 +54,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         command: argparse.ArgumentParser = options.parser
         known = [option for action in command._actions for option in action.option_strings]
         wrong = [text for text in rest[:options_end] if text.startswith("-")] or rest  # not the texts behind an option
+        if (name := wrong[0].partition("=")[0]) in known:
+            command.error(f"{name} was given before the command: it has to stand behind it")
         command.error(f"unrecognized arguments: {' '.join(wrong)}{suggest(wrong[0].partition('=')[0], known)}")
     if rest:
         options.texts += rest[:options_end] + rest[options_end + 1 :]
@@ -78,8 +80,10 @@ class PrintCompletion(argparse.Action):
     """Print a shell's completion script, made by shtab from the parser itself, and exit."""
 
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **_options: Any) -> NoReturn:
-        import shtab
-
+        try:
+            import shtab
+        except ImportError:
+            parser.error("completion needs shtab, which is not installed here: pip install shtab")
         _, shell, *_ = arguments
         for command in (parser, *_list_parsers(parser)):
             for action in command._actions:

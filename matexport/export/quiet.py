@@ -1,5 +1,8 @@
-"""Keep what torch and transformers say about themselves out of a user's terminal. Called by the command line alone:
-the library leaves logging to the program that uses it. What goes wrong is raised, not logged."""
+"""Keep what torch and transformers say about themselves out of a user's terminal.
+
+Called where quiet was asked for, as the command line does: the library leaves logging to the program that uses it. What
+goes wrong is raised, not logged.
+"""
 
 from __future__ import annotations
 

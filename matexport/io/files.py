@@ -22,7 +22,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """Parse a TOML file from a user.
 
     Args:
-        what: names the file in messages, such as ``profile``.
+        what: names the file in messages, such as ``job``.
 
     Raises:
         RequestError: it cannot be read, or is not TOML.

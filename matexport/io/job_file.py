@@ -1,7 +1,7 @@
 """What is known of a parent -> a commented job file, as text. `export.outline` looks at the parent; nothing here does.
 
 `render_job` writes points and precisions down with everything that `export` has to be told, and with a comment for what
-it could be told. The text loads with `profiles.load_job` as it is.
+it could be told. The text loads with `io.jobs.load_job` as it is.
 
 Much of it was read in files of a stranger. So there are two ways into the text and no third: `quote`, for values,
 escapes whatever TOML does not take literally; `_comment` and `_aside` make lines of what a comment says, in which no

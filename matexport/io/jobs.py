@@ -1,8 +1,8 @@
 """``profiles/*.toml`` -> an `ExportJob`. Everything that can be refused without looking at the parent is refused here.
 
-The file's tables are the records below, so what a key means is said once, in `matexport.spec.facts`. What needs the
-parent (does it have that many blocks, is it that wide) is checked by `check_points` as soon as its configuration
-has been read, before any weights are.
+The file's tables are the records below, so what a key means is said once, in `spec.job`, `spec.readout` and
+`spec.tolerance`. What needs the parent (does it have that many blocks, is it that wide) is checked by `check_points` as
+soon as its configuration has been read, before any weights are.
 """
 
 from __future__ import annotations

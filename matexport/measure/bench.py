@@ -170,7 +170,7 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
 
 
 def list_trials(plan: BenchPlan) -> list[Trial]:
-    """In the order of the processes: there and back again."""
+    """In the order of the processes: forwards, then backwards."""
     there: list[Trial] = []
     points = set()
     for profile in plan.profiles:

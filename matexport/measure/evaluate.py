@@ -1,6 +1,6 @@
 """What each profile of a family keeps of the parent's quality, on tasks of the user's and without labels.
 
-    tasks -> their different texts -> one pass per precision (`exits`): vectors at the widest point of every depth
+    tasks -> their different texts -> one pass per precision (`all_points`): vectors at the widest point of every depth
       -> cut to each profile's dim, scaled, encoded as it encodes -> scores -> retention = score / the whole parent's
 
 The whole parent is the family's own fp32 profile at full depth and width, which `verify` holds to the parent. Metrics
@@ -21,7 +21,10 @@ from matexport.errors import FamilyError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus, read_host
+from matexport.io.progress import Progress
+from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scorer, make_scorer
 from matexport.measure.tasks import Task, UnlabelledTask
+from matexport.measure.vectors import collect_texts, decode, embed_profiles
 from matexport.spec.measured import Adaptive, Quality, Score, TaskQuality
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
-from matexport.io.progress import Progress
-from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scorer, make_scorer
-from matexport.measure.vectors import collect_texts, decode, embed_profiles
 
 _PACKAGES = {"scipy": "scipy", "ir_measures": "ir-measures", "faiss": "faiss-cpu"}
 

@@ -13,6 +13,7 @@ import numpy as np
 from matexport.family.manifest import Family
 from matexport.measure.search import search_adaptively, search_exactly
 from matexport.measure.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
+from matexport.measure.vectors import Key, T, _choose_prompts
 from matexport.runtime.inputs.text import Asked
 from matexport.spec.measured import Adaptive, Score, TaskKind
 from matexport.spec.profile import Profile
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
-from matexport.measure.vectors import Key, T, _choose_prompts
 
 NEIGHBOURS = 10
 

@@ -147,7 +147,7 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
 
 
 def load_unlabelled(path: Path) -> UnlabelledTask:
-    """Read a file with one text per line; of more than 500, every so-manieth is taken.
+    """Read a file with one text per line; of more than 500, 500 are taken, evenly spread.
 
     Raises:
         RequestError: it cannot be read, or has fewer than 20 different texts.

@@ -1,6 +1,6 @@
-"""The vectors that a family is evaluated by: every profile's for all texts of all tasks, depth by depth.
+"""The vectors that a family is evaluated by: every profile's for all texts of all tasks.
 
-Where a family has graphs of all exits, its blocks are computed once for all of a depth's profiles.
+Where a family has graphs of all exits, blocks are computed once for all profiles of a precision.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from matexport.family.integrity import check_files
 from matexport.family.manifest import RANGES, Family
 from matexport.family.proof import load_ranges
+from matexport.io.progress import Progress
 from matexport.measure.tasks import StsTask, Task, UnlabelledTask
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.embedder import Embedder
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
-from matexport.io.progress import Progress
 
 #: Names under which models keep the prompts of the two sides of a search: where a family of an older schema does not
 #: say what its parent does with queries and documents.

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 #: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.spec.tolerance.FLOORS`).
 EXACTNESS = (
-    Precision.FP32, Precision.FP16, Precision.Q8, Precision.INT8, Precision.INT8_STATIC, Precision.Q4_MIXED,
+    Precision.FP32, Precision.FP16, Precision.Q8, Precision.INT8, Precision.Q4_MIXED, Precision.INT8_STATIC,
     Precision.Q4,
 )  # fmt: skip
 ENCODINGS = (Encoding.FLOAT32, Encoding.INT8, Encoding.UBINARY)

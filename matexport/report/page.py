@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matexport.family.survey import Measured, is_same_host
-from matexport.pick.limits import LIMITS, Budget
+from matexport.pick.limits import LIMITS
 from matexport.report.findings import MB, Findings
 from matexport.report.heatmaps import list_marks, map_parity, map_retention
 from matexport.report.naming import (
@@ -164,15 +164,24 @@ def describe_budget(findings: Findings) -> str:
     if not choice.checks:
         return ""
     limits = [(LIMITS[check.limit], check) for check in choice.checks]
-    parts = [f"{limit.what} {'>=' if limit.least else '<='} {limit.show(check.allowed)}" for limit, check in limits]
-    sound = [it.profile for it in choice.fitting if it.profile not in findings.broken]
-    names = f": {', '.join(sound)}" if 0 < len(sound) <= 12 else ""
-    total = count_noun(len(findings.survey.candidates), "profile")
-    said = f"Budget: {', '.join(parts)}. {len(sound)} of {total} {'keeps' if len(sound) == 1 else 'keep'} it{names}."
-    if len(sound) > 1:
-        said += f" The best of them: {sound[0]}."
-    unchecked = [f"{limit.what} was measured for no profile" for limit, check in limits if not check.done]
-    return f"{said} Not checked: {', '.join(unchecked)}." if unchecked else said
+    said = [
+        "Budget: "
+        + ", ".join(
+            f"{limit.what} {'>=' if limit.least else '<='} {limit.show(check.allowed)}" for limit, check in limits
+        )
+    ]
+    if any(check.done for check in choice.checks):
+        fitting = [candidate.profile for candidate in choice.fitting]
+        names = f": {', '.join(fitting)}" if 0 < len(fitting) <= 12 else ""
+        total = count_noun(len(findings.survey.candidates), "profile")
+        said.append(f"{len(fitting)} of {total} {'keeps' if len(fitting) == 1 else 'keep'} it{names}")
+        said += [f"The best of them: {fitting[0]}"] if len(fitting) > 1 else []
+        off = [name for name in fitting if name in findings.broken]
+        said += [f"Off their parity floor, at which pick does not look: {', '.join(off)}"] if off else []
+    said += [
+        f"Not checked, since it was measured for no profile: {limit.what}" for limit, check in limits if not check.done
+    ]
+    return f"{'. '.join(said)}."
 
 
 def _note_retention(findings: Findings) -> str:
@@ -258,7 +267,10 @@ def list_series(findings: Findings) -> list[tuple[str, str, str]]:
         series.append(("inherit", "○", "hollow: untrained point"))
     if findings.broken:
         series.append(("inherit", "×", "off its parity floor, on no front"))
-    if findings.budget != Budget():
+    budget = findings.budget
+    if any(limit is not None for limit in (budget.max_latency_ms, budget.max_ram_mb, budget.max_disk_mb)) or (
+        budget.min_retention is not None
+    ):
         series.append(("inherit", "╌", "budget; outside it is shaded"))
     return series
 

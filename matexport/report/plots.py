@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+from matexport.pick.front import find_front
 from matexport.spec.profile import Encoding, Precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from matexport.pick.front import find_front
 
 #: Okabe and Ito's colours (2008), which colour-blind readers tell apart; their yellow darkened to show on white.
 COLOURS: Mapping[Precision, str] = {

@@ -73,6 +73,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
     )
     described = {row["profile"]: row for row in describe_profiles(findings.family, measured)}
     rejected = {it.profile: it.reason for it in findings.choice.rejections}
+    checked = any(check.done for check in findings.choice.checks)
 
     def known(number: Measured | None, form: str, unit: float = 1.0) -> Cell:
         if number is None:
@@ -85,7 +86,10 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         mark = mark_host(findings, letters, standing.host) if standing else ""
         trained = {True: "yes", False: "no", None: "–"}[it.trained]
         reason = rejected.get(it.profile)
-        kept = Cell(reason or "kept", "outside" if reason else "kept", style="bad narrow" if reason else "good")
+        if reason:
+            kept = Cell(reason, "outside", style="bad narrow")
+        else:
+            kept = Cell("kept", "kept", style="good") if checked else Cell("not checked")
         rows.append(
             [
                 Cell(it.profile, it.profile),

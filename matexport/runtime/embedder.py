@@ -4,7 +4,7 @@
       -> runs, as many at a time as there are threads -> back in the texts' order
 
 Needs numpy, onnxruntime and tokenizers; opens no socket. Everything that comes from disk is checked before a session
-exists: digests of the files that the profile reads, and what its graph points to (`manifest.check_profile`).
+exists: digests of the files that the profile reads, and what its graph points to (`family.integrity.check_profile`).
 Pooling, truncation and normalisation are in the graph, so there is nothing here that could disagree with the parent
 but tokenisation, and the parity check runs through this very code.
 

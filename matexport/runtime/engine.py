@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError
 from matexport.host import count_cpus
-from matexport.runtime.placement import find_integer_nodes
+from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
-from matexport.runtime.placement import check_assignment
 
 
 def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:

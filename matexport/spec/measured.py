@@ -10,9 +10,10 @@ import msgspec
 
 from matexport.spec.record import Record
 
-#: What a session may run on: the name used here -> onnxruntime's.
+#: The provider where none is asked for.
 CPU = "cpu"
 
+#: What a session may run on: the name used here -> onnxruntime's.
 PROVIDERS: Mapping[str, str] = {
     CPU: "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

@@ -49,7 +49,8 @@ class Point(Record, frozen=True, order=True):
     """Where a parent is read.
 
     Attributes:
-        layers: number of transformer blocks run, 1 to N; the index into ``hidden_states``.
+        layers: number of transformer blocks run, 1 to N, or 0 for a parent without blocks; the index into
+            ``hidden_states``.
         dim: number of leading coordinates kept.
     """
 

@@ -21,8 +21,8 @@ class Tolerance(Record, frozen=True):
         max_abs: at most, every coordinate of every probe.
         cosine_mean: at least, the mean over the probes.
         cosine_min: at least, the worst probe.
-        spread: at most, the largest difference of a coordinate between the ways of running: batched or alone, with
-            padding or without.
+        spread: at most, the largest difference of a coordinate between a text alone and in a batch, padded on the
+            right.
     """
 
     max_abs: float | None = None

@@ -1,9 +1,9 @@
 """A family's checks one at a time, as a test runner asks for them, and why each fails in lines that a person reads.
 
-The judge is `verify`: its files are checked once, when the first check is asked for, and a profile runs when the first
-of its own is. Of files that are not the exported ones nothing is run: one check says so, and the others are kept from
-being made. What else cannot be made has failed, such as a floor of retention that nobody measured. No opinion of its
-own, and no knowledge of pytest.
+The judge is `verify.judge`: its files are checked once, when the first check is asked for, and a profile runs when the
+first of its own is. Of files that are not the exported ones nothing is run: one check says so, and the others are kept
+from being made. What else cannot be made has failed, such as a floor of retention that nobody measured. No opinion of
+its own, and no knowledge of pytest.
 """
 
 from __future__ import annotations

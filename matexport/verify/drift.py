@@ -13,7 +13,7 @@ inequality, whatever decided where in its tolerance each lies:
 
 What differs by more than that cannot be two renderings of one parent, and an index has to be rebuilt. Codes whose
 tolerance is one of coordinates (fp32) are compared with the other family's stored vectors of the parent, in the
-distance that explains a code (`parity.compare_codes`). Other tokens, ranges or scaling are refused, whatever the
+distance that explains a code (`codes.compare_codes`). Other tokens, ranges or scaling are refused, whatever the
 vectors of the probes say: other texts would show it. The bound is as coarse as the precision. What a search gives is
 measured beside it, and not judged, since it depends on the texts.
 """
@@ -141,7 +141,7 @@ def compare_families(
     """Compare the vectors of the profiles that two families have in common.
 
     Args:
-        new, old: directories of families or packs; or what `verify.open_case` gave for them.
+        new, old: directories of families or packs; or what `verify.judge.open_case` gave for them.
         threads: intra-op threads of the sessions.
         progress: called with (stage, done, total) as profiles are finished.
 

@@ -5,7 +5,7 @@ family's probes and is compared with the parent's own vectors, which were stored
 probes' token ids, where the family stores the parent's; they need no session, and come first. Imports nothing of
 `matexport.export`: the judge did not build the case.
 
-Each profile is run in up to three ways. ``batched``: batches in the probes' own order, padded on the right, so that
+Each profile is run in up to four ways. ``batched``: batches in the probes' own order, padded on the right, so that
 short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the
 left, when that is what the parent's tokenizer does. ``together``: as batched, read from the graph of all exits.
 """

@@ -1,8 +1,8 @@
 """Numbers that compare the vectors of a sub-model with the parent's. numpy only; no opinion about where they came from.
 
-`max_abs` is the gate: one number per profile that bounds every coordinate of every probe. The cosines and the
-neighbour agreement say what a difference means for search; on random or nearly constant vectors they can look
-perfect while `max_abs` does not, so they are reported and not relied upon.
+`max_abs` is what fp32 is held by: one number per profile that bounds every coordinate of every probe. On random or
+nearly constant vectors a cosine can look perfect while `max_abs` does not; the small precisions, whose error depends on
+the parent, are held by the two cosines. The neighbour agreement is reported and not relied upon.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_show_before_anything_was_measured(run: Run, family: Path) -> None:
         path.unlink()
     result = run("show", family)
     assert result.code == 0
-    assert "parity was not measured on this host: run matexport verify --record" in result.out
+    assert f"parity was not measured on this host: run matexport verify {family} --record" in result.out
 
 
 def test_show_json(run: Run, exported: Path) -> None:
@@ -789,6 +789,23 @@ def test_a_close_name_is_suggested(words: tuple[str, ...], meant: str, exported:
     assert meant in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Precision." not in result.stderr
+
+
+def test_an_option_before_its_command_is_not_suggested_for_itself(exported: Path) -> None:
+    command = [sys.executable, "-m", "matexport", "--json", "show", str(exported)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--json was given before the command: it has to stand behind it" in result.stderr
+    assert "did you mean" not in result.stderr
+
+
+def test_a_baseline_that_is_none_is_said_in_every_document(run: Run, exported: Path, tmp_path: Path) -> None:
+    junit = tmp_path / "parity.xml"
+    result = run("verify", exported, "--baseline", tmp_path / "none", "--json", "--junit", junit)
+    assert result.code == 2
+    assert json.loads(result.out)["passed"] is False
+    assert f"{tmp_path / 'none'} is not a directory" in result.err
+    assert len(ElementTree.parse(junit).findall(".//failure")) == 1
 
 
 def test_nothing_is_suggested_for_what_is_close_to_nothing(exported: Path) -> None:

@@ -1,4 +1,4 @@
-"""Profile files and probe files: what is asked for is what is read; the rest is refused with what is allowed."""
+"""Job files and probe files: what is asked for is what is read; the rest is refused with what is allowed."""
 
 from __future__ import annotations
 

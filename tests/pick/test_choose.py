@@ -20,6 +20,7 @@ from matexport.pick.choose import Choice, choose
 from matexport.pick.front import ENCODINGS, EXACTNESS
 from matexport.pick.limits import LIMITS, TRAINED_ONLY, Budget
 from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.tolerance import FLOORS
 
 #: field of the budget -> of the candidate, and the candidate's units in one of the budget's.
 FIELDS = {
@@ -266,13 +267,18 @@ def test_a_time_that_cannot_be_does_not_count(value: float) -> None:
 
 
 def test_without_retention_the_order_is_a_guess_and_says_so() -> None:
-    names = ["L03-D016-fp32", "L03-D016-fp16", "L03-D016-q8", "L03-D016-int8", "L03-D016-int8-static",
-             "L03-D016-q4-mixed", "L03-D016-q4", "L03-D008-fp32", "L02-D016-fp32"]  # fmt: skip
+    names = ["L03-D016-fp32", "L03-D016-fp16", "L03-D016-q8", "L03-D016-int8", "L03-D016-q4-mixed",
+             "L03-D016-int8-static", "L03-D016-q4", "L03-D008-fp32", "L02-D016-fp32"]  # fmt: skip
     survey = survey_of(candidate("L04-D016-fp32", trained=False), *(candidate(name) for name in reversed(names)))
     choice = choose(survey, Budget())
     assert not choice.quality_known
     assert [it.profile for it in choice.fitting] == [*names, "L04-D016-fp32"]
     assert [it.profile for it in choose(survey, Budget(), trained_only=True).fitting] == names
+
+
+def test_the_order_of_precisions_is_that_of_their_floors() -> None:
+    floors = [FLOORS[precision].cosine_mean or 1.0 for precision in EXACTNESS]
+    assert floors == sorted(floors, reverse=True)
 
 
 def test_every_precision_and_encoding_has_its_place() -> None:

@@ -17,6 +17,8 @@ from matexport.host import read_host
 from matexport.pick.choose import choose
 from matexport.pick.limits import Budget
 from matexport.report.findings import gather_findings, measure_floor_use
+from matexport.report.page import describe_budget
+from matexport.report.write import render_page
 from matexport.spec.tolerance import Parity, Tolerance
 from matexport.verify.verdict import ProfileVerdict, judge_recorded, load_verification
 
@@ -89,6 +91,24 @@ def test_the_budget_is_what_pick_says_of_it(family: Path) -> None:
         choice = choose(survey_family(loaded, read_host()), budget)
         assert found.choice == choice
     assert gather_findings(loaded, budget=Budget(max_latency_ms=5.0)).choice.fitting
+
+
+def test_a_limit_that_nobody_measured_is_no_limit_kept(family: Path) -> None:
+    page = render_page(gather_findings(family, budget=Budget(max_cold_start_ms=5.0)))
+    assert "Budget: cold start &lt;= 5 ms. Not checked, since it was measured for no profile: cold start." in page
+    assert ">kept<" not in page
+    assert page.count("not checked") == len(load_family(family).profiles)
+    assert "budget; outside it is shaded" not in page
+
+
+def test_the_report_counts_what_pick_counts(family: Path) -> None:
+    """Pick does not look at parity; the report says so where it matters."""
+    loaded = load_family(family)
+    record_parity(loaded, {SMALL: 1e-2})
+    found = gather_findings(loaded, budget=Budget(max_disk_mb=1000.0))
+    said = describe_budget(found)
+    assert f"{len(found.choice.fitting)} of {len(loaded.profiles)} profiles keep it" in said
+    assert said.endswith(f"Off their parity floor, at which pick does not look: {SMALL}.")
 
 
 def test_what_was_measured_is_read_once(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -23,10 +22,6 @@ from matexport.cli.vectors import embed_pairs, format_lines, open_texts, write_n
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors, replace_file
 from matexport.runtime.batches import DEFAULT_BATCH_TOKENS
-
-if TYPE_CHECKING:
-    pass
-
 
 SUMMARY = "embed texts with one profile"
 DESCRIPTION = (
@@ -49,7 +44,10 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
     command.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
     command.add_argument(
-        "--output", type=Path, metavar="FILE", help="write to FILE.npy ((n, dim) float32) or FILE.jsonl"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE.npy ((n, dim) float32, or codes where the profile encodes) or FILE.jsonl",
     )
     command.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
     command.add_argument(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     PRECISIONS,
@@ -23,10 +22,6 @@ from matexport.cli.output import (
 )
 from matexport.cli.progress import show_progress
 from matexport.spec.profile import Precision
-
-if TYPE_CHECKING:
-    pass
-
 
 SUMMARY = "export a family and prove every profile against the parent"
 DESCRIPTION = (

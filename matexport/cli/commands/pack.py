@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -17,14 +16,10 @@ from matexport.cli.output import (
 )
 from matexport.cli.progress import show_progress
 
-if TYPE_CHECKING:
-    pass
-
-
 SUMMARY = "write one profile as a self-contained folder"
 DESCRIPTION = (
     "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
-    "of its own; embed, show, verify and bench work on it."
+    "of its own; every command that takes FAMILY works on it."
 )
 EXAMPLES = "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -19,17 +18,15 @@ from matexport.cli.output import (
     print_json,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
 SUMMARY = "write what is known of a family as one HTML page and a model card"
 DESCRIPTION = (
     "One page that loads nothing, so it can be mailed and read offline: heat maps of retention and parity over "
     "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
     "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
     "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
-    "limits, the budget is drawn in. Needs the [report] extra."
+    ""
+    "limits, the profiles that keep them are named, and limits of latency, memory, disk and retention are drawn "
+    "in. Needs the [report] extra."
 )
 EXAMPLES = (
     "examples:\n  matexport report artifacts/minilm\n"
@@ -55,19 +52,22 @@ def add_parser(parsers: Parsers) -> None:
     )
     add_threads(command, "the timings with so many threads (default: the most that were measured)")
     for name, metavar, explanation in (
-        ("latency-ms", "MS", "latency of one short text"),
-        ("disk-mb", "MB", "size on disk, in 10^6 bytes"),
-        ("ram-mb", "MB", "peak memory, in 10^6 bytes"),
+        ("latency-ms", "MS", "latency of one short text; drawn into its plot"),
+        ("disk-mb", "MB", "size on disk, in 10^6 bytes; drawn into its plot"),
+        ("ram-mb", "MB", "peak memory, in 10^6 bytes; drawn into its plot"),
         ("cold-start-ms", "MS", "process start to first vector"),
     ):
         command.add_argument(
-            f"--max-{name}", type=read_limit, metavar=metavar, help=f"draw this limit of {explanation}"
+            f"--max-{name}",
+            type=read_limit,
+            metavar=metavar,
+            help=f"say which profiles keep this limit of {explanation}",
         )
     command.add_argument(
         "--min-retention",
         type=read_share,
         metavar="SHARE",
-        help="draw this least share of the parent's quality, such as 0.95",
+        help="say which profiles keep, and draw, this least share of the parent's quality, such as 0.95",
     )
 
 

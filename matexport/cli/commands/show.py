@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -17,10 +16,6 @@ from matexport.cli.output import (
     print_json,
     print_unread,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 SUMMARY = "print what a family contains"
 DESCRIPTION = (
@@ -70,5 +65,5 @@ def run(options: argparse.Namespace) -> int:
     for reason in facts.refused.values():
         print(f"not in the family: {reason}")
     if all(row["max_abs"] is None for row in rows):
-        print("\nparity was not measured on this host: run matexport verify --record")
+        print(f"\nparity was not measured on this host: run matexport verify {options.family} --record")
     return DONE

@@ -85,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
     family, drift = None, None
     compared: tuple[str, ...] = ()
     token_problems: tuple[Problem, ...] = ()
-    baseline = load_family(options.baseline) if options.baseline else None
     try:
+        baseline = load_family(options.baseline) if options.baseline else None
         family = load_family(options.family)
         if baseline:
             compared = tuple(find_common(family, baseline))

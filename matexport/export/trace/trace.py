@@ -1,8 +1,9 @@
-"""One trace of the exits module -> one ONNX graph in memory with one named output per point.
+"""One trace of the exits module -> one ONNX graph in memory with one full-width output per depth.
 
-`torch.onnx.export` is called once, with dynamic batch and sequence. The graph is then brought into the one form that
-the later stages rely on: matrices stored as the multiplication reads them, named after the parent's parameters;
-constants folded; axes named; opset and IR stamped; nothing of the tracing machine (stack traces, paths) left in it.
+`torch.onnx.export` is called once, with dynamic batch and sequence; `exits` makes the points of its outputs. The graph
+is then brought into the one form that the later stages rely on (`canonical`): matrices stored as the multiplication
+reads them, named after the parent's parameters; constants folded; axes named; opset and IR stamped; nothing of the
+tracing machine (stack traces, paths) left in it.
 
 Opset 20 and IR 10 are the newest that the tightest consumer reads (text-embeddings-inference, onnxruntime 1.22).
 """

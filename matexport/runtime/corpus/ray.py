@@ -234,7 +234,7 @@ def _run_on_ray(plan: BulkPlan, parts: list[Part], out: Path, job: CorpusJob) ->
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports usage unless told not to
-    require_extra("ray", "the ray engine", {"ray": "ray", "pyarrow": "pyarrow"})
+    require_extra("ray", "embedding on Ray (--on ray)", {"ray": "ray", "pyarrow": "pyarrow"})
     import ray
     import ray.data
 

@@ -24,7 +24,7 @@ JOB = '[parent]\nsource = "{source}"\n{more}[points]\nlayers = [{layers}]\ndims 
     ("changes", "words"),
     [
         ({"source": "./nowhere"}, "is not a directory"),
-        ({"more": f'sha256 = "{"0" * 64}"\n'}, "the profile pins 0000"),
+        ({"more": f'sha256 = "{"0" * 64}"\n'}, "the job pins 0000"),
         ({"layers": BLOCKS + 1}, f"layers={BLOCKS + 1} was asked"),
         ({"layers": 0}, f"layers=0 was asked; .* has {BLOCKS} blocks: ask for 1 to {BLOCKS}"),
         ({"dims": WIDTH + 1}, f"dim={WIDTH + 1} was asked"),

@@ -164,7 +164,7 @@ def test_a_pinned_digest_must_match(small: Path) -> None:
         assert plan_parent(ExportJob(ParentSource(str(small), sha256=pin), FULL)).parent.weights
     wrong = "0" * 64
     for pin in (wrong, {"model.safetensors": wrong}):
-        with pytest.raises(ParentError, match=f"has the sha256 {digest}; the profile pins {wrong}"):
+        with pytest.raises(ParentError, match=f"has the sha256 {digest}; the job pins {wrong}"):
             plan_parent(ExportJob(ParentSource(str(small), sha256=pin), FULL))
     with pytest.raises(ParentError, match=r"pins the sha256 of other.safetensors, but .* has model.safetensors"):
         plan_parent(ExportJob(ParentSource(str(small), sha256={"other.safetensors": digest}), FULL))

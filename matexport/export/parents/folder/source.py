@@ -271,11 +271,11 @@ def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
     for name, digest in pinned.items():
         actual = weights.get(name)
         if actual is None:
-            raise ParentError(f"the profile pins the sha256 of {name}, but {parent.source} has {', '.join(weights)}")
+            raise ParentError(f"the job pins the sha256 of {name}, but {parent.source} has {', '.join(weights)}")
         if actual != digest.lower():
-            raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the profile pins {digest}")
+            raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the job pins {digest}")
     if unpinned := sorted(set(weights) - set(pinned)):
-        raise ParentError(f"the profile pins some weights of {parent.source}, but not {', '.join(unpinned)}")
+        raise ParentError(f"the job pins some weights of {parent.source}, but not {', '.join(unpinned)}")
 
 
 def _locate_in_package(rest: str) -> Path:
