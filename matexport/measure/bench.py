@@ -49,7 +49,7 @@ COLD_STARTS = 10
 SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: The processes' programs. The second needs torch, which nothing else here does.
-TRIAL, LIVE_PARENT = "matexport.measure.trial", "matexport.export.parents.in_torch"
+TRIAL, PARENT_TRIAL = "matexport.measure.trial", "matexport.export.parents.in_torch"
 RESAMPLES = 1000
 
 
@@ -239,7 +239,7 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         parent=plan.parent or "",
     )
     finished = subprocess.run(
-        [sys.executable, "-m", LIVE_PARENT if trial.in_torch else TRIAL],
+        [sys.executable, "-m", PARENT_TRIAL if trial.in_torch else TRIAL],
         input=json.dumps(asdict(task)),
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ import numpy as np
 from matexport.family.manifest import Family
 from matexport.measure.search import search_adaptively, search_exactly
 from matexport.measure.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
-from matexport.measure.vectors import Key, T, _choose_prompts
+from matexport.measure.vectors import Key, T, choose_prompts
 from matexport.runtime.inputs.text import Asked
 from matexport.spec.measured import Adaptive, Score, TaskKind
 from matexport.spec.profile import Profile
@@ -173,7 +173,7 @@ Scorer = StsScorer | UnlabelledScorer | RetrievalScorer
 
 
 def make_scorer(task: Task, family: Family, rows: Mapping[Key, int]) -> Scorer:
-    default, query, document = _choose_prompts(family)
+    default, query, document = choose_prompts(family)
     if isinstance(task, StsTask):
         return StsScorer(task, rows, default)
     if isinstance(task, UnlabelledTask):

@@ -51,7 +51,7 @@ class TrialPlan:
     parent: str = ""
 
 
-class Side(Protocol):
+class Subject(Protocol):
     """What is timed: an `Embedder`, or something else that gives vectors for texts."""
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -93,34 +93,34 @@ class TrialResult:
     peak_bytes: int | None = None
 
 
-def open_embedder(plan: TrialPlan) -> Side:
+def open_embedder(plan: TrialPlan) -> Subject:
     """A profile of a family."""
     from matexport.runtime.embedder import Embedder
 
     return Embedder(plan.family, plan.profile, threads=plan.threads, provider=plan.provider)
 
 
-def run_trial(plan: TrialPlan, open_side: Callable[[TrialPlan], Side] = open_embedder) -> TrialResult:
+def run_trial(plan: TrialPlan, open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> TrialResult:
     """Measure in this process."""
-    side = open_side(plan)
-    side.embed([plan.text])
+    subject = open_subject(plan)
+    subject.embed([plan.text])
     result = TrialResult(first_vector_s=(time.monotonic_ns() - plan.started_ns) / 1e9)
     if not plan.runs:
         return result
-    side.check()
-    feeds = side.pad(side.tokenize([plan.text]))
+    subject.check()
+    feeds = subject.pad(subject.tokenize([plan.text]))
     calls: list[tuple[Callable[[], Any], list[float]]] = [
-        (lambda: side.embed([plan.text]), result.call_s),
-        (lambda: side.tokenize([plan.text]), result.tokenize_s),
-        (lambda: side.compute(feeds), result.graph_s),
+        (lambda: subject.embed([plan.text]), result.call_s),
+        (lambda: subject.tokenize([plan.text]), result.tokenize_s),
+        (lambda: subject.compute(feeds), result.graph_s),
     ]
     time_calls(calls, plan.runs, plan.seconds)
-    ids = [row for row in side.tokenize(plan.mix) if row.ids]
+    ids = [row for row in subject.tokenize(plan.mix) if row.ids]
     for batch, length in plan.shapes:
-        shaped = side.pad([stretch(ids[index % len(ids)], length) for index in range(batch)])
+        shaped = subject.pad([stretch(ids[index % len(ids)], length) for index in range(batch)])
         samples = result.latency_s.setdefault(f"{batch}x{length}", [])
-        time_calls([(lambda shaped=shaped: side.compute(shaped), samples)], plan.runs, plan.seconds)  # type: ignore[misc]
-    time_calls([(lambda: side.embed(plan.mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
+        time_calls([(lambda shaped=shaped: subject.compute(shaped), samples)], plan.runs, plan.seconds)  # type: ignore[misc]
+    time_calls([(lambda: subject.embed(plan.mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
     result.peak_bytes = read_peak_bytes()
     return result
 
@@ -173,7 +173,7 @@ def read_peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main(open_side: Callable[[TrialPlan], Side] = open_embedder) -> int:
+def main(open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> int:
     """Read a plan, measure, print the result; what cannot be done is one line on standard error and exit code 2."""
     from matexport.errors import MatexportError
 
@@ -181,7 +181,7 @@ def main(open_side: Callable[[TrialPlan], Side] = open_embedder) -> int:
     data["shapes"] = tuple(tuple(shape) for shape in data["shapes"])
     hold_cpus(data["threads"])
     try:
-        result = run_trial(TrialPlan(**data), open_side)
+        result = run_trial(TrialPlan(**data), open_subject)
     except MatexportError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
     """The different texts of all tasks, each with how it is read, in the order of their first use."""
-    default, query, document = _choose_prompts(family)
+    default, query, document = choose_prompts(family)
     keys: dict[Key, None] = {}
     for task in tasks:
         if isinstance(task, StsTask):
@@ -51,7 +51,7 @@ def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
     return list(keys)
 
 
-def _choose_prompts(family: Family) -> tuple[Asked, Asked, Asked]:
+def choose_prompts(family: Family) -> tuple[Asked, Asked, Asked]:
     """How a text, a query and a document are read."""
     if family.facts.schema >= TASKS_SCHEMA:
         return Asked(), Asked(task="query"), Asked(task="document")

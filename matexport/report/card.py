@@ -106,11 +106,11 @@ def _describe_profiles(findings: Findings) -> list[str]:
     )
     rows = []
     for it in findings.survey.candidates:
-        standing = findings.standings.get(it.profile)
+        use = findings.floor_uses.get(it.profile)
         parity = (
             "–"
-            if standing is None
-            else f"{standing.number} " + format(standing.value, ".2g" if standing.number.startswith("max") else ".6f")
+            if use is None
+            else f"{use.number} " + format(use.value, ".2g" if use.number.startswith("max") else ".6f")
         )
         off = it.profile in findings.broken
         rows.append(

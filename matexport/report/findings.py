@@ -79,7 +79,7 @@ class Findings:
         return self.family.path.resolve().name
 
     @cached_property
-    def standings(self) -> Mapping[str, FloorUse]:
+    def floor_uses(self) -> Mapping[str, FloorUse]:
         """By profile, where any host recorded it."""
         found: dict[str, list[FloorUse]] = {}
         for host, verdicts in self.verdicts:
@@ -87,9 +87,9 @@ class Findings:
                 found.setdefault(name, []).append(measure_floor_use(host, verdict))
         here = self.host
         chosen = {}
-        for name, standings in found.items():
-            ours = [standing for standing in standings if is_same_host(standing.host, here)]
-            chosen[name] = max(ours or standings, key=lambda it: (it.verdict.passed is False, _rank(it.used)))
+        for name, floor_uses in found.items():
+            ours = [use for use in floor_uses if is_same_host(use.host, here)]
+            chosen[name] = max(ours or floor_uses, key=lambda it: (it.verdict.passed is False, _rank(it.used)))
         return chosen
 
     @cached_property
@@ -105,7 +105,7 @@ class Findings:
     @cached_property
     def unproven(self) -> tuple[str, ...]:
         """Profiles whose parity no host recorded."""
-        return tuple(profile.name for profile in self.family.profiles if profile.name not in self.standings)
+        return tuple(profile.name for profile in self.family.profiles if profile.name not in self.floor_uses)
 
 
 def gather_findings(

@@ -63,23 +63,23 @@ def map_retention(findings: Findings, letters: Mapping[Host, str]) -> list[HeatM
 
 
 def map_parity(findings: Findings, letters: Mapping[Host, str]) -> list[HeatMap]:
-    standings = findings.standings
+    floor_uses = findings.floor_uses
 
     def show(profile: Profile) -> HeatCell:
-        standing = standings.get(profile.name)
-        if standing is None:
+        use = floor_uses.get(profile.name)
+        if use is None:
             return HeatCell("–", "missing", title=f"{profile.name}: not recorded")
-        breach = standing.verdict.find_breach()
-        colour, ink = _colour(1 - standing.used)
+        breach = use.verdict.find_breach()
+        colour, ink = _colour(1 - use.used)
         return HeatCell(
-            _format_standing(standing), "off" if breach else "", colour, ink,
-            mark_host(findings, letters, standing.host),
-            f"{profile.name}: " + (f"off its floor, {breach[1].reason}" if breach else f"{standing.used:.1%} used"),
+            _format_floor_use(use), "off" if breach else "", colour, ink,
+            mark_host(findings, letters, use.host),
+            f"{profile.name}: " + (f"off its floor, {breach[1].reason}" if breach else f"{use.used:.1%} used"),
         )  # fmt: skip
 
     maps = []
     for group in list_groups(findings):
-        found = [standings[it.name] for it in group[1] if it.name in standings]
+        found = [floor_uses[it.name] for it in group[1] if it.name in floor_uses]
         if found:
             bound = {(it.number, it.allowed) for it in found}
             notes = [
@@ -152,5 +152,5 @@ def list_marks(findings: Findings, letters: Mapping[Host, str]) -> list[tuple[st
     return marks
 
 
-def _format_standing(standing: FloorUse) -> str:
-    return format_number(standing.value, ".1e" if standing.number.startswith("max") else ".4f")
+def _format_floor_use(use: FloorUse) -> str:
+    return format_number(use.value, ".1e" if use.number.startswith("max") else ".4f")

@@ -86,17 +86,17 @@ def lay_out(findings: Findings) -> dict[str, Any]:
         "verdicts": judge(findings, letters),
         "proven": not findings.unproven,
         "failures": tabulate_failures(findings, letters),
-        "unproven": _say_unproven(findings),
+        "unproven": _note_unproven(findings),
         "budget": describe_budget(findings),
         "retention": retention if kept else [],
         "retention_note": _note_retention(findings),
         "retention_scale": (f"{min(kept):.3f}", f"{max(kept):.3f}") if kept else ("", ""),
-        "no_retention": _miss_retention(findings, len(kept)),
+        "no_retention": _note_missing_retention(findings, len(kept)),
         "marks": list_marks(findings, letters),
         "parity": map_parity(findings, letters),
-        "no_parity": _say_unproven(findings),
+        "no_parity": _note_unproven(findings),
         "plots": (plots := draw_plots(findings)),
-        "no_plots": None if plots else _miss_retention(findings, 0),
+        "no_plots": None if plots else _note_missing_retention(findings, 0),
         "legend": list_series(findings),
         "plot_note": _note_plots(findings),
         "profiles": tabulate_profiles(findings, letters),
@@ -147,7 +147,7 @@ def judge(findings: Findings, letters: Mapping[Host, str]) -> list[Line]:
     return lines
 
 
-def _say_unproven(findings: Findings) -> Missing | None:
+def _note_unproven(findings: Findings) -> Missing | None:
     names = findings.unproven
     if not names:
         return None
@@ -195,7 +195,7 @@ def _note_retention(findings: Findings) -> str:
     return f"Quality of a sub-model over the whole parent's, 1 being the parent's own: {of}.{trained}"
 
 
-def _miss_retention(findings: Findings, known: int) -> Missing | None:
+def _note_missing_retention(findings: Findings, known: int) -> Missing | None:
     total = len(findings.survey.candidates)
     if known == total:
         return None

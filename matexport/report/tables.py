@@ -57,7 +57,7 @@ def tabulate_failures(findings: Findings, letters: Mapping[Host, str]) -> Table 
 
 
 def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
-    budget, standings = findings.budget, findings.standings
+    budget, floor_uses = findings.budget, findings.floor_uses
     limited = budget != Budget()
     columns = [
         Column("profile"), Column("layers", True), Column("dim", True), Column("retention", True),
@@ -68,8 +68,8 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         Column("neighbours", True), Column("spread", True),
     ]  # fmt: skip
     measured = Measurement(
-        {name: it.verdict.parity for name, it in standings.items()},
-        {name: it.verdict.spread for name, it in standings.items()},
+        {name: it.verdict.parity for name, it in floor_uses.items()},
+        {name: it.verdict.spread for name, it in floor_uses.items()},
     )
     described = {row["profile"]: row for row in describe_profiles(findings.family, measured)}
     rejected = {it.profile: it.reason for it in findings.choice.rejections}
@@ -82,8 +82,8 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
 
     rows = []
     for it in findings.survey.candidates:
-        profile, row, standing = Profile.parse(it.profile), described[it.profile], standings.get(it.profile)
-        mark = mark_host(findings, letters, standing.host) if standing else ""
+        profile, row, use = Profile.parse(it.profile), described[it.profile], floor_uses.get(it.profile)
+        mark = mark_host(findings, letters, use.host) if use else ""
         trained = {True: "yes", False: "no", None: "–"}[it.trained]
         reason = rejected.get(it.profile)
         if reason:
@@ -100,7 +100,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
                 known(it.peak_bytes, ".0f", MB),
                 _number(it.disk_bytes / MB, ".1f"),
                 *([kept] if limited else []),
-                _judge_cell(standing, mark, [letters[host] for host, _ in findings.broken.get(it.profile, ())]),
+                _judge_cell(use, mark, [letters[host] for host, _ in findings.broken.get(it.profile, ())]),
                 known(it.cold_start_ms, ".0f"),
                 known(it.texts_per_s, ".0f"),
                 _number(it.download_bytes / MB, ".1f"),
@@ -117,9 +117,9 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
     return Table("table-profiles", "All profiles", columns, rows, sortable=True)
 
 
-def _judge_cell(standing: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
+def _judge_cell(use: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
     """`broken`: letters of the hosts on which the profile is off its floor."""
-    if standing is None:
+    if use is None:
         return Cell("–")
     if not broken:
         return Cell("passed", "passed", mark, "good")

@@ -29,11 +29,11 @@ def test_this_host_comes_before_others_and_the_worst_of_those(family: Path) -> N
     loaded = load_family(family)
     (family / "measurements").joinpath(f"{read_host().slug}.json").unlink()
     record_parity(loaded, {SMALL: 3e-6, LARGE: 2e-6}, OTHER)
-    assert gather_findings(family).standings[SMALL].host == OTHER
+    assert gather_findings(family).floor_uses[SMALL].host == OTHER
     record_parity(loaded, {SMALL: 1e-7})
     found = gather_findings(family)
-    assert (found.standings[SMALL].host, found.standings[SMALL].value) == (read_host(), 1e-7)
-    assert (found.standings[LARGE].host, found.standings[LARGE].value) == (OTHER, 2e-6)
+    assert (found.floor_uses[SMALL].host, found.floor_uses[SMALL].value) == (read_host(), 1e-7)
+    assert (found.floor_uses[LARGE].host, found.floor_uses[LARGE].value) == (OTHER, 2e-6)
     assert set(found.unproven) == {it.name for it in loaded.profiles} - {SMALL, LARGE}
     assert [host for host, _ in found.verdicts] == [read_host(), OTHER]
     assert found.broken == {}
@@ -58,8 +58,8 @@ def test_numbers_that_are_none_are_breaches(family: Path) -> None:
     record_parity(loaded, {SMALL: math.nan, LARGE: math.inf})
     found = gather_findings(family)
     assert found.broken.keys() == {SMALL, LARGE}
-    assert math.isnan(found.standings[SMALL].used)
-    assert found.standings[LARGE].used == math.inf
+    assert math.isnan(found.floor_uses[SMALL].used)
+    assert found.floor_uses[LARGE].used == math.inf
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_the_share_of_a_floor(tolerance: Tolerance, number: str, used: float) ->
         "single": Parity(2e-6, 0.998, 0.95, 1.0, 0, 0),
     }
     ranges = Parity(1.0, 0.0, 0.0, 0.0, 0, 0)
-    standing = measure_floor_use(OTHER, ProfileVerdict(SMALL, tolerance, parities, ranges=ranges))
-    assert standing.number == number
-    assert standing.used == pytest.approx(used)
+    use = measure_floor_use(OTHER, ProfileVerdict(SMALL, tolerance, parities, ranges=ranges))
+    assert use.number == number
+    assert use.used == pytest.approx(used)
 
 
 def test_the_budget_is_what_pick_says_of_it(family: Path) -> None:

@@ -391,7 +391,7 @@ def test_ranges_are_no_way_of_running(tmp_path: Path) -> None:
     assert verdict.ranges.cosine_min < 0.995 < 0.9999 < min(ways)
     rows = {row["profile"]: row for row in describe_profiles(family, load_measurement(family, read_host()))}
     shown = rows[verdict.profile]["cosine_min"]
-    reported = gather_findings(family).standings[verdict.profile]
+    reported = gather_findings(family).floor_uses[verdict.profile]
     assert (shown, reported.value) == (min(ways), min(ways))
     assert rows[verdict.profile]["ranges"] == {name: getattr(verdict.ranges, name) for name in vars(verdict.ranges)}
 

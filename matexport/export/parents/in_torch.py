@@ -19,7 +19,7 @@ from matexport.export.parents.architecture import find_blocks, find_tail
 from matexport.export.parents.folder.source import fetch_weights, locate_parent
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
-from matexport.measure.trial import Side, TrialPlan, main
+from matexport.measure.trial import Subject, TrialPlan, main
 from matexport.runtime.inputs.text import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Profile
@@ -132,7 +132,7 @@ def cut_blocks(model: nn.Module, layers: int, final_norm: FinalNorm) -> None:
         backbone.set_submodule(name, nn.Identity())
 
 
-def open_parent(plan: TrialPlan) -> Side:
+def open_parent(plan: TrialPlan) -> Subject:
     """The parent at a plan's profile's point."""
     point = Profile.parse(plan.profile).point
     return ParentInTorch(load_family(plan.family), point, source=plan.parent, threads=plan.threads)

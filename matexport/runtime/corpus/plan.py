@@ -27,7 +27,7 @@ PART_ROWS = 65_536
 
 
 @dataclass(frozen=True)
-class BulkPlan:
+class CorpusPlan:
     """What a run is asked to do; two runs with the same plan give the same files.
 
     Attributes:
@@ -48,7 +48,7 @@ class BulkPlan:
 
 
 @dataclass(frozen=True)
-class BulkResult:
+class CorpusResult:
     """What `embed_corpus` did."""
 
     out: Path
@@ -59,7 +59,7 @@ class BulkResult:
 
 def plan_corpus(
     family: Family, corpus: Path, *, profile: str, column: str, prompt: str | None, task: str | None = None
-) -> BulkPlan:
+) -> CorpusPlan:
     """Split a corpus into parts. Reads the footers of its files alone.
 
     Raises:
@@ -92,7 +92,7 @@ def plan_corpus(
             raise RequestError(f"{file}: {empty} rows have no text in {column!r}: leave them out of the corpus")
         for groups, first, skip, rows in split_rows(counts):
             parts.append(Part(len(parts), str(file.absolute()), groups, first, skip, rows))
-    return BulkPlan(
+    return CorpusPlan(
         str(family.path.resolve()),
         hash_file(family.path / MANIFEST),
         profile,
@@ -104,7 +104,7 @@ def plan_corpus(
     )
 
 
-def claim_output(out: Path, plan: BulkPlan) -> None:
+def claim_output(out: Path, plan: CorpusPlan) -> None:
     """Make the output's folder, or recognise it as begun by the same plan.
 
     Raises:
@@ -133,7 +133,7 @@ def claim_output(out: Path, plan: BulkPlan) -> None:
         raise DestinationError(f"cannot write {out}: {describe_os_error(error)}") from None
 
 
-def finish_output(out: Path, plan: BulkPlan) -> None:
+def finish_output(out: Path, plan: CorpusPlan) -> None:
     """Count what is there and say that it is all.
 
     Raises:

@@ -35,7 +35,7 @@ from matexport.runtime.corpus.parquet import (
     open_parquet,
     read_rows,
 )
-from matexport.runtime.corpus.plan import SUCCESS, BulkPlan, BulkResult, claim_output, finish_output, plan_corpus
+from matexport.runtime.corpus.plan import SUCCESS, CorpusPlan, CorpusResult, claim_output, finish_output, plan_corpus
 
 DEFAULT_WORKER_THREADS = 2
 
@@ -73,7 +73,7 @@ def embed_corpus(
     job: CorpusJob | None = None,
     *,
     progress: Progress | None = None,
-) -> BulkResult:
+) -> CorpusResult:
     """Embed the texts of a Parquet corpus; every column is kept and `embedding` added.
 
     Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names. When `out` holds a part of the same
@@ -114,13 +114,13 @@ def embed_corpus(
         for count, _ in enumerate(_run_on_ray(plan, missing, out, job), len(done) + 1):
             report("embed", count, len(plan.parts))
     finish_output(out, plan)
-    return BulkResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
+    return CorpusResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
 
 
 class PartEmbedder:
     """What a worker of Ray holds: one embedder. Called with the numbers of parts, it writes their files."""
 
-    def __init__(self, plan: BulkPlan, out: str, threads: int, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+    def __init__(self, plan: CorpusPlan, out: str, threads: int, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
         from matexport.runtime.embedder import Embedder
 
         self._plan, self._out, self._batch_tokens = plan, Path(out), batch_tokens
@@ -189,7 +189,7 @@ class PartEmbedder:
             raise RequestError(f"{where}s from {first} on: {error}") from None
 
 
-def _run_on_ray(plan: BulkPlan, parts: list[Part], out: Path, job: CorpusJob) -> Iterator[int]:
+def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob) -> Iterator[int]:
     """Let Ray's workers write parts; their numbers as they are done."""
     ray, threads = _import_ray(), job.threads
     started = not ray.is_initialized()
