@@ -8,13 +8,13 @@ imported by ``export`` alone. Each command is a module of `commands`: its option
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from matexport.cli.commands import bench, embed, evaluate, export, init, pack, pick, report, show, verify
 from matexport.cli.output import DONE, INTERRUPTED, REFUSED, UNUSABLE, complain
 from matexport.errors import MatexportError, ParityError
 from matexport.spec.suggest import suggest
@@ -23,7 +23,7 @@ from matexport.version import __version__
 #: What stands for a file or folder in help, where the option itself takes text: a hub id, or ``-``.
 FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml")
 #: In the order of ``--help``.
-COMMANDS = (init, export, verify, show, bench, evaluate, pick, embed, pack, report)
+COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Parse a command line; what is wrong with it ends the process with one line and exit code 2."""
-    parser = make_parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    # The options of one command are a third of a cold start; those of all are for help, and for what is no command.
+    parser = make_parser(words[:1] if words and words[0] in COMMANDS else COMMANDS)
     options, rest = parser.parse_known_args(arguments)
     # argparse closes a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT over.
     options_end = rest.index("--") if "--" in rest else len(rest)
@@ -103,8 +105,8 @@ def _list_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPars
     ]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser; each command sets ``run`` to its function."""
+def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of some commands; each sets ``run`` to its function."""
     parser = Parser(
         prog="matexport",
         description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
@@ -121,8 +123,8 @@ def make_parser() -> argparse.ArgumentParser:
         'eval "$(matexport --print-completion bash)"',
     )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(parsers)
+    for name in names:
+        importlib.import_module(f"matexport.cli.commands.{name}").add_parser(parsers)
     return parser
 
 

@@ -30,8 +30,9 @@ from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import Tokens, feed_rows, load_tokenizer, tokenize_probes
 from matexport.spec.facts import OUTPUT_NAME, PaddingSide, TextFacts
 from matexport.spec.job import ExportJob
+from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY
 from matexport.spec.profile import Encoding, Point, Precision, Profile
-from matexport.spec.tolerance import RANGES_CHECK, TOGETHER_WAY, Tolerance
+from matexport.spec.tolerance import Tolerance
 from matexport.verify.judge import run_all_ways
 from matexport.verify.parity import compare_vectors
 from matexport.verify.verdict import ProfileVerdict, Verification

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,8 @@ import msgspec
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
 from matexport.io.files import hash_file, replace_file
 from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
-from matexport.spec.tolerance import RANGES_CHECK, Parity, Spread, TokenParity
+from matexport.spec.parity import RANGES_CHECK, Parity, Spread, TokenParity
+from matexport.spec.record import Record
 
 T = TypeVar("T")
 
@@ -44,8 +44,7 @@ def load_sections(family: Family, host: Host) -> dict[str, object]:
     return {}
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Record, frozen=True):
     """The parity that was recorded on a host, by profile.
 
     Attributes:
@@ -56,13 +55,12 @@ class Measurement:
     """
 
     parity: Mapping[str, Mapping[str, Parity]]
-    spread: Mapping[str, Spread | None] = field(default_factory=dict)
-    ranges: Mapping[str, Parity] = field(default_factory=dict)
+    spread: Mapping[str, Spread | None] = msgspec.field(default_factory=dict)
+    ranges: Mapping[str, Parity] = msgspec.field(default_factory=dict)
     token_ids: TokenParity | None = None
 
 
-@dataclass(frozen=True)
-class HostMeasurements:
+class HostMeasurements(Record, frozen=True):
     """What was measured of a family on one host.
 
     Attributes:
@@ -77,8 +75,7 @@ class HostMeasurements:
     quality: Quality | None
 
 
-@dataclass(frozen=True)
-class Measurements:
+class Measurements(Record, frozen=True):
     """What was measured of a family, on all hosts, by the name of their files.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from matexport.family.manifest import Family
 from matexport.family.measurements import Measurement
-from matexport.spec.tolerance import Parity, worst_of
+from matexport.spec.parity import Parity, worst_of
 
 
 def describe_profiles(family: Family, measured: Measurement | None = None) -> list[dict[str, object]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -137,8 +136,7 @@ def survey_family(
     return Survey(host, candidates, tasks, tuple(one.host for one in measured.hosts), left_out)
 
 
-@dataclass(frozen=True)
-class _Timings:
+class _Timings(Record, frozen=True):
     """What every host timed, with one number of threads or each host's largest."""
 
     benches: Sequence[tuple[Host, Bench]]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from matexport.errors import FamilyError, ProblemKind, RequestError
 from matexport.family.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
 from matexport.family.weights_file import TensorEntry, read_header
+from matexport.spec.parity import TokenParity
 from matexport.spec.profile import Probe
-from matexport.spec.tolerance import TokenParity
 
 TOKEN_IDS, TOKEN_COUNTS = "token_ids", "token_counts"
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,6 +113,8 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written; nothing is changed then.
     """
+    import tempfile  # 4 ms, of a cold start that writes nothing
+
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=f"{path.suffix}.tmp")
     temporary = Path(name)
     try:

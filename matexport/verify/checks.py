@@ -18,8 +18,8 @@ from matexport.family.manifest import Family, load_family
 from matexport.family.survey import Survey, survey_family
 from matexport.family.token_rows import stores_token_rows
 from matexport.host import read_host
+from matexport.spec.parity import Breach
 from matexport.spec.record import Record
-from matexport.spec.tolerance import Breach
 from matexport.verify.judge import Case, judge_profile, open_case
 from matexport.verify.verdict import (
     SPREAD_CHECK,

@@ -10,8 +10,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from matexport.spec.parity import Parity, Spread
 from matexport.spec.profile import Encoding
-from matexport.spec.tolerance import Parity, Spread, Tolerance
+from matexport.spec.tolerance import Tolerance
 from matexport.verify.parity import Vectors, compare_vectors, describe_bad, summarise
 
 #: sentence-transformers cuts each coordinate's range into this many steps (`quantize_embeddings`).

@@ -32,11 +32,8 @@ from matexport.runtime.batches import split_batches
 from matexport.runtime.embedder import Embedder, Vectors
 from matexport.runtime.inputs.text import Tokens, load_tokenizer, read_tokenizers_version, tokenize_probes
 from matexport.spec.facts import PaddingSide
+from matexport.spec.parity import TOGETHER_WAY, TokenParity
 from matexport.spec.profile import Encoding, Precision, Probe, Profile
-from matexport.spec.tolerance import (
-    TOGETHER_WAY,
-    TokenParity,
-)
 from matexport.verify.codes import (
     compare_batched,
     compare_codes,

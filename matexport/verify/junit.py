@@ -17,7 +17,7 @@ from pathlib import Path
 from matexport.errors import Problem, ProblemKind
 from matexport.family.manifest import Family
 from matexport.family.token_rows import stores_token_rows
-from matexport.spec.tolerance import Parity, Spread, TokenParity
+from matexport.spec.parity import Parity, Spread, TokenParity
 from matexport.verify.drift import Drift, ProfileDrift
 from matexport.verify.verdict import Verification, explain_unchecked, list_expected_checks
 

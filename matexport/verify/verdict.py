@@ -17,19 +17,9 @@ from matexport.io.texts import load_probes
 from matexport.runtime.inputs.text import read_tokenizers_version
 from matexport.spec.facts import PaddingSide
 from matexport.spec.measured import Host
+from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY, Breach, Parity, Spread, TokenParity, worst_of
 from matexport.spec.profile import Encoding, Profile
-from matexport.spec.tolerance import (
-    FLOORS,
-    RANGES_CHECK,
-    TOGETHER_WAY,
-    Breach,
-    Parity,
-    Spread,
-    TokenParity,
-    Tolerance,
-    tighten,
-    worst_of,
-)
+from matexport.spec.tolerance import FLOORS, Tolerance, tighten
 from matexport.verify.codes import (
     RANGES_TOLERANCE,
     encode_tolerance,

@@ -640,9 +640,7 @@ def test_embed_to_a_file_that_cannot_be_written(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_embed_to_a_full_disk(run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = str(tmp_path / "v.npy.1.tmp")
-    monkeypatch.setattr(
-        "matexport.io.files.tempfile.mkstemp", lambda **_options: (os.open("/dev/full", os.O_WRONLY), full)
-    )
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_options: (os.open("/dev/full", os.O_WRONLY), full))
     (tmp_path / "v.npy").write_bytes(b"old")
     arguments = ("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy")
     run(*arguments, "text").complains("cannot write", "the disk is full")

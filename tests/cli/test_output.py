@@ -10,7 +10,7 @@ from matexport.cli.output import format_profiles
 from matexport.family.manifest import load_family
 from matexport.family.measurements import Measurement
 from matexport.family.summary import describe_profiles
-from matexport.spec.tolerance import Parity, Spread
+from matexport.spec.parity import Parity, Spread
 
 NAMES = ["L01-D008-fp32", "L01-D032-fp32", "L02-D008-fp32", "L02-D032-fp32", "L03-D008-fp32", "L03-D032-fp32"]
 WAYS = {"batched": Parity(2e-7, 0.9, 0.8, 1.0, 3, 2), "single": Parity(5e-7, 0.95, 0.7, 0.5, 1, 1)}

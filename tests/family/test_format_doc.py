@@ -30,8 +30,8 @@ from matexport.family import graph_file, manifest, measurements, token_rows, wei
 from matexport.io import texts
 from matexport.pack import pack_profile
 from matexport.spec import facts as family_facts
+from matexport.spec import parity, readout, tolerance
 from matexport.spec import profile as profiles
-from matexport.spec import readout, tolerance
 from matexport.spec.record import Record
 from matexport.verify import codes, judge
 
@@ -341,12 +341,12 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"`cosine_mean` MUST be at least ([\d.]+) and `cosine_min` at least ([\d.]+) \(`(\w+)`\)": (
         codes.RANGES_TOLERANCE.cosine_mean,
         codes.RANGES_TOLERANCE.cosine_min,
-        tolerance.RANGES_CHECK,
+        parity.RANGES_CHECK,
     ),
     r"s = p \+ (\d+) √": (codes.SIGN_DEVIATIONS,),
     r"where one is asked for, ([\d.]+) is allowed": (codes.CODES_SPREAD,),
     r"`batched` \((\d+) at a time": (judge.BATCH,),
-    r"`(\w+)` \(from the `exits` graph": (tolerance.TOGETHER_WAY,),
+    r"`(\w+)` \(from the `exits` graph": (parity.TOGETHER_WAY,),
     r"1 to (\d+), which stands for no limit": (family_facts.NO_LIMIT,),
     r"MUST be (\d), (\d), (\d) or (\d) \|": manifest.READABLE,
     r"It describes schema (\d)": (manifest.SCHEMA,),

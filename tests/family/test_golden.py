@@ -13,7 +13,7 @@ from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
 from matexport.family.manifest import READABLE, SCHEMA
 from matexport.spec.facts import TaskFacts
-from matexport.spec.tolerance import TokenParity
+from matexport.spec.parity import TokenParity
 
 PROFILES = {
     "schema1": ["L01-D008-fp32", "L02-D016-fp32", "L03-D016-fp32"],

@@ -31,8 +31,8 @@ from matexport.family.token_rows import (
     stores_token_rows,
 )
 from matexport.runtime.inputs.text import read_tokenizers_version
+from matexport.spec.parity import TokenParity
 from matexport.spec.profile import Probe
-from matexport.spec.tolerance import TokenParity
 
 Arrays = dict[str, NDArray[Any]]
 PROBES = (Probe("a cat"), Probe("the dog " * 20), Probe("", "query"))

@@ -19,7 +19,8 @@ from matexport.pick.limits import Budget
 from matexport.report.findings import gather_findings, measure_floor_use
 from matexport.report.page import describe_budget
 from matexport.report.write import render_page
-from matexport.spec.tolerance import Parity, Tolerance
+from matexport.spec.parity import Parity
+from matexport.spec.tolerance import Tolerance
 from matexport.verify.verdict import ProfileVerdict, judge_recorded, load_verification
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"

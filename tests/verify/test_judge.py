@@ -32,7 +32,8 @@ from matexport.family.weights_file import encode_header, plan_header, read_heade
 from matexport.host import read_host
 from matexport.io.files import hash_file
 from matexport.runtime.inputs.text import read_tokenizers_version
-from matexport.spec.tolerance import Parity, Spread, TokenParity, Tolerance
+from matexport.spec.parity import Parity, Spread, TokenParity
+from matexport.spec.tolerance import Tolerance
 from matexport.verify.judge import open_case, verify_case
 from matexport.verify.verdict import ProfileVerdict, Verification, load_verification, record_measurement
 

@@ -14,7 +14,8 @@ from properties import given, st
 from matexport import load_family, verify_family
 from matexport.errors import Problem, ProblemKind
 from matexport.host import read_host
-from matexport.spec.tolerance import Parity, TokenParity, Tolerance
+from matexport.spec.parity import Parity, TokenParity
+from matexport.spec.tolerance import Tolerance
 from matexport.verify.junit import write_junit
 from matexport.verify.verdict import ProfileVerdict, Verification, list_expected_checks
 

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from properties import given, st
 
+from matexport.spec.parity import Breach, Parity, Spread
 from matexport.spec.profile import Encoding, Precision
-from matexport.spec.tolerance import FLOORS, Breach, Parity, Spread, Tolerance
+from matexport.spec.tolerance import FLOORS, Tolerance
 from matexport.verify.codes import (
     CODES_SPREAD,
     RANGES_TOLERANCE,

@@ -26,8 +26,9 @@ from matexport.family.measurements import load_measurement
 from matexport.host import read_host
 from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PaddingSide
+from matexport.spec.parity import Breach
 from matexport.spec.profile import Encoding, Precision
-from matexport.spec.tolerance import FLOORS, Breach
+from matexport.spec.tolerance import FLOORS
 
 WIDTH, HIDDEN, VOCABULARY = 64, 96, 512
 #: Their table is below 64 KiB and stays as it is.
