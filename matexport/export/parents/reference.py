@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from matexport.errors import ParentError, RequestError
 from matexport.export.parents.asking import ask_probe
 from matexport.export.parents.text import TextParent, TextPlan
-from matexport.runtime.inputs.text import TASKS
+from matexport.spec.facts import TASKS
 from matexport.spec.profile import Point, Probe
 from matexport.spec.readout import FinalNorm
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.manifest import POOLING_MASK, TOKENIZER
-from matexport.spec.facts import TASKS as TASKS  # the nouns say them; who reads texts finds them here, too
-from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.facts import TASKS, PaddingSide, TextFacts
 from matexport.spec.profile import Probe
 from matexport.spec.record import Record
 
