@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
-from matexport.family.manifest import TOKENIZER, Family, load_family
+from matexport.family.manifest import Family, load_family
+from matexport.family.modality import TOKENIZER
 from matexport.io.texts import load_probes
 from matexport.runtime.batches import split_batches
 from matexport.runtime.engine import open_session

@@ -33,7 +33,8 @@ from matexport.export.pipeline import trace_and_write
 from matexport.runtime.engine import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource
-from matexport.spec.profile import Point, Probe
+from matexport.spec.probe import Probe
+from matexport.spec.profile import Point
 from matexport.spec.readout import PoolingMode, ReadoutRequest
 
 POINT = Point(2, 384)

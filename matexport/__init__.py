@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from matexport.report.findings import gather_findings
     from matexport.report.write import write_report
     from matexport.runtime.corpus.ray import CorpusJob, embed_corpus
-    from matexport.runtime.embedder import Embedder, Sessions
+    from matexport.runtime.embedder import Embedder
+    from matexport.runtime.sessions import Sessions
     from matexport.spec.measured import Bench
     from matexport.verify.drift import Drift, compare_families
     from matexport.verify.judge import verify_family
@@ -73,7 +74,7 @@ _HOMES = {
     "CorpusJob": "matexport.runtime.corpus.ray",
     "embed_corpus": "matexport.runtime.corpus.ray",
     "Embedder": "matexport.runtime.embedder",
-    "Sessions": "matexport.runtime.embedder",
+    "Sessions": "matexport.runtime.sessions",
     "Bench": "matexport.spec.measured",
     "Drift": "matexport.verify.drift",
     "compare_families": "matexport.verify.drift",

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
 from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
-from matexport.family.manifest import PROBES, RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.proof import load_ranges, load_references
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix
@@ -58,7 +58,7 @@ def pack_profile(
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
         check_profile(family, profile)
-        check_files(family, [*copied, *({PROBES, REFERENCE, RANGES} & set(family.facts.files))])
+        check_files(family, [*copied, *({family.probes_file, REFERENCE, RANGES} & set(family.facts.files))])
         with stage_directory(out) as stage:
             for name in copied:
                 shutil.copyfile(family.path / name, stage / name)
@@ -68,10 +68,9 @@ def pack_profile(
             point = Profile.parse(profile).point.name
             probes, references = load_references(family)
             rows = load_token_rows(family, len(probes))
-            (stage / REFERENCE).write_bytes(
-                save({point: references[point]} | ({} if rows is None else pack_token_rows(rows)))
-            )
-            shutil.copyfile(family.path / PROBES, stage / PROBES)
+            kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
+            (stage / REFERENCE).write_bytes(save(kept))
+            shutil.copyfile(family.path / family.probes_file, stage / family.probes_file)
             if facts.encoding is Encoding.INT8:
                 (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
             packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))

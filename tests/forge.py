@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from matexport.family.integrity import describe_files
-from matexport.family.manifest import MANIFEST, PROBES, REFERENCE, TOKENIZER, load_family, write_manifest
+from matexport.family.manifest import MANIFEST, REFERENCE, load_family, write_manifest
+from matexport.family.modality import PROBES, TOKENIZER
 from matexport.family.weights_file import read_header
 from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from torch import nn
 
 from matexport.export.graph.traced import Traced
+from matexport.export.parents.plan import Example
 from matexport.export.trace import trace
 from matexport.spec.facts import TraceFacts
 
@@ -19,16 +20,18 @@ _TRACED: dict[str, tuple[Traced, TraceFacts]] = {}
 
 
 def trace_once(
-    module: nn.Module, *, inputs: Sequence[str], outputs: Sequence[str], **options: Any
+    module: nn.Module, example: Example, *, outputs: Sequence[str], states: int
 ) -> tuple[Traced, TraceFacts]:
     """Takes the place of `matexport.export.pipeline.trace_exits`."""
     settings = [_say_settings(part) for part in module.modules()]
-    digest = hashlib.sha256(repr((inputs, outputs, options, str(module), settings)).encode())
+    given = [(name, tensor.tolist()) for name, tensor in example.tensors.items()]
+    asked = (given, example.axes, example.own_classes, outputs, states, str(module), settings)
+    digest = hashlib.sha256(repr(asked).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
     key = digest.hexdigest()
     if key not in _TRACED:
-        traced, facts = trace.trace_exits(module, inputs=inputs, outputs=outputs, **options)
+        traced, facts = trace.trace_exits(module, example, outputs=outputs, states=states)
         _TRACED[key] = _detach(traced), facts
     known, facts = _TRACED[key]
     return known.copy(), facts

@@ -37,16 +37,15 @@ WINGS = {
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
-#: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage, and nobody but `pipeline`
-#: knows their order.
+#: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage; nobody but `pipeline`
+#: knows the order of those that are the same for all parents, and nobody but `kinds` that a parent has a judge.
 EXPORT = {
     "graph": 0, "parents": 0, "quiet": 0,
     "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
-    "prepare": 2, "outline": 2,
-    "profiles": 3,
-    "blame": 4,
-    "pipeline": 5,
-    "__init__": 6,
+    "kinds": 2, "outline": 2, "profiles": 2,
+    "prepare": 3, "blame": 3,
+    "pipeline": 4,
+    "__init__": 5,
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
@@ -117,7 +116,7 @@ def test_the_walk_sees_imports() -> None:
     """A law that sees nothing holds always."""
     assert {"torch", "safetensors"} <= external("export.pipeline")
     assert "onnx_ir" in external("export.trace.trace")
-    assert {"export.trace.trace", "export.parents.text", "verify.judge", "family.manifest"} <= own("export.pipeline")
+    assert {"export.trace.trace", "export.kinds.kind", "verify.judge", "family.manifest"} <= own("export.pipeline")
     assert "export.__init__" in own("cli.commands.export")
     assert "export.__init__" not in own("cli.commands.export", top_only=True)
     assert "verify.judge" not in own("cli.commands.verify", top_only=True), "hidden by TYPE_CHECKING"
@@ -209,13 +208,34 @@ def test_the_stages_of_an_export_do_not_know_each_other(name: str) -> None:
     assert {room for room in known if EXPORT[room] >= EXPORT[room_of(name)]} == set()
 
 
-def test_only_the_pipeline_knows_all_stages() -> None:
-    stages = {"trace", "quantize", "judge"}
+def test_only_the_pipeline_knows_the_stages_and_only_a_kind_its_judge() -> None:
     knows = {room: set[str]() for room in EXPORT}
     for name in INSIDE_EXPORT:
-        knows[room_of(name)] |= {room_of(found) for found in own(name) if found.startswith("export.")}
-    assert {room for room, known in knows.items() if known >= stages} == {"pipeline"}
-    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "trained", "outline", "__init__", "pipeline"}
+        knows[room_of(name)] |= {room_of(found) for found in own(name) if found.startswith("export.")} - {room_of(name)}
+    assert {room for room, known in knows.items() if known >= {"trace", "quantize"}} == {"pipeline"}
+    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "trained", "outline", "judge", "__init__", "pipeline"}
+    assert {room for room, known in knows.items() if "judge" in known} == {"kinds"}
+
+
+#: What knows a kind of parent by name: the rest of the export takes any.
+KNOWS_TEXT = ("export.kinds.", "export.parents.", "export.judge.", "export.outline", "export.trained")
+
+
+@pytest.mark.parametrize("name", [name for name in INSIDE_EXPORT if not name.startswith(KNOWS_TEXT)])
+def test_what_comes_after_a_parent_knows_no_kind(name: str) -> None:
+    """Of `parents`, the neutral records alone; and nothing that makes tokens."""
+    known = {found for found in own(name) if found.startswith(("export.parents.", "runtime.inputs."))}
+    assert known <= {"export.parents.plan", "runtime.inputs.modality", "runtime.inputs.array"}
+
+
+#: Outside of `runtime.inputs` and the commands, what is done with texts alone.
+TEXTS_ALONE = {"measure.vectors", "verify.verdict"}
+
+
+@pytest.mark.parametrize("name", [name for name in LIGHT if wing_of(name) not in ("cli", "export")])
+def test_who_runs_graphs_does_not_know_what_an_item_is(name: str) -> None:
+    if not name.startswith("runtime.inputs.") and name not in TEXTS_ALONE:
+        assert own(name) & {"runtime.inputs.text", "runtime.inputs.array"} == set()
 
 
 def called(name: str) -> set[str]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from matexport.export.graph.edit import assert_sound
 from matexport.export.graph.traced import Traced
+from matexport.runtime.inputs.text import TextInputs, TextTokenizer
+from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point
 
 Floats = NDArray[np.float32]
@@ -38,6 +40,11 @@ class Toy:
 
     def nodes(self, operator: str) -> list[ir.Node]:
         return [node for node in self.model.graph if node.op_type == operator]
+
+
+def bare_inputs(text: TextFacts) -> TextInputs:
+    """What feeds rows of tokens, without a tokenizer that makes them."""
+    return TextInputs(TextTokenizer(None, text))  # type: ignore[arg-type]
 
 
 def constant(name: str, array: NDArray[Any]) -> ir.Value:

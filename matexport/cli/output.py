@@ -140,11 +140,10 @@ def describe_rows(family: Family, verification: Verification) -> list[dict[str, 
 
 def describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
     """Profile that is off its floor -> which check, why, on which probe, and all of it as a message."""
-    from matexport.family.manifest import PROBES
+    from matexport.family.proof import load_probes
     from matexport.family.token_rows import quote_probe
-    from matexport.io.texts import load_probes
 
-    probes = () if verification.passed else load_probes(family.path / PROBES)
+    probes = () if verification.passed else load_probes(family)
     failures: dict[str, dict[str, object]] = {}
     for verdict in verification.verdicts:
         if found := verdict.find_breach():

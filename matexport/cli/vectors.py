@@ -1,4 +1,4 @@
-"""Texts in and vectors out, as streams: arguments, files or standard input -> .npy, JSON lines or standard output."""
+"""Items in and vectors out, as streams: arguments, files or standard input -> .npy, JSON lines or standard output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,37 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matexport.errors import RequestError
-from matexport.io.files import explain_write_errors, replace_file
+from matexport.errors import RequestError, one_line
+from matexport.io.files import describe_os_error, explain_write_errors, replace_file
 
 if TYPE_CHECKING:
+    from matexport.family.manifest import Family
     from matexport.runtime.embedder import Embedder
 
-#: Texts between two moves of the progress bar.
-PROGRESS_TEXTS = 256
+#: Items between two moves of the progress bar.
+PROGRESS_ITEMS = 256
+
+
+def open_items(options: argparse.Namespace, family: Family) -> contextlib.AbstractContextManager[Iterable[Any]]:
+    """What `embed` is to embed, one at a time: texts, or arrays, as the family takes them."""
+    return open_texts(options) if family.facts.text else contextlib.nullcontext(open_arrays(options, family))
+
+
+def open_arrays(options: argparse.Namespace, family: Family) -> Any:
+    """(n, *shape), mapped and not read."""
+    import numpy as np
+
+    taken = f"{options.family} takes arrays ({family.facts.inputs.describe()})"
+    if options.texts or not options.input or options.input == "-":
+        raise RequestError(f"{taken}: give them with --input FILE.npy, one (n, ...) array")
+    try:
+        arrays = np.load(options.input, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = describe_os_error(error) if isinstance(error, OSError) else one_line(error)
+        raise RequestError(f"cannot read {options.input}: {why}; {taken} as one .npy file") from None
+    if not isinstance(arrays, np.ndarray) or not arrays.ndim:
+        raise RequestError(f"{options.input} holds no (n, ...) array; {taken} as one .npy file")
+    return arrays
 
 
 @contextlib.contextmanager
@@ -56,26 +79,28 @@ def _strip_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def embed_pairs(
-    embedder: Embedder, texts: Iterable[str], options: argparse.Namespace, progress: Callable[[str, int, int], None]
-) -> Iterator[tuple[str, Any]]:
-    """(text, vector) for each text of a stream."""
-    waiting: deque[str] = deque()
+    embedder: Embedder, items: Iterable[Any], options: argparse.Namespace, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[Any, Any]]:
+    """(item, vector) for each item of a stream."""
+    waiting: deque[Any] = deque()
 
-    def note() -> Iterator[str]:
-        for text in texts:
-            waiting.append(text)
-            yield text
+    def note() -> Iterator[Any]:
+        for item in items:
+            waiting.append(item)
+            yield item
 
-    vectors = embedder.embed_iter(note(), prompt=options.prompt, task=options.task, batch_tokens=options.batch_tokens)
+    vectors = embedder.embed_iter(note(), prompt=options.prompt, task=options.task, batch_budget=options.batch_budget)
     for done, vector in enumerate(vectors, 1):
         yield waiting.popleft(), vector
-        if not done % PROGRESS_TEXTS:
+        if not done % PROGRESS_ITEMS:
             progress("embed", done, 0)
 
 
-def format_lines(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    for text, vector in pairs:
-        yield json.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False) + "\n"
+def format_lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[str]:
+    """A JSON object for each: a text, or the place of an array, and its vector."""
+    for index, (item, vector) in enumerate(pairs):
+        named = {"text": item} if isinstance(item, str) else {"index": index}
+        yield json.dumps(named | {"embedding": vector.tolist()}, ensure_ascii=False) + "\n"
 
 
 def write_npy(path: Path, vectors: Iterable[Any], embedder: Embedder) -> None:

@@ -1,8 +1,8 @@
 """Making families: everything that needs torch, transformers and onnx. Installed by the ``[export]`` extra.
 
-`export_family` is the door. What a parent's files alone show to be wrong is said before torch is imported; the judge,
-a process of its own that imports torch as well, is started meanwhile. `pipeline` holds the order of the stages
-(`trace`, `quantize`, `judge`), which know nothing of each other.
+`export_family` is the door. What a kind of parent (`kinds`) does without torch is done before it is imported: of a text
+encoder, refusing what its files alone show to be wrong, and starting its judge, a process of its own that imports torch
+as well. `pipeline` holds the order of the stages (`trace`, `quantize`), which know nothing of each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matexport.extras import require_extra
-from matexport.family.manifest import MANIFEST
 from matexport.spec.job import ExportJob
 
 if TYPE_CHECKING:
@@ -55,22 +54,18 @@ def export_family(
         ParityError: a profile does not give the parent's vectors; the destination is as it was.
     """
     require_export_extra()
-    from matexport.export.judge.process import Judge
-    from matexport.export.parents.preflight import locate
+    from matexport.export.kinds.kind import find_kind
 
     out = Path("artifacts", job.name) if out is None else Path(out)
-    located = locate(job)
-    with Judge(job, located) as judge:
-        # What is there may be up to date, and a hub parent's weights are fetched when all else was accepted.
-        if located.weights is not None and not located.layout.is_plain and not (out / MANIFEST).exists():
-            judge.start()
+    kind = find_kind(job)
+    with kind.begin(job, out) as begun:
         if quiet:
             from matexport.export.quiet import quiet_libraries
 
             quiet_libraries()
         from matexport.export.pipeline import run_export
 
-        return run_export(job, located, judge, out, overwrite=overwrite, progress=progress)
+        return run_export(job, kind, begun, out, overwrite=overwrite, progress=progress)
 
 
 def __getattr__(name: str) -> object:

@@ -25,10 +25,10 @@ from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
 from matexport.family.integrity import describe_files
 from matexport.family.manifest import Family, load_family, write_manifest
 from matexport.family.proof import load_references
+from matexport.family.token_rows import quote_probe
 from matexport.runtime.embedder import Vectors
 from matexport.runtime.engine import open_session
-from matexport.runtime.inputs.text import Tokens, feed_rows, load_tokenizer, tokenize_probes
-from matexport.spec.facts import OUTPUT_NAME, PaddingSide, TextFacts
+from matexport.runtime.inputs.modality import Inputs, Row, list_ways, open_inputs
 from matexport.spec.job import ExportJob
 from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY
 from matexport.spec.profile import Encoding, Point, Precision, Profile
@@ -48,18 +48,18 @@ def check_readout(
     module: nn.Module,
     reference: Mapping[Point, Vectors],
     *,
-    rows: Sequence[Tokens],
-    text: TextFacts,
+    rows: Sequence[Row],
+    inputs: Inputs,
     normalize: bool,
     tolerance: Tolerance,
 ) -> None:
     """Compare the module that will be traced, in torch and on a padded batch, with the reference.
 
     Args:
-        module: gives one (B, W) float32 tensor per depth, from shallow to deep.
+        module: gives one (B, W) float32 tensor per depth, from shallow to deep, and may give more behind them.
         reference: the parent's vectors, (n, dim) float32 for each point; its points have the module's depths.
-        rows: tokens of the probes, in the reference's order; the first few are used.
-        text: how rows become the module's inputs.
+        rows: the probes, prepared, in the reference's order; the first few are used.
+        inputs: how rows become the module's arguments.
         normalize: scale the module's vectors to length 1, as the reference is.
         tolerance: how far off they may be.
 
@@ -67,10 +67,10 @@ def check_readout(
         ParityError: naming the point that is off.
     """
     chosen, depths = list(rows[:READOUT_PROBES]), sorted({point.layers for point in reference})
-    feeds = feed_rows(chosen, text)
+    feeds = inputs.feed(chosen)
     with torch.no_grad():
-        outputs = module(*(torch.from_numpy(feeds[name]) for name in text.inputs))
-    full = {depth: output.numpy() for depth, output in zip(depths, outputs, strict=True)}
+        outputs = module(*(torch.from_numpy(feeds[name]) for name in inputs.facts.inputs))
+    full = {depth: output.numpy() for depth, output in zip(depths, outputs[: len(depths)], strict=True)}
     for point, expected in reference.items():
         vectors = full[point.layers][:, : point.dim]
         if normalize:
@@ -90,24 +90,24 @@ def find_failing_stage(
         suspects: in the order of the pipeline.
     """
     probes, references = load_references(family)
-    rows = tokenize_probes(load_tokenizer(family.path, family.facts.text), probes)
+    inputs = open_inputs(family)
+    rows = [inputs.prepare_probe(probe) for probe in probes]
     for stage, make_model, output in suspects:
-        run = _open_runner(make_model(), output, family)
-        ways = run_all_ways(rows, run, family.facts.text.padding_side)
+        run = _open_runner(make_model(), output, family, inputs)
+        ways = run_all_ways(rows, run, list_ways(inputs.facts))
         reference = references[profile.point.name]
         if any(compare_vectors(vectors, reference).find_breach(tolerance) for _, vectors in ways):
             return stage
     return None
 
 
-def _open_runner(model: ir.Model, output: str, family: Family) -> Callable[[list[Tokens], PaddingSide], Vectors]:
+def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -> Callable[[list[Row], str], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
     session = open_session(path)
-    text = family.facts.text
 
-    def run(chosen: list[Tokens], side: PaddingSide) -> Vectors:
-        vectors: Vectors = session.run([output], feed_rows(chosen, text, side))[0]
+    def run(chosen: list[Row], way: str) -> Vectors:
+        vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]
         return vectors
 
     return run
@@ -173,8 +173,8 @@ def _explain_failure(
     found = verdict.find_breach()
     assert found is not None
     check, breach = found
-    text = load_references(family)[0][breach.probe].text
-    reason = f"{verdict.profile}: {breach.reason} ({check}), worst on probe {breach.probe} ({text[:40]!r})"
+    probes, output = load_references(family)[0], family.facts.output
+    reason = f"{verdict.profile}: {breach.reason} ({check}), worst on {quote_probe(probes, breach.probe)}"
     if check == RANGES_CHECK:
         reason += (
             "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
@@ -188,13 +188,13 @@ def _explain_failure(
 
     def cut() -> ir.Model:
         deep = cut_exits(source.model, exits_at(profile.point.layers, job))
-        return cut_exit(deep, exit_name, name=OUTPUT_NAME)
+        return cut_exit(deep, exit_name, name=output)
 
-    def rewrite() -> ir.Model:
+    def narrow() -> ir.Model:
         part = cut()
         narrow_to_first_token(part)
         return part
 
-    suspects = [("trace", source.model.clone, exit_name), ("cut", cut, OUTPUT_NAME), ("rewrite", rewrite, OUTPUT_NAME)]
+    suspects = [("trace", source.model.clone, exit_name), ("cut", cut, output), ("narrow", narrow, output)]
     floor = family.facts.tolerances[profile.precision]  # the verdict's own is for encoded numbers
     return find_failing_stage(family, profile, suspects, tolerance=floor) or "encode", reason

@@ -1,6 +1,6 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
-    plan (no weights) -> load -> reference, held to the judge -> read-out -> trace -> weights
+    plan (no weights) -> load -> reference -> read-out -> trace -> weights
       -> per precision: quantize -> weights -> per profile: cut -> narrow -> encode
       -> verify
 
@@ -11,53 +11,38 @@ passed; so a directory that exists has passed, and a process that dies leaves th
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from safetensors.numpy import save
+from torch import nn
 
 from matexport.export.blame import check_readout, refuse_failures
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
-from matexport.export.judge.hold import SIDE_BY_SIDE_BYTES, Verdict, ask_judge, hold_to_judge, share_threads
-from matexport.export.judge.process import Judge
-from matexport.export.parents.asking import EDGES, check_tokens
-from matexport.export.parents.folder.loading import use_plain_experts
-from matexport.export.parents.preflight import Located
-from matexport.export.parents.reference import Reference, Vectors, describe_modules, record_reference
-from matexport.export.parents.text import TextParent, TextPlan, load_parent, plan_parent, runtime_files
-from matexport.export.parents.vocabulary.rewrite import prune_embeddings
-from matexport.export.prepare import (
-    Exported,
-    Settled,
-    describe_vocabulary,
-    find_up_to_date,
-    make_whole_tokenizer,
-    measure_weights,
-    settle_inputs,
-)
-from matexport.export.profiles import Cut, PrecisionGraph, cut_family, make_precisions, weights_file
+from matexport.export.kinds.kind import Kind
+from matexport.export.parents.plan import Example, Plan
+from matexport.export.prepare import Exported, describe_provenance, find_up_to_date
+from matexport.export.profiles import Cut, cut_family, make_precisions, weights_file
 from matexport.export.quantize.support import check_runtime
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.export.trace.exits import add_exits, name_layer
-from matexport.export.trace.readout import ExitsModule, ExitsWithStates
 from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
-from matexport.family.manifest import PROBES, REFERENCE, SCHEMA, load_family, write_manifest
-from matexport.family.token_rows import pack_token_rows
+from matexport.family.manifest import REFERENCE, SCHEMA, load_family, write_manifest
+from matexport.family.modality import MODALITIES
+from matexport.family.proof import Vectors
 from matexport.family.weights_file import NestedHeader
 from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
-from matexport.spec.facts import FamilyFacts, FileFacts, ParentFacts, TraceFacts
+from matexport.runtime.inputs.modality import load_inputs
+from matexport.spec.facts import FamilyFacts, FileFacts, ParentFacts, Provenance, TraceFacts
 from matexport.spec.job import ExportJob
-from matexport.spec.profile import Point, Precision, Probe
+from matexport.spec.profile import Point, Precision
 from matexport.spec.tolerance import FLOORS
 from matexport.verify.judge import verify_family
 from matexport.verify.verdict import Verification, record_measurement
@@ -65,177 +50,140 @@ from matexport.verify.verdict import Verification, record_measurement
 
 def run_export(
     job: ExportJob,
-    located: Located,
-    judge: Judge,
+    kind: Kind,
+    begun: Any,
     out: Path,
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Export a family whose parent's files were looked at and whose judge is there; see `export.export_family`.
+    """Export a family whose parent's kind has begun; see `export.export_family`.
 
     Args:
-        located: the parent, as `preflight.locate` found it.
-        judge: of that parent; it need not have been started.
+        kind: of the job's parent.
+        begun: what its `begin` gave.
 
     Raises:
         RequestError, ParentError, DestinationError, ParityError: as `export.export_family`.
     """
     report = progress or (lambda _stage, _done, _total: None)
     report("plan", 0, 1)
-    plan = plan_parent(job, located)
+    plan = kind.plan(job, begun)
     for precision in job.precisions:
         if precision is not Precision.FP32:
             check_runtime(precision)
-    settled = settle_inputs(plan)
+    provenance = describe_provenance(kind, plan)
     report("plan", 1, 1)
     with lock_destination(out):
-        present = find_up_to_date(out, settled.provenance, set(job.profiles), overwrite, report)
+        present = find_up_to_date(out, provenance, set(job.profiles), overwrite, report)
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
-            verification = _build(settled, judge, stage, report)
+            verification = _build(kind, plan, provenance, stage, report)
     return Exported(load_family(out), verification, up_to_date=False)
 
 
-def _build(settled: Settled, judge: Judge, stage: Path, report: Progress) -> Verification:
+def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: Progress) -> Verification:
     """Write the whole family into `stage` and verify it there."""
-    plan = settled.plan
-    _write_inputs(settled, stage)
-    parent, reference, tokens, verdict = read_parent(plan, settled.probes, judge, report)
+    _write_inputs(kind, plan, stage)
+    parent = kind.load(plan, report)
+    reference = kind.reference(plan, parent, report)
     vectors = {point.name: vectors for point, vectors in reference.points.items()}
-    (stage / REFERENCE).write_bytes(save(vectors | pack_token_rows(tokens)))
+    (stage / REFERENCE).write_bytes(save({**vectors, **reference.rows}))
 
-    if plan.vocabulary:  # after the reference, which is the whole parent's
-        prune_embeddings(parent.backbone, plan.vocabulary.kept)
-    traced, trace, header = trace_and_write(parent, settled.probes, reference.points, stage, report)
-    facts = msgspec.structs.replace(plan.parent, judge=verdict.judge, unread=parent.opened.unread)
-    _release_weights(parent)
-    del parent
+    module = kind.module(plan, parent, list_depths(plan))
+    traced, trace, header = trace_and_write(plan, module, kind.example(plan), reference.points, stage, report)
+    _release_weights(module)
+    del parent, module
     gc.collect()
-    sources = make_precisions(traced, header, plan, settled.calibration, stage, report)
+    sources = make_precisions(traced, header, plan, stage, report)
     cut = cut_family(sources, plan, stage, report)
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()
 
-    write_manifest(stage, _describe_family(settled, facts, trace, sources, cut, describe_files(stage)))
+    facts = msgspec.structs.replace(plan.parent, judge=reference.judge, unread=reference.unread)
+    write_manifest(stage, _describe_family(plan, facts, trace, provenance, cut, describe_files(stage)))
     verification = verify_family(stage, progress=report)
     verification = refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
     return verification
 
 
-def _write_inputs(settled: Settled, stage: Path) -> None:
-    """What the family holds of its texts: the tokenizer's files, and the probes."""
-    for name, content in runtime_files(settled.plan).items():
+def _write_inputs(kind: Kind, plan: Plan, stage: Path) -> None:
+    """What the family holds of its inputs: what makes them, and the probes."""
+    for name, content in kind.runtime_files(plan).items():
         (stage / name).write_bytes(content)
-    lines = [json.dumps(_without_none(msgspec.to_builtins(probe)), ensure_ascii=False) for probe in settled.probes]
-    (stage / PROBES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    modality = MODALITIES[plan.inputs.noun]
+    (stage / modality.probes).write_bytes(modality.write(plan.probes))
+
+
+def list_depths(plan: Plan) -> list[int]:
+    """After how many blocks a plan's points read the parent, from shallow to deep."""
+    return sorted({point.layers for point in plan.job.points})
 
 
 def _describe_family(
-    settled: Settled,
+    plan: Plan,
     parent: ParentFacts,
     trace: TraceFacts,
-    sources: Mapping[Precision, PrecisionGraph],
+    provenance: Provenance,
     cut: Cut,
     files: Mapping[str, FileFacts],
 ) -> FamilyFacts:
-    plan = settled.plan
-    return FamilyFacts(
+    facts = FamilyFacts(
         schema=SCHEMA,
         parent=parent,
         readout=plan.readout,
-        text=plan.text,
         trace=trace,
-        tolerances={precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in sources},
+        tolerances={precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in cut.precisions},
         profiles=cut.profiles,
         files=files,
-        provenance=settled.provenance,
-        precisions={precision: source.facts for precision, source in sources.items()},
+        provenance=provenance,
+        precisions=cut.precisions,
         instruction_sets=read_host().instruction_sets,
-        vocabulary=describe_vocabulary(plan, settled.changed),
+        vocabulary=plan.vocabulary,
         exits=cut.exits,
         trained=plan.job.trained,
+        output=plan.output,
     )
-
-
-def read_parent(
-    plan: TextPlan, probes: Sequence[Probe], judge: Judge, report: Progress
-) -> tuple[TextParent, Reference, list[list[int]], Verdict]:
-    """Load the parent, and hold what was read of it to its own library.
-
-    Returns:
-        the parent, its vectors of the probes, each probe's token ids in the family's vocabulary, the judge's verdict.
-
-    Raises:
-        ParentError: the parent cannot be loaded, or what was read of it is not what its users get.
-    """
-    report("load", 0, 1)
-    whole = make_whole_tokenizer(plan)
-    tokens = check_tokens(plan.opened, whole, probes, plan.job.parent.source)
-    check_tokens(plan.opened, whole, EDGES, plan.job.parent.source)
-    if plan.vocabulary:
-        tokens = [[plan.vocabulary.new_ids[token] for token in row] for row in tokens]
-    if plan.layout.is_plain:
-        judge.limit(plan.text.max_tokens)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, share_threads()))
-    with ThreadPoolExecutor(1) as beside, ExitStack() as after:
-        after.callback(torch.set_num_threads, threads)
-        judging = beside.submit(ask_judge, judge, plan, probes)
-        if measure_weights(plan) > SIDE_BY_SIDE_BYTES:
-            judging.result()
-            judge.release()
-        parent = load_parent(plan)
-        report("load", 1, 1)
-        reference = record_reference(parent, probes, report)
-        report("judge", 0, 1)
-        verdict = judging.result()
-    hold_to_judge(
-        verdict, plan, reference, probes, lambda probe: (judge.describe(probe), describe_modules(parent, probe))
-    )
-    judge.release()
-    report("judge", 1, 1)
-    return parent, reference, tokens, verdict
+    return msgspec.structs.replace(facts, **{plan.inputs.noun: plan.inputs})
 
 
 def trace_and_write(
-    parent: TextParent, probes: Sequence[Probe], reference: Mapping[Point, Vectors], stage: Path, report: Progress
+    plan: Plan,
+    module: nn.Module,
+    example: Example,
+    reference: Mapping[Point, Vectors],
+    stage: Path,
+    report: Progress,
 ) -> tuple[Traced, TraceFacts, NestedHeader]:
-    """Read-out, trace and weights: from the loaded parent to the graph of all exits and its weights file.
+    """Read-out, trace and weights: from the parent's module to the graph of all exits and its weights file.
 
     Args:
+        module: gives a vector at each of `list_depths`, then the states; see `kinds.kind.Kind`.
+        example: what it is traced on.
         reference: the parent's vectors of the probes at each point of the job.
-        stage: where the tokenizer lies, and the weights file is written.
+        stage: where what makes inputs lies, and the weights file is written.
 
     Raises:
         ParentError: the parent cannot be traced.
         ParityError: the module that would be traced does not give the reference.
     """
-    plan = parent.plan
-    depths = sorted({point.layers for point in plan.job.points})
-    module = ExitsModule(parent, depths).eval()
+    inputs = load_inputs(stage, plan.inputs)
     check_readout(
         module,
         reference,
-        rows=tokenize_probes(load_tokenizer(stage, plan.text), probes),
-        text=plan.text,
+        rows=[inputs.prepare_probe(probe) for probe in plan.probes],
+        inputs=inputs,
         normalize=plan.readout.normalize,
         tolerance=FLOORS[Precision.FP32],
     )
     report("trace", 0, 1)
-    _use_plain_attention(parent)
     size = sum(parameter.numel() for parameter in module.parameters())
     with torch.no_grad(), bound_seconds(BASE_SECONDS + size / PARAMETERS_PER_SECOND, "tracing the parent"):
         traced, facts = trace_exits(
-            ExitsWithStates(module),
-            inputs=plan.text.inputs,
-            outputs=[name_layer(depth) for depth in depths],
-            states=plan.parent.blocks + 1,
-            vocabulary=len(plan.vocabulary.kept) if plan.vocabulary else plan.tokens,
-            own_classes=plan.layout.own_classes,
+            module, example, outputs=[name_layer(depth) for depth in list_depths(plan)], states=plan.parent.blocks + 1
         )
     add_exits(traced.model, plan.job.points, normalize=plan.readout.normalize)
     report("trace", 1, 1)
@@ -244,27 +192,12 @@ def trace_and_write(
     return traced, facts, header
 
 
-def _use_plain_attention(parent: TextParent) -> None:
-    """Trace attention as matrix products and a softmax.
-
-    The fused call decomposes into the same with guards around rows that attend to nothing (NaN tests, selections),
-    which cost time in every block. The reference was made with whatever the parent uses by default.
-    """
-    with suppress(ValueError, NotImplementedError, AttributeError):  # models with only one kind keep it
-        parent.backbone.set_attn_implementation("eager")  # type: ignore[operator]
-    use_plain_experts(parent.backbone)
-
-
-def _release_weights(parent: TextParent) -> None:
+def _release_weights(module: nn.Module) -> None:
     """Give back the parent's memory before anything is verified.
 
     Dropping the parent is not enough: the graph's bookkeeping (onnx_ir's reference counters, onnxscript's pattern
     matchers) keeps every parameter that was once an input. The small ones stay, as the graphs hold them inline.
     """
-    for tensor in (*parent.backbone.parameters(), *parent.backbone.buffers()):
+    for tensor in (*module.parameters(), *module.buffers()):
         if tensor.nbytes >= MIN_EXTERNAL_BYTES:
             tensor.data = tensor.data.new_empty(0)
-
-
-def _without_none(record: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in record.items() if value is not None}

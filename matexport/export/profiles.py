@@ -19,16 +19,15 @@ from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import measure_prefix, write_nested_weights
-from matexport.export.parents.reference import Vectors
-from matexport.export.parents.text import TextPlan
-from matexport.export.prepare import CalibrationTexts
+from matexport.export.parents.plan import Plan
 from matexport.export.quantize.make import Material, make_precision, observe_products
 from matexport.export.quantize.observe import Sample, run_points
 from matexport.family.manifest import RANGES
+from matexport.family.proof import Vectors
 from matexport.family.weights_file import NestedHeader
 from matexport.io.progress import Progress
-from matexport.runtime.inputs.text import load_tokenizer, tokenize_probes
-from matexport.spec.facts import OUTPUT_NAME, PrecisionFacts, ProfileFacts
+from matexport.runtime.inputs.modality import load_inputs
+from matexport.spec.facts import PrecisionFacts, ProfileFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision
 
@@ -55,33 +54,34 @@ class Cut:
     Attributes:
         profiles: name of a profile -> its facts.
         exits: precision -> the file of the graph that has the exits of all its profiles.
+        precisions: what was decided when each was made.
     """
 
     profiles: Mapping[str, ProfileFacts]
     exits: Mapping[Precision, str]
+    precisions: Mapping[Precision, PrecisionFacts]
 
 
 def make_precisions(
-    traced: Traced, header: NestedHeader, plan: TextPlan, texts: CalibrationTexts, stage: Path, report: Progress
+    traced: Traced, header: NestedHeader, plan: Plan, stage: Path, report: Progress
 ) -> dict[Precision, PrecisionGraph]:
     """Each precision of the job, made once from the traced graph, with its weights written.
 
     Args:
         header: of the traced graph's own weights, which lie in `stage`.
-        texts: what activations and ranges are measured on.
 
     Raises:
         RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
     """
-    job = plan.job
-    sample = Sample(tokenize_probes(load_tokenizer(stage, plan.text), texts.texts), plan.text, stage)
+    job, inputs = plan.job, load_inputs(stage, plan.inputs)
+    sample = Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
     ranges = _measure_ranges(traced, job, sample)
     if ranges:
         (stage / RANGES).write_bytes(save(ranges))
     sources: dict[Precision, PrecisionGraph] = {}
     with tempfile.TemporaryDirectory(dir=stage) as scratch:
         rows = observe_products(job.precisions, traced, sample, Path(scratch), partial(report, "calibrate"))
-        material = Material(traced, job.points, sample, texts.source, rows)
+        material = Material(traced, job.points, sample, plan.calibration.source, rows)
         for precision in job.precisions:
             model, facts = make_precision(precision, material, report)
             if precision is not Precision.FP32:
@@ -114,15 +114,16 @@ def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
     return ranges
 
 
-def cut_family(sources: Mapping[Precision, PrecisionGraph], plan: TextPlan, stage: Path, report: Progress) -> Cut:
+def cut_family(sources: Mapping[Precision, PrecisionGraph], plan: Plan, stage: Path, report: Progress) -> Cut:
     """Write the graphs of all profiles, and of each precision one with all their exits, into `stage`."""
     profiles = {
         name: facts for source in sources.values() for name, facts in cut_profiles(source, plan, stage, report).items()
     }
-    return Cut(profiles, write_exits(sources, profiles, stage))
+    precisions = {precision: source.facts for precision, source in sources.items()}
+    return Cut(profiles, write_exits(sources, profiles, stage), precisions)
 
 
-def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
+def cut_profiles(source: PrecisionGraph, plan: Plan, stage: Path, report: Progress) -> dict[str, ProfileFacts]:
     """Cut, narrow, encode and write the graph of every profile of one precision: name of a profile -> its facts."""
     profiles = {}
     wanted = [profile for profile in sorted(plan.job.profiles) if profile.precision is source.precision]
@@ -132,7 +133,7 @@ def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Pr
         if profile.point.layers != depth:  # once per depth: copying the whole graph is most of a cut
             depth = profile.point.layers
             deep = cut_exits(source.model, exits_at(depth, plan.job))
-        part = cut_exit(deep, profile.point.name, name=OUTPUT_NAME)
+        part = cut_exit(deep, profile.point.name, name=plan.output)
         narrowed = narrow_to_first_token(part)
         encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
         prefix = measure_prefix(part, source.header)
@@ -146,6 +147,7 @@ def cut_profiles(source: PrecisionGraph, plan: TextPlan, stage: Path, report: Pr
             weights_prefix_bytes=prefix,
             narrowed_nodes=narrowed,
             encoding=profile.encoding,
+            tokens=profile.point.tokens,
         )
     report("cut", len(wanted), len(wanted))
     return profiles
@@ -162,7 +164,7 @@ def write_exits(
     exits = {}
     for precision, source in sources.items():
         mine = [facts for facts in profiles.values() if facts.precision is precision]
-        points = sorted({Point(facts.layers, facts.dim) for facts in mine})
+        points = sorted({facts.point for facts in mine})
         if points:
             exits[precision] = f"exits.{precision}.onnx"
             write_graph(cut_exits(source.model, [point.name for point in points]), stage / exits[precision])

@@ -14,13 +14,12 @@ from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind
 from matexport.family.manifest import (
     CARD,
     MANIFEST,
-    MAX_SIDE_FILE_BYTES,
     MEASUREMENTS,
     REPORT,
-    TOKENIZER,
     Family,
     load_family,
 )
+from matexport.family.modality import MAX_SIDE_FILE_BYTES
 from matexport.family.weights_file import NestedHeader, read_header
 from matexport.io.files import find_file_problem, hash_file
 from matexport.spec.facts import (
@@ -78,7 +77,7 @@ def check_exits(family: Family, precision: Precision) -> None:
         FamilyError: with one problem per file that is missing, changed or refused.
     """
     graph, weights, prefix_bytes = _describe_exits(family, precision)
-    problems = _find_changed_files(family, (graph, weights, TOKENIZER))
+    problems = _find_changed_files(family, (graph, weights, *family.input_files))
     if not problems:
         problems = _find_unsafe_files(family, [(graph, weights, prefix_bytes)])
     _raise_problems(family, problems)

@@ -14,20 +14,14 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import FamilyError, ProblemKind
+from matexport.family.modality import MODALITIES, find_modality
 from matexport.io.files import find_file_problem, parse_json
-from matexport.spec.facts import (
-    TASKS,
-    FamilyFacts,
-    ProfileFacts,
-    TextFacts,
-)
-from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
+from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
 from matexport.spec.suggest import suggest
 
 MANIFEST = "family.json"
-TOKENIZER = "tokenizer.json"
-PROBES = "probes.jsonl"
 REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
@@ -36,17 +30,12 @@ MEASUREMENTS = "measurements"
 REPORT = "report.html"
 CARD = "README.md"
 
-#: The graph's input that says which tokens are pooled, where those of a prompt are not.
-POOLING_MASK = "pooling_mask"
-
 #: 2 added precisions and encodings; 3 graphs of all exits and the trained points; 4 the judge, the parent's own token
 #: ids, and how it asks for tokens (tasks, chat templates, the side that is cut). What older ones lack has a default.
 SCHEMA = 4
 READABLE = (1, 2, 3, 4)
 MAX_MANIFEST_BYTES = 16 << 20
 
-#: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
-MAX_SIDE_FILE_BYTES = 256 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -83,7 +72,7 @@ class Family(Record, frozen=True):
     def is_trained(self, name: str) -> bool | None:
         """Whether the parent was trained to be read at a profile's point; None where nobody said."""
         facts, trained = self.profile_facts(name), self.facts.trained
-        return None if trained is None else Point(facts.layers, facts.dim) in trained
+        return None if trained is None else facts.point in trained
 
     def measure_download(self, name: str) -> int:
         """Bytes of a profile's graph and of the prefix of the weights that it needs."""
@@ -97,16 +86,37 @@ class Family(Record, frozen=True):
 
     @property
     def side_files(self) -> tuple[str, ...]:
-        """Files of the parent's text side, which every profile shares: neither graphs, nor weights, nor the proof."""
+        """Files that turn an item into inputs, which every profile shares: no graphs, no weights, not the proof."""
         profiles = self.facts.profiles.values()
-        others = {PROBES, REFERENCE, RANGES, *self.facts.exits.values()}
+        others = {self.probes_file, REFERENCE, RANGES, *self.facts.exits.values()}
         others |= {facts.graph for facts in profiles} | {facts.weights for facts in profiles}
         return tuple(sorted(set(self.facts.files) - others))
 
     def profile_files(self, name: str) -> tuple[str, ...]:
         """The files that running one profile reads."""
         facts = self.profile_facts(name)
-        return (facts.graph, facts.weights, TOKENIZER)
+        return (facts.graph, facts.weights, *self.input_files)
+
+    @property
+    def input_files(self) -> tuple[str, ...]:
+        """The files that turning an item into the graph's inputs reads."""
+        return find_modality(self.facts).files
+
+    @property
+    def probes_file(self) -> str:
+        """The file of the probes."""
+        return find_modality(self.facts).probes
+
+    @property
+    def text(self) -> TextFacts:
+        """What turns a text into the graph's inputs, for what is done with texts alone.
+
+        Raises:
+            FamilyError: the family takes something else.
+        """
+        if self.facts.text is None:
+            raise FamilyError(f"{self.path} takes {self.facts.inputs.noun}s, and this is done with texts")
+        return self.facts.text
 
 
 def load_family(path: Path | str) -> Family:
@@ -155,8 +165,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     _check_profiles(facts, manifest)
     for name in facts.refused:
         _parse_profile(name, manifest)
-    _check_text(facts.text, manifest)
-    for file_name in (TOKENIZER, PROBES, REFERENCE):
+    _check_inputs(facts, manifest)
+    modality = find_modality(facts)
+    for file_name in (*modality.files, modality.probes, REFERENCE):
         if file_name not in facts.files:
             raise _refuse(f"{manifest} does not list {file_name}")
     if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
@@ -172,9 +183,7 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
     if not facts.profiles:
         raise _refuse(f"{manifest} lists no profile")
     for name, profile in facts.profiles.items():
-        if _parse_profile(name, manifest) != Profile(
-            Point(profile.layers, profile.dim), profile.precision, profile.encoding
-        ):
+        if _parse_profile(name, manifest) != Profile(profile.point, profile.precision, profile.encoding):
             raise _refuse(
                 f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
                 f"{profile.encoding}"
@@ -203,27 +212,13 @@ def _parse_profile(name: str, manifest: Path) -> Profile:
     return parsed
 
 
-def _check_text(text: TextFacts, manifest: Path) -> None:
-    known = ("input_ids", "attention_mask", "token_type_ids", POOLING_MASK)
-    if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
-        raise _refuse(f"{manifest}: the inputs {list(text.inputs)} are not some of {', '.join(known)}")
-    if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
-        raise _refuse(f"{manifest}: max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
-    if text.default_prompt is not None and text.default_prompt not in text.prompts:
-        raise _refuse(f"{manifest}: the default prompt {text.default_prompt!r} is not among the prompts")
-    if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
-        raise _refuse(f"{manifest}: {POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
-    for name, count in (text.unpooled or {}).items():
-        if name not in text.prompts:
-            raise _refuse(f"{manifest}: tokens of the prompt {name!r} are not pooled, which is not among the prompts")
-        if not 0 <= count < 1 << 31:
-            raise _refuse(f"{manifest}: {count} tokens of the prompt {name!r} are not pooled, which cannot be")
-    for name, task in text.tasks.items():
-        if name not in TASKS:
-            raise _refuse(f"{manifest}: the task {name!r} is none of {', '.join(TASKS)}")
-        if task.prompt and task.prompt not in text.prompts:
-            raise _refuse(f"{manifest}: the task {name} has the prompt {task.prompt!r}, which is not among them")
-        if task.max_tokens is not None and not 1 <= task.max_tokens < 1 << 31:
-            raise _refuse(f"{manifest}: the task {name} has max_tokens={task.max_tokens}, which cannot be")
-    if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
-        raise _refuse(f"{manifest}: the chat template is not written out for each prompt and for none")
+def _check_inputs(facts: FamilyFacts, manifest: Path) -> None:
+    """Exactly one modality is set, and it makes sense."""
+    there = [name for name in MODALITIES if getattr(facts, name) is not None]
+    if len(there) != 1:
+        raise _refuse(f"{manifest} has {' and '.join(there) or 'none'} of {', '.join(MODALITIES)}; it is to have one")
+    MODALITIES[there[0]].check(facts.inputs, lambda why: _refuse(f"{manifest}: {why}"))
+    if not facts.output:
+        raise _refuse(f"{manifest}: the graphs' output has no name")
+    if len({profile.tokens > 0 for profile in facts.profiles.values()}) > 1:
+        raise _refuse(f"{manifest}: some profiles name their visual tokens and others do not")

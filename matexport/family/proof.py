@@ -15,26 +15,35 @@ from safetensors.numpy import load_file
 
 from matexport.errors import FamilyError, Problem, ProblemKind, RequestError
 from matexport.family.graph_file import find_nan_tensor
-from matexport.family.manifest import PROBES, RANGES, REFERENCE, Family
+from matexport.family.manifest import RANGES, REFERENCE, Family
+from matexport.family.modality import find_modality
 from matexport.family.weights_file import PADDING_NAME, read_header
-from matexport.io.texts import parse_probes
-from matexport.spec.profile import Encoding, Probe
+from matexport.spec.probe import AnyProbe
+from matexport.spec.profile import Encoding
 
 Vectors = NDArray[np.float32]
 
 
-def load_references(family: Family) -> tuple[tuple[Probe, ...], dict[str, Vectors]]:
+def load_probes(family: Family) -> tuple[AnyProbe, ...]:
+    """The inputs on which a family is proven: texts, or arrays.
+
+    Raises:
+        FamilyError: they cannot be read, or there are too few or too many.
+    """
+    modality = find_modality(family.facts)
+    try:
+        return modality.read(family.path / modality.probes, family.facts.inputs)
+    except (RequestError, FamilyError) as error:
+        raise _refuse_proof(modality.probes, str(error)) from None
+
+
+def load_references(family: Family) -> tuple[tuple[AnyProbe, ...], dict[str, Vectors]]:
     """The probes of a family, and point name -> the parent's vectors for them, (n, dim) float32.
 
     Raises:
         FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
     """
-    try:
-        probes = parse_probes((family.path / PROBES).read_text(encoding="utf-8"), PROBES)
-    except UnicodeDecodeError:
-        raise _refuse_proof(PROBES, f"{PROBES} is not UTF-8 text") from None
-    except RequestError as error:
-        raise _refuse_proof(PROBES, str(error)) from None
+    probes = load_probes(family)
     points = {profile.point.name for profile in family.profiles}
     try:
         with safe_open(family.path / REFERENCE, framework="numpy") as file:  # which may hold token ids, too

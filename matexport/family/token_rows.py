@@ -18,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import FamilyError, ProblemKind, RequestError
-from matexport.family.manifest import MAX_SIDE_FILE_BYTES, REFERENCE, Family
+from matexport.family.manifest import REFERENCE, Family
+from matexport.family.modality import MAX_SIDE_FILE_BYTES
 from matexport.family.weights_file import TensorEntry, read_header
 from matexport.spec.parity import TokenParity
-from matexport.spec.profile import Probe
+from matexport.spec.probe import AnyProbe
 
 TOKEN_IDS, TOKEN_COUNTS = "token_ids", "token_counts"
 
 #: What `TOKEN_IDS` may take, as any file that is read into memory whole.
 MAX_TOKEN_IDS = MAX_SIDE_FILE_BYTES // 4
-
-#: Characters of a probe's text that a message quotes.
-QUOTED = 40
 
 
 def pack_token_rows(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int32]]:
@@ -90,7 +88,7 @@ def load_token_rows(family: Family, probes: int) -> list[list[int]] | None:
 
 
 def compare_token_rows(
-    rows: Sequence[Sequence[int]], stored: Sequence[Sequence[int]], probes: Sequence[Probe], tokenizers: str
+    rows: Sequence[Sequence[int]], stored: Sequence[Sequence[int]], probes: Sequence[AnyProbe], tokenizers: str
 ) -> TokenParity:
     """Compare the token ids that the probes have here with those that the family stores, a row for each probe."""
     pairs = zip(rows, stored, strict=True)
@@ -102,11 +100,9 @@ def compare_token_rows(
     return TokenParity(len(probes), tokenizers, differing, quoted, here, parent)
 
 
-def quote_probe(probes: Sequence[Probe], index: int) -> str:
-    """A probe as messages name it, such as ``probe 12 ('a big red house')``."""
-    probe = probes[index]
-    prompt = f", prompt {probe.prompt!r}" if probe.prompt else ""
-    return f"probe {index} ({probe.text[:QUOTED]!r}{prompt})"
+def quote_probe(probes: Sequence[AnyProbe], index: int) -> str:
+    """A probe as messages name it, such as ``probe 12 ('a big red house', prompt 'query')``."""
+    return f"probe {index} ({probes[index].describe()})"
 
 
 def _refuse_proof(why: str) -> FamilyError:

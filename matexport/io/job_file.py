@@ -242,7 +242,7 @@ def _render_array(key: str, items: Iterable[str]) -> list[str]:
 
 
 def _describe_text(text: TextFacts) -> str:
-    said = [text.describe_limit()]
+    said = [text.describe()]
     if text.chat is not None:
         said.append("through a chat template")
     shown = [f"{_show(name)} ({_show(prompt)})" for name, prompt in text.prompts.items()]

@@ -17,7 +17,7 @@ import msgspec
 from matexport.errors import RequestError
 from matexport.io.files import read_toml
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_calibration, load_probes
-from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.job import TEXT, ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record, read_record
@@ -25,11 +25,15 @@ from matexport.spec.tolerance import FLOORS, Tolerance
 
 
 class PointsTable(Record, frozen=True):
-    """The ``[points]`` and ``[trained]`` tables: ``pairs``, or every combination of ``layers`` and ``dims``."""
+    """The ``[points]`` and ``[trained]`` tables: ``pairs``, or every combination of ``layers`` and ``dims``.
+
+    With ``tokens``, each of them with each of so many visual tokens.
+    """
 
     layers: tuple[int, ...] | None = None
     dims: tuple[int, ...] | None = None
     pairs: tuple[tuple[int, int], ...] | None = None
+    tokens: tuple[int, ...] | None = None
 
 
 class ProbesTable(Record, frozen=True):
@@ -93,9 +97,10 @@ def load_job(path: Path | str) -> ExportJob:
         name=path.stem,
     )
     check_calibration(job)
-    load_probes(job.probes)  # what is wrong with these files is said before the parent is looked at
-    if job.calibration:
-        load_calibration(job.calibration)
+    if job.parent.kind == TEXT:  # what is wrong with these files is said before the parent is looked at
+        load_probes(job.probes)
+        if job.calibration:
+            load_calibration(job.calibration)
     return job
 
 
@@ -128,7 +133,9 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
                 f"{where}: the point (layers={layers}, dim={dim}) was asked for; dims start at 1, and layers at 1, or "
                 "are 0 for a parent without blocks"
             )
-    points = sorted(Point(layers, dim) for layers, dim in pairs)
+    if any(count < 1 for count in table.tokens or ()):
+        raise RequestError(f"{where}: tokens = {list(table.tokens or ())} was asked for; visual tokens start at 1")
+    points = sorted(Point(layers, dim, tokens) for layers, dim in pairs for tokens in table.tokens or (0,))
     twice = next((left for left, right in pairwise(points) if left == right), None)
     if twice:
         raise RequestError(f"{where}: the point (layers={twice.layers}, dim={twice.dim}) is asked for twice")
@@ -146,6 +153,10 @@ def check_points(points: Sequence[Point], blocks: int | None, width: int | None,
         RequestError: naming the first such point and what is allowed.
     """
     for point in points:
+        if point.tokens:
+            raise RequestError(
+                f"tokens={point.tokens} was asked; {source} gives one vector and has no visual tokens: leave tokens out"
+            )
         if blocks == 0 and point.layers:
             raise RequestError(
                 f"layers={point.layers} was asked; {source} looks its tokens up in a table and has no blocks: ask for "

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from matexport.errors import RequestError
-from matexport.spec.profile import Probe
+from matexport.spec.probe import Probe
 from matexport.spec.record import read_record
 
 #: A probe file is read whole; this is far above what a gate in CI can use.
@@ -65,6 +65,16 @@ def parse_probes(lines: str, where: str) -> tuple[Probe, ...]:
     if len(probes) > MAX_PROBES:
         raise RequestError(f"{where}: {len(probes)} probes; at most {MAX_PROBES} are taken")
     return tuple(probes)
+
+
+def format_probes(probes: Iterable[Probe]) -> str:
+    """Probes as JSON Lines, as `parse_probes` reads them; what is None is left out."""
+    told = ({key: value for key, value in _to_dict(probe).items() if value is not None} for probe in probes)
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+
+
+def _to_dict(probe: Probe) -> dict[str, str | None]:
+    return {"text": probe.text, "prompt": probe.prompt, "task": probe.task}
 
 
 def load_shipped_calibration() -> tuple[str, ...]:

@@ -26,15 +26,17 @@ import numpy as np
 
 from matexport.errors import FamilyError, ParentError, RequestError
 from matexport.family.integrity import check_family
-from matexport.family.manifest import PROBES, Family, load_family
+from matexport.family.manifest import Family, load_family
+from matexport.family.proof import load_probes
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
-from matexport.io.texts import load_probes
 from matexport.measure.trial import TrialPlan, TrialResult
 from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
+from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 
-DEFAULT_SHAPES = ((1, 16), (1, 128), (16, 32), (16, 128))
+#: Batches and sizes that are timed: of texts, by their tokens; arrays have one size.
+DEFAULT_SHAPES = {"text": ((1, 16), (1, 128), (16, 32), (16, 128)), "array": ((1, 1), (16, 1))}
 DEFAULT_RUNS = 200
 DEFAULT_SECONDS = 10.0
 
@@ -44,9 +46,6 @@ ROUNDS = 2
 #: So many processes of each profile get as far as the first vector: two would make no interval. (Of the parent in
 #: torch, only those that are measured: each takes as long as ten of ours.)
 COLD_STARTS = 10
-
-#: The short text of the cold start and of the split; about 16 tokens for most tokenizers.
-SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: The processes' programs. The second needs torch, which nothing else here does.
 TRIAL, PARENT_TRIAL = "matexport.measure.trial", "matexport.export.parents.in_torch"
@@ -60,7 +59,7 @@ class BenchPlan:
     Attributes:
         profiles: names; all of the family when empty.
         threads: 1 and all CPUs of this process when empty.
-        shapes: (batch, tokens); when empty, the default ones that the parent's length allows.
+        shapes: (batch, size of each, in tokens of a text); when empty, the default ones that the parent allows.
         texts: a realistic mix of lengths; the family's probes when empty.
         runs: of each shape and profile, over all rounds; also the most cold starts.
         seconds: for each shape and profile, at most, over all rounds.
@@ -119,7 +118,8 @@ def bench_family(
             starts.setdefault(trial, []).append(_run_process(family, plan, trial, only_start=True).first_vector_s)
     if progress:
         progress("bench", len(trials), len(trials))
-    timings = {trial: summarise(found, len(plan.texts), starts.get(trial, ())) for trial, found in results.items()}
+    mix, digest = _describe_mix(plan, family)
+    timings = {trial: summarise(found, mix, starts.get(trial, ())) for trial, found in results.items()}
     parents: dict[Point, dict[int, Timing]] = {}
     for trial, timing in timings.items():
         if trial.in_torch:
@@ -130,8 +130,8 @@ def bench_family(
             download_bytes=family.measure_download(profile),
             runs=plan.runs,
             seconds=plan.seconds,
-            mix_texts=len(plan.texts),
-            mix_sha256=hashlib.sha256("\n".join(plan.texts).encode()).hexdigest(),
+            mix_texts=mix,
+            mix_sha256=digest,
             threads={count: timings[Trial(profile, count)] for count in plan.threads},
             parent=parents.get(Profile.parse(profile).point, {}),
         )
@@ -147,17 +147,20 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         RequestError: nothing is left to measure, or a number is not positive.
         FamilyError: a profile is not the family's.
     """
-    most = family.facts.text.max_tokens
+    most, noun = family.facts.inputs.longest, family.facts.inputs.noun
+    if family.facts.text is None and (plan.texts or plan.parent is not None):
+        raise RequestError(f"{family.path} takes {noun}s: it is timed on its probes, and without its parent in torch")
     for name in plan.profiles:
         family.profile_facts(name)
     if plan.runs < 1 or not plan.seconds > 0 or any(count < 1 for count in plan.threads):
         raise RequestError("runs, seconds and threads must be above 0")
     if any(batch < 1 or tokens < 1 for batch, tokens in plan.shapes):
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
-    shapes = tuple(dict.fromkeys(plan.shapes or (shape for shape in DEFAULT_SHAPES if shape[1] <= most)))
+    shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))
     for batch, tokens in shapes:
         if tokens > most:
-            raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {most} tokens")
+            sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
+            raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {sizes}")
     if plan.parent is not None and plan.provider != CPU:
         raise RequestError(f"the parent in torch runs on the CPU: it is not timed against the provider {plan.provider}")
     return replace(
@@ -165,8 +168,26 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         profiles=tuple(dict.fromkeys(plan.profiles)) or tuple(profile.name for profile in family.profiles),
         threads=tuple(sorted(set(plan.threads or (1, count_cpus())))),
         shapes=shapes,
-        texts=plan.texts or tuple(probe.text for probe in load_probes(family.path / PROBES) if probe.text.strip()),
+        texts=plan.texts or _read_probe_texts(family),
     )
+
+
+def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
+    """The (batch, size) that are timed where none is asked for: those that the family's parent takes."""
+    longest = family.facts.inputs.longest
+    return tuple(shape for shape in DEFAULT_SHAPES[family.facts.modality] if shape[1] <= longest)
+
+
+def _read_probe_texts(family: Family) -> tuple[str, ...]:
+    """The probes' texts; none of a family that takes something else, whose probes each process reads by itself."""
+    return tuple(probe.text for probe in load_probes(family) if isinstance(probe, Probe) and probe.text.strip())
+
+
+def _describe_mix(plan: BenchPlan, family: Family) -> tuple[int, str]:
+    """How many items the mix has, and the digest of all of them."""
+    if plan.texts:
+        return len(plan.texts), hashlib.sha256("\n".join(plan.texts).encode()).hexdigest()
+    return len(load_probes(family)), family.facts.files[family.probes_file].sha256
 
 
 def list_trials(plan: BenchPlan) -> list[Trial]:
@@ -186,7 +207,7 @@ def summarise(results: Sequence[TrialResult], texts: int, more_starts: Sequence[
     """The samples of all processes of one profile as one.
 
     Args:
-        texts: of the mix.
+        texts: how many items the mix has.
         more_starts: seconds to the first vector of processes that did no more.
     """
 
@@ -232,7 +253,6 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         threads=trial.threads,
         provider=plan.provider,
         shapes=plan.shapes,
-        text=SHORT_TEXT,
         mix=plan.texts,
         runs=0 if only_start else -(-plan.runs // ROUNDS),
         seconds=plan.seconds / ROUNDS,

@@ -14,7 +14,7 @@ from matexport.family.manifest import Family
 from matexport.measure.search import search_adaptively, search_exactly
 from matexport.measure.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
 from matexport.measure.vectors import Key, T, choose_prompts
-from matexport.runtime.inputs.text import Asked
+from matexport.runtime.inputs.modality import Asked
 from matexport.spec.measured import Adaptive, Score, TaskKind
 from matexport.spec.profile import Profile
 

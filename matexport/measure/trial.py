@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from matexport.runtime.inputs.text import Feeds, Tokens
+    from matexport.runtime.inputs.modality import Feeds, Inputs, Row
 
 
 #: Runs before the clock counts: lazily made buffers, caches, clock speed.
@@ -30,9 +30,8 @@ class TrialPlan:
 
     Attributes:
         started_ns: of the monotonic clock, when the process was started.
-        shapes: (batch, tokens) of runs on token rows.
-        text: a short one, embedded alone.
-        mix: texts of many lengths, embedded as a user does.
+        shapes: (batch, size) of runs on prepared rows.
+        mix: texts of many lengths, embedded as a user does; the family's probes when empty.
         runs: of each shape, at most; 0 to end at the first vector.
         seconds: for each shape, at most.
         parent: where the parent is, for the process that times it; its point is the profile's.
@@ -44,7 +43,6 @@ class TrialPlan:
     threads: int
     provider: str
     shapes: tuple[tuple[int, int], ...]
-    text: str
     mix: tuple[str, ...]
     runs: int
     seconds: float
@@ -52,19 +50,23 @@ class TrialPlan:
 
 
 class Subject(Protocol):
-    """What is timed: an `Embedder`, or something else that gives vectors for texts."""
+    """What is timed: an `Embedder`, or something else that gives vectors for items."""
 
-    def embed(self, texts: Sequence[str]) -> Any:
-        """Vectors of texts, as a user asks for them."""
+    @property
+    def inputs(self) -> Inputs:
+        """What prepares its items."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+    def embed(self, items: Sequence[Any]) -> Any:
+        """Vectors of items, as a user asks for them."""
+
+    def prepare(self, items: Sequence[Any]) -> list[Row]:
         """What `embed` begins with."""
 
-    def pad(self, rows: Sequence[Tokens]) -> Feeds:
+    def feed(self, rows: Sequence[Row]) -> Feeds:
         """Arrays for `compute`."""
 
     def compute(self, feeds: Feeds) -> Any:
-        """Vectors of tokens: `embed` without the texts."""
+        """Vectors of prepared rows: `embed` without the preparation."""
 
     def check(self) -> None:
         """Make sure that this is what was asked for; not in the time of the first vector."""
@@ -76,11 +78,11 @@ class TrialResult:
 
     Attributes:
         first_vector_s: from process start to the first vector: Python, imports, checks of the files, session, run.
-        latency_s: "BATCHxTOKENS" -> one number per run of the graph, its inputs made before.
-        call_s: of each `embed` of the short text.
-        tokenize_s: of that, finding its tokens.
+        latency_s: "BATCHxSIZE" -> one number per run of the graph, its inputs made before.
+        call_s: of each `embed` of the modality's short item.
+        tokenize_s: of that, preparing it.
         graph_s: of that, the run of the graph alone. What remains is Python: checks, arrays.
-        mix_s: of each `embed` of all texts of the mix.
+        mix_s: of each `embed` of the whole mix.
         peak_bytes: largest resident memory of the process; None where the system does not say.
     """
 
@@ -103,34 +105,36 @@ def open_embedder(plan: TrialPlan) -> Subject:
 def run_trial(plan: TrialPlan, open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> TrialResult:
     """Measure in this process."""
     subject = open_subject(plan)
-    subject.embed([plan.text])
+    inputs = subject.inputs
+    short = [inputs.short]
+    subject.embed(short)
     result = TrialResult(first_vector_s=(time.monotonic_ns() - plan.started_ns) / 1e9)
     if not plan.runs:
         return result
     subject.check()
-    feeds = subject.pad(subject.tokenize([plan.text]))
+    mix = list(plan.mix) or _read_probes(plan, inputs)
+    feeds = subject.feed(subject.prepare(short))
     calls: list[tuple[Callable[[], Any], list[float]]] = [
-        (lambda: subject.embed([plan.text]), result.call_s),
-        (lambda: subject.tokenize([plan.text]), result.tokenize_s),
+        (lambda: subject.embed(short), result.call_s),
+        (lambda: subject.prepare(short), result.tokenize_s),
         (lambda: subject.compute(feeds), result.graph_s),
     ]
     time_calls(calls, plan.runs, plan.seconds)
-    ids = [row for row in subject.tokenize(plan.mix) if row.ids]
-    for batch, length in plan.shapes:
-        shaped = subject.pad([stretch(ids[index % len(ids)], length) for index in range(batch)])
-        samples = result.latency_s.setdefault(f"{batch}x{length}", [])
+    rows = [row for row in subject.prepare(mix) if inputs.size(row)]
+    for batch, size in plan.shapes:
+        shaped = subject.feed([inputs.stretch(rows[index % len(rows)], size) for index in range(batch)])
+        samples = result.latency_s.setdefault(f"{batch}x{size}", [])
         time_calls([(lambda shaped=shaped: subject.compute(shaped), samples)], plan.runs, plan.seconds)  # type: ignore[misc]
-    time_calls([(lambda: subject.embed(plan.mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
+    time_calls([(lambda: subject.embed(mix), result.mix_s)], plan.runs, plan.seconds, warm_up=1)
     result.peak_bytes = read_peak_bytes()
     return result
 
 
-def stretch(row: Any, length: int) -> Any:
-    """Tokens of a text, over and over, as many as asked for."""
-    from matexport.runtime.inputs.text import Tokens
+def _read_probes(plan: TrialPlan, inputs: Inputs) -> list[Any]:
+    from matexport.family.manifest import load_family
+    from matexport.family.proof import load_probes
 
-    times = -(-length // len(row.ids))
-    return Tokens((list(row.ids) * times)[:length], (list(row.type_ids) * times)[:length])
+    return [inputs.unpack(probe) for probe in load_probes(load_family(plan.family))]
 
 
 def time_calls(

@@ -17,7 +17,8 @@ from matexport.io.progress import Progress
 from matexport.measure.tasks import StsTask, Task, UnlabelledTask
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.embedder import Embedder
-from matexport.runtime.inputs.text import TASKS_SCHEMA, Asked
+from matexport.runtime.inputs.modality import Asked
+from matexport.runtime.inputs.text import TASKS_SCHEMA
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.verify.codes import encode_vectors
 from matexport.verify.parity import unit_rows
@@ -52,10 +53,14 @@ def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
 
 
 def choose_prompts(family: Family) -> tuple[Asked, Asked, Asked]:
-    """How a text, a query and a document are read."""
+    """How a text, a query and a document are read.
+
+    Raises:
+        FamilyError: the family takes no texts.
+    """
+    prompts = family.text.prompts
     if family.facts.schema >= TASKS_SCHEMA:
         return Asked(), Asked(task="query"), Asked(task="document")
-    prompts = family.facts.text.prompts
     query = next((name for name in QUERY_PROMPTS if name in prompts), None)
     document = next((name for name in DOCUMENT_PROMPTS if name in prompts), None)
     return Asked(), Asked(query), Asked(document)

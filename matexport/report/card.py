@@ -141,14 +141,17 @@ def _describe_use(findings: Findings) -> list[str]:
     profile = choose_example(findings)
     dim, encoding = profile.point.dim, profile.encoding
     kind = "float32" if encoding is Encoding.FLOAT32 else "uint8" if encoding is Encoding.UBINARY else "int8"
-    shell = command(findings, "embed", "--profile", profile.name, "a text", "another text")
+    text = findings.family.facts.text
+    given = ["a text", "another text"] if text else ["--input", "arrays.npy"]
+    items = '["a text", "another text"]' if text else "arrays"
+    shell = command(findings, "embed", "--profile", profile.name, *given)
     python = (
         "import matexport\n\n"
         f"embedder = matexport.Embedder({findings.name!r}, profile={profile.name!r})\n"
-        f'vectors = embedder.embed(["a text", "another text"])  # (2, {encoding.width(dim)}) {kind}'
+        f"vectors = embedder.embed({items})  # ({2 if text else 'n'}, {encoding.width(dim)}) {kind}"
     )
     pack = command(findings, "pack", profile.name, "small")
-    prompts = findings.family.facts.text.prompts
+    prompts = text.prompts if text else {}
     said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
     return [
         "## Use",
@@ -226,7 +229,7 @@ def _describe_limits(findings: Findings) -> list[str]:
     facts = findings.family.facts
     lines = [
         "The sub-models have the parent's own limits, and its licence, which is not recorded here: see the parent.",
-        f"Taken: {facts.text.describe_limit()}; longer texts are cut.",
+        f"Taken: {facts.inputs.describe()}" + ("; longer texts are cut." if facts.text else "."),
         "Timings hold on the hosts that they were measured on, and nowhere else.",
     ]
     if facts.trained is None:

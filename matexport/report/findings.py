@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from matexport.family.integrity import check_files
-from matexport.family.manifest import PROBES, Family, load_family
+from matexport.family.manifest import Family, load_family
 from matexport.family.measurements import HostMeasurements, load_measurements
 from matexport.family.survey import Survey, is_same_host, survey_family
 from matexport.host import read_host
@@ -132,7 +132,7 @@ def gather_findings(
     host = host or read_host()
     measured = load_measurements(family)
     survey = survey_family(family, host, threads=threads, task=task, measured=measured)
-    check_files(family, [PROBES])
+    check_files(family, [family.probes_file])
     hosts = sorted(measured.hosts, key=lambda one: not is_same_host(one.host, host))
     verdicts = [(one.host, judge_recorded(family, one.parity)) for one in hosts if one.parity]
     budget = budget or Budget()

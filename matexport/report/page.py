@@ -35,6 +35,7 @@ from matexport.report.tables import (
     tabulate_scores,
     tabulate_tasks,
 )
+from matexport.spec.facts import FamilyFacts
 from matexport.spec.measured import Host
 from matexport.spec.profile import Point, Profile
 
@@ -303,17 +304,15 @@ def _note_profiles(findings: Findings, letters: Mapping[Host, str]) -> str:
 
 def list_parent(findings: Findings) -> list[tuple[str, str]]:
     facts = findings.family.facts
-    readout, text, trace = facts.readout, facts.text, facts.trace
+    readout, trace = facts.readout, facts.trace
     pairs = [
         ("architecture", f"{facts.parent.architecture}, {facts.parent.blocks} blocks, width {facts.parent.width}, "
          f"vectors of {facts.parent.output_width}, {facts.parent.dtype}"),
         *((("judged by", facts.parent.judge),) if facts.parent.judge else ()),
-        ("read-out", " -> ".join(filter(None, [" + ".join(readout.pooling), *readout.heads]))),
+        ("read-out", " -> ".join(filter(None, [" + ".join(readout.pooling), *readout.heads])) or "the last state"),
         ("final norm", str(readout.final_norm)),
         ("after the cut", "unit length" if readout.normalize else "not scaled"),
-        ("text", f"{text.describe_limit()}, padded on the {text.padding_side} by the parent"),
-        *((f"prompt {name!r}", prompt + (" (default)" if name == text.default_prompt else ""))
-          for name, prompt in text.prompts.items()),
+        *_list_inputs(facts),
         ("trained points", _describe_trained(facts.trained)),
         ("graphs", f"opset {trace.opset}, IR {trace.ir_version}, traced with {trace.exporter}"
          + (f" ({trace.fallback})" if trace.fallback else "")),
@@ -322,6 +321,18 @@ def list_parent(findings: Findings) -> list[tuple[str, str]]:
         pairs.append(("vocabulary", f"{vocabulary.tokens} of {vocabulary.parent_tokens} tokens ({vocabulary.kept_by}); "
                       f"{count_noun(len(vocabulary.changed_probes), 'probe')} left out"))  # fmt: skip
     return pairs
+
+
+def _list_inputs(facts: FamilyFacts) -> list[tuple[str, str]]:
+    """What one vector is of, and how the parent reads it."""
+    text = facts.text
+    if text is None:
+        return [(facts.inputs.noun, facts.inputs.describe())]
+    return [
+        ("text", f"{text.describe()}, padded on the {text.padding_side} by the parent"),
+        *((f"prompt {name!r}", prompt + (" (default)" if name == text.default_prompt else ""))
+          for name, prompt in text.prompts.items()),
+    ]  # fmt: skip
 
 
 def _describe_trained(trained: tuple[Point, ...] | None) -> str:

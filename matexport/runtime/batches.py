@@ -1,51 +1,46 @@
-"""How many texts are held at a time, and which of them share a run."""
+"""How many items are held at a time, and which of them share a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from matexport.errors import RequestError
-
-#: Tokens per run, padding included: more gain nothing, and what is computed on leaves a core's caches.
-DEFAULT_BATCH_TOKENS = 512
-
-#: Texts are tokenised, sorted and held this many at a time; a window also ends at so many characters.
-WINDOW_TEXTS = 4096
-WINDOW_CHARACTERS = 4 << 20
+#: Items are prepared, sorted and held this many at a time; a window also ends at so many characters or bytes.
+WINDOW_ITEMS = 4096
+WINDOW_WEIGHT = 4 << 20
 
 
-def split_windows(texts: Iterable[str]) -> Iterator[list[str]]:
-    """A stream in lists of at most `WINDOW_TEXTS` texts and, but for one long text, `WINDOW_CHARACTERS` characters.
+def split_windows(items: Iterable[Any], weigh: Callable[[Any, int], int]) -> Iterator[list[Any]]:
+    """A stream in lists of at most `WINDOW_ITEMS` items and, but for one heavy item, `WINDOW_WEIGHT` together.
 
-    Raises:
-        RequestError: something in it is no string.
+    Args:
+        weigh: what an item, given with its place in the stream, takes of memory; raises where it is none.
     """
-    window: list[str] = []
-    characters = 0
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise RequestError(f"embed takes strings; text {index} is of type {type(text).__name__}")
-        if window and (len(window) == WINDOW_TEXTS or characters + len(text) > WINDOW_CHARACTERS):
+    window: list[Any] = []
+    held = 0
+    for index, item in enumerate(items):
+        weight = weigh(item, index)
+        if window and (len(window) == WINDOW_ITEMS or held + weight > WINDOW_WEIGHT):
             yield window
-            window, characters = [], 0
-        window.append(text)
-        characters += len(text)
+            window, held = [], 0
+        window.append(item)
+        held += weight
     if window:
         yield window
 
 
-def pack_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices of rows of like length, padded to at most so many tokens together; a longer row is alone.
+def pack_batches(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of rows of like size that share a run within a budget, all padded to the largest; a larger row is alone.
 
     Args:
-        lengths: tokens of each row.
+        sizes: of each row.
 
     Returns:
-        batches that hold every index once, the longest rows first: what is left to the end should be small.
+        batches that hold every index once, the largest rows first: what is left to the end should be small.
     """
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        if batches and (len(batches[-1]) + 1) * sizes[batches[-1][0]] <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])

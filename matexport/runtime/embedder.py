@@ -1,12 +1,12 @@
-"""Texts -> vectors with one profile of a family: tokenise, run, (n, d) float32. The whole light runtime.
+"""Items (texts, arrays) -> vectors with one profile of a family: prepare, run, (n, d) float32. The light runtime.
 
-    texts -> windows -> token rows (ahead, in a thread of their own) -> sorted by length -> batches of a token budget
-      -> runs, as many at a time as there are threads -> back in the texts' order
+    items -> windows -> rows (ahead, in a thread of their own) -> sorted by size -> batches within a budget
+      -> runs, as many at a time as there are threads -> back in the items' order
 
-Needs numpy, onnxruntime and tokenizers; opens no socket. Everything that comes from disk is checked before a session
-exists: digests of the files that the profile reads, and what its graph points to (`family.integrity.check_profile`).
-Pooling, truncation and normalisation are in the graph, so there is nothing here that could disagree with the parent
-but tokenisation, and the parity check runs through this very code.
+Needs numpy, onnxruntime and what the family's modality needs (of texts, tokenizers); opens no socket. Everything that
+comes from disk is checked before a session exists: digests of the files that the profile reads, and what its graph
+points to (`family.integrity.check_profile`). Pooling, truncation and normalisation are in the graph, so there is
+nothing here that could disagree with the parent but the preparation, and the parity check runs through this very code.
 
 numpy, tokenizers and onnxruntime take half of a cold start to import, so they are imported where they are used: while
 digests are computed, which needs none of them.
@@ -15,38 +15,24 @@ digests are computed, which needs none of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.integrity import check_profile
 from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus
-from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches, split_windows
+from matexport.runtime.batches import pack_batches, split_windows
 from matexport.runtime.engine import load_runtime, open_session
-from matexport.runtime.inputs.text import (
-    Asked,
-    Feeds,
-    TextTokenizer,
-    Tokens,
-    check_task,
-    feed_rows,
-    find_wrapping,
-    load_tokenizer,
-    tokenize_texts,
-)
-from matexport.spec.facts import OUTPUT_NAME, PaddingSide
+from matexport.runtime.inputs.modality import BATCHED, Asked, Feeds, Inputs, Row, open_inputs
 from matexport.spec.measured import CPU
 from matexport.spec.profile import Encoding
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
@@ -57,7 +43,7 @@ _DTYPES = {Encoding.FLOAT32: "float32", Encoding.INT8: "int8", Encoding.UBINARY:
 
 
 class Embedder:
-    """One profile of a family, ready to embed texts. May be used by several threads.
+    """One profile of a family, ready to embed. May be used by several threads.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.
@@ -65,6 +51,7 @@ class Embedder:
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
         check: check digests and graph first. Only for a family that this process has just checked.
         provider: what runs the graph, a key of `matexport.spec.measured.PROVIDERS`; all of it, or it is refused.
+        shared: what several embedders of one family have in common; see `runtime.sessions`.
 
     Raises:
         RequestError: onnxruntime lacks the provider.
@@ -80,17 +67,16 @@ class Embedder:
         threads: int | None = None,
         check: bool = True,
         provider: str = CPU,
-        _shared: _Shared | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.family = family if isinstance(family, Family) else load_family(family)
         self.profile = _choose_profile(self.family, profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
-        self._text = self.family.facts.text
-        self._shared, self._owns_shared = _shared or _Shared(self.family, threads), _shared is None
-        tokenizer = self._shared.pool.submit(self._load_checked_tokenizer, check)
+        self._shared, self._owns_shared = shared or Shared(self.family, threads), shared is None
+        inputs = self._shared.pool.submit(self._open_checked_inputs, check)
         load_runtime()  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB
-        self._tokenizer = tokenizer.result()
+        self.inputs = inputs.result()
         import numpy as np
 
         self._width, self._dtype = facts.encoding.width(facts.dim), np.dtype(_DTYPES[facts.encoding])
@@ -100,39 +86,41 @@ class Embedder:
 
     def embed(
         self,
-        texts: Sequence[str],
+        items: Sequence[Any],
         *,
         prompt: str | None = None,
         task: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_budget: int | None = None,
     ) -> Vectors:
-        """Embed texts.
+        """Embed texts, or whatever the family takes.
 
         Args:
-            texts: any number of strings; longer ones than the parent takes are cut, as the parent does.
+            items: any number of strings, of which longer ones than the parent takes are cut, as the parent does; or of
+                arrays of the shape that the family takes, such as one (n, *shape).
             prompt: name of one of the parent's prompts to put before each text; the parent's default prompt, if it
                 has one, when left out; ``""`` for none.
             task: ``query`` or ``document``: the prompt and the length that the parent has for it, as
                 sentence-transformers' `encode_query` and `encode_document`. Takes the place of `prompt`.
-            batch_tokens: tokens per run, padding included; a longer text runs alone. Texts of like length share a
-                run. Vectors do not depend on it beyond rounding.
+            batch_budget: size of a run: of texts, tokens, padding included; of arrays, how many. What is larger runs
+                alone. Items of like size share a run. Vectors do not depend on it beyond rounding.
 
         Returns:
-            (len(texts), dim) float32, in the order of the texts; for a profile that encodes its output, (len(texts),
-            dim) int8 or (len(texts), ceil(dim / 8)) uint8.
+            (len(items), dim) float32, in the order of the items; for a profile that encodes its output, (len(items),
+            dim) int8 or (len(items), ceil(dim / 8)) uint8.
 
         Raises:
-            RequestError: a text is no string, has no tokens, or the prompt or task is not one of the parent's.
+            RequestError: an item is no string (or array of the shape) or has no tokens, or the prompt or task is not
+                one of the parent's.
             FamilyError: the model gave a vector that is not finite.
         """
         import numpy as np
 
-        texts = texts if isinstance(texts, str) else list(texts)
-        windows = self._embed_windows(texts, Asked(prompt, task), batch_tokens)
+        items = items if isinstance(items, str) else list(items)
+        windows = self._embed_windows(items, Asked(prompt, task), batch_budget)
         first = next(windows, None)
-        if first is not None and len(first) == len(texts):
+        if first is not None and len(first) == len(items):
             return first
-        vectors = np.empty((len(texts), self._width), dtype=self._dtype)
+        vectors = np.empty((len(items), self._width), dtype=self._dtype)
         done = 0
         for window in () if first is None else chain([first], windows):
             vectors[done : done + len(window)] = window
@@ -141,40 +129,39 @@ class Embedder:
 
     def embed_iter(
         self,
-        texts: Iterable[str],
+        items: Iterable[Any],
         *,
         prompt: str | None = None,
         task: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_budget: int | None = None,
     ) -> Iterator[Vectors]:
-        """Embed a stream: one vector per text, in order, in memory that does not grow with the number of texts.
+        """Embed a stream: one vector per item, in order, in memory that does not grow with the number of items.
 
-        Texts are taken from `texts` some thousands ahead of the vectors that are given.
+        Items are taken from `items` some thousands ahead of the vectors that are given.
 
         Args:
-            texts, prompt, task, batch_tokens: as for `embed`.
+            items, prompt, task, batch_budget: as for `embed`.
 
         Returns:
             an iterator of (dim,) float32 vectors, or (width,) codes; see `embed`.
 
         Raises:
-            RequestError, FamilyError: as `embed` does, when the iterator comes to the text.
+            RequestError, FamilyError: as `embed` does, when the iterator comes to the item.
         """
-        for window in self._embed_windows(texts, Asked(prompt, task), batch_tokens):
+        for window in self._embed_windows(items, Asked(prompt, task), batch_budget):
             yield from (vector.copy() for vector in window)  # one that is kept keeps no others in memory
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None, task: str | None = None) -> list[Tokens]:
-        """Token ids of texts as the parent asks for them, cut to its length, without padding; see `embed`.
+    def prepare(self, items: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Row]:
+        """Items as `run` takes them: of texts, `runtime.inputs.text.Tokens`, cut to the parent's length; see `embed`.
 
         Raises:
-            RequestError: the prompt or task is unknown, or a text has no tokens.
+            RequestError: as `embed`.
         """
-        check_task(self.family.facts.schema, self._text, task)
-        return tokenize_texts(self._tokenizer, texts, prompt, task=task)
+        return self.inputs.prepare(items, Asked(prompt, task))
 
-    def pad(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
-        """The graph's inputs, by name: each (len(rows), longest) int64."""
-        return feed_rows(rows, self._text, padding_side)
+    def feed(self, rows: Sequence[Row], way: str = BATCHED) -> Feeds:
+        """The graph's inputs for some rows, by name, as a way of running has them; see `runtime.inputs.modality`."""
+        return self.inputs.feed(rows, way)
 
     @property
     def session(self) -> InferenceSession:
@@ -187,28 +174,25 @@ class Embedder:
             raise RequestError(f"the embedder of {self.profile} was closed")
         return self._session
 
-    def run(self, rows: Sequence[Tokens], padding_side: PaddingSide = PaddingSide.RIGHT) -> Vectors:
-        """Run the graph once on token rows padded to the longest; gives what `embed` gives.
-
-        Args:
-            padding_side: on the right a token's position is its own, whatever else is in the batch. The vector is the
-                same with left padding, up to rounding, which a consumer may want that pads as the parent does.
-        """
-        return self.compute(self.pad(rows, padding_side))
+    def run(self, rows: Sequence[Row], way: str = BATCHED) -> Vectors:
+        """Run the graph once on some rows; gives what `embed` gives."""
+        return self.compute(self.feed(rows, way))
 
     def compute(self, feeds: Feeds) -> Vectors:
-        """Run the graph once on what `pad` gave.
+        """Run the graph once on what `feed` gave.
 
         Raises:
             FamilyError: onnxruntime cannot run it, or it gives something else than the manifest says.
         """
-        texts, session = len(feeds[self._text.inputs[0]]), self.session
+        facts, session = self.family.facts, self.session
+        count = len(feeds[facts.inputs.inputs[0]])
         try:
-            (vectors,) = session.run([OUTPUT_NAME], feeds)
+            (vectors,) = session.run([facts.output], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {one_line(error)}") from None
-        if vectors.shape != (texts, self._width) or vectors.dtype != self._dtype:
-            raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {texts} texts")
+        if vectors.shape != (count, self._width) or vectors.dtype != self._dtype:
+            what = f"{count} {facts.inputs.noun}s"
+            raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {what}")
         return vectors  # type: ignore[no-any-return]
 
     def check(self) -> None:
@@ -233,43 +217,41 @@ class Embedder:
     ) -> None:
         self.close()
 
-    def _load_checked_tokenizer(self, check: bool) -> TextTokenizer:
+    def _open_checked_inputs(self, check: bool) -> Inputs:
         if check:
             self.check()
-        return self._shared.load_tokenizer()
+        return self._shared.open_inputs()
 
-    def _embed_windows(self, texts: Iterable[str], asked: Asked, batch_tokens: int) -> Iterator[Vectors]:
-        """Vectors of one window of texts after the other; the next is tokenised while one is run."""
-        if isinstance(texts, str):
-            raise RequestError("embed takes a list of strings")
-        if batch_tokens < 1:
-            raise RequestError(f"batch_tokens={batch_tokens} was asked; at least 1 is needed")
-        check_task(self.family.facts.schema, self._text, asked.task)
-        find_wrapping(self._text, asked.prompt, asked.task)
-        windows = split_windows(texts)
+    def _embed_windows(self, items: Iterable[Any], asked: Asked, batch_budget: int | None) -> Iterator[Vectors]:
+        """Vectors of one window of items after the other; the next is prepared while one is run."""
+        inputs = self.inputs
+        if isinstance(items, str):
+            raise RequestError(f"embed takes a list of {inputs.facts.noun}s; one string was given")
+        budget = inputs.budget if batch_budget is None else batch_budget
+        if budget < 1:
+            raise RequestError(f"batch_budget={budget} was asked; at least 1 is needed")
+        inputs.check(asked)
+        windows = split_windows(items, inputs.weigh)
         first = next(windows, None)
         if first is None:
             return
-        rows, done = self._tokenize_window(first, 0, asked), 0
+        rows, done = inputs.prepare(first, asked), 0
         while True:
-            ahead: Future[list[Tokens]] | None = None
+            ahead: Future[list[Row]] | None = None
             try:
                 window = next(windows, None)
                 if window is not None:
-                    ahead = self._shared.pool.submit(self._tokenize_window, window, done + len(rows), asked)
-            except Exception as error:  # of the source; the texts before it are sound
+                    ahead = self._shared.pool.submit(inputs.prepare, window, asked, first=done + len(rows))
+            except Exception as error:  # of the source; the items before it are sound
                 ahead = Future()
                 ahead.set_exception(error)
-            yield self._embed_rows(rows, done, batch_tokens)
+            yield self._embed_rows(rows, done, budget)
             if ahead is None:
                 return
             done += len(rows)
             rows = ahead.result()
 
-    def _tokenize_window(self, texts: Sequence[str], first: int, asked: Asked) -> list[Tokens]:
-        return tokenize_texts(self._tokenizer, texts, asked.prompt, task=asked.task, first=first)
-
-    def _embed_rows(self, rows: Sequence[Tokens], first: int, batch_tokens: int) -> Vectors:
+    def _embed_rows(self, rows: Sequence[Row], first: int, budget: int) -> Vectors:
         import numpy as np
 
         if len(rows) == 1:  # what a search box asks for
@@ -280,7 +262,7 @@ class Embedder:
             def run(batch: Sequence[int]) -> None:
                 vectors[batch] = self.run([rows[index] for index in batch])
 
-            batches = pack_batches([len(row.ids) for row in rows], batch_tokens)
+            batches = pack_batches([self.inputs.size(row) for row in rows], budget)
             if len(batches) == 1:
                 run(batches[0])
             else:
@@ -290,58 +272,20 @@ class Embedder:
         if self.encoding is Encoding.FLOAT32 and not math.isfinite(np.vdot(vectors, vectors)):
             worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
             if not np.isfinite(vectors[worst]).all():  # and not merely large
-                raise FamilyError(f"{self.profile} gave a vector that is not finite for text {first + worst}")
+                what = f"{self.inputs.facts.noun} {first + worst}"
+                raise FamilyError(f"{self.profile} gave a vector that is not finite for {what}")
         return vectors
 
 
-class Sessions(Mapping[str, Embedder]):
-    """Several profiles of one family at once: profile name -> `Embedder`.
-
-    Each is checked and opened when it is first asked for. All share the tokenizer and one pool of threads, and on disk
-    and in the page cache the weights; a session's own copy of its matrices, in the order that the CPU's kernels want,
-    is not shared (onnxruntime offers that to C++ alone).
+class Shared:
+    """What the embedders of one family share: what prepares items, and threads to compute in.
 
     Args:
-        family: the directory of a family, or a loaded `Family`.
-        threads: of each run, and how many runs go at a time for all profiles together; all CPUs of this process by
-            default.
+        threads: all CPUs of this process by default.
 
     Raises:
-        FamilyError: when a profile is asked for that is not there, or whose files are not the ones that were exported.
+        RequestError: fewer than one thread was asked.
     """
-
-    def __init__(self, family: Family | Path | str, *, threads: int | None = None) -> None:
-        self.family = family if isinstance(family, Family) else load_family(family)
-        self._names = tuple(profile.name for profile in self.family.profiles)
-        self._shared = _Shared(self.family, threads)
-        self._open: dict[str, Embedder] = {}
-        self._lock = Lock()
-
-    def __getitem__(self, name: str) -> Embedder:
-        with self._lock:
-            if name not in self._open:
-                self._open[name] = Embedder(self.family, name, _shared=self._shared)
-            return self._open[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def release(self, name: str) -> None:
-        """Close a profile's session; it is opened again when it is asked for again."""
-        with self._lock:
-            opened = self._open.pop(name, None)
-        if opened is not None:
-            opened.close()
-
-
-class _Shared:
-    """What the embedders of one family share: the tokenizer, and threads to compute in."""
 
     def __init__(self, family: Family, threads: int | None) -> None:
         if threads is not None and threads < 1:
@@ -349,13 +293,13 @@ class _Shared:
         self.threads = threads or count_cpus()
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
         self._family = family
-        self._tokenizer: TextTokenizer | None = None
+        self._inputs: Inputs | None = None
 
-    def load_tokenizer(self) -> TextTokenizer:
-        """The family's tokenizer, read when it is first asked for: after its digest was checked."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._family.path, self._family.facts.text)
-        return self._tokenizer
+    def open_inputs(self) -> Inputs:
+        """The family's inputs, opened when they are first asked for: after the digests of their files were checked."""
+        if self._inputs is None:
+            self._inputs = open_inputs(self._family)
+        return self._inputs
 
 
 def _choose_profile(family: Family, name: str | None) -> str:

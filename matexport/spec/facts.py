@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
+from matexport.spec.probe import Dtype
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import Readout
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
 
-#: Names of the axes of every graph's inputs, and of its one output, as consumers expect them.
+#: Names of the axes of a graph's inputs, and of the one output of a text encoder's, as consumers expect them.
 BATCH_AXIS = "batch_size"
 SEQUENCE_AXIS = "sequence_length"
 OUTPUT_NAME = "sentence_embedding"
+
+#: The graph's input that says which tokens are pooled, where those of a prompt are not.
+POOLING_MASK = "pooling_mask"
 
 
 class PaddingSide(StrEnum):
@@ -100,11 +105,55 @@ class TextFacts(Record, frozen=True):
     route: str | None = None
     unpooled: Mapping[str, int] | None = None
 
-    def describe_limit(self) -> str:
-        """The limit in words."""
+    #: What one vector is of, in words.
+    noun: ClassVar[str] = "text"
+
+    @property
+    def longest(self) -> int:
+        """The largest size (tokens) of what one vector is of."""
+        return self.max_tokens
+
+    def describe(self) -> str:
+        """What is taken, in words."""
         if self.max_tokens == NO_LIMIT:
             return "texts of any length"
         return f"up to {self.max_tokens} tokens" + (", the last ones" if self.cuts is PaddingSide.LEFT else "")
+
+
+class ArrayFacts(Record, frozen=True):
+    """A graph that takes arrays as they are: features that something else computed, or pixels.
+
+    Attributes:
+        input: name of the graph's one input, (batch_size, *shape).
+        shape: of what one vector is of.
+    """
+
+    input: str
+    shape: tuple[int, ...]
+    dtype: Dtype = Dtype.FLOAT32
+
+    noun: ClassVar[str] = "array"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs."""
+        return (self.input,)
+
+    @property
+    def longest(self) -> int:
+        """All arrays have one size."""
+        return 1
+
+    def describe(self) -> str:
+        """What is taken, in words."""
+        return f"{self.dtype} of shape ({', '.join(map(str, self.shape))})"
+
+
+#: What turns an item into a graph's inputs: one record for each modality.
+InputFacts: TypeAlias = TextFacts | ArrayFacts
+
+#: The fields of `FamilyFacts` of which a family has exactly one.
+MODALITIES = ("text", "array")
 
 
 class ParentFacts(Record, frozen=True):
@@ -154,6 +203,12 @@ class ProfileFacts(Record, frozen=True):
     weights_prefix_bytes: int
     narrowed_nodes: int = 0
     encoding: Encoding = Encoding.FLOAT32
+    tokens: int = 0
+
+    @property
+    def point(self) -> Point:
+        """Where the parent is read."""
+        return Point(self.layers, self.dim, self.tokens)
 
 
 class PrecisionFacts(Record, frozen=True):
@@ -209,13 +264,14 @@ class FamilyFacts(Record, frozen=True):
         vocabulary: what pruning it did, if it was pruned.
         exits: precision -> a graph that gives the vectors of all its points in one run, each under the point's name; to
             evaluate a family in one pass. Its outputs are float32.
-        trained: the points that the parent was trained to be read at; None where nobody said.
+        trained: the points that the parent was trained to be read at; None where it is not known.
+        text, array: what turns an item into the graph's inputs; exactly one of them (`MODALITIES`) is set.
+        output: name of every profile's one output.
     """
 
     schema: int
     parent: ParentFacts
     readout: Readout
-    text: TextFacts
     trace: TraceFacts
     tolerances: Mapping[Precision, Tolerance]
     profiles: Mapping[str, ProfileFacts]
@@ -227,3 +283,17 @@ class FamilyFacts(Record, frozen=True):
     vocabulary: VocabularyFacts | None = None
     exits: Mapping[Precision, str] = msgspec.field(default_factory=dict)
     trained: tuple[Point, ...] | None = None
+    text: TextFacts | None = None
+    array: ArrayFacts | None = None
+    output: str = OUTPUT_NAME
+
+    @property
+    def modality(self) -> str:
+        """Which of `MODALITIES` it is."""
+        return next(name for name in MODALITIES if getattr(self, name) is not None)
+
+    @property
+    def inputs(self) -> InputFacts:
+        """What turns an item into the graph's inputs."""
+        facts: InputFacts = getattr(self, self.modality)
+        return facts

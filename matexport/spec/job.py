@@ -12,6 +12,9 @@ from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
 
+#: The kind of a parent that embeds texts.
+TEXT = "text"
+
 
 class ParentSource(Record, frozen=True):
     """Which parent a job asks for.
@@ -24,6 +27,7 @@ class ParentSource(Record, frozen=True):
         allow_pickle: read pickled weights when there are no safetensors ones. Pickles can run code.
         trust_remote_code: let transformers and sentence-transformers run Python code that comes with the parent.
         route: which route of a parent whose texts are routed (sentence-transformers' Router, formerly Asym).
+        kind: what the parent is, a key of `export.kinds.kind.KINDS`.
     """
 
     source: str
@@ -32,6 +36,7 @@ class ParentSource(Record, frozen=True):
     allow_pickle: bool = False
     trust_remote_code: bool = False
     route: str | None = None
+    kind: str = TEXT
 
 
 class ExportJob(Record, frozen=True):

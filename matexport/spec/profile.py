@@ -1,7 +1,7 @@
 """What one builds, ships and picks: a `Profile` is a `Point` of the parent at a `Precision`, in an `Encoding`.
 
-A point is where a parent is read: after `layers` blocks, the leading `dim` coordinates. A profile's name
-(``L02-D064-fp32``) says all of it.
+A point is where a parent is read: after `layers` blocks, the leading `dim` coordinates, from `tokens` visual tokens
+where it has any. A profile's name (``L02-D064-fp32``, ``L24-D4096-T036-int8``) says all of it.
 """
 
 from __future__ import annotations
@@ -45,26 +45,28 @@ class Encoding(StrEnum):
         return -(-dim // 8) if self is Encoding.UBINARY else dim
 
 
-class Point(Record, frozen=True, order=True):
-    """Where a parent is read.
+class Point(Record, frozen=True, order=True, omit_defaults=True):
+    """Where a parent is read. The points of a parent all name `tokens`, or none does.
 
     Attributes:
-        layers: number of transformer blocks run, 1 to N, or 0 for a parent without blocks; the index into
-            ``hidden_states``.
+        layers: number of blocks run, 1 to N, or 0 for a parent without blocks; the index into ``hidden_states``. Of a
+            parent that is read after all of its blocks alone, N.
         dim: number of leading coordinates kept.
+        tokens: number of visual tokens that the parent's are pooled to; 0 for a parent that gives one vector.
     """
 
     layers: int
     dim: int
+    tokens: int = 0
 
     @property
     def name(self) -> str:
-        return f"L{self.layers:02d}-D{self.dim:03d}"
+        return f"L{self.layers:02d}-D{self.dim:03d}" + (f"-T{self.tokens:03d}" if self.tokens else "")
 
 
 _PRECISIONS = "|".join(sorted(Precision, key=len, reverse=True))
 _ENCODINGS = "|".join(encoding for encoding in Encoding if encoding is not Encoding.FLOAT32)
-_PROFILE_NAME = re.compile(rf"L(\d{{2,}})-D(\d{{3,}})-({_PRECISIONS})(?:-({_ENCODINGS}))?")
+_PROFILE_NAME = re.compile(rf"L(\d{{2,}})-D(\d{{3,}})(?:-T(\d{{3,}}))?-({_PRECISIONS})(?:-({_ENCODINGS}))?")
 
 
 class Profile(Record, frozen=True, order=True):
@@ -92,17 +94,6 @@ class Profile(Record, frozen=True, order=True):
         match = _PROFILE_NAME.fullmatch(name)
         if not match:
             raise ValueError(f"{name!r} is not a profile name such as L02-D064-fp32 or L02-D064-int8-ubinary")
-        return cls(Point(int(match[1]), int(match[2])), Precision(match[3]), Encoding(match[4] or Encoding.FLOAT32))
-
-
-class Probe(Record, frozen=True):
-    """An input kept with a family.
-
-    Attributes:
-        prompt: name of one of the parent's prompts, put before `text`.
-        task: ``query`` or ``document``: as sentence-transformers' `encode_query` and `encode_document` read it.
-    """
-
-    text: str
-    prompt: str | None = None
-    task: str | None = None
+        layers, dim, tokens, precision, encoding = match.groups()
+        point = Point(int(layers), int(dim), int(tokens or 0))
+        return cls(point, Precision(precision), Encoding(encoding or Encoding.FLOAT32))

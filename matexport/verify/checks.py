@@ -153,9 +153,7 @@ class FamilyChecks:
         return self._verdicts[name]
 
     def _spell(self, case: Case, verdict: ProfileVerdict, check: Check, breach: Breach) -> str:
-        probe = case.probes[breach.probe]
-        prompt = f" (prompt {probe.prompt!r})" if probe.prompt else ""
-        lines = [breach.reason, f"worst on probe {breach.probe}{prompt}: {_shorten(probe.text)}"]
+        lines = [breach.reason, f"worst on probe {breach.probe}: {case.probes[breach.probe].describe()}"]
         measured = verdict.parity.get(check.name)
         if measured:
             numbers = ("max_abs", "cosine_mean", "cosine_min", "neighbours")
@@ -207,7 +205,3 @@ def _list_problems(error: Exception) -> tuple[Problem, ...]:
 
 def _join_lines(problem: Problem) -> str:
     return " ".join(str(problem).split())
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

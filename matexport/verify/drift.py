@@ -1,27 +1,17 @@
 """May an index that was built with one family be queried with another? Two exports of what should be one model.
 
-Both families' profiles of the same name embed the probes of both, and the vectors of the same text are compared. What
-they may differ by follows from what each was proven to keep. A profile's vector lies within its tolerance of its
-parent's. If both families have one parent, their vectors lie within the two tolerances of each other, by the triangle
-inequality, whatever decided where in its tolerance each lies:
-
-    coordinates, T each      |new - old| <= T_new + T_old
-    least cosine, c each     angle(new, old) <= arccos(c_new) + arccos(c_old)
-    mean cosine, m each      1 - mean <= (sqrt(1 - m_new) + sqrt(1 - m_old))^2, since the mean of the squared chords
-                             2 - 2 cos is a squared distance (Minkowski)
-    bits, a share h apart    h(new, old) <= h_new + h_old, since Hamming distance is one; cosines of ±1 are 1 - 2 h
-
-What differs by more than that cannot be two renderings of one parent, and an index has to be rebuilt. Codes whose
-tolerance is one of coordinates (fp32) are compared with the other family's stored vectors of the parent, in the
-distance that explains a code (`codes.compare_codes`). Other tokens, ranges or scaling are refused, whatever the
-vectors of the probes say: other texts would show it. The bound is as coarse as the precision. What a search gives is
-measured beside it, and not judged, since it depends on the texts.
+Both families' profiles of the same name embed the probes of both, and the vectors of the same probe are compared. They
+may differ by what each was proven to keep (`bounds`). What differs by more cannot be two renderings of one parent, and
+an index has to be rebuilt. Codes whose tolerance is one of coordinates (fp32) are compared with the other family's
+stored vectors of the parent, in the distance that explains a code (`codes.compare_codes`). Items that are read
+otherwise (`runtime.inputs.changes`), other ranges or another scaling are refused, whatever the vectors of the probes
+say: other items would show it. What a search gives is measured beside it, and not judged, since it depends on the
+probes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,19 +21,21 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from matexport.errors import RequestError
-from matexport.family.manifest import TOKENIZER, Family
+from matexport.family.manifest import Family
 from matexport.io.progress import Progress
-from matexport.runtime.batches import DEFAULT_BATCH_TOKENS, pack_batches
+from matexport.runtime.batches import pack_batches
 from matexport.runtime.embedder import Embedder
-from matexport.runtime.inputs.text import Tokens, find_wrapping, load_tokenizer, tokenize_probes
-from matexport.spec.facts import TASKS, TextFacts
-from matexport.spec.profile import Encoding, Probe, Profile
+from matexport.runtime.inputs.changes import Findings, Pairs, find_changes, prepare_pairs
+from matexport.runtime.inputs.modality import Row
+from matexport.spec.probe import AnyProbe
+from matexport.spec.profile import Encoding, Profile
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
-from matexport.verify.codes import INT8_STEPS, compare_codes, encode_tolerance
+from matexport.verify.bounds import find_bound
+from matexport.verify.codes import INT8_STEPS, compare_codes
 from matexport.verify.judge import Case, open_case
 from matexport.verify.parity import compare_vectors, unit_rows
-from matexport.verify.verdict import find_float32_profile, find_tolerance
+from matexport.verify.verdict import find_float32_profile
 
 #: Neighbours that an index is asked for.
 NEIGHBOURS = 10
@@ -51,8 +43,6 @@ NEIGHBOURS = 10
 #: Queries that are asked at a time.
 QUERIES = 256
 
-#: Characters of a text that a reason shows.
-SHOWN = 60
 Array = NDArray[Any]
 
 
@@ -118,7 +108,7 @@ class Drift(Record, frozen=True):
 
     new: str
     old: str
-    texts: tuple[Probe, ...]
+    texts: tuple[AnyProbe, ...]
     same_parent: bool
     profiles: tuple[ProfileDrift, ...]
     only_new: tuple[str, ...]
@@ -152,13 +142,18 @@ def compare_families(
     ours, theirs = (it if isinstance(it, Case) else open_case(it) for it in (new, old))
     common = find_common(ours.family, theirs.family)
     texts = tuple(dict.fromkeys((*ours.probes, *theirs.probes)))
-    rows = _Rows(texts, _tokenize(ours.family, texts), _tokenize(theirs.family, texts))
-    shared, notes = _compare_text_sides(ours.family, theirs.family, rows)
+    pairs = prepare_pairs(ours.family, theirs.family, texts)
+    shared, notes = (
+        [*changes, *others]
+        for changes, others in zip(
+            find_changes(ours.family, theirs.family, pairs), _compare_read_outs(ours.family, theirs.family), strict=True
+        )
+    )
     found = []
     for done, name in enumerate(common):
         if progress:
             progress("compare", done, len(common))
-        found.append(_compare_profile(ours, theirs, name, rows, shared, threads))
+        found.append(_compare_profile(ours, theirs, name, pairs, shared, threads))
     if progress:
         progress("compare", len(common), len(common))
     return Drift(
@@ -188,97 +183,8 @@ def find_common(new: Family, old: Family) -> list[str]:
     return common
 
 
-def combine_tolerances(new: Tolerance, old: Tolerance) -> Tolerance:
-    """How far two vectors may be from each other that are each within a tolerance of a third; see the module.
-
-    A number that either does not hold is not held.
-    """
-
-    def combine(name: str, add: Callable[[Sequence[float]], float]) -> float | None:
-        pair = [value for value in (getattr(new, name), getattr(old, name)) if value is not None]
-        return add(pair) if len(pair) == 2 else None
-
-    return Tolerance(
-        max_abs=combine("max_abs", sum),
-        cosine_mean=combine("cosine_mean", _add_chords),
-        cosine_min=combine("cosine_min", _add_angles),
-    )
-
-
-def _add_chords(cosines: Sequence[float]) -> float:
-    return 1 - sum(math.sqrt(max(0.0, 1 - cosine)) for cosine in cosines) ** 2
-
-
-def _add_angles(cosines: Sequence[float]) -> float:
-    return math.cos(min(math.pi, sum(math.acos(max(-1.0, min(1.0, cosine))) for cosine in cosines)))
-
-
-class _Row(Record, frozen=True):
-    """A text's tokens, and how its pieces are spelt."""
-
-    tokens: Tokens
-    pieces: tuple[str | None, ...]
-
-
-class _Rows:
-    """Token rows of all texts in both families, and which texts both can take."""
-
-    def __init__(self, texts: Sequence[Probe], new: Sequence[_Row | None], old: Sequence[_Row | None]) -> None:
-        self.texts = texts
-        self.pairs = {
-            index: (ours, theirs)
-            for index, (ours, theirs) in enumerate(zip(new, old, strict=True))
-            if ours is not None and theirs is not None
-        }
-        self.lone = [index for index in range(len(texts)) if (new[index] is None) != (old[index] is None)]
-        self.places = {texts[index]: place for place, index in enumerate(self.pairs)}
-
-
-def _tokenize(family: Family, texts: Sequence[Probe]) -> list[_Row | None]:
-    """None of a text with a prompt that the family does not have, or without tokens."""
-    tokenizer = load_tokenizer(family.path, family.facts.text)
-    rows: list[_Row | None] = []
-    for probe in texts:
-        try:
-            (tokens,) = tokenize_probes(tokenizer, [probe])
-        except RequestError:
-            rows.append(None)
-        else:
-            rows.append(_Row(tokens, tuple(tokenizer.spell(token) for token in tokens.ids)))
-    return rows
-
-
-def _compare_text_sides(new: Family, old: Family, rows: _Rows) -> tuple[list[str], list[str]]:
-    """Why no profile's index can be kept, and what is worth knowing beside that."""
-    ours, theirs = new.facts.text, old.facts.text
+def _compare_read_outs(new: Family, old: Family) -> Findings:
     reasons, notes = [], []
-    other = [index for index, (one, two) in rows.pairs.items() if one.tokens.ids != two.tokens.ids]
-    if other:
-        renumbered = all(rows.pairs[index][0].pieces == rows.pairs[index][1].pieces for index in other)
-        reasons.append(
-            f"tokens differ: {len(other)} of {len(rows.pairs)} texts have other token ids, such as "
-            f"{_shorten(rows.texts[other[0]].text)}"
-            + ("; the pieces are the same, so the vocabulary was cut or renumbered" if renumbered else "")
-        )
-    elif new.facts.files[TOKENIZER].sha256 != old.facts.files[TOKENIZER].sha256:
-        notes.append(f"{TOKENIZER} is another file; it gives the same tokens for all {len(rows.pairs)} texts")
-    if ours.max_tokens != theirs.max_tokens:
-        reasons.append(f"tokens differ: texts are cut at {ours.max_tokens} tokens, in OLD at {theirs.max_tokens}")
-    here, there = find_wrapping(ours, None).before, find_wrapping(theirs, None).before
-    if here != there:
-        reasons.append(f"tokens differ: the default prompt is {here!r}, in OLD {there!r}")
-    for task in TASKS:
-        if find_wrapping(ours, None, task) != find_wrapping(theirs, None, task) and ours.tasks != theirs.tasks:
-            reasons.append(f"tokens differ: a {task} has another prompt or length")
-    changed = [name for name, text in ours.prompts.items() if theirs.prompts.get(name, text) != text]
-    if changed:
-        reasons.append(f"tokens differ: the prompts {', '.join(changed)} have another text")
-    unknown = [index for index in rows.lone if (rows.texts[index].prompt or "") not in _common_prompts(ours, theirs)]
-    if unknown:
-        notes.append(f"{len(unknown)} probes have a prompt that one family lacks; they are not compared")
-    if len(rows.lone) > len(unknown):
-        lone = next(index for index in rows.lone if index not in unknown)
-        reasons.append(f"tokens differ: {_shorten(rows.texts[lone].text)} has none in one of the families")
     if new.facts.readout.normalize != old.facts.readout.normalize:
         scaled, raw = ("NEW", "OLD") if new.facts.readout.normalize else ("OLD", "NEW")
         reasons.append(f"vectors of {scaled} are scaled to unit length, those of {raw} are not")
@@ -288,16 +194,12 @@ def _compare_text_sides(new: Family, old: Family, rows: _Rows) -> tuple[list[str
     return reasons, notes
 
 
-def _common_prompts(new: TextFacts, old: TextFacts) -> set[str]:
-    return {"", *(set(new.prompts) & set(old.prompts))}
-
-
 def _compare_profile(
-    new: Case, old: Case, name: str, rows: _Rows, shared: Sequence[str], threads: int | None
+    new: Case, old: Case, name: str, pairs: Pairs, shared: Sequence[str], threads: int | None
 ) -> ProfileDrift:
     facts, reasons = new.family.profile_facts(name), list(shared)
-    point, count = Profile.parse(name).point.name, len(rows.pairs)
-    allowed = _allow(new.family, old.family, name, count)
+    point, count = Profile.parse(name).point.name, len(pairs.rows)
+    allowed = find_bound(new.family, old.family, name, count)
     if facts.encoding is Encoding.INT8 and not np.array_equal(new.ranges[point], old.ranges[point]):
         other = int((new.ranges[point] != old.ranges[point]).any(axis=0).sum())
         reasons.append(
@@ -306,8 +208,8 @@ def _compare_profile(
     if not count:
         reasons.append("no text could be compared")
         return ProfileDrift(name, 0, None, None, None, None, None, allowed, None, tuple(reasons))
-    ours = _embed(new.family, name, [pair[0].tokens for pair in rows.pairs.values()], threads)
-    theirs = _embed(old.family, name, [pair[1].tokens for pair in rows.pairs.values()], threads)
+    ours = _embed(new.family, name, [row for row, _ in pairs.rows.values()], threads)
+    theirs = _embed(old.family, name, [row for _, row in pairs.rows.values()], threads)
     ranges = old.ranges.get(point)
     values = [_decode(vectors, facts.encoding, facts.dim, ranges) for vectors in (ours, theirs)]
     parity, equal = compare_vectors(*values), None
@@ -316,17 +218,17 @@ def _compare_profile(
         equal, max_abs = float((values[0] == values[1]).mean()), None
         if allowed.max_abs is not None:
             sides = ((ours, old), (theirs, new))
-            explained = [_explain(codes, case, point, facts.encoding, rows) for codes, case in sides]
+            explained = [_explain(codes, case, point, facts.encoding, pairs) for codes, case in sides]
             known = [found for found in explained if found is not None]
             if not known:
-                reasons.append("no probe of either family tokenises alike in both: nothing to hold the codes to")
+                reasons.append("no probe of either family is read alike in both: nothing to hold the codes to")
             else:
                 max_abs, worst = max(known)
                 parity = replace(parity, max_abs=max_abs, worst=worst)
     breach = parity.find_breach(allowed)
-    texts = list(rows.pairs)
+    texts = list(pairs.rows)
     if breach:
-        reasons.append(f"{breach.reason}; worst on {_shorten(rows.texts[texts[breach.probe]].text)}")
+        reasons.append(f"{breach.reason}; worst on {pairs.probes[texts[breach.probe]].describe()}")
     return ProfileDrift(
         profile=name,
         texts=count,
@@ -353,30 +255,9 @@ def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tup
     return tuple(map(hold, found))
 
 
-def _allow(new: Family, old: Family, name: str, texts: int) -> Tolerance:
-    """What a profile's vectors, or codes, are held to."""
-    facts = new.profile_facts(name)
-    pair = [find_tolerance(family, name) for family in (new, old)]
-    combined = combine_tolerances(*pair)
-    if facts.encoding is not Encoding.UBINARY:
-        return combined
-    signs = [encode_tolerance(tolerance, facts.encoding, facts.dim, texts or None) for tolerance in pair]
-    return Tolerance(
-        max_abs=combined.max_abs,
-        cosine_mean=_add_shares([it.cosine_mean for it in signs]),
-        cosine_min=_add_shares([it.cosine_min for it in signs]),
-    )
-
-
-def _add_shares(cosines: Sequence[float | None]) -> float | None:
-    """Cosine of two sign patterns that differ from a third in the shares (1 - cosine) / 2."""
-    held = [cosine for cosine in cosines if cosine is not None]
-    return 1 - sum(1 - cosine for cosine in held) if len(held) == len(cosines) else None
-
-
-def _embed(family: Family, name: str, rows: Sequence[Tokens], threads: int | None) -> Array:
+def _embed(family: Family, name: str, rows: Sequence[Row], threads: int | None) -> Array:
     with Embedder(family, name, threads=threads, check=False) as embedder:
-        batches = pack_batches([len(row.ids) for row in rows], DEFAULT_BATCH_TOKENS)
+        batches = pack_batches([embedder.inputs.size(row) for row in rows], embedder.inputs.budget)
         parts = [embedder.run([rows[index] for index in batch]) for batch in batches]
     vectors = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)
     for batch, part in zip(batches, parts, strict=True):
@@ -395,12 +276,12 @@ def _decode(vectors: Array, encoding: Encoding, dim: int, ranges: Array | None) 
     return vectors
 
 
-def _explain(codes: Array, case: Case, point: str, encoding: Encoding, rows: _Rows) -> tuple[float, int] | None:
+def _explain(codes: Array, case: Case, point: str, encoding: Encoding, pairs: Pairs) -> tuple[float, int] | None:
     """The smallest difference from a family's stored vectors that explains codes, and the place of the worst text.
 
     None where none of its probes is among the texts that are compared.
     """
-    found = [(row, rows.places[probe]) for row, probe in enumerate(case.probes) if probe in rows.places]
+    found = [(row, pairs.places[probe]) for row, probe in enumerate(case.probes) if probe in pairs.places]
     if not found:
         return None
     reference = case.references[point][[row for row, _ in found]]
@@ -443,7 +324,3 @@ def _list_names(family: Family) -> list[str]:
 
 def _digest_parent(case: Case) -> list[str]:
     return sorted(case.family.facts.parent.weights.values())
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

@@ -1,13 +1,13 @@
 """Is this family still what was exported, and does it still give the parent's vectors on this machine? The judge.
 
 First the files (digests, paths, ranges, finite weights), before any session exists; then every profile runs on the
-family's probes and is compared with the parent's own vectors, which were stored when the family was made. So are the
-probes' token ids, where the family stores the parent's; they need no session, and come first. Imports nothing of
-`matexport.export`: the judge did not build the case.
+family's probes and is compared with the parent's own vectors, which were stored when the family was made. So is what
+the probes were prepared to, where the family stores what the parent's own preprocessing gave (token ids); that needs no
+session, and comes first. Imports nothing of `matexport.export`: the judge did not build the case.
 
-Each profile is run in up to four ways. ``batched``: batches in the probes' own order, padded on the right, so that
-short and long texts share a batch. ``single``: one text at a time, no padding. ``left``: as batched, padded on the
-left, when that is what the parent's tokenizer does. ``together``: as batched, read from the graph of all exits.
+Each profile is run in all ways of its modality (`runtime.inputs.modality.list_ways`). ``batched``: batches in the
+probes' own order, so that short and long ones share a batch. ``single``: one at a time. ``left``: as batched, padded on
+the left, when that is what the parent's tokenizer does. ``together``: as batched, read from the graph of all exits.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ import numpy as np
 
 from matexport.errors import FamilyError, ProblemKind, RequestError
 from matexport.family.integrity import check_family
-from matexport.family.manifest import PROBES, Family, load_family
+from matexport.family.manifest import Family, load_family
 from matexport.family.proof import check_finite_weights, load_ranges, load_references
-from matexport.family.token_rows import compare_token_rows, load_token_rows
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.batches import split_batches
 from matexport.runtime.embedder import Embedder, Vectors
-from matexport.runtime.inputs.text import Tokens, load_tokenizer, read_tokenizers_version, tokenize_probes
-from matexport.spec.facts import PaddingSide
+from matexport.runtime.inputs.modality import BATCH, BATCHED, SINGLE, Inputs, Row, list_ways, open_inputs
 from matexport.spec.parity import TOGETHER_WAY, TokenParity
-from matexport.spec.profile import Encoding, Precision, Probe, Profile
+from matexport.spec.probe import AnyProbe
+from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.verify.codes import (
     compare_batched,
     compare_codes,
@@ -42,9 +41,6 @@ from matexport.verify.codes import (
 )
 from matexport.verify.parity import compare_vectors
 from matexport.verify.verdict import ProfileVerdict, Verification, find_encoded_tolerance, hold_codes_to_vectors
-
-#: Probes per run in the batched checks: large enough that short and long texts share a batch.
-BATCH = 4
 
 #: Weights that may be held by sessions that run at the same time.
 PARALLEL_BYTES = 512 << 20
@@ -55,15 +51,16 @@ class Case:
     """A family whose files were checked, and what its profiles are judged by. `open_case` makes one.
 
     Attributes:
-        tokens: of the probes, in their order.
+        rows: the probes as they were prepared here, in their order.
         references: point name -> the parent's vectors for the probes, (n, dim) float32.
         ranges: point name -> least and greatest value of each coordinate, (2, dim) float32, where outputs are int8.
-        token_ids: how `tokens` compare with the parent's; None where the family does not store those.
+        token_ids: how `rows` compare with what the parent's own preprocessing gave; None where the family does not
+            store that.
     """
 
     family: Family
-    probes: tuple[Probe, ...]
-    tokens: list[Tokens]
+    probes: tuple[AnyProbe, ...]
+    rows: list[Row]
     references: Mapping[str, Vectors]
     ranges: Mapping[str, Vectors]
     token_ids: TokenParity | None = None
@@ -74,7 +71,7 @@ class Case:
         """Point name -> (n, dim) float32 from the graph of all exits, run once; None where the family has none."""
         with self._lock:
             if precision in self.family.facts.exits and precision not in self._exits:
-                self._exits[precision] = _run_exits(self.family, precision, self.tokens, threads)
+                self._exits[precision] = _run_exits(self.family, precision, self.rows, threads)
         return self._exits.get(precision)
 
 
@@ -98,7 +95,8 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
 def open_case(family: Family | Path | str) -> Case:
     """Check everything about a family that needs no session: digests, paths, ranges, finite weights, the proof.
 
-    Token ids that are not the parent's do not raise: the files may be sound, and read otherwise here.
+    Probes that are prepared to something else than the parent's do not raise: the files may be sound, and read
+    otherwise here.
 
     Raises:
         FamilyError: files are missing, changed, extra or unsafe, or are no proof.
@@ -107,11 +105,9 @@ def open_case(family: Family | Path | str) -> Case:
     check_family(family)
     check_finite_weights(family)
     probes, references = load_references(family)
-    stored, ranges = load_token_rows(family, len(probes)), load_ranges(family)
-    tokens, token_ids = _tokenize_probes(family, probes), None
-    if stored is not None:
-        token_ids = compare_token_rows([row.ids for row in tokens], stored, probes, read_tokenizers_version())
-    return Case(family, probes, tokens, references, ranges, token_ids)
+    ranges, inputs = load_ranges(family), open_inputs(family)
+    rows = _prepare_probes(family, inputs, probes)
+    return Case(family, probes, rows, references, ranges, inputs.compare_proof(family, probes, rows))
 
 
 def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
@@ -151,7 +147,7 @@ def judge_profile(case: Case, name: str, *, threads: int | None = None) -> Profi
     family, profile, facts = case.family, Profile.parse(name), case.family.profile_facts(name)
     reference, ranges = case.references[profile.point.name], case.ranges.get(profile.point.name)
     with Embedder(family, name, threads=threads, check=False) as embedder:
-        ways = dict(run_all_ways(case.tokens, embedder.run, family.facts.text.padding_side))
+        ways = dict(run_all_ways(case.rows, embedder.run, list_ways(family.facts.inputs)))
     together = case.run_exits(profile.precision, threads)
     if together is not None:
         ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], facts.encoding, ranges)
@@ -160,7 +156,7 @@ def judge_profile(case: Case, name: str, *, threads: int | None = None) -> Profi
     else:
         parity = {way: compare_codes(codes, reference, facts.encoding, ranges) for way, codes in ways.items()}
     # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
-    spread = compare_batched(ways["single"], ways["batched"], facts.encoding)
+    spread = compare_batched(ways[SINGLE], ways[BATCHED], facts.encoding)
     cut = compare_ranges(reference, ranges) if ranges is not None and facts.encoding is Encoding.INT8 else None
     return ProfileVerdict(name, find_encoded_tolerance(family, name, len(reference)), parity, spread, cut)
 
@@ -175,32 +171,30 @@ def _share_threads(family: Family, threads: int) -> tuple[int, int]:
     return workers, max(1, threads // workers)
 
 
-def _run_exits(family: Family, precision: Precision, tokens: list[Tokens], threads: int | None) -> dict[str, Vectors]:
+def _run_exits(family: Family, precision: Precision, rows: list[Row], threads: int | None) -> dict[str, Vectors]:
     """Point name -> (n, dim) float32, from the graph of all exits."""
     with ExitsEmbedder(family, precision, threads=threads, check=False) as exits:
-        batches = [[tokens[index] for index in batch] for batch in split_batches(len(tokens), BATCH)]
-        runs = [exits.run(rows) for rows in batches]
+        batches = [[rows[index] for index in batch] for batch in split_batches(len(rows), BATCH)]
+        runs = [exits.run(batch) for batch in batches]
     return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
 
-def _tokenize_probes(family: Family, probes: tuple[Probe, ...]) -> list[Tokens]:
-    tokenizer = load_tokenizer(family.path, family.facts.text)
+def _prepare_probes(family: Family, inputs: Inputs, probes: tuple[AnyProbe, ...]) -> list[Row]:
     try:
-        return tokenize_probes(tokenizer, probes)
+        return [inputs.prepare_probe(probe) for probe in probes]
     except RequestError as error:
-        raise FamilyError(f"{PROBES}: {error}", kind=ProblemKind.PROOF, file=PROBES) from None
+        raise FamilyError(f"{family.probes_file}: {error}", kind=ProblemKind.PROOF, file=family.probes_file) from None
 
 
 def run_all_ways(
-    rows: list[Tokens], run: Callable[[list[Tokens], PaddingSide], Vectors], padding_side: PaddingSide
+    rows: list[Row], run: Callable[[list[Row], str], Vectors], ways: Mapping[str, int]
 ) -> Iterator[tuple[str, Vectors]]:
-    """Run token rows in every way that parity is checked in: (way, (len(rows), dim) float32)."""
+    """Run rows in every way that parity is checked in: (way, (len(rows), dim) float32).
 
-    def run_in_batches(size: int, side: PaddingSide) -> Vectors:
+    Args:
+        run: some rows, and the way -> their vectors.
+        ways: way -> how many rows share a run.
+    """
+    for way, size in ways.items():
         batches = split_batches(len(rows), size)
-        return np.concatenate([run([rows[index] for index in batch], side) for batch in batches])
-
-    yield "batched", run_in_batches(BATCH, PaddingSide.RIGHT)
-    yield "single", run_in_batches(1, PaddingSide.RIGHT)
-    if padding_side is PaddingSide.LEFT:
-        yield "left", run_in_batches(BATCH, PaddingSide.LEFT)
+        yield way, np.concatenate([run([rows[index] for index in batch], way) for batch in batches])

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matexport.errors import Problem
-from matexport.family.manifest import PROBES, Family
+from matexport.family.manifest import Family
 from matexport.family.measurements import Measurement, load_measurement, record_parity
+from matexport.family.proof import load_probes
 from matexport.family.token_rows import stores_token_rows
-from matexport.io.texts import load_probes
+from matexport.runtime.inputs.modality import list_ways
 from matexport.runtime.inputs.text import read_tokenizers_version
-from matexport.spec.facts import PaddingSide
 from matexport.spec.measured import Host
 from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY, Breach, Parity, Spread, TokenParity, worst_of
 from matexport.spec.profile import Encoding, Profile
@@ -107,9 +107,7 @@ def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
     it only when it fails.
     """
     facts = family.profile_facts(name)
-    checks = ["batched", "single"]
-    if family.facts.text.padding_side is PaddingSide.LEFT:
-        checks.append("left")
+    checks = [*list_ways(family.facts.inputs)]
     if facts.precision in family.facts.exits:
         checks.append(TOGETHER_WAY)
     if facts.encoding is Encoding.INT8:
@@ -165,7 +163,7 @@ def record_measurement(family: Family, verification: Verification) -> Path:
 def load_verification(family: Family, host: Host) -> Verification | None:
     """What was recorded on a host, judged by the family's floors; None unless it covers every profile.
 
-    And the token ids, as this version of tokenizers gives them, where the family stores the parent's.
+    And the token ids, as the installed version of tokenizers gives them, where the family stores the parent's.
     """
     recorded = load_measurement(family, host)
     verdicts = judge_recorded(family, recorded) if recorded else ()
@@ -187,7 +185,7 @@ def judge_recorded(family: Family, recorded: Measurement) -> tuple[ProfileVerdic
     ]
     if not names:
         return ()
-    probes = len(load_probes(family.path / PROBES))
+    probes = len(load_probes(family))
     return hold_codes_to_vectors(
         [
             ProfileVerdict(

@@ -566,7 +566,7 @@ def test_embed_without_a_text_is_not_taken_for_success(run: Run, exported: Path)
 def test_embed_more_texts_than_a_window(
     run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 4)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 4)
     run("embed", exported, "--profile", NAME, "--output", tmp_path / "v.npy", *TEXTS)
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), Embedder(exported, NAME).embed(TEXTS), atol=1e-6)
 

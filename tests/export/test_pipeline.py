@@ -192,7 +192,7 @@ def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(
     out = tmp_path / "family"
     assert not export_family(job, out).up_to_date
     before = read_all(out)
-    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
     again = export_family(job, out)
     assert again.up_to_date
     assert again.verification.passed

@@ -242,7 +242,7 @@ def test_profiles_off_their_floor_are_dropped_and_a_rerun_says_so_again(
     assert hidden_beside(out) == []
 
     before = read_all(out)
-    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
     again = run("export", job, "--out", out)
     assert (again.code, again.err) == (1, result.err)
     assert f"{out}: up to date, 3 profiles" in again.out
@@ -390,7 +390,7 @@ def test_decisions_are_printed(precise: Callable[[str], Precise], run: Run) -> N
 def test_export_refuses_before_any_work(
     lines: str, tail: str, words: str, made: Precise, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
     run("export", write_job(tmp_path, made, lines, tail), "--out", tmp_path / "out").complains(words)
     assert not (tmp_path / "out").exists()
 
@@ -408,7 +408,7 @@ CALIBRATIONS: Mapping[str, tuple[bytes | None, str]] = {
 def test_calibration_files_are_refused_before_any_work(
     precisions: str, case: str, made: Precise, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
     content, words = CALIBRATIONS[case]
     texts = tmp_path / "mine.txt"
     if content is not None:
@@ -521,7 +521,7 @@ def test_a_precision_that_the_runtime_cannot_load_is_refused_before_any_work(
         return opened(graph, **options)
 
     monkeypatch.setattr(runtime, "open_session", open_without_contrib)
-    monkeypatch.setattr(export, "load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
     for precision in (Precision.FP32, Precision.FP16, Precision.INT8_STATIC):
         check_runtime(precision)
     for precision in (Precision.INT8, Precision.Q8, Precision.Q4, Precision.Q4_MIXED):

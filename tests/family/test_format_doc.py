@@ -27,13 +27,16 @@ from places import ROOT
 from safetensors.numpy import load_file
 
 from matexport.family import graph_file, manifest, measurements, token_rows, weights_file
+from matexport.family import modality as family_modality
 from matexport.io import texts
 from matexport.pack import pack_profile
+from matexport.runtime.inputs import modality
 from matexport.spec import facts as family_facts
 from matexport.spec import parity, readout, tolerance
+from matexport.spec import probe as probe_records
 from matexport.spec import profile as profiles
 from matexport.spec.record import Record
-from matexport.verify import codes, judge
+from matexport.verify import codes
 
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 GOLDEN = {schema: places.GOLDEN / f"schema{schema}" for schema in manifest.READABLE}
@@ -45,6 +48,7 @@ TYPES: Mapping[type[Any], str] = {
     family_facts.PaddingSide: "side",
     readout.FinalNorm: "final_norm",
     readout.PoolingMode: "pooling",
+    probe_records.Dtype: "dtype",
 }
 SCALARS: Mapping[type[inspect.Type], str] = {
     inspect.StrType: "string",
@@ -150,7 +154,7 @@ def _name_default(field: inspect.Field) -> str:
 
 RECORDS: Mapping[str, tuple[str, str, type[Record]]] = {
     "family.json": ("family.json", "key", family_facts.FamilyFacts),
-    "probes.jsonl": ("The proof", "key of a probe", profiles.Probe),
+    "probes.jsonl": ("The proof", "key of a probe", probe_records.Probe),
 }
 
 
@@ -188,7 +192,7 @@ def find_golden_problems(page: str) -> list[str]:
         data = json.loads((folder / manifest.MANIFEST).read_text(encoding="utf-8"))
         problems += [f"schema {schema}: {problem}" for problem in _compare_object(data, "", keys, schema, types)]
         keys = read_keys(page, *RECORDS["probes.jsonl"][:2])
-        for line in (folder / manifest.PROBES).read_text(encoding="utf-8").splitlines():  # without what is null
+        for line in (folder / family_modality.PROBES).read_text(encoding="utf-8").splitlines():  # without what is null
             found = _compare_object({"prompt": None, "task": None} | json.loads(line), "", keys, manifest.SCHEMA, types)
             young = [key for key in json.loads(line) if key in keys and keys[key].since > schema]
             problems += [f"schema {schema}: {problem}" for problem in [*found, *young]]
@@ -244,7 +248,14 @@ def read_file_names(page: str) -> list[str]:
 def find_file_problems(page: str) -> list[str]:
     """Names that the page and the code do not share, and files of frozen families that the page does not name."""
     said = set(read_file_names(page))
-    whole = {manifest.MANIFEST, manifest.TOKENIZER, manifest.PROBES, manifest.REFERENCE, manifest.RANGES}
+    whole = {
+        manifest.MANIFEST,
+        family_modality.TOKENIZER,
+        family_modality.PROBES,
+        family_modality.ARRAY_PROBES,
+        manifest.REFERENCE,
+        manifest.RANGES,
+    }
     whole |= {f"{manifest.MEASUREMENTS}/", manifest.REPORT, manifest.CARD}
     parents = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
     named = {name for name in said if "PRECISION" in name}
@@ -252,7 +263,7 @@ def find_file_problems(page: str) -> list[str]:
     precisions, encodings = "|".join(profiles.Precision), "|".join(profiles.Encoding)
     patterns = {
         name: re.escape(name)
-        .replace("POINT", r"L\d{2}-D\d{3}")
+        .replace("POINT", r"L\d{2}-D\d{3}(?:-T\d{3})?")
         .replace("PRECISION", f"(?:{precisions})")
         .replace("ENCODING", f"(?:{encodings})")
         for name in said
@@ -274,7 +285,7 @@ def find_file_problems(page: str) -> list[str]:
 LIMITS: Mapping[str, tuple[int, ...]] = {
     "`family.json`": (manifest.MAX_MANIFEST_BYTES,),
     "a graph": (graph_file.MAX_GRAPH_BYTES,),
-    "other files, but `*.safetensors`": (manifest.MAX_SIDE_FILE_BYTES,),
+    "other files, but `*.safetensors`": (family_modality.MAX_SIDE_FILE_BYTES,),
     "the header of a safetensors file": (2, weights_file.MAX_HEADER_BYTES),
     "`token_ids`": (token_rows.MAX_TOKEN_IDS,),
     "probes": (2, texts.MAX_PROBES),
@@ -293,7 +304,7 @@ def find_limit_problems(page: str) -> list[str]:
         if patterns.pop(what, None) != pattern.pattern:
             problems.append(f"{what}: {pattern.pattern}")
     names = patterns.pop("name of a profile", "")
-    points = [profiles.Point(*point) for point in product((0, 1, 99, 100), (1, 64, 1024))]
+    points = [profiles.Point(*point) for point in product((0, 1, 99, 100), (1, 64, 1024), (0, 1, 576, 2880))]
     wanted = [profiles.Profile(*parts).name for parts in product(points, profiles.Precision, profiles.Encoding)]
     problems += [f"name of a profile: {name}" for name in wanted if not re.fullmatch(names, name)]
     wrong = [
@@ -302,6 +313,8 @@ def find_limit_problems(page: str) -> list[str]:
         "L01-D008",
         "L01-D008-fp32-float32",
         "L01-D008-q5",
+        "L01-D008-T36-fp32",
+        "L01-T036-D008-fp32",
         "L01-D008-fp32-int8-int8",
     ]
     for name in wrong:
@@ -345,13 +358,14 @@ STATED: Mapping[str, tuple[object, ...]] = {
     ),
     r"s = p \+ (\d+) √": (codes.SIGN_DEVIATIONS,),
     r"where one is asked for, ([\d.]+) is allowed": (codes.CODES_SPREAD,),
-    r"`batched` \((\d+) at a time": (judge.BATCH,),
+    r"`batched` \((\d+) at a time": (modality.BATCH,),
     r"`(\w+)` \(from the `exits` graph": (parity.TOGETHER_WAY,),
     r"1 to (\d+), which stands for no limit": (family_facts.NO_LIMIT,),
     r"MUST be (\d), (\d), (\d) or (\d) \|": manifest.READABLE,
     r"It describes schema (\d)": (manifest.SCHEMA,),
-    r"output, `(\w+)`, \(batch, width\)": (family_facts.OUTPUT_NAME,),
-    r"`(\w+)` is `attention_mask` less": (manifest.POOLING_MASK,),
+    r"named `(\w+)` \(of texts, `(\w+)`\), \(batch, width\)": ("output", family_facts.OUTPUT_NAME),
+    r"without the batch; 1 to (\d+) numbers": (family_modality.MAX_ARRAY_NUMBERS,),
+    r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
 }
 
@@ -456,6 +470,7 @@ def test_the_page_is_true(check: Callable[[str], list[str]]) -> None:
 
 
 ROW = "| `exits` | {precision: string} | 3 | `{}` | verify |"
+ROUTE = "| `text.route` | string or null | 4* |"
 #: What is altered -> (in whose eyes, the old text, the new one, what the check says).
 ALTERED: Mapping[str, tuple[Callable[[str], list[str]], str, str, str]] = {
     "a key taken away": (find_key_problems, ROW, "| | {precision: string} | 3 | `{}` | verify |", "exits is not on"),
@@ -469,7 +484,7 @@ ALTERED: Mapping[str, tuple[Callable[[str], list[str]], str, str, str]] = {
     "a value too many": (find_type_problems, "`right`, `left` |", "`right`, `left`, `both` |", "side: "),
     "since too late": (find_golden_problems, ROW, ROW.replace("| 3 |", "| 4 |"), "schema 3: exits is there"),
     "since too early": (find_golden_problems, ROW, ROW.replace("| 3 |", "| 2 |"), "schema 2: exits is not there"),
-    "never missing": (find_golden_problems, "| 4* |", "| 4 |", "schema 4: text.route is not there"),
+    "never missing": (find_golden_problems, ROUTE, ROUTE.replace("4*", "4"), "schema 4: text.route is not there"),
     "a value's type": (find_golden_problems, "`schema` | integer", "`schema` | string", "schema 1: schema is 1"),
     "a name of a map": (find_golden_problems, ROW, ROW.replace("precision:", "side:"), "exits, a name is 'fp32'"),
     "a file renamed": (find_file_problems, "| `ranges.safetensors` |", "| `range.safetensors` |", "range.safetensors"),
@@ -478,7 +493,7 @@ ALTERED: Mapping[str, tuple[Callable[[str], list[str]], str, str, str]] = {
     "a lower limit": (find_limit_problems, "2 to 10000 |", "1 to 10000 |", "probes: (1, 10000)"),
     "a name's pattern": (find_limit_problems, "{0,127}`, and not", "{0,128}`, and not", "name of a file"),
     "a profile's pattern": (find_limit_problems, r"\|int8-static\|q8", r"\|q8", "L00-D001-int8-static"),
-    "a looser pattern": (find_limit_problems, "D[0-9]{3,}-(", "D[0-9]{2,}-(", "name of a profile: L01-D08-fp32"),
+    "a looser pattern": (find_limit_problems, "D[0-9]{3,}(-T", "D[0-9]{2,}(-T", "name of a profile: L01-D08-fp32"),
     "a floor": (find_floor_problems, "| 0.993 | 0.975 |", "| 0.99 | 0.975 |", "int8: "),
     "a floor too many": (find_floor_problems, "| `fp32` | 0.00001 | |", "| `fp32` | 0.00001 | 0.9 |", "fp32: "),
     "an alignment": (find_statement_problems, "a multiple of 64 bytes", "a multiple of 32 bytes", "('32',)"),

@@ -67,7 +67,7 @@ def test_the_fourth_schema_says_how_its_parent_asks_for_tokens() -> None:
     assert verify_family(GOLDEN / "schema4").token_ids == TokenParity(4, tokenizers.__version__)
     embedder = Embedder(family, "L02-D020-fp32")
     long = "the cat sits on the mat and the dog runs in the snow"
-    (asked,), (prompted,) = embedder.tokenize([long], task="query"), embedder.tokenize([long], prompt="query")
+    (asked,), (prompted,) = embedder.prepare([long], task="query"), embedder.prepare([long], prompt="query")
     assert (len(asked.ids), asked.unpooled, prompted.unpooled) == (9, 4, 4)
     assert asked.ids[1:] == prompted.ids[-8:]
     expected = [-0.151826, -0.360225, 0.013134, -0.106436]
@@ -76,7 +76,7 @@ def test_the_fourth_schema_says_how_its_parent_asks_for_tokens() -> None:
 
 def test_a_family_that_knows_no_tasks_does_not_guess_their_prompts() -> None:
     with Embedder(GOLDEN / "schema3", "L01-D012-fp32") as embedder:
-        for ask in (embedder.embed, embedder.tokenize):
+        for ask in (embedder.embed, embedder.prepare):
             with pytest.raises(RequestError, match=r"made before tasks were known: export it again, or .*: query"):
                 ask(["a dog"], task="query")  # type: ignore[operator]
 

@@ -21,12 +21,12 @@ from matexport.family.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MEASUREMENTS,
-    POOLING_MASK,
     SCHEMA,
     load_family,
     write_manifest,
 )
 from matexport.io.files import hash_file
+from matexport.spec.facts import POOLING_MASK
 
 pytestmark = pytest.mark.usefixtures("no_session")
 

@@ -32,7 +32,7 @@ from matexport.family.token_rows import (
 )
 from matexport.runtime.inputs.text import read_tokenizers_version
 from matexport.spec.parity import TokenParity
-from matexport.spec.profile import Probe
+from matexport.spec.probe import Probe
 
 Arrays = dict[str, NDArray[Any]]
 PROBES = (Probe("a cat"), Probe("the dog " * 20), Probe("", "query"))
@@ -157,7 +157,7 @@ def test_rows_that_are_the_same() -> None:
         ([[2, 7, 3, 3], ROWS[1], []], "1 of 3 probes, first in probe 0 ('a cat'): [..., 7, 3, 3] here, [..., 7, 3] in"),
         (
             [ROWS[0], [*range(100, 120), 7, *range(121, 140)], []],
-            "1 of 3 probes, first in probe 1 ('the dog the dog the dog the dog the dog '): "
+            "1 of 3 probes, first in probe 1 ('the dog the dog the dog the dog the dog the dog the dog t...'): "
             "[..., 118, 119, 7, 121, 122, 123, 124, 125, ...] here, "
             "[..., 118, 119, 120, 121, 122, 123, 124, 125, ...] in the parent (tokenizers 0.1 here)",
         ),
@@ -175,7 +175,7 @@ def test_rows_that_differ(here: list[list[int]], words: str) -> None:
 
 
 def test_a_quoted_probe_stays_on_its_line() -> None:
-    assert quote_probe([Probe("a\n\x1b[31mb" * 30)], 0) == "probe 0 (" + repr(("a\n\x1b[31mb" * 30)[:40]) + ")"
+    assert quote_probe([Probe("a\n\x1b[31mb" * 30)], 0) == "probe 0 (" + repr(("a\n\x1b[31mb" * 30)[:57] + "...") + ")"
 
 
 def test_the_version_that_makes_rows() -> None:

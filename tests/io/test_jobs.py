@@ -19,7 +19,8 @@ from matexport.io.texts import (
     parse_probes,
 )
 from matexport.spec.job import ParentSource
-from matexport.spec.profile import Encoding, Point, Precision, Probe, Profile
+from matexport.spec.probe import Probe
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 from matexport.spec.tolerance import FLOORS, Tolerance, tighten
 
@@ -110,9 +111,9 @@ def test_every_key(tmp_path: Path) -> None:
             "point",
             "parent, points, precisions, encodings, vocabulary, calibration, readout, probes, trained, tolerances",
         ),
-        ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route"),
+        ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route, kind"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens"),
-        ("[points]", "points.dim", "layers, dims, pairs"),
+        ("[points]", "points.dim", "layers, dims, pairs, tokens"),
         ("[probes]", "probes.path", "file"),
         ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs, cosine_mean, cosine_min, spread"),
         ("[calibration]", "calibration.path", "file"),

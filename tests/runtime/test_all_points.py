@@ -29,7 +29,7 @@ def test_vectors_are_those_of_the_profiles_in_the_order_of_the_texts(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over several windows, with texts of many lengths."""
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 7)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 7)
     texts = write_texts(tmp_path / "texts.txt", 40).read_text().splitlines()
     loaded = load_family(exported)
     with ExitsEmbedder(loaded, Precision.FP32, threads=2) as exits:

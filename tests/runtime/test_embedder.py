@@ -56,7 +56,7 @@ def expect(oracle: Oracle, layers: int, dim: int, pooling: str = "mean", unit: b
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 def test_every_profile_gives_the_parents_vectors(point: Point, exported: Path, oracle: Oracle) -> None:
-    vectors = Embedder(exported, f"{point.name}-fp32").embed(TEXTS, batch_tokens=64)
+    vectors = Embedder(exported, f"{point.name}-fp32").embed(TEXTS, batch_budget=64)
     assert (vectors.dtype, vectors.shape) == (np.float32, (len(TEXTS), point.dim))
     np.testing.assert_allclose(vectors, expect(oracle, point.layers, point.dim), atol=TOLERANCE)
 
@@ -81,13 +81,13 @@ def test_left_padding_last_token_and_prompts(left_exported: Path, left_parent: P
     embedder = Embedder(left_exported, "L01-D016-fp32")
     plain = np.stack([oracle.vector(text, 1, 16, "lasttoken") for text in TEXTS])
     prompted = np.stack([oracle.vector(f"a red house {text}", 1, 16, "lasttoken") for text in TEXTS])
-    np.testing.assert_allclose(embedder.embed(TEXTS, batch_tokens=64), plain, atol=TOLERANCE)
+    np.testing.assert_allclose(embedder.embed(TEXTS, batch_budget=64), plain, atol=TOLERANCE)
     np.testing.assert_allclose(embedder.embed(TEXTS, prompt="query"), prompted, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 20, 49, 96, 200, 100_000])
-def test_the_order_is_kept_for_any_batch(batch_tokens: int, embedder: Embedder, oracle: Oracle) -> None:
-    vectors = embedder.embed(TEXTS, batch_tokens=batch_tokens)
+@pytest.mark.parametrize("batch_budget", [1, 20, 49, 96, 200, 100_000])
+def test_the_order_is_kept_for_any_batch(batch_budget: int, embedder: Embedder, oracle: Oracle) -> None:
+    vectors = embedder.embed(TEXTS, batch_budget=batch_budget)
     np.testing.assert_allclose(vectors, expect(oracle, 2, 32), atol=TOLERANCE)
 
 
@@ -107,7 +107,7 @@ def test_an_empty_text_has_a_vector(embedder: Embedder, oracle: Oracle) -> None:
 
 @pytest.mark.parametrize("texts", ["one text", "", [b"bytes"], ["a", None], ["a", 1], [["a"]]], ids=repr)
 def test_what_is_no_list_of_strings(texts: object, embedder: Embedder) -> None:
-    with pytest.raises(RequestError, match=r"embed takes (a list of )?strings"):
+    with pytest.raises(RequestError, match=r"embed takes (strings; text [01] is|a list of texts; one string was)"):
         embedder.embed(texts)  # type: ignore[arg-type]
 
 
@@ -134,7 +134,7 @@ def test_text_that_is_odd(text: str, embedder: Embedder, oracle: Oracle) -> None
 
 def test_a_long_text_is_cut_as_the_parent_does(embedder: Embedder, oracle: Oracle) -> None:
     text = "snow " * 200
-    (tokens,) = embedder.tokenize([text])
+    (tokens,) = embedder.prepare([text])
     assert len(tokens.ids) == 48
     assert tokens.ids[-1] == VOCABULARY.index("[SEP]")
     np.testing.assert_allclose(embedder.embed([text])[0], oracle.vector(text, 2, 32), atol=TOLERANCE)
@@ -183,10 +183,10 @@ def test_no_threads(threads: int, exported: Path) -> None:
         Embedder(exported, NAME, threads=threads)
 
 
-@pytest.mark.parametrize("batch_tokens", [0, -1])
-def test_no_batch(batch_tokens: int, embedder: Embedder) -> None:
-    with pytest.raises(RequestError, match=f"batch_tokens={batch_tokens} was asked; at least 1 is needed"):
-        embedder.embed(["a"], batch_tokens=batch_tokens)
+@pytest.mark.parametrize("batch_budget", [0, -1])
+def test_no_batch(batch_budget: int, embedder: Embedder) -> None:
+    with pytest.raises(RequestError, match=f"batch_budget={batch_budget} was asked; at least 1 is needed"):
+        embedder.embed(["a"], batch_budget=batch_budget)
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (None, 5)])
@@ -319,8 +319,8 @@ def test_pad_rows() -> None:
 
 def test_a_stream_gives_what_a_list_gives(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = embedder.embed(TEXTS * 4)
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 5)
-    streamed = list(embedder.embed_iter(iter(TEXTS * 4), batch_tokens=100))
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 5)
+    streamed = list(embedder.embed_iter(iter(TEXTS * 4), batch_budget=100))
     assert {vector.shape for vector in streamed} == {(32,)}
     np.testing.assert_allclose(np.stack(streamed), expected, atol=1e-6)
     assert list(embedder.embed_iter([])) == []
@@ -330,7 +330,7 @@ def test_a_stream_gives_what_a_list_gives(embedder: Embedder, monkeypatch: pytes
 
 def test_a_stream_is_read_no_further_than_needed(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts without end: memory does not grow with them."""
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 10)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 10)
     taken = itertools.count()
     vectors = embedder.embed_iter(f"the cat {number}" for number in taken)
     given = [next(vectors) for _ in range(25)]
@@ -342,7 +342,7 @@ def test_a_stream_is_read_no_further_than_needed(embedder: Embedder, monkeypatch
 def test_a_stream_names_the_text_that_is_wrong_by_its_place(
     place: int, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 5)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 5)
     for wrong in ("\ud800", None):
         texts: list[Any] = ["a"] * 14
         texts[place] = wrong
@@ -353,7 +353,7 @@ def test_a_stream_names_the_text_that_is_wrong_by_its_place(
 def test_two_threads_share_an_embedder(embedder: Embedder) -> None:
     expected = embedder.embed(TEXTS)
     with ThreadPoolExecutor(4) as pool:
-        for vectors in pool.map(lambda _: embedder.embed(TEXTS, batch_tokens=60), range(16)):
+        for vectors in pool.map(lambda _: embedder.embed(TEXTS, batch_budget=60), range(16)):
             np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
@@ -403,9 +403,9 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], token
 @given(texts=st.lists(st.text(max_size=30), max_size=40), most=st.integers(1, 9), characters=st.integers(1, 60))
 def test_windows_are_bounded(texts: list[str], most: int, characters: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matexport.runtime.batches.WINDOW_TEXTS", most)
-        patch.setattr("matexport.runtime.batches.WINDOW_CHARACTERS", characters)
-        windows = list(split_windows(iter(texts)))
+        patch.setattr("matexport.runtime.batches.WINDOW_ITEMS", most)
+        patch.setattr("matexport.runtime.batches.WINDOW_WEIGHT", characters)
+        windows = list(split_windows(iter(texts), lambda text, _: len(text)))
     assert [text for window in windows for text in window] == texts
     for window in windows:
         assert 1 <= len(window) <= most
@@ -426,7 +426,7 @@ def _tensor_names(weights: Path) -> list[str]:
 
 
 def test_a_source_that_fails_costs_no_vector_before(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matexport.runtime.batches.WINDOW_TEXTS", 2)
+    monkeypatch.setattr("matexport.runtime.batches.WINDOW_ITEMS", 2)
 
     def read() -> Iterator[str]:
         yield from ["a cat", "a dog", "the mat"]

@@ -68,7 +68,7 @@ def test_vectors_have_the_type_of_their_encoding(name: str) -> None:
 def test_codes_do_not_depend_on_the_batch(name: str) -> None:
     embedder = Embedder(GOLDEN, name)
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
-    np.testing.assert_allclose(embedder.embed(TEXTS, batch_tokens=64), alone, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed(TEXTS, batch_budget=64), alone, atol=1e-6)
     np.testing.assert_allclose(embedder.embed(TEXTS[::-1])[::-1], alone, atol=1e-6)
 
 

@@ -24,11 +24,13 @@ from safetensors.numpy import load_file, save_file
 
 from matexport import Embedder, compare_families, load_family, pack_profile
 from matexport.errors import FamilyError, RequestError
-from matexport.family.manifest import PROBES, RANGES
+from matexport.family.manifest import RANGES
+from matexport.family.modality import PROBES
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Profile
 from matexport.spec.tolerance import Tolerance
-from matexport.verify.drift import Drift, ProfileDrift, combine_tolerances
+from matexport.verify.bounds import combine_tolerances
+from matexport.verify.drift import Drift, ProfileDrift
 
 GOLDEN = places.GOLDEN / "schema2"
 CODES = ("", "-int8", "-ubinary")

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from matexport.errors import FamilyError, ProblemKind
 from matexport.family.integrity import check_exits, check_profile
-from matexport.family.manifest import MANIFEST, PROBES, RANGES, REFERENCE, TOKENIZER, load_family
+from matexport.family.manifest import MANIFEST, RANGES, REFERENCE, load_family
+from matexport.family.modality import PROBES, TOKENIZER
 from matexport.family.weights_file import read_header
 from matexport.verify.judge import open_case
 

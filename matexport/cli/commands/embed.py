@@ -18,10 +18,10 @@ from matexport.cli.output import (
     print_json,
 )
 from matexport.cli.progress import show_progress
-from matexport.cli.vectors import embed_pairs, format_lines, open_texts, write_npy
+from matexport.cli.vectors import embed_pairs, format_lines, open_items, write_npy
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors, replace_file
-from matexport.runtime.batches import DEFAULT_BATCH_TOKENS
+from matexport.runtime.inputs.text import BATCH_TOKENS
 
 SUMMARY = "embed texts with one profile"
 DESCRIPTION = (
@@ -42,7 +42,11 @@ def add_parser(parsers: Parsers) -> None:
     add_family(command)
     command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
     command.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
-    command.add_argument("--input", metavar="FILE", help="read one text per line; - is standard input")
+    command.add_argument(
+        "--input",
+        metavar="FILE",
+        help="read one text per line; - is standard input. Of a family that takes arrays: FILE.npy",
+    )
     command.add_argument(
         "--output",
         type=Path,
@@ -57,10 +61,10 @@ def add_parser(parsers: Parsers) -> None:
     )
     command.add_argument(
         "--batch-tokens",
+        dest="batch_budget",
         type=read_count,
-        default=DEFAULT_BATCH_TOKENS,
         metavar="N",
-        help=f"tokens per run, padding included (default: {DEFAULT_BATCH_TOKENS}); texts of like length share a run",
+        help=f"tokens per run, padding included (default: {BATCH_TOKENS}); texts of like length share a run",
     )
     command.add_argument(
         "--on",
@@ -81,15 +85,17 @@ def run(options: argparse.Namespace) -> int:
         return _embed_on_ray(options)
     if options.workers or options.column:
         raise RequestError("--workers and --column are for --on ray")
+    from matexport.family.manifest import load_family
     from matexport.runtime.embedder import Embedder
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
         raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")
     if options.json and options.output:
         raise RequestError("--json prints to standard output; leave out --output or --json")
-    with open_texts(options) as texts, show_progress() as progress:
-        embedder = Embedder(options.family, options.profile, threads=options.threads)
-        pairs = embed_pairs(embedder, texts, options, progress)
+    family = load_family(options.family)
+    with open_items(options, family) as items, show_progress() as progress:
+        embedder = Embedder(family, options.profile, threads=options.threads)
+        pairs = embed_pairs(embedder, items, options, progress)
         if options.output and options.output.suffix == ".npy":
             write_npy(options.output, (vector for _, vector in pairs), embedder)
         elif options.output:

@@ -168,7 +168,7 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
     from matexport.family.measurements import record_bench
     from matexport.family.survey import list_unmeasured
     from matexport.host import read_host
-    from matexport.measure.bench import DEFAULT_SHAPES, BenchPlan, bench_family
+    from matexport.measure.bench import BenchPlan, bench_family, list_default_shapes
 
     here = read_host()
     if device and not (device.host and device.host.matches(here)):
@@ -180,9 +180,8 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
     if not profiles:
         return
     shapes: tuple[tuple[int, int], ...] = ()
-    if options.shape and options.shape not in DEFAULT_SHAPES:
-        most = family.facts.text.max_tokens
-        shapes = (*(shape for shape in DEFAULT_SHAPES if shape[1] <= most), options.shape)
+    if options.shape and options.shape not in list_default_shapes(family):
+        shapes = (*list_default_shapes(family), options.shape)
     threads = (options.threads,) if options.threads else ()
     if shapes:  # other shapes take the place of what was timed before, at any number of threads
         threads = (1, here.cpus, *threads)

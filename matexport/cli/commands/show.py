@@ -49,14 +49,15 @@ def run(options: argparse.Namespace) -> int:
         print_json({"family": str(options.family), "facts": facts, "profiles": rows})
         return DONE
     facts = family.facts
-    heads = " -> ".join(filter(None, [" + ".join(facts.readout.pooling), *facts.readout.heads]))
+    heads = " -> ".join(filter(None, [" + ".join(facts.readout.pooling), *facts.readout.heads])) or "the last state"
     print(f"parent    {facts.parent.source} ({facts.parent.architecture}, {facts.parent.blocks} blocks, ", end="")
     print(f"{facts.parent.output_width} dims)")
     print(f"read-out  {heads}, final norm {facts.readout.final_norm}, ", end="")
     print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
     if facts.parent.judge:
         print(f"judge     {facts.parent.judge}")
-    print(f"text      {facts.text.describe_limit()}; prompts: {', '.join(facts.text.prompts) or 'none'}\n")
+    prompts = f"; prompts: {', '.join(facts.text.prompts) or 'none'}" if facts.text else ""
+    print(f"{facts.inputs.noun:<10}{facts.inputs.describe()}{prompts}\n")
     print(format_profiles(rows))
     if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
         print(f"\non this host, {difference}")

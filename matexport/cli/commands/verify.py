@@ -174,7 +174,7 @@ def _report_refused(
 
 
 def _list_token_problems(case: Case) -> tuple[Problem, ...]:
-    from matexport.family.manifest import TOKENIZER
+    from matexport.family.modality import TOKENIZER
 
     difference = case.token_ids.find_difference() if case.token_ids else None
     return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),) if difference else ()

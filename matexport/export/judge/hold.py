@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from matexport.errors import ParentError
 from matexport.export.judge.process import Judge, Vectors
 from matexport.host import count_cpus
-from matexport.spec.profile import Probe
+from matexport.spec.probe import Probe
 
 if TYPE_CHECKING:
-    from matexport.export.parents.reference import Reference
+    from matexport.export.parents.reference import Readings
     from matexport.export.parents.text import TextPlan
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -86,7 +86,7 @@ def ask_judge(judge: Judge, plan: TextPlan, probes: Sequence[Probe]) -> Verdict:
 def hold_to_judge(
     verdict: Verdict,
     plan: TextPlan,
-    reference: Reference,
+    reference: Readings,
     probes: Sequence[Probe],
     describe: Callable[[Probe], tuple[Outputs, Outputs]],
 ) -> None:

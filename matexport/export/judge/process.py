@@ -21,7 +21,7 @@ from matexport.errors import ParentError
 from matexport.export.parents.folder.source import uses_safetensors
 from matexport.export.parents.preflight import Located
 from matexport.spec.job import ExportJob
-from matexport.spec.profile import Probe
+from matexport.spec.probe import Probe
 
 Vectors = NDArray[np.float32]
 

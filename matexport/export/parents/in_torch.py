@@ -20,8 +20,9 @@ from matexport.export.parents.folder.source import fetch_weights, locate_parent
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_references
 from matexport.measure.trial import Subject, TrialPlan, main
-from matexport.runtime.inputs.text import Feeds, Tokens, feed_rows, load_tokenizer, tokenize_texts
+from matexport.runtime.inputs.modality import Feeds, Row, open_inputs
 from matexport.spec.job import ParentSource
+from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 from matexport.spec.readout import FinalNorm
 from matexport.verify.parity import compare_vectors
@@ -61,9 +62,9 @@ class ParentInTorch:
         except (OSError, ValueError) as error:
             raise ParentError(f"sentence-transformers cannot load {source}: {str(error).splitlines()[0]}") from error
         self._model = model.float().eval()
-        self._model.max_seq_length = family.facts.text.max_tokens
+        self._model.max_seq_length = family.text.max_tokens
         self._normalize = family.facts.readout.normalize
-        self._tokenizer = load_tokenizer(family.path, family.facts.text)
+        self.inputs = open_inputs(family)  # the parent's own tokens, or as many where its vocabulary was pruned
         cut_blocks(self._model, point.layers, family.facts.readout.final_norm)
 
     def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> NDArray[np.float32]:
@@ -77,13 +78,13 @@ class ParentInTorch:
         )
         return vectors
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """By the family's tokenizer: the parent's, or as many tokens where its vocabulary was pruned."""
-        return tokenize_texts(self._tokenizer, texts)
+    def prepare(self, items: Sequence[str]) -> list[Row]:
+        """As `Embedder.prepare`."""
+        return self.inputs.prepare(items)
 
-    def pad(self, rows: Sequence[Tokens]) -> Feeds:
-        """As `Embedder.pad`."""
-        return feed_rows(rows, self.family.facts.text)
+    def feed(self, rows: Sequence[Row]) -> Feeds:
+        """As `Embedder.feed`."""
+        return self.inputs.feed(rows)
 
     def compute(self, feeds: Feeds) -> NDArray[np.float32]:
         """The vectors of padded tokens, without sentence-transformers' sorting and batching."""
@@ -101,8 +102,8 @@ class ParentInTorch:
         Raises:
             ParentError: some probe has another vector than when the family was made.
         """
-        probes, references = load_references(self.family)
-        probes = probes[:CHECKED_PROBES]
+        found, references = load_references(self.family)
+        probes = [probe for probe in found[:CHECKED_PROBES] if isinstance(probe, Probe)]
         vectors = np.concatenate([self.embed([probe.text], prompt=probe.prompt) for probe in probes])
         parity = compare_vectors(vectors, references[self.point.name][: len(probes)])
         if not parity.max_abs <= TOLERANCE:

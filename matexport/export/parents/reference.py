@@ -1,7 +1,7 @@
 """The parent's own vectors: what every sub-model is compared with.
 
 They come from the whole parent's forward with ``output_hidden_states``, one text at a time without padding, read out by
-sentence-transformers' own modules and tokenised by the parent's own preprocessing. Nothing of `trace.readout` (which
+sentence-transformers' own modules and tokenised by the parent's own preprocessing. Nothing of `parents.module` (which
 is traced) and nothing of `runtime` (which runs the result) takes part, so an error in either shows as a difference.
 Whether this is what the parent's users get is for `judge` to say.
 
@@ -19,22 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matexport.errors import ParentError, RequestError
+from matexport.errors import ParentError
 from matexport.export.parents.asking import ask_probe
-from matexport.export.parents.text import TextParent, TextPlan
-from matexport.spec.facts import TASKS
-from matexport.spec.profile import Point, Probe
+from matexport.export.parents.text import TextParent
+from matexport.spec.probe import Probe
+from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm
 
 Vectors = NDArray[np.float32]
 
-#: How many probes are repeated with each of the parent's prompts, and as each of its tasks.
-PROMPTED_PROBES = 2
-
 
 @dataclass(frozen=True)
-class Reference:
-    """The parent's vectors of the probes.
+class Readings:
+    """The parent's vectors of the probes, as its folder is read here; the judge says whether it is read rightly.
 
     Attributes:
         points: for each point of the job, (len(probes), dim) float32, scaled where the read-out says so.
@@ -47,51 +44,9 @@ class Reference:
     depths: Mapping[int, Vectors]
 
 
-def prepare_probes(plan: TextPlan, probes: Sequence[Probe], *, shipped: bool) -> tuple[Probe, ...]:
-    """The probes as they go into the family.
-
-    The shipped ones do not know the parent: those that give no token are left out, and some are repeated with each
-    of its prompts and tasks. A user's own are taken as they are.
-
-    Raises:
-        RequestError: a user's probe names a prompt or task that the parent does not have, or gives no token.
-    """
-    if shipped:
-        usable = [probe for probe in probes if _has_tokens(plan, probe)]
-        prompts = [name for name, text in plan.text.prompts.items() if text]
-        prompted = [Probe(probe.text, name) for name in prompts for probe in usable[:PROMPTED_PROBES]]
-        tasks = [Probe(probe.text, None, name) for name in plan.text.tasks for probe in _choose_task_probes(usable)]
-        return (*usable, *prompted, *tasks)
-    for index, probe in enumerate(probes):
-        if probe.prompt and probe.prompt not in plan.text.prompts:
-            known = ", ".join(plan.text.prompts) or "none"
-            raise RequestError(f"probe {index} asks for the prompt {probe.prompt!r}; the parent's prompts are: {known}")
-        if probe.task is not None and (probe.task not in TASKS or probe.prompt is not None):
-            raise RequestError(
-                f"probe {index} has the task {probe.task!r} and the prompt {probe.prompt!r}; a task is one of "
-                f"{', '.join(TASKS)}, and has its own prompt"
-            )
-        if not count_tokens(plan, probe):
-            raise RequestError(f"probe {index} ({probe.text[:40]!r}) has no tokens, so the parent has no vector for it")
-    return tuple(probes)
-
-
-def count_tokens(plan: TextPlan, probe: Probe) -> int:
-    """Number of tokens of a probe after truncation."""
-    return int(ask_probe(plan.opened, probe, plan.text)["input_ids"].numel())
-
-
-def _has_tokens(plan: TextPlan, probe: Probe) -> bool:
-    """Whether a text that was written without knowing the parent means anything to it."""
-    try:
-        return count_tokens(plan, probe) > 0
-    except ParentError:  # such as the name of its image token in a text without an image
-        return False
-
-
 def record_reference(
     parent: TextParent, probes: Sequence[Probe], progress: Callable[[str, int, int], None] | None = None
-) -> Reference:
+) -> Readings:
     """The parent's vector for each probe at each point of the job, and the whole parent's.
 
     Raises:
@@ -117,7 +72,7 @@ def record_reference(
                 f"for probe {index} ({probes[index].text[:40]!r}); are its weights sound?"
             )
     whole = full.pop(plan.parent.blocks)
-    return Reference(points, whole, full)
+    return Readings(points, whole, full)
 
 
 def describe_modules(parent: TextParent, probe: Probe) -> dict[str, NDArray[np.generic]]:
@@ -135,11 +90,6 @@ def describe_modules(parent: TextParent, probe: Probe) -> dict[str, NDArray[np.g
             vector = known["sentence_embedding"] if "sentence_embedding" in known else known["token_embeddings"]
             given[f"{place} {type(module).__name__}"] = vector[0].numpy()
     return given
-
-
-def _choose_task_probes(usable: Sequence[Probe]) -> list[Probe]:
-    """A few, with the longest among them: tasks differ in where they cut."""
-    return [*usable[: PROMPTED_PROBES - 1], max(usable, key=lambda probe: len(probe.text))] if usable else []
 
 
 def _read_probe(parent: TextParent, probe: Probe, depths: Sequence[int]) -> dict[int, Vectors]:

@@ -23,15 +23,20 @@ from matexport.export.parents.asking import Asking, describe_text, learn_asking,
 from matexport.export.parents.folder.files import CONFIG, read_json
 from matexport.export.parents.folder.layout import Layout
 from matexport.export.parents.folder.loading import Opened, open_fake, open_loaded
-from matexport.export.parents.folder.source import check_pin, fetch_weights, find_weights, has_local_weights
+from matexport.export.parents.folder.source import (
+    check_pin,
+    fetch_weights,
+    find_adapter_base,
+    find_weights,
+    has_local_weights,
+)
 from matexport.export.parents.preflight import Located, locate
 from matexport.export.parents.readout import measure_chain, settle_pooling, settle_readout
 from matexport.export.parents.vocabulary.model import PrunedVocabulary
 from matexport.export.parents.vocabulary.plan import find_changed, plan_vocabulary
 from matexport.export.parents.vocabulary.rewrite import prune_config
-from matexport.family.manifest import POOLING_MASK
 from matexport.io.jobs import check_points
-from matexport.spec.facts import NO_LIMIT, PaddingSide, ParentFacts, TextFacts
+from matexport.spec.facts import NO_LIMIT, POOLING_MASK, PaddingSide, ParentFacts, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.readout import PoolingMode, Readout
 
@@ -162,6 +167,13 @@ def load_parent(plan: TextPlan) -> TextParent:
         return TextParent(plan, _make_lookup(opened.first), (), opened.chain, opened)
     tail = tuple(backbone.get_submodule(name) for name in find_tail(backbone, plan.job.parent.source))
     return TextParent(plan, backbone, tail, opened.chain, opened)
+
+
+def measure_weights(plan: TextPlan) -> int:
+    """Bytes of the files that a parent's weights are read from."""
+    base = find_adapter_base(plan.layout) or plan.layout.root
+    files = (base / name[5:] if name.startswith("base/") else plan.layout.root / name for name in plan.parent.weights)
+    return sum(path.stat().st_size for path in files)
 
 
 def runtime_files(plan: TextPlan) -> dict[str, bytes]:

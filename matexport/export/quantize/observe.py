@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from matexport.export.graph.edit import Floats, add_constant, append_node, write_graph
 from matexport.runtime.engine import open_session
-from matexport.runtime.inputs.text import Tokens, feed_rows
-from matexport.spec.facts import TextFacts
+from matexport.runtime.inputs.modality import Inputs, Row
 from matexport.spec.profile import Point
 
-Run = Callable[[Sequence[Tokens]], list[Floats]]
+Run = Callable[[Sequence[Row]], list[Floats]]
 
 #: Rows (tokens) kept of each value: enough for second moments of 4096 channels, and for a 99.99th percentile.
 MAX_ROWS = 4096
@@ -31,13 +30,13 @@ class Sample:
     """What graphs are run on to see what flows through them.
 
     Attributes:
-        tokens: of each text, as the runtime makes them.
-        text: how rows of tokens become a graph's inputs.
+        rows: the calibration items, as the runtime prepares them.
+        inputs: how rows become a graph's inputs.
         folder: where the graphs' weights lie; a graph that is run is put beside them for a moment.
     """
 
-    tokens: Sequence[Tokens]
-    text: TextFacts
+    rows: Sequence[Row]
+    inputs: Inputs
     folder: Path
 
 
@@ -60,13 +59,13 @@ def observe_rows(
     Returns:
         name -> (n, K) float32 rows, one per token, evenly spread over the texts; the same tokens for every name.
     """
-    keep = _spread([len(row.ids) for row in sample.tokens], MAX_ROWS)
+    keep = _spread([sample.inputs.size(row) for row in sample.rows], MAX_ROWS)
     run = open_values(model, names, sample)
     files: dict[str, Floats] = {}
     at = 0
-    for done, (row, chosen) in enumerate(zip(sample.tokens, keep, strict=True)):
+    for done, (row, chosen) in enumerate(zip(sample.rows, keep, strict=True)):
         if progress:
-            progress(done, len(sample.tokens))
+            progress(done, len(sample.rows))
         for index, (name, value) in enumerate(zip(names, run([row]), strict=True)):
             if name not in files:
                 total = sum(len(part) for part in keep)
@@ -107,7 +106,7 @@ def observe_peaks(model: ir.Model, sample: Sample) -> dict[str, float]:
     graph.outputs[:] = peaks
     run = _open(probed, [str(value.name) for value in peaks], sample)
     found = np.zeros(len(peaks))
-    for row in sample.tokens:
+    for row in sample.rows:
         found = np.maximum(found, np.array(run([row]), dtype=np.float64))
     return dict(zip(names, found.tolist(), strict=True))
 
@@ -134,7 +133,7 @@ def run_points(model: ir.Model, points: Sequence[Point], sample: Sample) -> dict
     """A graph's vectors of the sample's texts, each run alone: point -> (n, dim) float32."""
     run = open_values(model, [point.name for point in points], sample)
     vectors: dict[Point, list[Floats]] = {point: [] for point in points}
-    for row in sample.tokens:
+    for row in sample.rows:
         for point, value in zip(points, run([row]), strict=True):
             vectors[point].append(value)
     return {point: np.concatenate(parts) for point, parts in vectors.items()}
@@ -146,8 +145,8 @@ def _open(model: ir.Model, names: Sequence[str], sample: Sample) -> Run:
     session = open_session(path)
     path.unlink()
 
-    def run(rows: Sequence[Tokens]) -> list[Floats]:
-        values: list[Floats] = session.run(list(names), feed_rows(rows, sample.text))
+    def run(rows: Sequence[Row]) -> list[Floats]:
+        values: list[Floats] = session.run(list(names), sample.inputs.feed(rows))
         return values
 
     return run

@@ -16,8 +16,9 @@ from matexport.export.quantize.make import Material, make_precision, observe_pro
 from matexport.export.quantize.observe import Sample
 from matexport.io.files import explain_os_errors
 from matexport.runtime.engine import open_session
-from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, PaddingSide, TextFacts
+from matexport.runtime.inputs.array import ArrayInputs
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, ArrayFacts
+from matexport.spec.probe import Dtype
 from matexport.spec.profile import Point, Precision
 
 WIDTH, TOKENS = 64, 512
@@ -31,11 +32,11 @@ def check_runtime(precision: Precision) -> None:
         RequestError: onnxruntime refuses its operators, or cannot run them.
         DestinationError: there is no room for temporary files.
     """
-    tokens = [Tokens((1, 2, 3), (0, 0, 0)), Tokens((4, 5, 6, 7), (0, 0, 0, 0))]
-    text = TextFacts(("input_ids",), TOKENS, PaddingSide.RIGHT, 0, {})
+    inputs = ArrayInputs(ArrayFacts("input_ids", (4,), Dtype.INT64))
+    items = inputs.prepare([[1, 2, 3, 0], [4, 5, 6, 7]])
     with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        traced, sample = Traced(_make_toy(), ("state_0", "state_1")), Sample(tokens, text, folder)
+        traced, sample = Traced(_make_toy(), ("state_0", "state_1")), Sample(items, inputs, folder)
         rows = observe_products([precision], traced, sample, folder)
         material = Material(traced, [Point(1, WIDTH)], sample, "", rows)
         model, _ = make_precision(precision, material, lambda _stage, _done, _total: None)

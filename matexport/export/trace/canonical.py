@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -11,19 +11,18 @@ from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
 from matexport.export.graph.edit import add_constant
-from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
 
 OPSET = 20
 IR_VERSION = 10
 
 
-def canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
+def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
     """Bring a graph, as an exporter leaves it, into the form that the later stages rely on, in place.
 
     Args:
-        inputs: names of its inputs, of which the first is (B, T).
+        axes: which axes of its inputs may have any length, and their names.
     """
-    _name_axes(model, inputs)
+    _name_axes(model, axes)
     _name_weights(model)
     _store_matrices_as_read(model)
     onnxscript.optimizer.optimize(model)
@@ -39,10 +38,11 @@ def canonicalize(model: ir.Model, inputs: Sequence[str]) -> None:
     model.graph.name = "matexport"
 
 
-def _name_axes(model: ir.Model, inputs: Sequence[str]) -> None:
+def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
     """Give torch's symbols (s18, s41) the names that consumers expect."""
-    given = {value.name: value for value in model.graph.inputs}
-    names = {str(given[inputs[0]].shape[0]): BATCH_AXIS, str(given[inputs[0]].shape[1]): SEQUENCE_AXIS}  # type: ignore[index]
+    given = model.graph.inputs[0].shape
+    assert given is not None
+    names = {str(given[axis]): name for axis, name in axes.items()}
     values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
     for value in values:
         if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):

@@ -1,9 +1,9 @@
 """One trace of the exits module -> one ONNX graph in memory with one full-width output per depth.
 
-`torch.onnx.export` is called once, with dynamic batch and sequence; `exits` makes the points of its outputs. The graph
-is then brought into the one form that the later stages rely on (`canonical`): matrices stored as the multiplication
-reads them, named after the parent's parameters; constants folded; axes named; opset and IR stamped; nothing of the
-tracing machine (stack traces, paths) left in it.
+`torch.onnx.export` is called once, with the dynamic axes of the parent's kind; `exits` makes the points of its outputs.
+The graph is then brought into the one form that the later stages rely on (`canonical`): matrices stored as the
+multiplication reads them, named after the parent's parameters; constants folded; axes named; opset and IR stamped;
+nothing of the tracing machine (stack traces, paths) left in it.
 
 Opset 20 and IR 10 are the newest that the tightest consumer reads (text-embeddings-inference, onnxruntime 1.22).
 """
@@ -13,7 +13,9 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import sentence_transformers
@@ -24,42 +26,33 @@ from torch import nn
 
 from matexport.errors import ParentError, one_line
 from matexport.export.graph.traced import Traced
+from matexport.export.parents.plan import Example
 from matexport.export.trace.canonical import IR_VERSION, OPSET, canonicalize
-from matexport.family.manifest import POOLING_MASK
-from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, TraceFacts
+from matexport.spec.facts import BATCH_AXIS, TraceFacts
 
 #: The example: more than one row, since exporters freeze axes of length 1, and rows of unequal length.
 EXAMPLE_SHAPE = (3, 12)
 
 
 def trace_exits(
-    module: nn.Module,
-    *,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    states: int,
-    vocabulary: int,
-    own_classes: Sequence[str] = (),
+    module: nn.Module, example: Example, *, outputs: Sequence[str], states: int
 ) -> tuple[Traced, TraceFacts]:
     """Trace a module once, weights still in torch's memory; by TorchScript where dynamo cannot, and then say why.
 
     Args:
-        module: takes the inputs as positional (B, T) int64 tensors, gives one tensor per output, then the states.
-        inputs: names of the graph's inputs.
-        outputs: names of its outputs.
+        module: takes the example's tensors as positional arguments, gives one tensor per output, then the states.
+        example: what it is traced on; classes of the parent's own in it are refused when TorchScript says that it
+            freezes what they decide by looking at values.
+        outputs: names of the graph's outputs.
         states: how many states follow.
-        vocabulary: number of token ids, for the example.
-        own_classes: classes of the parent's own in the module, which nobody here has read: when TorchScript says that
-            it freezes what they decide by looking at values, they are refused.
 
     Raises:
         ParentError: neither exporter can trace the module.
     """
-    example = make_example(inputs, vocabulary)
     state_names = [f"state_{depth}" for depth in range(states)]
-    model, fallback = _export(module, example, inputs, [*outputs, *state_names], own_classes)
+    model, fallback = _export(module, example, [*outputs, *state_names])
     try:
-        canonicalize(model, inputs)
+        canonicalize(model, example.axes)
         if fallback:
             model.clone()  # what TorchScript leaves may hang together badly, and every profile is cut from a copy
     except Exception as error:
@@ -67,27 +60,23 @@ def trace_exits(
             f"the parent's trace is no sound graph ({one_line(error)}); dynamo said: {fallback}"
         ) from error
     model.graph.outputs[:] = [value for value in model.graph.outputs if value.name not in state_names]
+    for value, name in zip(model.graph.inputs, example.tensors, strict=True):
+        value.name = name  # one that is a state as well was given another
     common.RemoveUnusedNodesPass()(model)  # what no exit reads: deeper blocks, a norm that is dropped
     computed = {value.name for node in model.graph for value in node.outputs}
     read = tuple(name for name in state_names if name in computed)
     return Traced(model, read), TraceFacts("torchscript" if fallback else "dynamo", OPSET, IR_VERSION, fallback)
 
 
-def _export(
-    module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    own_classes: Sequence[str],
-) -> tuple[ir.Model, str | None]:
+def _export(module: nn.Module, example: Example, outputs: Sequence[str]) -> tuple[ir.Model, str | None]:
     """The module's graph as one of the two exporters leaves it, and what dynamo said if it failed."""
     try:
-        return _export_dynamo(module, example, inputs, outputs), None
+        return _export_dynamo(module, example, outputs), None
     except Exception as error:  # the exporter lets exceptions of every kind of torch.export through
-        _refuse_frozen(error, own_classes)
+        _refuse_frozen(error, example.own_classes)
         fallback = f"{type(error).__name__}: {one_line(error)}"
     try:
-        return _export_torchscript(module, example, inputs, outputs, own_classes), fallback
+        return _export_torchscript(module, example, outputs), fallback
     except ParentError:
         raise
     except Exception as error:
@@ -122,36 +111,20 @@ def _list_causes(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def make_example(inputs: Sequence[str], vocabulary: int) -> tuple[torch.Tensor, ...]:
-    """`EXAMPLE_SHAPE` int64 tensors, one per input, padded on the right; the same in every run."""
-    rows, columns = EXAMPLE_SHAPE
-    ids = torch.arange(rows * columns).view(rows, columns) % max(vocabulary - 1, 1)
-    lengths = torch.tensor([columns, columns - 4, columns - 9])
-    mask = (torch.arange(columns) < lengths.unsqueeze(1)).to(torch.int64)
-    pooled = mask * (torch.arange(columns) > 0)
-    tensors = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "token_type_ids": torch.zeros_like(ids),
-        POOLING_MASK: pooled.to(torch.int64),
-    }
-    return tuple(tensors[name] for name in inputs)
-
-
-def _export_dynamo(
-    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
-) -> ir.Model:
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+def _export_dynamo(module: nn.Module, example: Example, outputs: Sequence[str]) -> ir.Model:
+    shapes: tuple[Any, ...] = tuple(dict.fromkeys(example.axes, torch.export.Dim.DYNAMIC) for _ in example.tensors)
+    if any(argument.kind is argument.VAR_POSITIONAL for argument in signature(module.forward).parameters.values()):
+        shapes = (shapes,)  # torch.export takes what *arguments collects for one argument
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch and transformers; parity is what is checked
         program = torch.onnx.export(
             module,
-            example,
+            tuple(example.tensors.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(inputs),
+            input_names=list(example.tensors),
             output_names=list(outputs),
-            dynamic_shapes=(tuple(axes for _ in example),),
+            dynamic_shapes=shapes,
             optimize=False,
             verbose=False,
         )
@@ -159,24 +132,18 @@ def _export_dynamo(
     return program.model
 
 
-def _export_torchscript(
-    module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    own_classes: Sequence[str],
-) -> ir.Model:
-    axes = {name: {0: BATCH_AXIS, 1: SEQUENCE_AXIS} for name in inputs} | {name: {0: BATCH_AXIS} for name in outputs}
+def _export_torchscript(module: nn.Module, example: Example, outputs: Sequence[str]) -> ir.Model:
+    axes = {name: dict(example.axes) for name in example.tensors} | {name: {0: BATCH_AXIS} for name in outputs}
     with warnings.catch_warnings(record=True) as warned, tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("always")
         path = Path(folder) / "trace.onnx"
         torch.onnx.export(
             module,
-            example,
+            tuple(example.tensors.values()),
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=list(inputs),
+            input_names=list(example.tensors),
             output_names=list(outputs),
             dynamic_axes=axes,
             do_constant_folding=False,  # it would rename the matrices that it transposes
@@ -186,8 +153,8 @@ def _export_torchscript(
             tensor = value.const_value
             assert tensor is not None
             value.const_value = ir.Tensor(tensor.numpy().copy(), name=value.name)
-    if own_classes:
-        _refuse_frozen_branches(warned, own_classes)
+    if example.own_classes:
+        _refuse_frozen_branches(warned, example.own_classes)
     return model
 
 

@@ -26,7 +26,6 @@ from matexport.family.manifest import MANIFEST, Family, load_family
 from matexport.host import count_cpus
 from matexport.io.files import hash_file
 from matexport.io.progress import Progress
-from matexport.runtime.batches import DEFAULT_BATCH_TOKENS
 from matexport.runtime.corpus.parquet import (
     Part,
     hash_footer,
@@ -54,7 +53,7 @@ class CorpusJob:
         prompt, task: as for `Embedder.embed`.
         workers: processes that embed; as many as Ray's CPUs allow by default.
         threads: of each worker; 2 by default, where a machine of the cluster has so many.
-        batch_tokens: as for `Embedder.embed`.
+        batch_budget: as for `Embedder.embed`.
     """
 
     profile: str | None = None
@@ -63,7 +62,7 @@ class CorpusJob:
     task: str | None = None
     workers: int | None = None
     threads: int | None = None
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_budget: int | None = None
 
 
 def embed_corpus(
@@ -99,7 +98,7 @@ def embed_corpus(
     job = job or CorpusJob()
     family = family if isinstance(family, Family) else load_family(family)
     embedder = Embedder(family, job.profile, threads=1)  # whatever is wrong with the family is said once, and here
-    embedder.tokenize([], prompt=job.prompt, task=job.task)
+    embedder.prepare([], prompt=job.prompt, task=job.task)
     profile = embedder.profile
     embedder.close()
     plan = plan_corpus(family, Path(corpus), profile=profile, column=job.column, prompt=job.prompt, task=job.task)
@@ -120,10 +119,10 @@ def embed_corpus(
 class PartEmbedder:
     """What a worker of Ray holds: one embedder. Called with the numbers of parts, it writes their files."""
 
-    def __init__(self, plan: CorpusPlan, out: str, threads: int, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+    def __init__(self, plan: CorpusPlan, out: str, threads: int, batch_budget: int | None = None) -> None:
         from matexport.runtime.embedder import Embedder
 
-        self._plan, self._out, self._batch_tokens = plan, Path(out), batch_tokens
+        self._plan, self._out, self._batch_budget = plan, Path(out), batch_budget
         self._embedder = Embedder(plan.family, plan.profile, threads=threads)
         # Workers start at any time and on any machine: what lies at the family's path may be another one there.
         self._is_planned = hash_file(Path(plan.family) / MANIFEST) == plan.manifest
@@ -183,7 +182,7 @@ class PartEmbedder:
                 [text for text in texts if text is not None],
                 prompt=self._plan.prompt,
                 task=self._plan.task,
-                batch_tokens=self._batch_tokens,
+                batch_budget=self._batch_budget,
             )
         except RequestError as error:
             raise RequestError(f"{where}s from {first} on: {error}") from None
@@ -216,7 +215,7 @@ def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob) 
             batch_size=1,
             concurrency=count,
             num_cpus=threads,
-            fn_constructor_args=(plan, str(out), threads, job.batch_tokens),
+            fn_constructor_args=(plan, str(out), threads, job.batch_budget),
             ray_remote_args_fn=lambda: {"max_task_retries": retries},
         )
         for row in done.iter_rows():

@@ -11,22 +11,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError, one_line
-from matexport.family.manifest import POOLING_MASK, TOKENIZER
-from matexport.spec.facts import TASKS, PaddingSide, TextFacts
-from matexport.spec.profile import Probe
+from matexport.family.manifest import SCHEMA
+from matexport.family.modality import TOKENIZER
+from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Feeds
+from matexport.spec.facts import POOLING_MASK, TASKS, PaddingSide, TextFacts
 from matexport.spec.record import Record
 
 if TYPE_CHECKING:
-    import numpy as np
     import tokenizers
-    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
+    from matexport.family.manifest import Family
+    from matexport.spec.parity import TokenParity
+    from matexport.spec.probe import AnyProbe, Probe
 
-Feeds: TypeAlias = "dict[str, NDArray[np.int64]]"
+#: Tokens per run, padding included: more gain nothing, and what is computed on leaves a core's caches.
+BATCH_TOKENS = 512
+
+#: About 16 tokens for most tokenizers.
+SHORT_TEXT = "A man is playing a large flute while a woman is slicing an onion."
 
 #: From which schema on a family says what its parent does with the tasks.
 TASKS_SCHEMA = 4
@@ -70,11 +76,82 @@ class Wrapping:
         return self.before + _STRIP[self.strips](text) + self.after
 
 
-class Asked(NamedTuple):
-    """How a text is to be read: with a prompt (None: the default one; "": none), or as a task's."""
+class TextInputs:
+    """Tokenizes and pads. An item is a string, a row its `Tokens`, its size their number.
 
-    prompt: str | None = None
-    task: str | None = None
+    Args:
+        schema: of the family: those of some schemas do not say what their parent does with tasks.
+    """
+
+    budget = BATCH_TOKENS
+    short = SHORT_TEXT
+
+    def __init__(self, tokenizer: TextTokenizer, schema: int = SCHEMA) -> None:
+        self.tokenizer, self._schema = tokenizer, schema
+
+    @property
+    def facts(self) -> TextFacts:
+        """How the parent asks for its tokens."""
+        return self.tokenizer.text
+
+    def check(self, asked: Asked) -> None:
+        """Raise RequestError where the parent has no such prompt or task."""
+        check_task(self._schema, self.facts, asked.task)
+        find_wrapping(self.facts, asked.prompt, asked.task)
+
+    def weigh(self, item: str, index: int) -> int:
+        """Characters of a text."""
+        if not isinstance(item, str):
+            raise RequestError(f"embed takes strings; text {index} is of type {type(item).__name__}")
+        return len(item)
+
+    def prepare(self, items: Sequence[str], asked: Asked = NOTHING_ASKED, *, first: int = 0) -> list[Tokens]:
+        """Token ids of texts as the parent asks for them, cut to its length, without padding.
+
+        Raises:
+            RequestError: the prompt or task is unknown, or a text has no tokens.
+        """
+        check_task(self._schema, self.facts, asked.task)
+        return tokenize_texts(self.tokenizer, items, asked.prompt, task=asked.task, first=first)
+
+    def prepare_probe(self, probe: AnyProbe) -> Tokens:
+        """A probe's tokens. One without a prompt is read without any, whatever the default."""
+        return tokenize_probes(self.tokenizer, [probe])[0]  # type: ignore[list-item]  # texts, where facts are of text
+
+    def unpack(self, probe: AnyProbe) -> str:
+        """A probe's text."""
+        return probe.text  # type: ignore[union-attr]
+
+    def size(self, row: Tokens) -> int:
+        """Its tokens."""
+        return len(row.ids)
+
+    def feed(self, rows: Sequence[Tokens], way: str = BATCHED) -> Feeds:
+        """The graph's inputs, by name: each (len(rows), longest) int64.
+
+        Padding is on the right unless the way is `LEFT`: there a token's position is its own, whatever else is in the
+        batch. The vector is the same with left padding, up to rounding, which a consumer may want that pads as the
+        parent does.
+        """
+        return feed_rows(rows, self.facts, PaddingSide.LEFT if way == LEFT else PaddingSide.RIGHT)
+
+    def stretch(self, row: Tokens, size: int) -> Tokens:
+        """Tokens of a text, over and over, as many as asked for."""
+        times = -(-size // len(row.ids))
+        return Tokens((list(row.ids) * times)[:size], (list(row.type_ids) * times)[:size])
+
+    def compare_proof(self, family: Family, probes: Sequence[AnyProbe], rows: Sequence[Tokens]) -> TokenParity | None:
+        """The probes' token ids here against the parent's; None where the family does not store those.
+
+        Raises:
+            FamilyError: what it stores cannot be read.
+        """
+        from matexport.family.token_rows import compare_token_rows, load_token_rows
+
+        stored = load_token_rows(family, len(probes))
+        if stored is None:
+            return None
+        return compare_token_rows([row.ids for row in rows], stored, probes, read_tokenizers_version())
 
 
 class TextTokenizer:

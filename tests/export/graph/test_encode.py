@@ -130,7 +130,7 @@ def test_ranges_are_those_of_the_calibration_texts(precise: Callable[[str], Prec
         probes = [probe.text for probe in load_probes(made.job.probes)]
         texts = [text for text in read_texts(made.texts) if text not in probes]
         assert len(texts) == 71
-        vectors = Embedder(made.family, f"{point}-fp32").embed(texts, batch_tokens=1)
+        vectors = Embedder(made.family, f"{point}-fp32").embed(texts, batch_budget=1)
         np.testing.assert_allclose(ranges, find_ranges(vectors), atol=1e-6)
 
 

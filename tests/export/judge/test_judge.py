@@ -21,11 +21,13 @@ from matexport.export.judge import process
 from matexport.export.judge.hold import _compare
 from matexport.export.judge.process import Judge
 from matexport.export.parents import reference
+from matexport.export.parents import text as texts
 from matexport.export.parents.asking import Asking
 from matexport.export.parents.folder import loading
 from matexport.export.parents.preflight import locate
 from matexport.spec.job import ExportJob, ParentSource
-from matexport.spec.profile import Point, Probe
+from matexport.spec.probe import Probe
+from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
 pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces")]
@@ -88,8 +90,8 @@ def test_a_reading_that_is_not_the_parents_is_refused_before_the_trace(
 ) -> None:
     """Reader and read-out agree with each other, and both with nobody else."""
     parent = make_parent(tmp_path / "parent", dense=[24])
-    load = export.load_parent
-    monkeypatch.setattr(export, "load_parent", lambda plan: change(load(plan)))
+    load = texts.load_parent
+    monkeypatch.setattr(texts, "load_parent", lambda plan: change(load(plan)))
     monkeypatch.setattr(export, "trace_exits", lambda *_args, **_options: pytest.fail("it was traced"))
     with pytest.raises(ParentError, match=rf"is not what its users get: for the text '.+', .+ differs by .+{module}"):
         export_family(make_job(parent, (Point(BLOCKS, 24),)), tmp_path / "family")
@@ -98,14 +100,14 @@ def test_a_reading_that_is_not_the_parents_is_refused_before_the_trace(
 
 def test_tokens_that_are_not_the_parents_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = make_parent(tmp_path / "parent", prompts={"query": "a cat: "})
-    learn = export.plan_parent
+    learn = texts.plan_parent
 
     def misread(job: ExportJob, located: Any) -> Any:
         plan = learn(job, located)
         asking: Asking = replace(plan.asking, prompts={"query": "a dog: "})
         return replace(plan, asking=asking, text=type(plan.text)(**{**_fields(plan.text), "prompts": asking.prompts}))
 
-    monkeypatch.setattr(export, "plan_parent", misread)
+    monkeypatch.setattr(texts, "plan_parent", misread)
     monkeypatch.setattr("matexport.export.parents.asking.list_token_ids", _with_the_real_prompt)
     with pytest.raises(ParentError, match=r"token ids differ in 4 of \d+ probes: for '.+' with the prompt 'query'"):
         export_family(make_job(parent), tmp_path / "family")

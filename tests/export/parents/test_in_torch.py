@@ -42,8 +42,8 @@ def test_it_gives_the_vectors_of_every_point(exported: Path, parent: Path) -> No
         live_parent.check()
         expected = np.stack([oracle.vector(text, point.layers, point.dim, "mean") for text in TEXTS])
         np.testing.assert_allclose(live_parent.embed(TEXTS), expected, atol=1e-5)
-        rows = live_parent.tokenize(TEXTS)
-        np.testing.assert_allclose(live_parent.compute(live_parent.pad(rows)), expected, atol=1e-5)
+        rows = live_parent.prepare(TEXTS)
+        np.testing.assert_allclose(live_parent.compute(live_parent.feed(rows)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("final_norm", [FinalNorm.KEEP, FinalNorm.DROP])

@@ -33,7 +33,7 @@ def test_every_architecture_gives_the_parents_vectors(kind: str, tmp_path: Path)
     assert exported.family.facts.trace.exporter == "dynamo"
     oracle = Oracle(parent, NORMS.get(kind))
     for point in POINTS:
-        vectors = Embedder(exported.family, f"{point.name}-fp32").embed(TEXTS, batch_tokens=64)
+        vectors = Embedder(exported.family, f"{point.name}-fp32").embed(TEXTS, batch_budget=64)
         expected = np.stack([oracle.vector(text, point.layers, point.dim, pooling) for text in TEXTS])
         np.testing.assert_allclose(vectors, expected, atol=2e-6)
 
@@ -72,7 +72,7 @@ def test_a_decoder_reads_the_last_token_under_either_padding(kind: str, tmp_path
     assert family.facts.text.padding_side is (PaddingSide.LEFT if kind == "qwen3" else PaddingSide.RIGHT)
     oracle = Oracle(parent, "norm")
     with Embedder(family, "L02-D032-fp32") as embedder:
-        rows = embedder.tokenize(TEXTS)
+        rows = embedder.prepare(TEXTS)
         expected = np.stack([oracle.vector(text, 2, WIDTH, "lasttoken") for text in TEXTS])
         for side in PaddingSide:
             np.testing.assert_allclose(embedder.run(rows, side), expected, atol=2e-6)

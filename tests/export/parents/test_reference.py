@@ -10,12 +10,14 @@ import pytest
 from parents import WIDTH, make_parent
 
 from matexport.errors import RequestError
+from matexport.export.kinds.text_probes import prepare_probes
 from matexport.export.parents.asking import find_tokenizer
-from matexport.export.parents.reference import prepare_probes, record_reference
+from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import load_parent, plan_parent
 from matexport.io.texts import load_probes
 from matexport.spec.job import ExportJob, ParentSource
-from matexport.spec.profile import Point, Probe
+from matexport.spec.probe import Probe
+from matexport.spec.profile import Point
 
 PROBES = (Probe("the cat sits"), Probe("a big red house and a small blue one"), Probe("Käse 猫"))
 

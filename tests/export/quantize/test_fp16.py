@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from oracle import Oracle
 from parents import calm, make_parent
-from toys import Floats, Toy, draw_rows, make_toy, run_model
+from toys import Floats, Toy, bare_inputs, draw_rows, make_toy, run_model
 
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
@@ -67,7 +67,7 @@ def make_loud_toy(loudness: float = 1.0) -> Toy:
 
 
 def calibrate(toy: Toy, folder: Path) -> dict[str, float]:
-    return observe_peaks(toy.model, Sample([Tokens(tuple(range(TOKENS)), (0,) * TOKENS)], TEXT, folder))
+    return observe_peaks(toy.model, Sample([Tokens(tuple(range(TOKENS)), (0,) * TOKENS)], bare_inputs(TEXT), folder))
 
 
 FEEDS = {"input_ids": np.arange(60).reshape(3, 20)}
@@ -170,7 +170,7 @@ def test_rounding_weights_to_half() -> None:
 
 
 def make_material(toy: Toy, folder: Path) -> Material:
-    sample = Sample([Tokens((1, 2, 3), (0, 0, 0))], TEXT, folder)
+    sample = Sample([Tokens((1, 2, 3), (0, 0, 0))], bare_inputs(TEXT), folder)
     return Material(toy.traced, [Point(block, WIDTH) for block in (1, 2, 3)], sample, "three words", {})
 
 
@@ -189,7 +189,7 @@ def test_a_parent_with_a_small_vocabulary_is_not_blamed_on_torchscript(tmp_path:
     """Tables below 64 KiB are not worth quantizing, but they are where the tokens' vectors begin."""
     weights = {"up": draw_rows(WIDTH, HIDDEN, seed=1) / 8, "down": draw_rows(HIDDEN, WIDTH, seed=2) / 8}
     toy = make_toy(draw_rows(100, WIDTH, seed=5), [weights])
-    peaks = observe_peaks(toy.model, Sample([Tokens((1, 2, 3), (0, 0, 0))], TEXT, tmp_path))
+    peaks = observe_peaks(toy.model, Sample([Tokens((1, 2, 3), (0, 0, 0))], bare_inputs(TEXT), tmp_path))
     assert apply_half(toy.traced, peaks) == []
     assert toy.initializers["up.fp16"].dtype == np.float16
 

@@ -290,7 +290,7 @@ TEXT = st.one_of(st.sampled_from(TEXTS), st.text("abc dog the .é猫", max_size=
 @settings(max_examples=150)
 @given(text=TEXT, others=st.lists(TEXT, max_size=12), place=st.integers(0, 12))
 def test_a_text_alone_and_in_any_batch(text: str, others: list[str], place: int, embedder: Embedder) -> None:
-    rows = embedder.tokenize([text, *others])
+    rows = embedder.prepare([text, *others])
     place = min(place, len(others))
     batch = [*rows[1 : place + 1], rows[0], *rows[place + 1 :]]
     alone = embedder.run(rows[:1], PaddingSide.RIGHT)[0]
@@ -301,7 +301,7 @@ def test_a_text_alone_and_in_any_batch(text: str, others: list[str], place: int,
 @settings(max_examples=150)
 @given(text=TEXT, padding=st.integers(1, 60))
 def test_a_text_at_any_padding(text: str, padding: int, embedder: Embedder) -> None:
-    (row,) = embedder.tokenize([text])
+    (row,) = embedder.prepare([text])
     long = Tokens((2,) * (len(row.ids) + padding), (0,) * (len(row.ids) + padding))
     alone = embedder.run([row], PaddingSide.RIGHT)[0]
     assert np.abs(alone - embedder.run([long, row], PaddingSide.RIGHT)[1]).max() <= 1e-6

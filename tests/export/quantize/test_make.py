@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import Toy, draw_rows, make_toy, run_model
+from toys import Toy, bare_inputs, draw_rows, make_toy, run_model
 
 from matexport.errors import RequestError
 from matexport.export.graph.edit import assert_sound
@@ -37,7 +37,7 @@ def test_every_precision_has_a_maker() -> None:
 
 @pytest.mark.parametrize("precision", Precision)
 def test_the_traced_graph_is_left_as_it_is(precision: Precision, tmp_path: Path) -> None:
-    toy, sample = make_small(), Sample(ROWS, TEXT, tmp_path)
+    toy, sample = make_small(), Sample(ROWS, bare_inputs(TEXT), tmp_path)
     expected, nodes = run_model(toy.model, FEEDS), [node.op_type for node in toy.model.graph]
     stages: list[str] = []
     rows = observe_products([precision], toy.traced, sample, tmp_path)
@@ -56,13 +56,13 @@ def test_the_traced_graph_is_left_as_it_is(precision: Precision, tmp_path: Path)
 
 def test_rows_are_observed_for_those_who_need_them(tmp_path: Path) -> None:
     toy = make_small()
-    nowhere = Sample(ROWS, TEXT, tmp_path / "nowhere")
+    nowhere = Sample(ROWS, bare_inputs(TEXT), tmp_path / "nowhere")
     assert observe_products([Precision.FP16, Precision.FP32], toy.traced, nowhere, tmp_path) == {}
     done: list[tuple[int, int]] = []
     rows = observe_products(
         [Precision.FP32, Precision.Q8],
         toy.traced,
-        Sample(ROWS, TEXT, tmp_path),
+        Sample(ROWS, bare_inputs(TEXT), tmp_path),
         tmp_path,
         lambda *part: done.append(part),
     )
@@ -75,4 +75,6 @@ def test_rows_are_observed_for_those_who_need_them(tmp_path: Path) -> None:
 def test_a_parent_without_products_is_refused_by_name(tmp_path: Path) -> None:
     bare = replace(make_small().traced, states=("state_0",))
     with pytest.raises(RequestError, match="q4 was asked; nothing in the parent's blocks multiplies by a weight"):
-        observe_products([Precision.FP16, Precision.Q4, Precision.Q8], bare, Sample(ROWS, TEXT, tmp_path), tmp_path)
+        observe_products(
+            [Precision.FP16, Precision.Q4, Precision.Q8], bare, Sample(ROWS, bare_inputs(TEXT), tmp_path), tmp_path
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from conftest import Precise
-from toys import Toy, draw_rows, make_toy, observe_toy, run_model
+from toys import Toy, bare_inputs, draw_rows, make_toy, observe_toy, run_model
 
 from matexport.export.graph.edit import assert_sound
 from matexport.export.quantize import observe
@@ -77,7 +77,9 @@ PRECISIONS: dict[str, Callable[[Toy, Path], object]] = {
     "int8-static": lambda toy, _: apply_static_int8(toy.traced, observe_toy(toy)),
     "q4": lambda toy, _: apply_blocks(toy.traced, observe_toy(toy), four_bits=[EMBEDDINGS, 1, 2], eight_bits=[]),
     "q8": lambda toy, _: apply_blocks(toy.traced, observe_toy(toy), four_bits=[], eight_bits=[EMBEDDINGS, 1, 2]),
-    "fp16": lambda toy, folder: apply_half(toy.traced, observe_peaks(toy.model, Sample(ROWS, TEXT, folder))),
+    "fp16": lambda toy, folder: apply_half(
+        toy.traced, observe_peaks(toy.model, Sample(ROWS, bare_inputs(TEXT), folder))
+    ),
 }
 
 
@@ -99,7 +101,7 @@ def test_the_readout_stays_as_it_is(precision: str, tmp_path: Path) -> None:
 
 def test_rows_are_what_the_values_hold(tmp_path: Path) -> None:
     toy = make_small()
-    seen = observe_rows(toy.model, ["state_0", "active_1"], Sample(ROWS, TEXT, tmp_path), tmp_path)
+    seen = observe_rows(toy.model, ["state_0", "active_1"], Sample(ROWS, bare_inputs(TEXT), tmp_path), tmp_path)
     table = toy.initializers["table"]
     ids = [token for row in ROWS for token in row.ids]
     np.testing.assert_array_equal(seen["state_0"], table[ids])
@@ -116,7 +118,11 @@ def test_of_many_tokens_some_of_every_text_are_kept(tmp_path: Path, monkeypatch:
     rows = [Tokens(tuple(range(start, start + 30)), (0,) * 30) for start in (0, 100, 200)]
     done: list[tuple[int, int]] = []
     seen = observe_rows(
-        toy.model, ["state_0", "state_1"], Sample(rows, TEXT, tmp_path), tmp_path, lambda *part: done.append(part)
+        toy.model,
+        ["state_0", "state_1"],
+        Sample(rows, bare_inputs(TEXT), tmp_path),
+        tmp_path,
+        lambda *part: done.append(part),
     )
     assert len(seen["state_0"]) == len(seen["state_1"]) <= 20
     table = toy.initializers["table"]
@@ -129,7 +135,7 @@ def test_of_many_tokens_some_of_every_text_are_kept(tmp_path: Path, monkeypatch:
 
 def test_inner_values_are_given_for_padded_batches(tmp_path: Path) -> None:
     toy = make_small()
-    run = open_values(toy.model, ["state_1", "L02-D064"], Sample([], TEXT, tmp_path))
+    run = open_values(toy.model, ["state_1", "L02-D064"], Sample([], bare_inputs(TEXT), tmp_path))
     state, exit_vectors = run(ROWS)
     assert (state.shape, exit_vectors.shape) == ((3, 12, WIDTH), (3, WIDTH))
     np.testing.assert_allclose(run(ROWS[2:])[0][0], state[2], atol=1e-6)

@@ -18,7 +18,7 @@ from matexport.runtime.inputs.text import (
     tokenize_texts,
 )
 from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
-from matexport.spec.profile import Probe
+from matexport.spec.probe import Probe
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query:", "<user>", "<end>"]
 PROMPTS = {"query": "query: ", "none": ""}
@@ -147,6 +147,6 @@ def test_a_probe_without_a_prompt_has_none_whatever_the_default(folder: Path) ->
 
 
 def test_a_limit_in_words() -> None:
-    assert make_text().describe_limit() == "up to 6 tokens"
-    assert make_text(cuts=PaddingSide.LEFT).describe_limit() == "up to 6 tokens, the last ones"
-    assert make_text(max_tokens=NO_LIMIT).describe_limit() == "texts of any length"
+    assert make_text().describe() == "up to 6 tokens"
+    assert make_text(cuts=PaddingSide.LEFT).describe() == "up to 6 tokens, the last ones"
+    assert make_text(max_tokens=NO_LIMIT).describe() == "texts of any length"

@@ -45,15 +45,20 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
         the blocks that are kept in fp32, 0 for the embeddings.
 
     Raises:
-        RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it.
+        RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it, or has no
+            embedding table and products behind it.
     """
     model, blocks = traced.model, find_blocks(traced)
     half = _find_half_nodes(traced, blocks)
     if not any(node.op_type == "MatMul" for node in half):
-        raise RequestError(
-            "fp16 was asked; the TorchScript exporter, which this parent needs, leaves a graph without types, so there "
-            "is no telling what may be in half precision: ask for another precision"
+        why = (
+            "nothing in the parent's blocks multiplies what comes from an embedding table by a matrix, which is what is "
+            "known to stand half precision"
+            if not find_tables(traced, least_bytes=0)
+            else "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling "
+            "what may be in half precision"
         )
+        raise RequestError(f"fp16 was asked; {why}: ask for another precision")
     kept = sorted({blocks[node] for node in half if _overflows(node, half, peaks)})
     half = {node for node in half if blocks[node] not in kept}
     for node in list(model.graph):

@@ -19,7 +19,7 @@ from matexport.export.quantize.observe import Sample, open_values
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.export.quantize.sites import find_products, find_tables
 from matexport.runtime.batches import split_batches
-from matexport.runtime.inputs.text import Tokens
+from matexport.runtime.inputs.modality import Row
 from matexport.spec.profile import Point
 from matexport.verify.parity import compare_vectors
 
@@ -53,7 +53,7 @@ def choose_eight_bit_blocks(
     """
     deepest = {point.layers: point for point in sorted(points)}  # of each depth, the widest
     outputs = [point.name for point in deepest.values()]
-    some = replace(sample, tokens=_choose_texts(sample.tokens))
+    some = replace(sample, rows=_choose_rows(sample))
     expected = _run_outputs(traced.model, outputs, some)
 
     def measure_losses(four: Sequence[int], eight: Sequence[int]) -> list[float]:
@@ -95,14 +95,14 @@ def _raise_blocks(
     return sorted(raised)
 
 
-def _choose_texts(tokens: Sequence[Tokens]) -> list[Tokens]:
-    """At most `MAX_TEXTS` of the texts, of all lengths, the short ones first."""
-    return sorted(tokens, key=lambda row: len(row.ids))[:: max(1, -(-len(tokens) // MAX_TEXTS))]
+def _choose_rows(sample: Sample) -> list[Row]:
+    """At most `MAX_TEXTS` of the sample's rows, of all sizes, the small ones first."""
+    return sorted(sample.rows, key=sample.inputs.size)[:: max(1, -(-len(sample.rows) // MAX_TEXTS))]
 
 
 def _run_outputs(model: ir.Model, outputs: Sequence[str], sample: Sample) -> list[Floats]:
     """(n, dim) float32 vectors of the sample's texts, for each of some outputs."""
-    run, rows = open_values(model, outputs, sample), sample.tokens
+    run, rows = open_values(model, outputs, sample), sample.rows
     batches = [run([rows[index] for index in batch]) for batch in split_batches(len(rows), BATCH)]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from matexport.export.parents.folder.loading import module_class
 from matexport.export.parents.text import TextParent
-from matexport.family.manifest import POOLING_MASK
+from matexport.spec.facts import POOLING_MASK
 from matexport.spec.readout import FinalNorm, PoolingMode
 
 

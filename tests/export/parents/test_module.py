@@ -15,7 +15,7 @@ from parents import make_parent
 from matexport import Embedder
 from matexport.errors import ParityError
 from matexport.export import export_family
-from matexport.export.trace.readout import POOLINGS, Attended
+from matexport.export.parents.module import POOLINGS, Attended
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

@@ -1,0 +1,152 @@
+"""What a family keeps on disk of its inputs, by modality: which files, what is checked of its facts, and the probes.
+
+`FamilyFacts` has one field for each modality; the modules of `runtime.inputs` turn items into arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matexport.errors import RequestError
+from matexport.family.weights_file import read_header
+from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, TextFacts
+from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
+
+if TYPE_CHECKING:
+    from matexport.spec.probe import Probe
+
+TOKENIZER = "tokenizer.json"
+PROBES = "probes.jsonl"
+ARRAY_PROBES = "probes.safetensors"
+
+#: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
+MAX_SIDE_FILE_BYTES = 256 << 20
+
+#: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
+MAX_ARRAY_NUMBERS = 1 << 28
+
+#: Name of the one tensor in `ARRAY_PROBES`.
+_ARRAYS = "probes"
+
+#: Why facts are refused, in words, after the name of the manifest.
+Refuse = Callable[[str], Exception]
+
+
+class Modality(NamedTuple):
+    """What a family has on disk of its inputs.
+
+    Attributes:
+        files: what turning an item into the graph's inputs reads.
+        probes: the file of the probes.
+        check: raises where facts contradict themselves.
+        read: the file of the probes -> the probes; raises RequestError, in words, where it holds none.
+        write: probes -> the content of their file.
+    """
+
+    files: tuple[str, ...]
+    probes: str
+    check: Callable[[Any, Refuse], None]
+    read: Callable[[Path, Any], tuple[AnyProbe, ...]]
+    write: Callable[[Any], bytes]
+
+
+def find_modality(facts: FamilyFacts) -> Modality:
+    """Of a family whose facts were checked."""
+    return MODALITIES[facts.modality]
+
+
+def _check_text(text: TextFacts, refuse: Refuse) -> None:
+    known = ("input_ids", "attention_mask", "token_type_ids", POOLING_MASK)
+    if not text.inputs or not set(text.inputs) <= set(known) or len(set(text.inputs)) != len(text.inputs):
+        raise refuse(f"the inputs {list(text.inputs)} are not some of {', '.join(known)}")
+    if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
+        raise refuse(f"max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+    if text.default_prompt is not None and text.default_prompt not in text.prompts:
+        raise refuse(f"the default prompt {text.default_prompt!r} is not among the prompts")
+    if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
+        raise refuse(f"{POOLING_MASK} is an input if and only if tokens of prompts are not pooled")
+    for name, count in (text.unpooled or {}).items():
+        if name not in text.prompts:
+            raise refuse(f"tokens of the prompt {name!r} are not pooled, which is not among the prompts")
+        if not 0 <= count < 1 << 31:
+            raise refuse(f"{count} tokens of the prompt {name!r} are not pooled, which cannot be")
+    for name, task in text.tasks.items():
+        if name not in TASKS:
+            raise refuse(f"the task {name!r} is none of {', '.join(TASKS)}")
+        if task.prompt and task.prompt not in text.prompts:
+            raise refuse(f"the task {name} has the prompt {task.prompt!r}, which is not among them")
+        if task.max_tokens is not None and not 1 <= task.max_tokens < 1 << 31:
+            raise refuse(f"the task {name} has max_tokens={task.max_tokens}, which cannot be")
+    if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
+        raise refuse("the chat template is not written out for each prompt and for none")
+
+
+def _read_texts(path: Path, _text: TextFacts) -> tuple[Probe, ...]:
+    from matexport.io.texts import parse_probes  # not while a process that only embeds starts
+
+    try:
+        return parse_probes(path.read_text(encoding="utf-8"), path.name)
+    except UnicodeDecodeError:
+        raise RequestError(f"{path.name} is not UTF-8 text") from None
+
+
+def _write_texts(probes: tuple[Probe, ...]) -> bytes:
+    from matexport.io.texts import format_probes
+
+    return format_probes(probes).encode()
+
+
+def _check_array(array: ArrayFacts, refuse: Refuse) -> None:
+    numbers = 1
+    for length in array.shape:
+        numbers *= max(length, 0)
+        if not 1 <= numbers <= MAX_ARRAY_NUMBERS:
+            raise refuse(f"arrays of shape {array.shape} cannot be: 1 to {MAX_ARRAY_NUMBERS} numbers are taken")
+    if not array.input:
+        raise refuse("the graph's input has no name")
+
+
+def _read_arrays(path: Path, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
+    from matexport.io.texts import MAX_PROBES
+
+    entries = [entry for entry in read_header(path).entries if entry.name == _ARRAYS]
+    kind = _STORED[array.dtype]
+    if len(entries) != 1 or entries[0].dtype != kind or entries[0].shape[1:] != array.shape:
+        raise RequestError(f"{path.name} has no {kind} tensor {_ARRAYS!r} of arrays of shape {array.shape}")
+    (entry,) = entries
+    count = entry.shape[0]
+    if not 2 <= count <= MAX_PROBES or entry.nbytes > MAX_SIDE_FILE_BYTES:
+        raise RequestError(
+            f"{path.name} has {count} arrays ({entry.nbytes} bytes); 2 to {MAX_PROBES} are taken, and up to "
+            f"{MAX_SIDE_FILE_BYTES} bytes"
+        )
+    with path.open("rb") as file:
+        file.seek(entry.offset)
+        content = file.read(entry.nbytes)
+    if len(content) != entry.nbytes:
+        raise RequestError(f"{path.name} ends inside {_ARRAYS!r}")
+    size = entry.nbytes // count
+    return tuple(
+        ArrayProbe(content[start : start + size], array.dtype, array.shape) for start in range(0, len(content), size)
+    )
+
+
+def _write_arrays(probes: tuple[ArrayProbe, ...]) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    first = probes[0]
+    content = np.frombuffer(b"".join(probe.content for probe in probes), np.dtype(first.dtype).newbyteorder("<"))
+    stored: bytes = save({_ARRAYS: content.reshape(len(probes), *first.shape)})
+    return stored
+
+
+_STORED = {Dtype.FLOAT32: "F32", Dtype.UINT8: "U8", Dtype.INT64: "I64"}
+
+#: The field of `FamilyFacts` -> what there is on disk.
+MODALITIES: Mapping[str, Modality] = {
+    "text": Modality((TOKENIZER,), PROBES, _check_text, _read_texts, _write_texts),
+    "array": Modality((), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
+}
