@@ -56,7 +56,7 @@ class StsScorer:
         self._right = [rows[asked, text] for text in task.right]
 
     def learn_parent(self, vectors: Vectors) -> None:
-        """It needs none: people have judged."""
+        """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
     def score(self, vectors: Vectors) -> dict[str, Score]:
         """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
@@ -127,7 +127,7 @@ class RetrievalScorer:
         self._document_rows = [rows[document, task.documents[identity]] for identity in self._documents]
 
     def learn_parent(self, vectors: Vectors) -> None:
-        """It needs none: people have judged."""
+        """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
     def score(self, vectors: Vectors) -> dict[str, Score]:
         """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
