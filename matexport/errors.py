@@ -1,8 +1,8 @@
-"""The exceptions a caller may catch.
+"""The exceptions that a caller may catch.
 
-Every error that matexport raises on purpose is a `MatexportError`; its message is one sentence or a few, says
-what was asked, what is true and what to do, and is fit to be shown to a user as it is. The command line turns
-`ParityError` and a family that fails verification into exit code 1, everything else into exit code 2.
+Every error that matexport raises on purpose is a `MatexportError`. Its message has one or a few sentences, says what
+was asked, what is true and what to do, and can be shown to a user as it is. The command line turns `ParityError` and
+a family that fails verification into exit code 1, and every other one of these errors into exit code 2.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-#: Characters of another library's message that are passed on.
+#: How many characters of another library's message are passed on.
 _QUOTED = 400
-#: What colours a terminal.
+#: Escape sequences that set a terminal's colours.
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, on one line; its kind where it says nothing."""
+    """The message of another library's error on one line, cut to 400 characters; its type's name where it is empty."""
     said = " ".join(_ESCAPES.sub("", str(error)).split())
     return (said if len(said) <= _QUOTED else f"{said[:_QUOTED]}...") or type(error).__name__
 
@@ -45,14 +45,14 @@ class DestinationError(MatexportError):
 
 
 class ProblemKind(StrEnum):
-    """What sort of thing is wrong with a family: what JUnit, pytest and ``--json`` group by.
+    """The kind of a problem with a family, by which JUnit, pytest and ``--json`` group problems.
 
-    ``missing``: a listed file is not there. ``changed``: it has another size or digest. ``extra``: a file lies there
-    that is not listed. ``refused``: it is not fit to be given to a runtime: a link, a graph that reads elsewhere,
-    weights that are not finite. ``manifest``: ``family.json`` cannot be read, or says what cannot be. ``proof``: the
-    probes, the parent's vectors and token ids, or the ranges cannot be read, or do not fit each other.
-    ``token-ids``: the probes have other token ids here than in the parent. ``unusable``: the files are sound, and the
-    libraries on this machine cannot run them, or give something else than the manifest says.
+    ``missing``: a listed file is not there. ``changed``: a file has another size or digest than the listed one.
+    ``extra``: there is a file that is not listed. ``refused``: a file must not be given to a runtime: a link, a graph
+    that reads other files, weights that are not finite. ``manifest``: ``family.json`` cannot be read, or contradicts
+    itself. ``proof``: the probes, the parent's vectors and token ids, or the ranges cannot be read, or do not fit each
+    other. ``token-ids``: the probes have other token ids here than in the parent. ``unusable``: the files are sound,
+    but the libraries on this machine cannot run them, or give something else than the manifest says.
     """
 
     MISSING = "missing"
@@ -65,18 +65,20 @@ class ProblemKind(StrEnum):
     UNUSABLE = "unusable"
 
 
-#: Kinds whose name begins the line. Of the others the sentence says by itself what is wrong.
+#: Kinds whose name begins the line that is shown. For the others the text alone says what is wrong.
 _NAMED = frozenset({ProblemKind.MISSING, ProblemKind.CHANGED, ProblemKind.EXTRA, ProblemKind.REFUSED})
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a family; as text, the line that is shown. A dataclass would cost a cold start 1 ms.
+    """One thing that is wrong with a family; `str` gives the line that is shown.
+
+    A NamedTuple, since a dataclass would add 1 ms to a cold start.
 
     Attributes:
-        file: what it is about, by its name in the family's folder; one of the baseline's with that folder. None where
-            it is not one file.
+        file: the file that it is about, by its name in the family's folder; of a file of the baseline, with the
+            baseline's folder before it. None where it is not about one file.
         text: what is wrong, without the kind.
-        baseline: the folder of the family that another is compared with, where it is that one's.
+        baseline: the folder of the baseline, the family that another one is compared with, if the problem is in it.
     """
 
     kind: ProblemKind
@@ -93,8 +95,8 @@ class FamilyError(MatexportError):
     """A family or pack on disk is not what its manifest says, or not what this version can read.
 
     Attributes:
-        problems: all that was found wrong, in a stable order. Where a message is all that was given, that is the one
-            problem.
+        problems: all problems that were found, in a stable order. If the error was made without any, its message is
+            the only one.
     """
 
     def __init__(
@@ -110,7 +112,12 @@ class FamilyError(MatexportError):
 
 
 def refuse_file(name: str, why: str) -> FamilyError:
-    """What to raise of a family's file that no runtime is to be given."""
+    """The error to raise for a file of a family that must not be given to a runtime.
+
+    Args:
+        name: the file, as it is called in the family's folder.
+        why: what is wrong with it.
+    """
     return FamilyError(f"{name}: {why}", kind=ProblemKind.REFUSED, file=name)
 
 

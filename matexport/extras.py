@@ -1,4 +1,4 @@
-"""Packages that an optional extra installs: said with the pip line where they are missing, before any work."""
+"""Check for the packages that an optional extra installs, before any work is done."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def require_extra(extra: str, doing: str, packages: Mapping[str, str]) -> None:
     """Refuse to go on without the packages of an extra.
 
     Args:
-        extra: its name in pyproject.toml.
-        doing: what needs it, such as ``exporting``.
-        packages: module -> what pip calls it.
+        extra: name of the extra in pyproject.toml.
+        doing: what needs the extra, such as ``exporting``; it begins the message.
+        packages: module -> the name of its package for pip.
 
     Raises:
-        MissingExtraError: some are not installed.
+        MissingExtraError: a package is not installed; the message has the pip command.
     """
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     if missing:

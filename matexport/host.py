@@ -1,4 +1,4 @@
-"""The host a measurement belongs to. Reads /proc and the environment; measures nothing."""
+"""Describe the host that a measurement belongs to. Reads /proc, /sys and Python's path; measures nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ KERNEL_FLAGS = (
     "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
 
-#: (implementer, part) of ARM cores -> their name, as `lscpu` gives it (util-linux, sys-utils/lscpu-arm.c). The kernel
-#: names no model for them, or "ARMv8 Processor" for all.
+#: (implementer, part) of ARM cores -> their name, as `lscpu` gives it (util-linux, sys-utils/lscpu-arm.c). For these
+#: cores the kernel gives no model name, or the same "ARMv8 Processor" for all.
 ARM_CORES = {
     ("0x41", part): name
     for part, name in {
@@ -31,7 +31,7 @@ ARM_CORES = {
 
 
 def read_host() -> Host:
-    """The host this process runs on."""
+    """The host that this process runs on."""
     import platform
 
     info = _read_cpuinfo()
@@ -48,7 +48,7 @@ def read_host() -> Host:
 
 
 def count_cpus() -> int:
-    """CPUs that this process may use: its affinity (taskset), and the quota of its control group (containers).
+    """Number of CPUs that this process may use: the smaller of its affinity (taskset) and its control groups' quota.
 
     A quota of one and a half CPUs counts as one: a second thread would be stopped half of the time.
     """
@@ -58,9 +58,14 @@ def count_cpus() -> int:
 
 
 def _read_quota(root: Path, own: Path) -> float | None:
-    """CPUs that the control groups of this process grant, the least of a group and those above it (cgroup v2, then v1).
+    """CPUs that the control groups of this process grant, v1 and v2: the least over its groups and those above them.
 
-    None where there is no limit, or no such thing.
+    Args:
+        root: where control groups are mounted.
+        own: the file that lists this process's groups.
+
+    Returns:
+        a number of CPUs, which need not be whole; None where there is no limit, or there are no control groups.
     """
     try:
         groups = [line.split(":", 2)[1:] for line in own.read_text().splitlines()]
@@ -86,7 +91,10 @@ def _read_quota(root: Path, own: Path) -> float | None:
 
 
 def _read_version(package: str) -> str:
-    """What `importlib.metadata.version` says, which takes 40 ms to import: the first that is found on Python's path."""
+    """The version of an installed package: from the first match on Python's path, else from `importlib.metadata`.
+
+    `importlib.metadata` takes 40 ms to import.
+    """
     for folder in sys.path:
         for metadata in sorted(Path(folder).glob(f"{package}-*.dist-info/METADATA")):
             with metadata.open(encoding="utf-8", errors="replace") as file:

@@ -1,8 +1,8 @@
-"""The command line's door: parse, run one command, turn what it raises into one line and an exit code.
+"""The command line: parse it, run one command, and turn an error into one line and an exit code.
 
-Exit codes: 0 done; 1 a gate said no (parity off its floor, a family that is not what was exported, a budget that
-nothing fits); 2 what was asked cannot be done; 130 interrupted. Only `cli` prints or picks an exit code, and torch is
-imported by ``export`` alone. Each command is a module of `commands`: its options, its call, its printing.
+Exit codes: 0 done; 1 a check failed (parity off its floor, a family that is not what was exported, a budget that
+nothing fits); 2 what was asked cannot be done; 130 interrupted. Only `cli` prints or chooses an exit code. torch is
+imported only by commands that look at a parent. Each command is a module of `commands`: options, call and printing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from matexport.errors import MatexportError, ParityError
 from matexport.spec.suggest import suggest
 from matexport.version import __version__
 
-#: What stands for a file or folder in help, where the option itself takes text: a hub id, or ``-``.
+#: Metavars of arguments that are completed as files although they take text, since a hub id or ``-`` is possible, too.
 FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml")
-#: In the order of ``--help``.
+#: Names of the commands, in the order of ``--help``.
 COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 
 
@@ -40,22 +40,26 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain(_describe_interruption(options), INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
         return DONE
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse a command line; what is wrong with it ends the process with one line and exit code 2."""
+    """Parse a command line; None is that of this process.
+
+    Raises:
+        SystemExit: the command line is wrong (one line on standard error, exit code 2), or only asks for help.
+    """
     words = sys.argv[1:] if arguments is None else arguments
-    # The options of one command are a third of a cold start; those of all are for help, and for what is no command.
+    # Making the parsers of all commands would be a third of a cold start; they are for help and unknown commands.
     parser = make_parser(words[:1] if words and words[0] in COMMANDS else COMMANDS)
     options, rest = parser.parse_known_args(arguments)
-    # argparse closes a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT over.
+    # argparse ends a list of positionals at the first option, so `embed FAMILY --profile P TEXT` leaves TEXT in `rest`.
     options_end = rest.index("--") if "--" in rest else len(rest)
     if rest and (not hasattr(options, "texts") or any(text.startswith("-") for text in rest[:options_end])):
         command: argparse.ArgumentParser = options.parser
         known = [option for action in command._actions for option in action.option_strings]
-        wrong = [text for text in rest[:options_end] if text.startswith("-")] or rest  # not the texts behind an option
+        wrong = [text for text in rest[:options_end] if text.startswith("-")] or rest  # not texts after an option
         if (name := wrong[0].partition("=")[0]) in known:
             command.error(f"{name} was given before the command: it has to stand behind it")
         command.error(f"unrecognized arguments: {' '.join(wrong)}{suggest(wrong[0].partition('=')[0], known)}")
@@ -65,9 +69,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but what is wrong takes one line, with what may have been meant; the usage is for ``--help``."""
+    """An argparse parser whose errors take one line, with a suggestion; it shows its usage for ``--help`` only."""
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:  # where argparse looks a choice up
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # argparse checks choices here
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
@@ -75,6 +79,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{suggest(str(value), known)}") from None
 
     def error(self, message: str) -> NoReturn:
+        """Print a message on one line and exit with code 2."""
         self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -96,7 +101,7 @@ class PrintCompletion(argparse.Action):
 
 
 def _list_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Those of the commands."""
+    """The parsers of the commands."""
     return [
         command
         for action in parser._actions
@@ -106,7 +111,7 @@ def _list_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPars
 
 
 def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of some commands; each sets ``run`` to its function."""
+    """A parser with some of the commands; each command's parser sets ``run`` to its function."""
     parser = Parser(
         prog="matexport",
         description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "

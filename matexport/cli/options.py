@@ -1,4 +1,7 @@
-"""Options that several commands share, and how a command is added; what is wrong with a value takes one line."""
+"""Options that several commands share, how a command is added, and how values of options are read.
+
+The functions that read a value raise an error that argparse shows on one line.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any, TypeAlias
 from matexport.spec.profile import Precision
 
 Command = Callable[[argparse.Namespace], int]
-#: Names, since argparse shows the choices as they are.
+#: Names of the precisions; argparse would show members of the enum by their representation.
 PRECISIONS = [str(precision) for precision in Precision]
 
 Parsers: TypeAlias = "argparse._SubParsersAction[Any]"
@@ -21,6 +24,14 @@ Parsers: TypeAlias = "argparse._SubParsersAction[Any]"
 def add_command(
     parsers: Parsers, name: str, run: Command, summary: str, description: str, epilog: str
 ) -> argparse.ArgumentParser:
+    """Add a command, with the option ``--json``.
+
+    Args:
+        parsers: where the commands are added.
+        run: takes the parsed options and returns an exit code.
+        summary: the command's line in the help of matexport.
+        description, epilog: text before and after the options in the command's own help.
+    """
     command: argparse.ArgumentParser = parsers.add_parser(
         name,
         help=summary,
@@ -35,16 +46,23 @@ def add_command(
 
 
 def add_family(command: argparse.ArgumentParser) -> None:
+    """Add the argument FAMILY, a path."""
     command.add_argument("family", type=Path, metavar="FAMILY", help="directory of a family or a pack")
 
 
 def add_threads(
     command: argparse.ArgumentParser, explanation: str = "threads (default: all CPUs of this process)"
 ) -> None:
+    """Add the option ``--threads``; `explanation` is its help."""
     command.add_argument("--threads", type=read_count, metavar="N", help=explanation)
 
 
 def read_shape(text: str) -> tuple[int, int]:
+    """The batch size and number of tokens of a shape such as ``1x16``.
+
+    Raises:
+        ArgumentTypeError: the text is not two whole numbers of at least 1.
+    """
     batch, _, tokens = text.partition("x")
     try:
         return read_count(batch), read_count(tokens)
@@ -53,6 +71,11 @@ def read_shape(text: str) -> tuple[int, int]:
 
 
 def read_limit(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
     try:
         number = float(text)
     except ValueError:
@@ -63,6 +86,11 @@ def read_limit(text: str) -> float:
 
 
 def read_share(text: str) -> float:
+    """A number above 0 and at most 1.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
     number = read_limit(text)
     if number > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share of at most 1, such as 0.95")
@@ -70,6 +98,11 @@ def read_share(text: str) -> float:
 
 
 def read_count(text: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")

@@ -1,7 +1,7 @@
-"""What commands say: exit codes, complaints, JSON documents, and the table of profiles that several of them print.
+"""What commands print and return: exit codes, errors, JSON documents, and the table of profiles.
 
-Standard output is a command's result (a table, vectors, or with ``--json`` one JSON document); progress and errors go
-to standard error.
+A command writes its result to standard output (a table, vectors, or with ``--json`` one JSON document), and progress
+and errors to standard error.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from matexport.family.manifest import Family
     from matexport.verify.verdict import Verification
 
-#: Exit codes: 1 is a gate that said no, 2 what was asked cannot be done.
+#: Exit codes: done (0); a check failed (1); what was asked cannot be done (2); interrupted (130).
 DONE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
 def complain(message: object, code: int) -> int:
+    """Print a message to standard error, and return the exit code that was given."""
     print(f"matexport: {message}", file=sys.stderr)
     return code
 
 
 def print_json(document: dict[str, Any]) -> None:
-    # NaN is not JSON; a parity that could not be computed is null.
+    """Print a document as JSON to standard output; numbers that are not finite, which JSON lacks, are null."""
     print(json.dumps(_replace_nan(document), ensure_ascii=False, indent=1, allow_nan=False))
 
 
@@ -44,9 +45,11 @@ def _replace_nan(value: Any) -> Any:
 
 
 def format_profiles(rows: Sequence[Mapping[str, object]]) -> str:
-    """The table that `export`, `verify` and `show` print.
+    """The table of profiles that `export`, `verify` and `show` print.
 
-    Where a row has not `passed`, a last column says which, and on which probe. Each such row has its `failure` then.
+    Args:
+        rows: one for each profile, from `describe_rows` or `describe_profiles`. If any has not `passed`, a last column
+            says which check failed on which probe; then all rows must have their `failure`.
     """
     header = [
         "profile",
@@ -90,10 +93,12 @@ def _format_verdict(row: Mapping[str, object]) -> str:
 
 
 def format_number(value: object, form: str) -> str:
+    """A number as a format specification such as ``.3f`` writes it; a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def print_verification(path: Path, verification: Verification) -> None:
+    """Print the table of profiles of the family at `path`, and the host that it was verified on."""
     from matexport.family.manifest import load_family
 
     family, host = load_family(path), verification.host
@@ -105,6 +110,7 @@ def print_verification(path: Path, verification: Verification) -> None:
 
 
 def describe_verification(path: Path, verification: Verification) -> dict[str, object]:
+    """What a verification of the family at `path` found, as ``--json`` gives it."""
     import msgspec
 
     from matexport.family.manifest import load_family
@@ -124,12 +130,12 @@ def describe_verification(path: Path, verification: Verification) -> dict[str, o
 
 
 def describe_problems(problems: Iterable[Problem]) -> list[dict[str, str | None]]:
-    """What is wrong with a family, as ``--json`` gives it; `message` is the line of standard error."""
+    """What is wrong with a family, as ``--json`` gives it; `message` is the line that standard error shows."""
     return [{"kind": problem.kind, "file": problem.file, "message": str(problem)} for problem in problems]
 
 
 def describe_rows(family: Family, verification: Verification) -> list[dict[str, object]]:
-    """One row per profile: `describe_profiles`, whether it passed, and what failed first if it did not."""
+    """One row per profile: that of `describe_profiles`, whether the profile passed, and what failed if it did not."""
     from matexport.family.summary import describe_profiles
 
     failures = describe_failures(family, verification)
@@ -139,7 +145,7 @@ def describe_rows(family: Family, verification: Verification) -> list[dict[str, 
 
 
 def describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
-    """Profile that is off its floor -> which check, why, on which probe, and all of it as a message."""
+    """Profile that is off its floor -> the check, the reason, the index of the probe, and all of these as a message."""
     from matexport.family.proof import load_probes
     from matexport.family.token_rows import quote_probe
 
@@ -155,13 +161,13 @@ def describe_failures(family: Family, verification: Verification) -> dict[str, d
 
 
 def _is_another(family: Family, verification: Verification) -> bool:
-    """Whether a family was measured on another instruction set than now; False where either is not known."""
+    """Whether a family was made on other instruction sets than this host's; False where either is not known."""
     first, now = family.facts.instruction_sets, verification.host.instruction_sets
     return bool(first and now and first != now)
 
 
 def print_decisions(family: Family) -> None:
-    """What was decided while precisions were made, and what pruning the vocabulary did."""
+    """Print what each precision keeps at a higher one, and what pruning the vocabulary did."""
     for precision, facts in family.facts.precisions.items():
         if facts.kept:
             kept = ", ".join(f"{part} in {held}" for part, held in facts.kept.items())
@@ -175,7 +181,7 @@ def print_decisions(family: Family) -> None:
 
 
 def print_unread(family: Family) -> None:
-    """Weights that the parent's own library leaves lying: heads of another task, or something it no longer has."""
+    """Print which weights the parent's own library does not use, such as heads of another task."""
     unread = family.facts.parent.unread
     if unread:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""

@@ -1,4 +1,4 @@
-"""Bars on standard error for work that takes long."""
+"""Progress bars on standard error for work that takes long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error, one per stage; nothing when that is no terminal."""
+    """A function to report progress to (see `matexport.io.progress.Progress`).
+
+    It shows one bar per stage on standard error, and nothing if that is no terminal.
+    """
     if not sys.stderr.isatty():
         yield lambda _stage, _done, _total: None
         return

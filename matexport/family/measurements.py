@@ -1,7 +1,8 @@
 """``measurements/<host>.json``: what was measured on one host, in sections (parity, bench, ...). Facts are elsewhere.
 
-A section is believed only when it was measured on these very files: beside it stands the digest of the manifest, which
-holds the digests of all others; and with the same instruction sets, which decide what kernels run.
+Sections are used only if they were measured on exactly these files: the measurements hold the digest of the manifest,
+which holds the digests of all other files. For one host, the instruction sets, which decide what kernels run, must be
+the same, too.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from matexport.spec.record import Record
 
 T = TypeVar("T")
 
-#: A file beyond this was not written by us.
+#: Larger files are ignored: matexport writes none.
 MAX_BYTES = 64 << 20
 
 
 def find_measurements(family: Family, host: Host) -> Path:
-    """The file of one host, whether it is there or not."""
+    """Path of the measurements of one host, whether the file exists or not."""
     return family.path / MEASUREMENTS / f"{host.slug}.json"
 
 
 def load_sections(family: Family, host: Host) -> dict[str, object]:
-    """All sections of a host; empty when there are none that can be read, or they are of other files."""
+    """All sections of a host's file; empty if it cannot be read, or was measured on other files than the family's."""
     known = _read(find_measurements(family, host), hash_file(family.path / MANIFEST))
     try:
-        # A virtual machine may hide some.
+        # A virtual machine may hide some instruction sets, and has the same file name then.
         if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
             return known
     except (KeyError, TypeError):
@@ -48,10 +49,10 @@ class Measurement(Record, frozen=True):
     """The parity that was recorded on a host, by profile.
 
     Attributes:
-        parity: way of running -> parity.
-        spread: between a text alone and in a batch.
-        ranges: of int8 outputs, how much their ranges cut off of the parent's own vectors.
-        token_ids: of the probes, against the parent's; None where nobody looked.
+        parity: profile -> way of running -> parity.
+        spread: profile -> difference between a text's vectors alone and in a batch.
+        ranges: profile with int8 outputs -> how much their ranges cut off of the parent's own vectors.
+        token_ids: how the probes' token ids compare with the parent's; None where they were not compared.
     """
 
     parity: Mapping[str, Mapping[str, Parity]]
@@ -65,7 +66,7 @@ class HostMeasurements(Record, frozen=True):
 
     Attributes:
         parity: None where none was recorded.
-        benches: by provider.
+        benches: provider -> its timings.
         quality: None where nothing was evaluated.
     """
 
@@ -76,10 +77,11 @@ class HostMeasurements(Record, frozen=True):
 
 
 class Measurements(Record, frozen=True):
-    """What was measured of a family, on all hosts, by the name of their files.
+    """What was measured of a family on all hosts.
 
     Attributes:
-        manifest_sha256: of the family's manifest, which all of it was measured under.
+        manifest_sha256: digest of the family's manifest, which every measurement was made under.
+        hosts: in the order of their file names.
     """
 
     manifest_sha256: str
@@ -87,7 +89,7 @@ class Measurements(Record, frozen=True):
 
 
 def load_measurements(family: Family) -> Measurements:
-    """Read every host's file once. What cannot be read, or is of other files than this family's, is left out."""
+    """Read every host's file once, but for those that cannot be read or were measured on other files than these."""
     digest = hash_file(family.path / MANIFEST)
     folder = family.path / MEASUREMENTS
     found = []
@@ -110,13 +112,17 @@ def load_measurements(family: Family) -> Measurements:
 def write_sections(
     family: Family, host: Host, sections: Mapping[str, object] | Callable[[], Mapping[str, object]]
 ) -> Path:
-    """Put sections in place of those of the same name, and keep the others.
+    """Write sections into a host's file in place of those of the same name, and keep the others.
 
     Args:
-        sections: or what gives them, called when no other process can write: it may read what is there and add to it.
+        sections: the sections, or a function that returns them. The function is called while no other process can
+            write, so that it may read what is there and add to it.
 
     Returns:
-        the file. Written beside it and renamed, so that it is never half there.
+        the path of the file, which is written beside it and then renamed, so that it is never half there.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
@@ -131,7 +137,7 @@ def write_sections(
 
 
 def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:
-    """A file's sections; none where it cannot be read, or is of other files than this family's."""
+    """A file's sections; empty where it cannot be read, or is about other files than the family's."""
     try:
         if path.is_symlink() or path.stat().st_size > MAX_BYTES:
             return {}
@@ -145,14 +151,14 @@ def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:
 
 def _parse(content: bytes) -> Any:
     try:
-        return msgspec.json.decode(content)  # three times as fast as json, which reads NaN and all else, too
+        return msgspec.json.decode(content)  # three times as fast as json, which can also read NaN
     except msgspec.DecodeError:
         return json.loads(content.decode("utf-8"))
 
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
-    """Let no other process of ours write there meanwhile, where the system can lock a folder without a file in it."""
+    """Keep other matexport processes from writing in a folder meanwhile, where the system can lock a folder itself."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -170,10 +176,16 @@ BENCH_SECTION = "bench"
 
 
 def record_bench(family: Family, bench: Bench) -> Path:
-    """Keep a bench in ``measurements/<host>.json``, with what else is known there; facts are not touched.
+    """Write a bench into ``measurements/<host>.json``, beside what else is known there.
 
-    Profiles, numbers of threads and providers that were not measured this time keep what was measured before; but
-    numbers of threads only where as much was measured, or their lines would not compare.
+    Profiles and providers that were not measured this time keep their timings. So do, in a profile, the other numbers
+    of threads, but only where they were measured with the same settings, so that all its timings can be compared.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
 
     def add() -> dict[str, object]:
@@ -182,7 +194,7 @@ def record_bench(family: Family, bench: Bench) -> Path:
         for name, new in bench.profiles.items():
             old = profiles.get(name)
             if old and _list_settings(old) == _list_settings(new):
-                again = new.threads.keys()  # what was timed beside these before was not timed in the same run
+                again = new.threads.keys()  # timed anew, so their old timings of the parent are of another run
                 parent = {count: timing for count, timing in old.parent.items() if count not in again}
                 new = msgspec.structs.replace(
                     new, threads={**old.threads, **new.threads}, parent={**parent, **new.parent}
@@ -195,7 +207,11 @@ def record_bench(family: Family, bench: Bench) -> Path:
 
 
 def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
-    """What was measured on a host, if there is something that can be read and that is of these very files."""
+    """What was timed on a host with a provider; None if nothing can be read that was measured on exactly these files.
+
+    Args:
+        provider: a key of `matexport.spec.measured.PROVIDERS`.
+    """
     return _convert(load_sections(family, host), _name_section(provider), Bench)
 
 
@@ -212,9 +228,16 @@ QUALITY_SECTION = "quality"
 
 
 def record_quality(family: Family, quality: Quality) -> Path:
-    """Keep an evaluation in ``measurements/<host>.json``, with what else is known there.
+    """Write an evaluation into ``measurements/<host>.json``, beside what else is known there.
 
-    Tasks that were not measured this time stay; and so do, in a task of the same data, the other profiles.
+    Tasks that were not measured this time are kept. So are, in a task of the same kind, metric and data, the scores of
+    the other profiles.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
 
     def add() -> dict[str, object]:
@@ -233,17 +256,24 @@ def record_quality(family: Family, quality: Quality) -> Path:
 
 
 def load_quality(family: Family, host: Host) -> Quality | None:
-    """What was evaluated on a host, if there is something that can be read and that is of these very files."""
+    """What was evaluated on a host; None where nothing can be read that was measured on exactly these files."""
     return _convert(load_sections(family, host), QUALITY_SECTION, Quality)
 
 
 def load_measurement(family: Family, host: Host) -> Measurement | None:
-    """The parity that was recorded on a host, if there is some that can be read and that is of these very files."""
+    """The parity that was recorded on a host; None if nothing can be read that was measured on exactly these files."""
     return _convert_parity(load_sections(family, host))
 
 
 def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
-    """Keep parity in ``measurements/<host>.json``, with what else is known there."""
+    """Write parity into ``measurements/<host>.json``, beside what else is known there.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     sections: dict[str, object] = {
         "parity": msgspec.to_builtins(measured.parity),
         "spread": msgspec.to_builtins(measured.spread),

@@ -10,14 +10,16 @@ from matexport.spec.parity import Parity, worst_of
 
 
 def describe_profiles(family: Family, measured: Measurement | None = None) -> list[dict[str, object]]:
-    """One record per profile: what it is, what it weighs, how near it is to the parent.
+    """One record per profile: what it is, how large it is, and how near it is to the parent.
 
     Args:
         family: the family.
         measured: the parity that was recorded on a host (`load_measurement`); None where none was.
 
     Returns:
-        records of plain values, ready for JSON. `download_bytes` is the graph and its prefix of the weights.
+        records of plain values, ready for JSON, in the family's order. Sizes are in bytes; `download_bytes` is that of
+        the graph and of its prefix of the weights. The numbers of parity are the worst over all ways of running, and
+        None where no parity was recorded.
     """
     rows: list[dict[str, object]] = []
     for profile in family.profiles:

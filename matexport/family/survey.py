@@ -1,8 +1,8 @@
-"""All that is known of a family's profiles, side by side: bytes from the manifest, the rest from every host's file.
+"""All that is known of a family's profiles, side by side: sizes from the manifest, the rest from every host's file.
 
-What was measured on the host in question counts. Of a number that was not measured there, the worst of the other hosts'
-is taken, and stands beside the host that it is from: an assumption, which `pick` and `report` name as one. Files can
-have been edited by hand: what is not a finite number, or a time or size that is not above 0, counts as not measured.
+Measurements of the host in question come first. Where it lacks a number, the worst of the other hosts' numbers is
+taken, together with the host that it is from; this is an assumption, and `pick` and `report` say so. Since files can
+have been edited by hand, a number that is not finite, or a time or size that is not above 0, counts as not measured.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, Task
 from matexport.spec.profile import Profile
 from matexport.spec.record import Record
 
-#: The host in question: one host, any machine of a kind, or none (a device that nothing tells from others).
+#: The host in question: one host, any machine of a kind, or None (a device whose file has no pattern of hosts).
 Where = Host | HostPattern | None
 
 
 class Measured(Record, frozen=True):
-    """A number, the host that it was measured on, and for timings with how many threads."""
+    """A number, the host that it was measured on, and for timings the number of threads."""
 
     value: float
     host: Host
@@ -33,16 +33,18 @@ class Measured(Record, frozen=True):
 
 
 class Candidate(Record, frozen=True):
-    """One profile. What nobody measured is None.
+    """One profile. A number that was not measured is None.
 
     Attributes:
-        trained: whether the parent was trained to be read at this point; None where nobody said.
-        disk_bytes: of all that a pack of it needs to run.
-        peak_bytes: largest resident memory of a process that ran it, with the number of threads of `latency_ms`.
+        trained: whether the parent was trained to be read at this point; None where that is not known.
+        disk_bytes: size of all files that are needed to run the profile.
+        download_bytes: size of its graph and of its prefix of the weights.
+        peak_bytes: largest resident memory of a process that ran it, in bytes; the number of threads is chosen as for
+            `latency_ms`.
         latency_ms: median of embedding one short text, or of one run of the shape that was asked for.
-        cold_start_ms: median of process start to first vector.
-        texts_per_s: throughput on a mix of lengths.
-        retention: the least over the tasks that count (`Survey.tasks`).
+        cold_start_ms: median time from process start to first vector.
+        texts_per_s: throughput on a mix of lengths, in texts per second.
+        retention: score over the whole parent's score, the least over the tasks that count (`Survey.tasks`).
     """
 
     profile: str
@@ -62,11 +64,11 @@ class Survey(Record, frozen=True):
     """Every profile of a family, in the family's order.
 
     Attributes:
-        host: the one in question.
-        tasks: what `Candidate.retention` is of: the task that was asked for; else those with labels, or without where
-            there are none, that were evaluated for the most profiles.
-        hosts: all that something was measured on.
-        left_out: tasks that do not count, though nobody asked for another one -> why.
+        host: the host in question.
+        tasks: names of the tasks that `Candidate.retention` is taken from: the task that was asked for, or else the
+            tasks with labels (without labels where there are none) that were evaluated for the most profiles.
+        hosts: all hosts that something was measured on.
+        left_out: task -> why it does not count; empty where one task was asked for.
     """
 
     host: Where
@@ -88,16 +90,16 @@ def survey_family(
     """Gather what is known of a family's profiles.
 
     Args:
-        family: a loaded family or pack. Its files are not touched, but for the manifest's digest.
-        host: whose measurements count; of several machines of a kind, the worst.
-        threads: of the timings; the most that were measured on a host when left out.
+        family: a loaded family or pack. Of its files only the manifest, for its digest, and measurements are read.
+        host: the host whose measurements come first; of several machines of a kind, the worst number is taken.
+        threads: number of threads of the timings; when left out, the most that each host measured.
         shape: (batch, tokens) whose latency counts, instead of that of one short text.
-        task: name of the one that retention is of.
-        measured: what `load_measurements` read; it is read when left out.
+        task: name of the only task that retention is taken from; see `Survey.tasks` for the default.
+        measured: what `load_measurements` returned; it is called when left out.
 
     Raises:
-        RequestError: nobody evaluated that task, or timed that shape or number of threads; those that are known are
-            listed.
+        RequestError: the task was not evaluated, or the shape or number of threads was not timed, on any host; the
+            message lists those that were.
     """
     measured = measured or load_measurements(family)
     benches = [(one.host, one.benches[CPU]) for one in measured.hosts if CPU in one.benches]
@@ -137,7 +139,7 @@ def survey_family(
 
 
 class _Timings(Record, frozen=True):
-    """What every host timed, with one number of threads or each host's largest."""
+    """What every host timed, with `threads` threads, or with each host's largest number of threads if that is None."""
 
     benches: Sequence[tuple[Host, Bench]]
     host: Where
@@ -146,7 +148,7 @@ class _Timings(Record, frozen=True):
     def find(
         self, profile: str, read: Callable[[Timing], float | None], worst: Callable[..., Measured]
     ) -> Measured | None:
-        """A profile's number on the host in question, or else the worst of the others."""
+        """A profile's number on the host in question, or else the worst of the other hosts' numbers."""
         found = []
         for where, bench in self.benches:
             counts = bench.profiles[profile].threads if profile in bench.profiles else {}
@@ -160,7 +162,10 @@ class _Timings(Record, frozen=True):
 def _survey_retention(
     profile: str, tasks: Sequence[str], qualities: Sequence[tuple[Host, Quality]], host: Where
 ) -> Measured | None:
-    """Each task where it was evaluated, be that another host than the next task's; the least of them."""
+    """The least retention of a profile over some tasks; None where one of them is not known.
+
+    The host is chosen for each task on its own, so that two tasks may have been evaluated on different hosts.
+    """
     found = []
     for name in tasks:
         kept = [(where, _find_retention(quality, name, profile)) for where, quality in qualities]
@@ -172,7 +177,7 @@ def _survey_retention(
 
 
 def _check_timings(benches: Sequence[tuple[Host, Bench]], threads: int | None, shape: tuple[int, int] | None) -> None:
-    """Refuse a number of threads or a shape that nobody timed anything with."""
+    """Refuse a number of threads or a shape that no host timed anything with."""
     timed = [
         timing for _, bench in benches for profile in bench.profiles.values() for timing in profile.threads.items()
     ]
@@ -188,8 +193,8 @@ def list_unmeasured(
     """Names of the profiles that a host has no timings of.
 
     Args:
-        threads: with that many of them; with any when left out.
-        shape: (batch, tokens) that must have been timed.
+        threads: number of threads that must have been timed; any number counts when left out.
+        shape: (batch, tokens) that must have been timed; when left out, any timing counts.
     """
     bench = load_bench(family, host)
 
@@ -208,10 +213,10 @@ def _find_retention(known: Quality, task: str, profile: str) -> float | None:
 
 
 def _choose_tasks(qualities: Sequence[Quality], wanted: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The tasks that retention is the least of, and those that are left out: name -> why.
+    """The tasks that retention is the least of, and the tasks that are left out: name -> why.
 
-    A task that was evaluated for some profiles only would make all others unknown, and one in which the parent itself
-    ranks nothing says nothing of any.
+    A task that was evaluated for only some profiles would make the retention of all others unknown. A task in which the
+    parent itself ranks nothing gives no retention for any profile.
     """
     known: dict[str, TaskQuality] = {}
     for found in qualities:
@@ -226,7 +231,7 @@ def _choose_tasks(qualities: Sequence[Quality], wanted: str | None) -> tuple[tup
     covered: dict[str, set[str]] = {name: set() for name in known}
     for found in qualities:
         for name, task in found.tasks.items():
-            covered[name] |= {it for it in task.profiles if _find_retention(found, name, it) is not None}
+            covered[name] |= {profile for profile in task.profiles if _find_retention(found, name, profile) is not None}
     usable = [name for name in sorted(known) if covered[name]]
     pool = [name for name in usable if known[name].kind.has_labels] or usable
     widest = max((covered[name] for name in pool), key=len, default=set())
@@ -251,7 +256,7 @@ def _choose(found: list[Measured], host: Where, worst: Callable[..., Measured]) 
     return worst(here or found) if found else None
 
 
-@lru_cache(maxsize=256)  # asked for every number of every profile, of a few hosts
+@lru_cache(maxsize=256)  # called for every number of every profile, with a few hosts only
 def is_measured_on(measured: Host, host: Where) -> bool:
     """Whether what was measured on a host counts as measured on the host in question."""
     if isinstance(host, HostPattern):
@@ -260,7 +265,7 @@ def is_measured_on(measured: Host, host: Where) -> bool:
 
 
 def is_same_host(one: Host, other: Host) -> bool:
-    """Whether numbers of one host hold on the other: same processor, CPUs, kernels and onnxruntime."""
+    """Whether two hosts have the same processor, number of CPUs, instruction sets and version of onnxruntime."""
     return (one.slug, one.instruction_sets) == (other.slug, other.instruction_sets)
 
 

@@ -1,14 +1,14 @@
 """The nested weights file: a valid safetensors file whose every prefix at a block's end is a shallower model.
 
-Layout, after the safetensors specification: 8 bytes little-endian header length, a JSON header, the tensors without
-holes. Two things are ours: tensors are ordered by when a model that is cut off after block k first needs them, and
-padding makes offsets friendly to memory mapping: the header is padded with spaces (the format allows it) so that the
-data begins at a multiple of 4096, and where a tensor's length is no multiple of 64, a small U8 tensor named
-``__pad__.N`` follows it (the format forbids holes).
+The layout follows the safetensors specification (github.com/huggingface/safetensors): 8 bytes with the little-endian
+length of the header, a JSON header, and the tensors without holes. Two things are our own. Tensors are ordered by the
+smallest number of blocks at which a model needs them. And padding makes offsets friendly to memory mapping: the header
+is padded with spaces (the format allows this) so that the data begins at a multiple of 4096, and a tensor whose length
+is no multiple of 64 is followed by a small U8 tensor named ``__pad__.N`` (the format forbids holes).
 
-A *prefix* of the file is cut at some length. Written out by `write_prefix`, its header names only the tensors that
-are there, padded to the old length, so no offset moves, graphs stay byte-identical, and it is a valid safetensors
-file again.
+A *prefix* of the file is its first bytes up to the end of a tensor. In the file that `write_prefix` makes of a prefix,
+the header names only the tensors of the prefix and is padded to its old length. So no offset moves, graphs stay
+byte-identical, and the result is a valid safetensors file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
 PADDING_NAME = "__pad__."
 
-#: The safetensors specification's own bound on the header.
+#: Largest header that the safetensors library accepts.
 MAX_HEADER_BYTES = 100_000_000
 
 ITEM_BYTES = {
@@ -37,7 +37,13 @@ ITEM_BYTES = {
 
 
 class TensorEntry(Record, frozen=True):
-    """One tensor of a nested file. `offset` counts from the start of the file, in bytes."""
+    """One tensor of a nested file.
+
+    Attributes:
+        dtype: as safetensors spells it, such as ``F32``.
+        offset: of its first byte from the start of the file.
+        nbytes: its length in bytes.
+    """
 
     name: str
     dtype: str
@@ -47,11 +53,18 @@ class TensorEntry(Record, frozen=True):
 
     @property
     def end(self) -> int:
+        """Offset of the first byte after the tensor, from the start of the file."""
         return self.offset + self.nbytes
 
 
 class NestedHeader(Record, frozen=True):
-    """The header of a nested file and where its data begins."""
+    """The header of a nested file.
+
+    Attributes:
+        entries: the tensors in the order of their offsets, padding included.
+        data_start: offset of the first tensor from the start of the file, in bytes.
+        metadata: the header's ``__metadata__``.
+    """
 
     entries: tuple[TensorEntry, ...]
     data_start: int
@@ -59,11 +72,20 @@ class NestedHeader(Record, frozen=True):
 
     @property
     def end(self) -> int:
+        """Length in bytes of the file that the header describes."""
         return self.entries[-1].end if self.entries else self.data_start
 
 
 def plan_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> NestedHeader:
-    """Lay out tensors, given as (name, safetensors dtype, shape), in that order."""
+    """Lay out tensors in the order in which they are given, with the padding that alignment needs.
+
+    Args:
+        tensors: (name, dtype as safetensors spells it, shape) of each.
+        metadata: what the header says besides.
+
+    Raises:
+        KeyError: a dtype is not in `ITEM_BYTES`.
+    """
     relative: list[TensorEntry] = []
     position = 0
     for name, dtype, shape in tensors:
@@ -86,10 +108,11 @@ def encode_header(header: NestedHeader) -> bytes:
 
 
 def read_header(path: Path) -> NestedHeader:
-    """Read and check the header of a safetensors file; tensors may lie past the end of a prefix.
+    """Read and check the header of a safetensors file. That the file is long enough for its tensors is not checked.
 
     Raises:
-        FamilyError: it is no safetensors header, or one that has holes, overlaps or sizes that do not add up.
+        FamilyError: the file has no safetensors header, or its tensors have holes, overlaps or wrong sizes.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -111,10 +134,14 @@ def read_header(path: Path) -> NestedHeader:
 
 
 def write_prefix(source: Path, target: BinaryIO, prefix_bytes: int) -> None:
-    """Copy the first `prefix_bytes` of a nested file as a valid safetensors file with unmoved offsets.
+    """Copy the first `prefix_bytes` bytes of a nested file as a valid safetensors file in which no offset has moved.
+
+    Args:
+        target: an open binary file, which is written from its current position on.
 
     Raises:
-        FamilyError: the prefix would cut a tensor in two, or the file is shorter than it.
+        FamilyError: the prefix would cut a tensor in two, or the source is shorter than the prefix.
+        OSError: a file cannot be read or written.
     """
     header = read_header(source)
     kept = tuple(entry for entry in header.entries if entry.end <= prefix_bytes)

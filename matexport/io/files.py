@@ -1,4 +1,4 @@
-"""Files: their digests, one file that appears whole, TOML and JSON, and what an OSError means in words."""
+"""Files: digests, replacing a file in one step, reading TOML and JSON, and words for what an OSError means."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """Parse a TOML file from a user.
 
     Args:
-        what: names the file in messages, such as ``job``.
+        what: what the file is, for messages, such as ``job``.
 
     Raises:
-        RequestError: it cannot be read, or is not TOML.
+        RequestError: the file cannot be read, or is not TOML.
     """
     import tomllib
 
@@ -32,19 +32,19 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError) as problem:  # TOML, UTF-8, or more digits or brackets than Python reads
+    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, or too many digits or brackets
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON of a file that anyone may have written, as its specification has it.
+    """Parse JSON from an untrusted file strictly (RFC 8259).
 
-    Python's reader takes the last of several values of one name, where another reader takes the first; and it knows
-    NaN and Infinity, and reads 1e999 as one.
+    Python's own reader also accepts a name that occurs twice in an object and takes its last value, where another
+    reader may take the first. It accepts NaN and Infinity, and reads 1e999 as infinite.
 
     Raises:
-        ValueError: it is not JSON, a name occurs twice in a table, or a number is none.
-        RecursionError: it nests too deep.
+        ValueError: the text is not JSON, a name occurs twice in an object, or a number is not finite.
+        RecursionError: the text is nested too deeply.
     """
     return json.loads(
         text, object_pairs_hook=_refuse_repeated_names, parse_constant=_refuse_number, parse_float=_read_finite
@@ -68,12 +68,16 @@ def _read_finite(literal: str) -> float:
     return number if math.isfinite(number) else _refuse_number(literal)
 
 
-#: Hashed at a time, without Python's lock: what else is loaded meanwhile goes on in another thread.
+#: Bytes that are hashed at a time. hashlib releases Python's lock meanwhile, so that other threads can go on.
 HASH_CHUNK = 16 << 20
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file, as a hex digest."""
+    """The sha256 of a file, as 64 hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
@@ -90,13 +94,17 @@ _FULL = {
 
 
 def describe_os_error(error: OSError) -> str:
-    """What happened, in the words that every message has for it."""
+    """What an error of the system means, in the same words in every message."""
     return _FULL.get(error.errno or 0) or (error.strerror or str(error)).lower()
 
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a DestinationError that says what happened."""
+    """Turn an OSError in the block, in which `path` is written, into a message for the user.
+
+    Raises:
+        DestinationError: the block raised an OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -105,15 +113,15 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well; until then it lies beside it, unseen.
+    """A binary file that replaces `path` when the block ends without an error; until then it is a file beside `path`.
 
-    Its name begins with that of `path` and ends in ``.tmp``, so that a family's checks let it lie should this process
-    be killed.
+    The name of that file begins with the name of `path` and ends in ``.tmp``. If this process is killed, it stays, and
+    the checks of a family ignore it.
 
     Raises:
-        OSError: it cannot be written; nothing is changed then.
+        OSError: the file cannot be written; `path` is not changed then.
     """
-    import tempfile  # 4 ms, of a cold start that writes nothing
+    import tempfile  # takes 4 ms, which a cold start that writes nothing should not pay
 
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=f"{path.suffix}.tmp")
     temporary = Path(name)
@@ -128,7 +136,11 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def explain_os_errors(destination: Path) -> Iterator[None]:
-    """Turn an OSError of writing `destination` into a DestinationError that says what happened to what."""
+    """Turn an OSError in the block, in which the directory `destination` is made, into a message for the user.
+
+    Raises:
+        DestinationError: the block raised an OSError; the message also names another file that the error is about.
+    """
     try:
         yield
     except OSError as error:
@@ -139,13 +151,13 @@ def explain_os_errors(destination: Path) -> Iterator[None]:
 
 
 def find_file_problem(path: Path, limit: int) -> Problem | None:
-    """Why a file is not opened: it is missing, no regular file, or larger than `limit` bytes; None where it may be."""
+    """Why a file must not be opened: it is missing, no regular file, or larger than `limit` bytes; None if it may."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         return Problem(ProblemKind.MISSING, path.name, path.name)
-    # Symbolic links could leave the folder. Hard links are let through: package installers make them, and they
-    # cannot show a file that its owner could not have copied here.
+    # Symbolic links could lead out of the folder. Hard links are accepted: package installers make them, and whoever
+    # can make one could also have copied the file here.
     if not stat.S_ISREG(status.st_mode):
         return Problem(ProblemKind.REFUSED, path.name, f"{path.name} is not a regular file (links are not followed)")
     if status.st_size > limit:

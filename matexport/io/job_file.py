@@ -1,12 +1,11 @@
-"""What is known of a parent -> a commented job file, as text. `export.outline` looks at the parent; nothing here does.
+"""Write a commented job file, as text, from what `export.outline` found about a parent; the parent is not read here.
 
-`render_job` writes points and precisions down with everything that `export` has to be told, and with a comment for what
-it could be told. The text loads with `io.jobs.load_job` as it is.
+`render_job` writes points and precisions, everything else that `export` needs to know, and comments on what else it
+could be told. The text can be loaded with `io.jobs.load_job` as it is.
 
-Much of it was read in files of a stranger. So there are two ways into the text and no third: `quote`, for values,
-escapes whatever TOML does not take literally; `_comment` and `_aside` make lines of what a comment says, in which no
-line end and no control character is left. The comments are the point of the file, and a library that writes TOML does
-not lay them out, so there is none.
+Much of the content comes from a stranger's files. So text gets into the file in two ways only: `quote`, for values,
+escapes whatever TOML does not take literally; `_comment` and `_aside` make comment lines without line ends and control
+characters in them. No library for writing TOML is used, since the comments matter most and none lays them out.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, PoolingMode
 
-#: Columns of the file.
+#: Width of the file in characters.
 COLUMNS = 118
-#: Characters of one value that a comment shows.
+#: Longer values are cut to this many characters in comments.
 _SHOWN = 60
 _ESCAPED = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
@@ -34,7 +33,9 @@ def render_job(outline: Outline, points: Sequence[Point], precisions: Sequence[P
     """The text of a job file.
 
     Args:
-        file: how the user calls it, for the command in its first lines; None where it has no name yet.
+        outline: what was found about the parent.
+        points, precisions: what the job asks for.
+        file: the file's name as the user gave it, for the command in its first lines; None where it has no name yet.
 
     Raises:
         RequestError: the parent's path cannot be written in TOML.
@@ -51,10 +52,10 @@ def render_job(outline: Outline, points: Sequence[Point], precisions: Sequence[P
 
 
 def quote(text: str) -> str:
-    """A TOML string, double quotes included.
+    """A text as a TOML basic string, with its double quotes.
 
     Raises:
-        RequestError: the text has bytes that are no Unicode, as a path may.
+        RequestError: the text has surrogates, as a path has whose bytes are not UTF-8.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError(f"{text!a} is not Unicode text, which a TOML file has to be: rename it, or link to it")
@@ -62,16 +63,16 @@ def quote(text: str) -> str:
 
 
 def spell_source(source: str, folder: Path | None) -> str:
-    """A parent's source as a file in `folder` names it: a directory relative to it, anything else as it is.
+    """A parent's source as a job file in `folder` has to name it: a relative path from there, anything else unchanged.
 
     Args:
-        source: as the user typed it, a path from the current directory.
-        folder: None for a file that may be put anywhere.
+        source: what the user typed; a relative path starts from the current directory.
+        folder: the folder of the job file; None if it may be put anywhere, so that paths are absolute.
     """
     given = Path(source)
     if source.startswith(("package:", "~")) or not given.is_dir():
         return source
-    # Only a path with ".." needs links resolved: for others, the link is what the user means by the name.
+    # Links are resolved only in a path with ".."; in others, the user means the link itself.
     absolute = given.resolve() if ".." in given.parts else given.absolute()
     if folder is None or given.is_absolute():
         return absolute.as_posix()
@@ -83,7 +84,7 @@ def spell_source(source: str, folder: Path | None) -> str:
 
 
 def name_job(source: str) -> str:
-    """A file name, without suffix, for the job of a parent; it names the family, too."""
+    """A file name without suffix for the job of a parent; the family is named after it, too."""
     if source.startswith("package:"):
         name = source.removeprefix("package:").partition("/")[0].replace("_", "-")
     else:
@@ -219,7 +220,7 @@ def _render_points(outline: Outline, points: Sequence[Point]) -> list[str]:
 
 
 def _render_table(points: Iterable[Point]) -> list[str]:
-    """Points as a grid where they are one, else as pairs."""
+    """The lines of a table of points: as layers and dims if the points are a whole grid, else as pairs."""
     points = sorted(points)
     layers, dims = split_grid(points)
     if len(points) == len(layers) * len(dims):
@@ -292,13 +293,13 @@ def _say_range(outline: Outline) -> str:
 
 
 def _show(text: str) -> str:
-    """A value from a stranger's file, quoted and short."""
+    """A value from a stranger's file, quoted and cut to `_SHOWN` characters."""
     cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return f'"{"".join(_escape(character) for character in cut)}"'
 
 
 def _comment(text: str, *, hanging: bool = False) -> list[str]:
-    """A comment of as many lines as it takes. `hanging`: its later lines are indented."""
+    """A text as lines of comment; if `hanging`, all lines but the first are indented."""
     return textwrap.wrap(
         _clean(text),
         COLUMNS,
@@ -310,12 +311,12 @@ def _comment(text: str, *, hanging: bool = False) -> list[str]:
 
 
 def _aside(line: str) -> str:
-    """One line of the file that does not count until its mark is taken off."""
+    """One line of the file that is commented out."""
     return f"# {_clean(line)}"
 
 
 def _clean(text: str) -> str:
-    """Text of which no character ends a comment, or does something to a terminal."""
+    """Text without characters that would end a comment or control a terminal."""
     return "".join(
         " " if character.isspace() else character if character.isprintable() else _escape(character)
         for character in text
@@ -323,7 +324,7 @@ def _clean(text: str) -> str:
 
 
 def _escape(character: str) -> str:
-    """What stands for a character inside of a TOML string."""
+    """A character as it has to be written inside of a TOML string."""
     if character in _ESCAPED:
         return _ESCAPED[character]
     if character.isprintable():

@@ -1,8 +1,8 @@
-"""How long work says where it is: called with the name of a stage, what is done of it, and out of how many."""
+"""The type of a function that long work calls to report its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: ``(stage, done, total)``; a stage begins with ``done == 0`` and ends with ``done == total``.
+#: Called with (name of the stage, done, total). A stage begins with ``done == 0`` and ends with ``done == total``.
 Progress = Callable[[str, int, int], None]

@@ -1,8 +1,8 @@
-"""A parent at first look, and what of it is worth exporting. `export.outline` looks, `job_file` writes it down.
+"""What was found about a parent, and which points and precisions are worth exporting.
 
-`Outline` is what a look finds. Points are proposed where the parent's files say that it was trained; where none does,
-at a few depths and halved dims, so that the first family shows what they cost. Precisions are those that export takes
-for such a parent without anything more from the user.
+`export.outline` looks at the parent and makes an `Outline`; `job_file` writes a job file from it. The proposed points
+are those that the parent's files name as trained, or else a few depths and halved dims, so that the first family shows
+what they cost. The proposed precisions are those that need no further input from the user.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import Readout, ReadoutRequest
 from matexport.spec.record import Record
 
-#: Points that are proposed unless they are trained pairs on no grid; of a larger grid, depths are left out.
+#: At most so many points are proposed, unless the trained points are pairs that are no grid.
 MOST_POINTS = 30
-#: The grid for parents of which nobody says where they were trained: depths, and the least of the halved dims.
+#: The grid for parents whose trained points are not known: number of depths, and the smallest of the halved dims.
 DEPTHS, LEAST_DIM = 3, 32
 
 
@@ -36,9 +36,9 @@ class Trained(Record, frozen=True):
     """Where a parent's files say that it was trained to be read.
 
     Attributes:
-        points: inside the parent, sorted.
-        source: which file says so, and by what: ``README.md (MatryoshkaLoss)``.
-        raw: whether training read the states of early blocks as they are, before any final norm.
+        points: those that lie within the parent's depths and dims, sorted.
+        source: the file and the part of it that says so, such as ``README.md (MatryoshkaLoss)``.
+        raw: whether training read the states after early blocks without the final norm.
     """
 
     points: tuple[Point, ...]
@@ -50,7 +50,7 @@ class Found(Record, frozen=True):
     """What export's own plan of the parent says.
 
     Attributes:
-        tail: names of the modules behind the last block, such as a final norm; empty for post-norm parents.
+        tail: names of the modules after the last block, such as a final norm; empty for post-norm parents.
     """
 
     parent: ParentFacts
@@ -60,19 +60,19 @@ class Found(Record, frozen=True):
 
 
 class Outline(Record, frozen=True):
-    """A parent at first look.
+    """What was found about a parent.
 
     Attributes:
-        parent: as the job names it.
-        request: what its ``[readout]`` has to say, and what it is best to say.
-        found: what export reads off the parent when it is told that.
-        width: coordinates that the parent's users see of a vector.
-        depths: numbers of blocks after which it can be read.
-        routes: of a parent that routes its texts.
-        trained: None where none of its files says.
-        refused: what export would refuse of this parent, and why; a sentence each.
-        ignored: what its files say and nobody can use; a sentence each.
-        commit: of a hub parent, the revision that was looked at.
+        parent: the parent as the job names it.
+        request: the settings of the job's ``[readout]``: those that it needs, and those that are proposed.
+        found: what export's plan says with these settings.
+        width: number of coordinates of a vector that the parent's users get.
+        depths: numbers of blocks after which the parent can be read.
+        routes: names of the routes of a parent that routes its texts.
+        trained: the trained points; None where no file names any.
+        refused: a sentence for each thing that export would refuse, with the reason.
+        ignored: a sentence for each statement of the parent's files that cannot be used.
+        commit: the revision of a hub parent that was looked at.
     """
 
     parent: ParentSource
@@ -88,7 +88,7 @@ class Outline(Record, frozen=True):
 
     @property
     def blocks(self) -> int:
-        """How many there are; 0 for a parent that looks its tokens up in a table."""
+        """Number of the parent's blocks; 0 for a parent that looks its tokens up in a table."""
         return self.found.parent.blocks
 
 
@@ -96,10 +96,10 @@ def choose_points(outline: Outline, selection: Selection | None = None) -> tuple
     """Points that are worth exporting, at least one, sorted.
 
     Args:
-        selection: None for trained ones where the parent's files say them, else a grid.
+        selection: which points to choose; None for the trained ones where they are known, else a grid.
 
     Raises:
-        RequestError: trained points were asked for, and nothing says where the parent was trained.
+        RequestError: trained points were asked for, and no file of the parent names a point that can be read.
     """
     if selection is Selection.WHOLE:
         return (Point(outline.depths[-1], outline.width),)
@@ -116,10 +116,10 @@ def choose_points(outline: Outline, selection: Selection | None = None) -> tuple
 
 
 def check_precisions(asked: Sequence[str]) -> None:
-    """Refuse what is wrong with names of precisions whatever the parent is.
+    """Refuse names of precisions that `init` can propose for no parent.
 
     Raises:
-        RequestError: one is none, or needs what only the user has.
+        RequestError: a name is not that of a precision, or the precision needs calibration texts from the user.
     """
     for name in asked:
         if name not in list(Precision):
@@ -132,10 +132,12 @@ def check_precisions(asked: Sequence[str]) -> None:
 
 
 def choose_precisions(outline: Outline, asked: Sequence[str] = ()) -> tuple[Precision, ...]:
-    """The precisions that were asked for, each once; of none, fp32 and int8, or fp32 alone for a parent without blocks.
+    """The precisions that were asked for, each once.
+
+    If none was asked for, these are fp32 and int8, or only fp32 for a parent without blocks.
 
     Raises:
-        RequestError: one is none, or export would refuse the file for it.
+        RequestError: a name is not that of a precision, or export would refuse this precision in the job.
     """
     if not asked:
         return (Precision.FP32, Precision.INT8) if outline.blocks else (Precision.FP32,)
@@ -150,7 +152,7 @@ def choose_precisions(outline: Outline, asked: Sequence[str] = ()) -> tuple[Prec
 
 
 def describe_points(points: Iterable[Point]) -> str:
-    """Points in words, short: ``3 depths (2, 4, 6) x 4 dims (48, 96, 192, 384)``."""
+    """Points in a few words, such as ``3 depths (2, 4, 6) x 4 dims (48, 96, 192, 384)``."""
     points = sorted(points)
     layers, dims = split_grid(points)
     if len(points) == len(layers) * len(dims):
@@ -167,19 +169,19 @@ def _count(numbers: Sequence[int], noun: str) -> str:
 
 
 def join_some(items: Sequence[str], most: int = 6) -> str:
-    """The first of some items, and how many more there are."""
+    """The first `most` items as a list in words, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def _spread(values: Sequence[int], count: int) -> list[int]:
-    """At most so many of some sorted numbers, evenly apart, the last among them."""
+    """At most `count` of some sorted numbers, evenly spread, the last one included."""
     count = min(count, len(values))
     return [values[-(-len(values) * place // count) - 1] for place in range(1, count + 1)]
 
 
 def _halve(width: int) -> list[int]:
-    """The width and its halves down to 32, smallest first."""
+    """The width, its half, and so on down to `LEAST_DIM`, smallest first."""
     dims = [width]
     while dims[0] // 2 >= LEAST_DIM:
         dims.insert(0, dims[0] // 2)
@@ -187,7 +189,7 @@ def _halve(width: int) -> list[int]:
 
 
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
-    """At most `MOST_POINTS` of some points: fewer depths first, then fewer dims. Pairs that are no grid stay."""
+    """At most `MOST_POINTS` of the points of a grid, with fewer depths first and then fewer dims; other points stay."""
     layers, dims = split_grid(points)
     if len(points) <= MOST_POINTS or len(points) != len(layers) * len(dims):
         return tuple(sorted(points))
@@ -196,6 +198,6 @@ def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def split_grid(points: Iterable[Point]) -> tuple[list[int], list[int]]:
-    """The layers and the dims of some points, each once, sorted."""
+    """The different layers and the different dims of some points, both sorted."""
     points = list(points)
     return sorted({point.layers for point in points}), sorted({point.dim for point in points})

@@ -1,10 +1,10 @@
 """A directory that appears complete or not at all.
 
-The new content is built in a hidden directory beside the destination, on the same file system, flushed, and then
-put in place by one rename; over an existing destination, by one exchange of the two names where the kernel offers it
-(Linux), so that at every instant the destination is the old family or the new one. Elsewhere it takes two renames,
-and the next writer repairs what a crash between them left. A lock that the kernel drops when a process dies keeps
-two writers apart, so whatever hidden directory is found under the lock is left over from a dead one.
+The new content is built in a hidden directory beside the destination, on the same file system, flushed to disk, and put
+in place by one rename. An existing destination is replaced by exchanging the two names in one step where the kernel can
+do so (Linux), so that at every instant the destination is the old family or the new one. Elsewhere this takes two
+renames, and the next writer repairs what a crash between them left. A lock keeps other writers away, and the kernel
+releases it when a process dies. So a hidden directory that is found under the lock is left over from a dead process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _RENAME_EXCHANGE = 2
 
 @contextmanager
 def lock_destination(destination: Path) -> Iterator[None]:
-    """Hold the only right to write `destination`, and clear away what dead writers left beside it.
+    """Keep other processes from writing `destination`, and remove what dead writers left beside it.
 
     Raises:
-        DestinationError: another process holds it, or nothing can be written there.
+        DestinationError: another process is writing it, or nothing can be written there.
     """
     destination = destination.absolute()
     with explain_os_errors(destination):
@@ -53,9 +53,9 @@ def lock_destination(destination: Path) -> Iterator[None]:
 
 @contextmanager
 def stage_directory(destination: Path) -> Iterator[Path]:
-    """An empty directory that becomes `destination` when the block ends well, and is gone when it does not.
+    """An empty directory that becomes `destination` when the block ends without an error, and is removed otherwise.
 
-    To be used under `lock_destination`.
+    To be used inside of `lock_destination`.
 
     Raises:
         DestinationError: the disk is full, or the destination cannot be written.
@@ -89,7 +89,7 @@ def _put_in_place(stage: Path, destination: Path) -> None:
     if not destination.exists():
         stage.rename(destination)
     elif _exchange(stage, destination):
-        shutil.rmtree(stage, ignore_errors=True)  # now the old content; what stays is cleared by the next writer
+        shutil.rmtree(stage, ignore_errors=True)  # the old content; if any is left, the next writer removes it
     else:
         old = _hidden(destination, "old")
         destination.rename(old)
@@ -103,7 +103,7 @@ def _put_in_place(stage: Path, destination: Path) -> None:
 
 
 def _exchange(left: Path, right: Path) -> bool:
-    """Swap two names in one step; False where the system cannot."""
+    """Exchange two names in one step (renameat2 of Linux); False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

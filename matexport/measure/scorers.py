@@ -1,4 +1,4 @@
-"""What a profile's vectors are worth: correlation with people's scores, ranks of a search, neighbours of the parent."""
+"""Score a profile's vectors on a task: correlation with people's scores, ranks in a search, likeness to the parent."""
 
 from __future__ import annotations
 
@@ -23,21 +23,29 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
+#: Number of nearest texts or documents that are compared.
 NEIGHBOURS = 10
 
-#: Documents that a run keeps of each query: trec_eval's measures look no further.
+#: Number of documents that are judged for each query: the measures look at no more.
 RETRIEVED = 100
 
-#: Of each way of searching.
+#: How often each way of searching is timed.
 TIMED_RUNS = 3
+
+#: Names of the measures in ir_measures, that of the score first.
 MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10")
 
-#: As users know them, and sentence-transformers calls them.
+#: Measure -> its name for users, which is also the one that sentence-transformers uses.
 SHOWN = {"nDCG@10": "nDCG@10", "R@10": "recall@10", "R@100": "recall@100", "RR@10": "MRR@10"}
 
 
 class StsScorer:
-    """Spearman correlation of cosines with people's scores, as sentence-transformers' EmbeddingSimilarityEvaluator."""
+    """Spearman correlation of cosines with people's scores, as in sentence-transformers' EmbeddingSimilarityEvaluator.
+
+    Attributes:
+        kinds: suffix of the task's name -> kind and metric of its scores, as in the other scorers.
+        texts: number of different texts of the task.
+    """
 
     kinds: ClassVar = {"": (TaskKind.STS, "Spearman")}
 
@@ -48,15 +56,20 @@ class StsScorer:
         self._right = [rows[asked, text] for text in task.right]
 
     def learn_parent(self, vectors: Vectors) -> None:
-        """It needs none: people have judged."""
+        """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
     def score(self, vectors: Vectors) -> dict[str, Score]:
+        """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
         cosines = np.einsum("nd,nd->n", vectors[self._left], vectors[self._right], dtype=np.float64)
         return {"": Score(correlate(cosines, np.array(self.task.scores)), None)}
 
 
 class UnlabelledScorer:
-    """How far similarities are those of the whole parent."""
+    """How much a profile's similarities and neighbours of texts agree with those of the whole parent.
+
+    Attributes:
+        texts: number of texts of the task.
+    """
 
     kinds: ClassVar = {
         " similarity": (TaskKind.SIMILARITY, "Spearman with the parent"),
@@ -72,10 +85,15 @@ class UnlabelledScorer:
         self._nearest: NDArray[np.int64] | None = None
 
     def learn_parent(self, vectors: Vectors) -> None:
+        """Keep what profiles are compared with: similarities and neighbours by the whole parent's (n, dim) vectors."""
         similarities, self._nearest = self._compare(vectors)
         self._ranks = similarities
 
     def score(self, vectors: Vectors) -> dict[str, Score]:
+        """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks.
+
+        `learn_parent` must have been called.
+        """
         assert self._ranks is not None
         assert self._nearest is not None
         similarities, nearest = self._compare(vectors)
@@ -84,7 +102,7 @@ class UnlabelledScorer:
         return {" similarity": Score(correlate(similarities, self._ranks), None), " neighbours": Score(overlap, None)}
 
     def _compare(self, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Similarities of all pairs, and the nearest texts of each."""
+        """Similarities of all n (n - 1) / 2 pairs of texts, and the (n, 10) indices of the nearest texts of each."""
         mine = vectors[self._rows].astype(np.float64)
         square: NDArray[np.float64] = mine @ mine.T
         similarities = square[self._pairs]
@@ -93,7 +111,11 @@ class UnlabelledScorer:
 
 
 class RetrievalScorer:
-    """What trec_eval makes of the documents that are found for each query, by cosine."""
+    """The measures of trec_eval for the documents that are found for each query by cosine.
+
+    Attributes:
+        texts: number of queries and documents of the task.
+    """
 
     kinds: ClassVar = {"": (TaskKind.RETRIEVAL, MEASURES[0])}
 
@@ -105,13 +127,23 @@ class RetrievalScorer:
         self._document_rows = [rows[document, task.documents[identity]] for identity in self._documents]
 
     def learn_parent(self, vectors: Vectors) -> None:
-        """It needs none: people have judged."""
+        """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
     def score(self, vectors: Vectors) -> dict[str, Score]:
+        """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
         return {"": self._judge(*search_exactly(*self._split(vectors), RETRIEVED + 1))}
 
     def search_in_two_steps(self, group: Mapping[Profile, Vectors | None], shortlist: int) -> list[Adaptive]:
-        """Search by each profile of a group first, and re-rank by its widest; profiles from the narrowest."""
+        """Search in two steps: a shortlist by each profile of a group but its widest, ranked by the widest.
+
+        Args:
+            group: profile -> its (n, dim) float32 vectors of length 1, from the narrowest on; profiles without vectors
+                are left out.
+            shortlist: number of documents on the shortlist.
+
+        Returns:
+            one for each narrower profile, in their order.
+        """
         known = [(profile, self._split(vectors)) for profile, vectors in group.items() if vectors is not None]
         *narrow, (widest, (documents, queries)) = known
         exact_s, (exact, _) = _time(lambda: search_exactly(documents, queries, RETRIEVED + 1))
@@ -145,10 +177,10 @@ class RetrievalScorer:
         return vectors[self._document_rows], vectors[self._query_rows]
 
     def _judge(self, indices: NDArray[np.int64], products: Vectors) -> Score:
-        """Scores of what was found.
+        """The measures of the documents that were found.
 
-        As BEIR does, a document of the query's own id does not count: in a search for arguments against an argument it
-        is the query itself. But where it was graded, somebody meant another document.
+        As in BEIR, a document with the same id as the query does not count: in a search for arguments against an
+        argument, it is the query itself. But it counts where it has a grade, since it is another text then.
         """
         import ir_measures
 
@@ -173,6 +205,11 @@ Scorer = StsScorer | UnlabelledScorer | RetrievalScorer
 
 
 def make_scorer(task: Task, family: Family, rows: Mapping[Key, int]) -> Scorer:
+    """The scorer of a task.
+
+    Args:
+        rows: how a text is read, and the text -> its row among the vectors that will be scored.
+    """
     default, query, document = choose_prompts(family)
     if isinstance(task, StsTask):
         return StsScorer(task, rows, default)
@@ -182,7 +219,7 @@ def make_scorer(task: Task, family: Family, rows: Mapping[Key, int]) -> Scorer:
 
 
 def correlate(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation; 0 where one side has a single value, which ranks nothing."""
+    """Spearman's rank correlation of two (n,) arrays; 0 where one of them has a single value and so ranks nothing."""
     from scipy.stats import spearmanr
 
     if ours.min() == ours.max() or theirs.min() == theirs.max():
@@ -191,7 +228,7 @@ def correlate(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
 
 
 def _time(search: Callable[[], T]) -> tuple[float, T]:
-    """Median seconds of some runs, and what the last gave."""
+    """Median seconds of `TIMED_RUNS` calls of `search`, and what the last call returned."""
     seconds = []
     for _ in range(TIMED_RUNS):
         started = time.perf_counter()

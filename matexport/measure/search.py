@@ -1,8 +1,8 @@
-"""Nearest documents of queries: by all dims, or in two steps, as Matryoshka vectors allow. faiss does the searching.
+"""Find the nearest documents of queries: by all dims, or in two steps, as Matryoshka vectors allow. Uses faiss.
 
-Adaptive retrieval (Kusupati et al. 2022, section 4.3.1): a shortlist by the leading few dims of every document, then
-the shortlist alone by all dims. What it costs is read from memory: the first step a part of each vector, the second all
-of a few.
+Adaptive retrieval (Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, section 4.3.1) first finds a
+shortlist by the leading few dims of all documents, and then ranks only the shortlist by all dims. The time goes into
+reading memory: a part of every vector in the first step, and few whole vectors in the second.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 
-#: Queries from which on a matrix product pays; what faiss itself had before 1.15.
+#: Number of queries from which on faiss uses matrix products; its own default before 1.15.
 BLAS_QUERIES = 20
 
-#: Bytes of the shortlisted vectors that are held at a time: what a core's caches hold.
+#: Bytes of shortlisted vectors that are gathered at a time, which fit into a core's caches.
 GATHER_BYTES = 4 << 20
 
 
 def search_exactly(documents: Vectors, queries: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
-    """The `count` documents of the largest inner product with each query.
+    """The `count` documents with the largest inner product with each query.
 
     Args:
         documents: (n, d) float32, contiguous.
         queries: (q, d) float32.
 
     Returns:
-        (q, min(count, n)) indices and products, the best first.
+        (q, min(count, n)) int64 indices of documents and float32 products, the largest product first.
     """
     import faiss
 
@@ -45,9 +45,10 @@ def search_exactly(documents: Vectors, queries: Vectors, count: int) -> tuple[ND
 
 @contextmanager
 def _use_matrix_products() -> Iterator[None]:
-    """Let faiss compare some tens of queries at a time by matrix products.
+    """Have faiss use matrix products from `BLAS_QUERIES` queries on.
 
-    From 1.15 on it does so for 128,000 queries, and otherwise by one product per pair: ten times slower here.
+    From 1.15 on, faiss does so only from 128,000 queries on, and computes one product per pair otherwise, which was ten
+    times slower here.
     """
     import faiss
 
@@ -62,17 +63,17 @@ def _use_matrix_products() -> Iterator[None]:
 def search_adaptively(
     leading: Vectors, documents: Vectors, leading_queries: Vectors, queries: Vectors, *, shortlist: int, count: int
 ) -> tuple[NDArray[np.int64], Vectors]:
-    """A shortlist by leading dims, re-ranked by all.
+    """Find documents by their leading dims, and rank those by all dims.
 
     Args:
         leading: (n, s) float32, the documents' leading dims at length 1, contiguous.
-        documents: (n, d) float32, all dims at length 1.
-        leading_queries, queries: (q, s) and (q, d), likewise.
-        shortlist: documents that are re-ranked.
-        count: of them that are returned.
+        documents: (n, d) float32, all dims of the documents at length 1.
+        leading_queries, queries: (q, s) and (q, d) float32, the same of the queries.
+        shortlist: number of documents that are found in the first step and ranked in the second.
+        count: number of documents that are returned.
 
     Returns:
-        as `search_exactly`.
+        (q, min(count, shortlist, n)) int64 indices of documents and float32 products, the largest product first.
     """
     shortlist = min(shortlist, len(documents))
     found, _ = search_exactly(leading, leading_queries, shortlist)

@@ -1,7 +1,8 @@
-"""Files -> the tasks that a family is evaluated on. Reads CSV, JSON Lines and TSV; embeds nothing.
+"""Read the tasks that a family is evaluated on from CSV, JSON Lines and TSV files; embeds nothing.
 
-``sts``: a CSV of pairs with people's scores. ``retrieval``: a folder in BEIR's layout (Thakur et al. 2021):
-corpus.jsonl and queries.jsonl with ``_id``, ``text`` (and ``title``), qrels/SPLIT.tsv with query, document and grade.
+``sts``: a CSV of pairs with people's scores. ``retrieval``: a folder in BEIR's layout (Thakur et al., "BEIR", NeurIPS
+2021): corpus.jsonl and queries.jsonl with ``_id``, ``text`` and perhaps ``title``, and qrels/SPLIT.tsv with the columns
+query, document and grade.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from matexport.errors import RequestError
 from matexport.io.texts import MAX_TEXT_CHARACTERS, load_probes, load_shipped_calibration, read_texts
 from matexport.spec.record import Record
 
-#: Texts whose pairwise similarities are compared: their number of pairs is the square of it.
+#: Number of unlabelled texts, at most and at least. The number of pairs grows with its square.
 MAX_UNLABELLED = 500
 MIN_UNLABELLED = 20
 MIN_PAIRS = 3
 
 
 class StsTask(Record, frozen=True):
-    """Pairs of texts, and how alike people find them, on any scale."""
+    """Pairs of texts, and how alike people find them.
+
+    Attributes:
+        left, right: the texts of each pair.
+        scores: one number per pair, on any scale; larger is more alike.
+    """
 
     name: str
     left: tuple[str, ...]
@@ -34,6 +40,7 @@ class StsTask(Record, frozen=True):
 
     @property
     def sha256(self) -> str:
+        """Digest of the texts and scores."""
         return _digest([self.left, self.right, self.scores])
 
 
@@ -41,8 +48,8 @@ class RetrievalTask(Record, frozen=True):
     """Queries, documents, and which of them answer which.
 
     Attributes:
-        queries, documents: id -> text; a document's title stands before its text.
-        grades: query id -> document id -> how relevant it is; 0 is not.
+        queries, documents: id -> text; a document's text begins with its title.
+        grades: query id -> document id -> how relevant the document is; 0 is not relevant.
     """
 
     name: str
@@ -52,17 +59,19 @@ class RetrievalTask(Record, frozen=True):
 
     @property
     def sha256(self) -> str:
+        """Digest of the queries, documents and grades."""
         return _digest([self.queries, self.documents, self.grades])
 
 
 class UnlabelledTask(Record, frozen=True):
-    """Texts whose similarities a profile should find as the whole parent does."""
+    """Texts without labels; the similarities of a profile's vectors are compared with those of the whole parent's."""
 
     name: str
     texts: tuple[str, ...]
 
     @property
     def sha256(self) -> str:
+        """Digest of the texts."""
         return _digest(self.texts)
 
 
@@ -73,11 +82,12 @@ def load_sts(path: Path) -> StsTask:
     """Read a CSV of pairs.
 
     Args:
-        path: with a header that names ``sentence1``, ``sentence2`` and ``score``, in any order and beside other
-            columns; or without, these three columns alone.
+        path: a file with a header that names ``sentence1``, ``sentence2`` and ``score``, in any order and perhaps among
+            other columns. Without such a header, these are the first three columns.
 
     Raises:
-        RequestError: it cannot be read, a row is no pair with a number, or all scores are the same.
+        RequestError: the file cannot be read, a row is no pair with a number, there are fewer than 3 pairs, or all
+            scores are the same.
     """
     rows = list(_read_csv(path))
     columns = (0, 1, 2)
@@ -105,10 +115,12 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
     """Read a folder in BEIR's layout.
 
     Args:
-        folder: with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+        folder: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+        split: name of the split. Only queries for which it has a relevant document are kept.
 
     Raises:
-        RequestError: a file is missing or malformed, or the grades name queries or documents that are not there.
+        RequestError: a file is missing or malformed, an id occurs twice, the grades name queries or documents that are
+            not there, or no document is relevant.
     """
     if not folder.is_dir():
         raise RequestError(
@@ -132,7 +144,7 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
         if line == 1 and len(row) == 3 and not _is_whole(row[2]):
             continue  # the header
         if len(row) == 4:
-            row = [row[0], *row[2:]]  # TREC's own form has a column that nobody reads
+            row = [row[0], *row[2:]]  # TREC's own format has a second column that is not used
         if len(row) != 3 or not _is_whole(row[2]):
             raise RequestError(f"{path}, line {line}: no query id, document id and grade (a whole number), by tabs")
         if row[0] not in texts or row[1] not in documents:
@@ -147,25 +159,28 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
 
 
 def load_unlabelled(path: Path) -> UnlabelledTask:
-    """Read a file with one text per line; of more than 500, 500 are taken, evenly spread.
+    """Read a file with one text per line; of more than 500 different texts, at most 500 are taken, evenly spread.
 
     Raises:
-        RequestError: it cannot be read, or has fewer than 20 different texts.
+        RequestError: the file cannot be read, or has fewer than 20 different texts.
     """
     return UnlabelledTask(path.stem, thin_out(read_texts(path, 1 << 20, "the texts"), str(path)))
 
 
 def read_shipped_texts() -> UnlabelledTask:
-    """The texts that come with matexport: those that ranges are calibrated on, and the shipped probes."""
+    """The texts that come with matexport: the calibration texts and the probes."""
     probes = (probe.text for probe in load_probes(None) if probe.text.strip())
     return UnlabelledTask("shipped texts", tuple(dict.fromkeys((*load_shipped_calibration(), *probes))))
 
 
 def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """At most 500 texts, spread over all of them.
+    """Every n-th text, with the smallest n at which there are at most 500.
+
+    Args:
+        where: names the texts in messages.
 
     Raises:
-        RequestError: there are fewer than 20.
+        RequestError: there are fewer than 20 texts.
     """
     if len(texts) < MIN_UNLABELLED:
         raise RequestError(
@@ -175,7 +190,7 @@ def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """(line, row) of each row that is not blank."""
+    """(number of its last line, cells) of each row that is not blank."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if delimiter == ",":

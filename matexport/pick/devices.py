@@ -1,7 +1,7 @@
-"""A device's file -> what the device allows, and which measurements were made on one.
+"""Read a device's file: what the device allows, and which measurements were made on such a device.
 
-``profiles/devices/*.toml`` hold real devices. Every limit in them follows from what `sources` say, by the rule that
-stands beside it as a comment; a limit that no source gives is left to the user.
+``profiles/devices/*.toml`` describe real devices. Every limit in these files follows from the pages in `sources`, by
+the rule that stands beside it as a comment; a limit that no source gives is left to the user.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ class Device(Record, frozen=True):
     """A device as its file describes it.
 
     Attributes:
+        name: what it is called, for the user.
         sources: addresses of the pages that the limits follow from.
-        limits: what it allows; the command line may put others in their place.
-        host: by what measurements that were made on it are recognised; None where nothing tells it from others.
+        limits: what the device allows; the command line may put other limits in their place.
+        host: pattern of the hosts whose measurements count as made on this device; None where it has none.
     """
 
     name: str
@@ -35,8 +36,8 @@ def load_device(path: Path | str) -> Device:
     """Read a device's file.
 
     Raises:
-        RequestError: it cannot be read, has unknown keys (those that are known are listed), no source, or values that
-            cannot be.
+        RequestError: the file cannot be read, or has unknown keys (the message lists the known ones), no source, or an
+            invalid value.
     """
     path = Path(path)
     device = read_record(read_toml(path, "device"), Device, str(path), RequestError)

@@ -1,4 +1,4 @@
-"""What nothing beats: profiles that no other one is at least as good as in everything and better in something."""
+"""The Pareto front of profiles: no other profile is at least as good in everything and better in something."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matexport.spec.profile import Encoding, Precision, Profile
 
 T = TypeVar("T")
 
-#: From the closest to fp32 to the farthest, by the floors that each is held to (`matexport.spec.tolerance.FLOORS`).
+#: From the most exact to the least, by the floors that each precision is held to (`matexport.spec.tolerance.FLOORS`).
 EXACTNESS = (
     Precision.FP32, Precision.FP16, Precision.Q8, Precision.INT8, Precision.Q4_MIXED, Precision.INT8_STATIC,
     Precision.Q4,
@@ -21,7 +21,12 @@ ENCODINGS = (Encoding.FLOAT32, Encoding.INT8, Encoding.UBINARY)
 
 
 def read_quality(candidate: Candidate, quality_known: bool) -> tuple[float, ...]:
-    """The more the better, from the first number on."""
+    """Numbers that rank a profile by quality; larger is better, and earlier numbers decide first.
+
+    Returns:
+        the retention alone if `quality_known` (minus infinity where it was not measured); otherwise whether the point
+        is trained, layers, dim, and the exactness of precision and encoding.
+    """
     if quality_known:
         retention = read_retention(candidate)
         return (-math.inf if retention is None else retention,)
@@ -32,23 +37,23 @@ def read_quality(candidate: Candidate, quality_known: bool) -> tuple[float, ...]
 
 
 def read_costs(candidate: Candidate) -> tuple[float, float, float]:
-    """Latency, disk and memory; infinite where nobody measured it."""
+    """Latency in ms, disk and memory in MB; infinite where it was not measured."""
     costs = (read_latency(candidate), read_disk(candidate), read_ram(candidate))
     return tuple(math.inf if cost is None else cost for cost in costs)  # type: ignore[return-value]
 
 
 def find_front(items: Iterable[T], read: Callable[[T], tuple[Any, ...]]) -> list[T]:
-    """Those that none dominates: no other is at most as much in every number of `read`, and less in one.
+    """The items that no other item dominates, that is, is at most equal to in every number of `read` and less in one.
 
     Args:
-        read: the numbers of an item, the less the better; a number may itself be a tuple.
+        read: gives the numbers of an item, as many for each; smaller is better. A number may itself be a tuple.
 
     Returns:
-        the front in the order of `read`, equal items in their own; those with the same numbers are all there.
+        the front, sorted by `read`. Items with the same numbers are all included, in the order that they came in.
     """
     front: list[tuple[tuple[Any, ...], T]] = []
     for numbers, item in sorted(((read(item), item) for item in items), key=lambda pair: pair[0]):
-        # Only an earlier one can dominate: one that is at most as much in all comes before in this order.
+        # Only an earlier item can dominate this one: in this order, an item that is at most equal in all comes before.
         if not any(
             other != numbers and all(mine <= theirs for mine, theirs in zip(other, numbers, strict=True))
             for other, _ in front
@@ -58,6 +63,10 @@ def find_front(items: Iterable[T], read: Callable[[T], tuple[Any, ...]]) -> list
 
 
 def read_losses(candidate: Candidate, quality_known: bool) -> tuple[Any, ...]:
-    """What a profile lacks in quality, then its latency, disk and memory: the less the better, first things first."""
+    """Numbers that rank a profile; smaller is better, and earlier numbers decide first.
+
+    Returns:
+        the negated numbers of `read_quality` as one tuple, then latency in ms, disk and memory in MB.
+    """
     lacks = tuple(-value for value in read_quality(candidate, quality_known))
     return lacks, *read_costs(candidate)

@@ -1,7 +1,8 @@
-"""The limits of a device: what each is of, how a profile is held to it, and what is said of one that misses it.
+"""The limits of a device: what each one limits, how a profile is held to it, and the reason when a profile misses it.
 
-A limit on something that no profile has a number of cannot be checked: it lets all through, and is named
-(`LimitCheck.done`). Where some profiles have the number, one without it does not fit: nobody can say that it does.
+A limit on something that was measured for no profile cannot be checked: it lets all profiles through, and
+`LimitCheck.done` is False. Where it was measured for some profiles, a profile without the number is rejected, since it
+is not known to fit.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Rejection(Record, frozen=True):
 
     Attributes:
         limit: a field of `Budget`, or ``trained_only``.
-        measured: None where nobody measured it.
-        allowed: None for ``trained_only``.
+        measured: the profile's value, in the unit of the limit; None where it was not measured.
+        allowed: the limit's value; None for ``trained_only``.
         reason: the same in words.
     """
 
@@ -34,11 +35,12 @@ class Rejection(Record, frozen=True):
 
 
 class Miss(Record, frozen=True):
-    """The profile that comes closest to a limit that rejects some.
+    """The profile that comes closest to keeping a limit, among those that miss it.
 
     Attributes:
-        alone: whether it keeps everything else, so that `measured` in place of this one limit would let it through. If
-            none that was measured does, this is the one closest to the limit of all.
+        measured, allowed: the profile's value and the limit's, in the unit of the limit.
+        alone: whether the profile keeps all other limits, so that loosening this one to `measured` would let it
+            through. Only where no profile that misses the limit keeps all others, one that does not is named.
     """
 
     limit: str
@@ -52,9 +54,11 @@ class LimitCheck(Record, frozen=True):
     """How one limit was checked.
 
     Attributes:
-        here: profiles with a number of the host in question; all of them for the disk, which the manifest tells.
-        elsewhere: profiles with a number of another host, by host.
-        missing: profiles that nobody measured it for.
+        limit: a field of `Budget`.
+        allowed: its value, in the unit of the limit.
+        here: how many profiles were measured on the host in question; for the disk all, as the manifest has the sizes.
+        elsewhere: (host, how many profiles have a number of that other host).
+        missing: how many profiles have no number.
     """
 
     limit: str
@@ -65,7 +69,7 @@ class LimitCheck(Record, frozen=True):
 
     @property
     def done(self) -> bool:
-        """Whether any profile could be held to it."""
+        """Whether any profile could be held to the limit."""
         return bool(self.here or self.elsewhere)
 
 
@@ -74,12 +78,12 @@ class Limit(Record, frozen=True):
 
     Attributes:
         name: the field of `Budget`.
-        what: what it is of, in words.
-        unit: as it stands behind a number.
-        read: the candidate's number, in that unit; None where it was not measured.
-        known: the same with its host; None for facts.
-        least: whether it is the smallest value allowed, and not the largest.
-        command: what measures it.
+        what: what it limits, in words.
+        unit: the unit as it is written after a number, with the space.
+        read: gives a candidate's number in that unit; None where it was not measured.
+        known: gives the measurement that `read` is taken from, with its host; None for what the manifest states.
+        least: whether the limit is the smallest value allowed, and not the largest.
+        command: the matexport command that measures it.
     """
 
     name: str
@@ -91,71 +95,83 @@ class Limit(Record, frozen=True):
     command: str = "bench"
 
     def holds(self, value: float, allowed: float) -> bool:
+        """Whether a value keeps the limit; both are in `unit`."""
         return value >= allowed if self.least else value <= allowed
 
     def exceed(self, value: float, allowed: float) -> float:
-        """By what factor a value misses the limit; above 1 where it does."""
+        """The factor by which a value misses the limit: above 1 where it misses it, at most 1 where it keeps it."""
         if not self.least:
             return value / allowed
         return allowed / value if value > 0 else math.inf
 
     def show(self, value: float) -> str:
+        """A value with its unit, as text."""
         return f"{show_number(value)}{self.unit}"
 
 
 def read_known(known: Measured | None, *, scale: float = 1.0, signed: bool = False) -> float | None:
-    """A measured number; None where it was not measured, or cannot have been: not finite, or not above 0."""
+    """A measured number divided by `scale`; None where it was not measured, or is not a possible measurement.
+
+    Args:
+        signed: whether 0 and negative numbers are possible; what is not finite never is.
+    """
     if known is None or not math.isfinite(known.value) or (known.value <= 0 and not signed):
         return None
     return known.value / scale
 
 
 def read_retention(candidate: Candidate) -> float | None:
-    """May be 0 or below: a correlation."""
+    """Retention as a share of the parent's quality; may be 0 or negative, since some metrics are correlations."""
     return read_known(candidate.retention, signed=True)
 
 
 def read_latency(candidate: Candidate) -> float | None:
+    """Median latency in milliseconds."""
     return read_known(candidate.latency_ms)
 
 
 def read_ram(candidate: Candidate) -> float | None:
+    """Peak memory in MB of 10^6 bytes."""
     return read_known(candidate.peak_bytes, scale=MB)
 
 
 def read_disk(candidate: Candidate) -> float:
+    """Size on disk in MB of 10^6 bytes."""
     return candidate.disk_bytes / MB
 
 
 def read_cold_start(candidate: Candidate) -> float | None:
+    """Median time from process start to first vector, in milliseconds."""
     return read_known(candidate.cold_start_ms)
 
 
-#: By the fields of `Budget`.
+#: Field of `Budget` -> its limit.
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("max_latency_ms", "latency", " ms", read_latency, lambda it: it.latency_ms),
+        Limit("max_latency_ms", "latency", " ms", read_latency, lambda profile: profile.latency_ms),
         Limit("max_disk_mb", "disk", " MB", read_disk, None),
-        Limit("max_ram_mb", "memory", " MB", read_ram, lambda it: it.peak_bytes),
-        Limit("max_cold_start_ms", "cold start", " ms", read_cold_start, lambda it: it.cold_start_ms),
-        Limit("min_retention", "retention", "", read_retention, lambda it: it.retention, True, "evaluate"),
+        Limit("max_ram_mb", "memory", " MB", read_ram, lambda profile: profile.peak_bytes),
+        Limit("max_cold_start_ms", "cold start", " ms", read_cold_start, lambda profile: profile.cold_start_ms),
+        Limit("min_retention", "retention", "", read_retention, lambda profile: profile.retention, True, "evaluate"),
     )
 }
 TRAINED_ONLY = "trained_only"
 
 
 def show_number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """A number with three significant digits, or from 100 on all digits before the point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def list_limits(budget: Budget) -> list[tuple[str, float]]:
+    """The limits that a budget sets, as (field of `Budget`, value allowed)."""
     asked = ((name, getattr(budget, name)) for name in LIMITS)
     return [(name, allowed) for name, allowed in asked if allowed is not None]
 
 
 def check_limit(survey: Survey, limit: Limit, allowed: float) -> LimitCheck:
+    """Count the profiles that can be held to a limit, by the host that their numbers are from."""
     if limit.known is None:
         return LimitCheck(limit.name, allowed, len(survey.candidates), (), 0)
     here, elsewhere = 0, dict[Host, int]()
@@ -172,7 +188,15 @@ def check_limit(survey: Survey, limit: Limit, allowed: float) -> LimitCheck:
 
 
 def reject(candidate: Candidate, limits: Iterable[tuple[Limit, float]], trained_only: bool) -> Rejection | None:
-    """What speaks against a candidate most, if anything does."""
+    """Why a candidate does not fit; None if it fits.
+
+    Args:
+        limits: those that could be checked, each with the value allowed.
+
+    Returns:
+        ``trained_only`` if the candidate breaks it, else the limit missed by the largest factor, else the first limit
+        that the candidate has no number for.
+    """
     if trained_only and candidate.trained is False:
         reason = "the parent was not trained to be read at this point"
         return Rejection(candidate.profile, TRAINED_ONLY, None, None, reason)
@@ -198,7 +222,7 @@ def reject(candidate: Candidate, limits: Iterable[tuple[Limit, float]], trained_
 
 
 def _tell_apart(value: float, allowed: float) -> tuple[str, str]:
-    """Both numbers, with as many digits as it takes to see that they differ."""
+    """Both numbers as text, with as many digits as it takes to see that they differ."""
     shown = show_number(value), show_number(allowed)
     for digits in range(4, 18):
         if shown[0] != shown[1]:
@@ -210,14 +234,15 @@ def _tell_apart(value: float, allowed: float) -> tuple[str, str]:
 def find_misses(
     candidates: Iterable[Candidate], limits: list[tuple[Limit, float]], trained_only: bool
 ) -> Iterable[Miss]:
+    """The nearest miss of each limit that some candidate misses, in the order of `limits`."""
     candidates = list(candidates)
     for limit, allowed in limits:
-        values = [(value, it) for it in candidates if (value := limit.read(it)) is not None]
-        missed = [(value, it) for value, it in values if not limit.holds(value, allowed)]
+        values = [(value, candidate) for candidate in candidates if (value := limit.read(candidate)) is not None]
+        missed = [(value, candidate) for value, candidate in values if not limit.holds(value, allowed)]
         if not missed:
             continue
         others = [pair for pair in limits if pair[0] is not limit]
-        alone = [(value, it) for value, it in missed if reject(it, others, trained_only) is None]
+        alone = [(value, candidate) for value, candidate in missed if reject(candidate, others, trained_only) is None]
         value, nearest = min(alone or missed, key=lambda pair: (-pair[0] if limit.least else pair[0], pair[1].profile))
         yield Miss(limit.name, nearest.profile, value, allowed, bool(alone))
 
@@ -226,11 +251,11 @@ class Budget(Record, frozen=True):
     """What a device allows, and how good a profile must be; None is no limit. MB are 10^6 bytes.
 
     Attributes:
-        max_latency_ms: of one short text, or of the shape that is asked for.
-        max_disk_mb: of all that is needed to run the profile.
-        max_ram_mb: of the largest resident memory of a process that runs it.
-        max_cold_start_ms: from the start of the process to the first vector.
-        min_retention: share of the whole parent's quality.
+        max_latency_ms: median latency of one short text, or of the shape that is asked for.
+        max_disk_mb: size of all files that are needed to run the profile.
+        max_ram_mb: largest resident memory of a process that runs the profile.
+        max_cold_start_ms: median time from the start of the process to the first vector.
+        min_retention: share of the whole parent's quality, above 0 and at most 1.
 
     Raises:
         ValueError: a limit is not a finite number above 0, or `min_retention` is above 1.

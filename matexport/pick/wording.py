@@ -1,4 +1,4 @@
-"""A choice by budget as text, and as plain values for JSON. Pure: nothing is printed here."""
+"""Turn a choice by budget into text, and into plain values for JSON. Pure: nothing is printed here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def format_choice(survey: Survey, choice: Choice, family: str) -> str:
     """What `pick` prints: the choice, the front, a reason for each rejection, and how each limit was checked.
 
     Args:
-        family: as the user calls it, for the commands that are proposed.
+        family: the family's name as the user gave it, for the commands that are proposed.
     """
     parts = [_format_chosen(survey, choice) if choice.chosen else _format_misses(choice)]
     if choice.front:
@@ -41,7 +41,7 @@ def format_choice(survey: Survey, choice: Choice, family: str) -> str:
 
 
 def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
-    """The same as plain values."""
+    """What `format_choice` says, as plain values for JSON: latencies in ms, sizes in MB of 10^6 bytes."""
     return {
         "chosen": None if choice.chosen is None else _describe_candidate(survey, choice.chosen),
         "quality_measured": choice.quality_known,
@@ -74,7 +74,7 @@ def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
 
 
 def describe_host(host: Host | HostPattern) -> str:
-    """A host in a few words."""
+    """A host in a few words: processor, CPUs, and the version of onnxruntime where it is one host."""
     runtime = f", onnxruntime {host.onnxruntime}" if isinstance(host, Host) else ""
     return show_plain(f"{host.cpu}, {_count(host.cpus, 'CPU')}{runtime}")
 
@@ -161,7 +161,7 @@ def _list_warnings(survey: Survey, choice: Choice, family: str) -> list[str]:
             f"more dims, the more exact precision; run matexport evaluate {family}"
         )
     warnings += [show_plain(f"the task {name} does not count: {why}") for name, why in survey.left_out.items()]
-    threads = {it.latency_ms.threads for it in survey.candidates if it.latency_ms}
+    threads = {candidate.latency_ms.threads for candidate in survey.candidates if candidate.latency_ms}
     if len(threads) > 1:
         counts = ", ".join(str(count) for count in sorted(count or 0 for count in threads))
         warnings.append(
@@ -231,7 +231,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def list_unchecked(choice: Choice) -> Iterable[str]:
-    """The limits that could not be checked, as they are called on the command line."""
+    """The limits that could not be checked, as options of the command line, such as ``--max-ram-mb``."""
     return ["--" + check.limit.replace("_", "-") for check in choice.checks if not check.done]
 
 

@@ -1,7 +1,7 @@
-"""All that a report says of a family, gathered: what `survey` knows, each host's verdicts, scores, and what failed.
+"""Gather all that a report says of a family: what `survey` knows, each host's verdicts, scores, and what failed.
 
-Parity follows the survey's rule: this host's where it was recorded here, else the worst of the other hosts', named.
-Reads the manifest, the probes and ``measurements/``; computes nothing on arrays, writes nothing.
+Parity follows the survey's rule: this host's numbers where it recorded them, else the worst of the other hosts', with
+that host named. Reads the manifest, the probes and ``measurements/``; computes nothing on arrays and writes nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ class FloorUse:
     """How far a profile is from the parent at its point, on one host, and how much of its floor that uses.
 
     Attributes:
-        number: name of the number that stands for it: what its precision is held by.
-        used: share of what the floor allows, of the number that uses most; above 1, or NaN, is a breach.
+        number: what `value` is: ``least cosine`` or ``max abs difference``, whichever the profile is held by.
+        value: the worst over all ways of running.
+        allowed: the floor of that number; None where it has none.
+        used: share of the allowed difference that is used, the largest over all numbers with a floor. Above 1, or NaN,
+            is a breach.
     """
 
     host: Host
@@ -56,10 +59,13 @@ class Findings:
     """What is known of a family.
 
     Attributes:
-        manifest_sha256: digest of ``family.json``, which holds those of all files.
+        manifest_sha256: digest of ``family.json``, which holds the digests of all other files.
+        host: the host in question, whose measurements count first.
         choice: what `pick` says of the budget.
-        verdicts: by host that recorded parity, this one first, and by profile.
-        benches: what was timed, by host and provider.
+        threads: the number of threads that was asked for; None for the most that a host measured.
+        verdicts: (host, profile name -> verdict) for each host that recorded parity, `host` first.
+        tasks: each task once, from the first host that evaluated it.
+        benches: what was timed, one for each host and provider.
     """
 
     family: Family
@@ -75,12 +81,15 @@ class Findings:
 
     @property
     def name(self) -> str:
-        """What the family's folder is called: commands of a report name it so, wherever it was written."""
+        """The name of the family's folder, which the commands that a report proposes use."""
         return self.family.path.resolve().name
 
     @cached_property
     def floor_uses(self) -> Mapping[str, FloorUse]:
-        """By profile, where any host recorded it."""
+        """Profile name -> its floor use, for the profiles whose parity some host recorded.
+
+        This host's numbers where it has any; otherwise the worst of the other hosts', breaches first.
+        """
         found: dict[str, list[FloorUse]] = {}
         for host, verdicts in self.verdicts:
             for name, verdict in verdicts.items():
@@ -89,12 +98,12 @@ class Findings:
         chosen = {}
         for name, floor_uses in found.items():
             ours = [use for use in floor_uses if is_same_host(use.host, here)]
-            chosen[name] = max(ours or floor_uses, key=lambda it: (it.verdict.passed is False, _rank(it.used)))
+            chosen[name] = max(ours or floor_uses, key=lambda use: (use.verdict.passed is False, _rank(use.used)))
         return chosen
 
     @cached_property
     def broken(self) -> Mapping[str, tuple[tuple[Host, str], ...]]:
-        """Profile -> on which hosts it is off its floor, and how."""
+        """Profile name -> (host, reason) for each host on which the profile is off its floor."""
         found: dict[str, list[tuple[Host, str]]] = {}
         for host, verdicts in self.verdicts:
             for name, verdict in verdicts.items():
@@ -104,7 +113,7 @@ class Findings:
 
     @cached_property
     def unproven(self) -> tuple[str, ...]:
-        """Profiles whose parity no host recorded."""
+        """Names of the profiles whose parity no host recorded."""
         return tuple(profile.name for profile in self.family.profiles if profile.name not in self.floor_uses)
 
 
@@ -120,13 +129,14 @@ def gather_findings(
 
     Args:
         family: the directory, or a loaded family.
-        host: whose measurements count; this one when left out.
-        threads: of the timings; the most that were measured on a host when left out.
-        task: the one that retention is of; see `survey.Survey.tasks`.
+        host: the host whose measurements count first; this machine when left out.
+        budget: limits to check every profile against; no limits when left out.
+        threads: number of threads of the timings; when left out, the most that each host measured.
+        task: name of the only task that retention is taken from; see `survey.Survey.tasks` for the default.
 
     Raises:
-        FamilyError: it is none, or its probes are not those that were exported.
-        RequestError: nobody evaluated that task, or timed that number of threads.
+        FamilyError: the directory holds no family, or its probes are not those that were exported.
+        RequestError: the task was not evaluated on any host, or nothing was timed with that number of threads.
     """
     family = family if isinstance(family, Family) else load_family(family)
     host = host or read_host()
@@ -144,14 +154,17 @@ def gather_findings(
         budget=budget,
         choice=choose(survey, budget),
         threads=threads,
-        verdicts=tuple((where, {it.profile: it for it in found}) for where, found in verdicts if found),
+        verdicts=tuple((where, {verdict.profile: verdict for verdict in found}) for where, found in verdicts if found),
         tasks=_list_tasks(hosts),
         benches=tuple(bench for one in measured.hosts for bench in one.benches.values()),
     )
 
 
 def measure_floor_use(host: Host, verdict: ProfileVerdict) -> FloorUse:
-    """A verdict as one number, and the share of its floor that is used."""
+    """Reduce a verdict to the number that its profile is held by, and the share of the floor that it uses.
+
+    A difference uses difference / allowed; a cosine uses (1 - cosine) / (1 - allowed).
+    """
     ways = verdict.parity.values()
     tolerance = verdict.tolerance
     difference = _worst(parity.max_abs for parity in ways)
@@ -172,7 +185,7 @@ def measure_floor_use(host: Host, verdict: ProfileVerdict) -> FloorUse:
 
 
 def _worst(values: object) -> float:
-    """The greatest; NaN above all."""
+    """The greatest of some numbers; NaN counts as greater than any."""
     return max(values, key=_rank)  # type: ignore[call-overload, no-any-return]
 
 
@@ -181,9 +194,9 @@ def _rank(value: float) -> tuple[bool, float]:
 
 
 def _list_tasks(hosts: Sequence[HostMeasurements]) -> tuple[TaskScores, ...]:
-    """Every task once, from the first host that evaluated it; those with labels first."""
+    """Every task once, from the first host that evaluated it; tasks with labels come first, then by name."""
     found: dict[str, TaskScores] = {}
     for one in hosts:
         for name, task in one.quality.tasks.items() if one.quality else ():
             found.setdefault(name, TaskScores(name, one.host, task))
-    return tuple(sorted(found.values(), key=lambda it: (not it.quality.kind.has_labels, it.name)))
+    return tuple(sorted(found.values(), key=lambda task: (not task.quality.kind.has_labels, task.name)))

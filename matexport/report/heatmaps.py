@@ -1,6 +1,7 @@
-"""Findings -> heat maps over layers and dims, of retention and of parity: text and colours, no HTML.
+"""Make heat maps over layers and dims from findings, of retention and of parity: text and colours, no HTML.
 
-One map for each precision and encoding, all of a kind on one scale. matplotlib, for its colours, is imported when used.
+There is one map for each precision and encoding; all maps of retention share one scale, and so do all of parity.
+matplotlib, which is used for its colours, is imported when needed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ TRAINED, UNTRAINED = "trained", "untrained"
 
 @dataclass(frozen=True)
 class HeatCell:
+    """One cell of a heat map.
+
+    Attributes:
+        text: what it shows.
+        style: names of CSS classes, separated by spaces.
+        colour, ink: of the ground and of the text, as ``#rrggbb`` or ``#rgb``; empty for the page's own.
+        mark: letter of the host that the number is from; empty for the host in question.
+        title: text of the tooltip.
+    """
+
     text: str
     style: str = ""
     colour: str = ""
@@ -33,7 +44,14 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One precision and encoding, layers by dims. `rows` are (layers, cells)."""
+    """The heat map of one precision and encoding.
+
+    Attributes:
+        note: what the numbers are; may be empty.
+        label: description for readers who do not see the map.
+        dims: what the columns stand for.
+        rows: (layers, one cell for each of `dims`).
+    """
 
     title: str
     note: str
@@ -43,8 +61,13 @@ class HeatMap:
 
 
 def map_retention(findings: Findings, letters: Mapping[Host, str]) -> list[HeatMap]:
-    known = {it.profile: it.retention for it in findings.survey.candidates}
-    values = [it.value for it in known.values() if it and math.isfinite(it.value)]
+    """Heat maps of retention, coloured from the least to the greatest that is known.
+
+    Args:
+        letters: the letter of each host, from `naming.name_hosts`.
+    """
+    known = {candidate.profile: candidate.retention for candidate in findings.survey.candidates}
+    values = [retention.value for retention in known.values() if retention and math.isfinite(retention.value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
 
     def show(profile: Profile) -> HeatCell:
@@ -57,12 +80,17 @@ def map_retention(findings: Findings, letters: Mapping[Host, str]) -> list[HeatM
             title=f"{profile.name}: {format_number(kept.value, '.5f')}",
         )  # fmt: skip
 
-    # Several encodings may not have been evaluated: a map of dashes says less than the line that names them.
-    groups = [group for group in list_groups(findings) if any(known[it.name] for it in group[1])]
+    # A group of which nothing was evaluated would be a map of dashes; the page says in a line how many are unknown.
+    groups = [group for group in list_groups(findings) if any(known[profile.name] for profile in group[1])]
     return [_map(findings, group, show, "retention", "") for group in groups]
 
 
 def map_parity(findings: Findings, letters: Mapping[Host, str]) -> list[HeatMap]:
+    """Heat maps of parity, coloured by the share of the floor that is left.
+
+    Args:
+        letters: the letter of each host, from `naming.name_hosts`.
+    """
     floor_uses = findings.floor_uses
 
     def show(profile: Profile) -> HeatCell:
@@ -79,15 +107,15 @@ def map_parity(findings: Findings, letters: Mapping[Host, str]) -> list[HeatMap]
 
     maps = []
     for group in list_groups(findings):
-        found = [floor_uses[it.name] for it in group[1] if it.name in floor_uses]
+        found = [floor_uses[profile.name] for profile in group[1] if profile.name in floor_uses]
         if found:
-            bound = {(it.number, it.allowed) for it in found}
+            bound = {(use.number, use.allowed) for use in found}
             notes = [
                 f"{number}, allowed {format_number(allowed, '.4g')}"
                 if allowed is not None else number
-                for number, allowed in sorted(bound, key=lambda it: (it[0], it[1] or 0.0))
+                for number, allowed in sorted(bound, key=lambda pair: (pair[0], pair[1] or 0.0))
             ]  # fmt: skip
-            # Floors of codes depend on the dim: each is in the tooltip's share.
+            # The floors of codes depend on the dim; the tooltip gives the share of its own floor that a cell uses.
             note = notes[0] if len(notes) == 1 else f"{found[0].number}, the floor depends on the dim"
             maps.append(_map(findings, group, show, "parity", note))
     return maps
@@ -102,8 +130,9 @@ def _map(
 ) -> HeatMap:
     (precision, encoding), members = group
     facts = findings.family.facts
-    by_point = {it.point: it for it in members}
-    refused = {it.point for it in map(Profile.parse, facts.refused) if (it.precision, it.encoding) == group[0]}
+    by_point = {profile.point: profile for profile in members}
+    turned_down = map(Profile.parse, facts.refused)
+    refused = {profile.point for profile in turned_down if (profile.precision, profile.encoding) == group[0]}
     points = by_point.keys() | refused
     dims = sorted({point.dim for point in points})
 
@@ -121,27 +150,30 @@ def _map(
         return HeatCell("", "void", title=f"{point.name}: not in the family")
 
     title = name_group(precision, encoding)
-    rows = [(layers, [fill(Point(layers, dim)) for dim in dims]) for layers in sorted({it.layers for it in points})]
+    depths = sorted({point.layers for point in points})
+    rows = [(layers, [fill(Point(layers, dim)) for dim in dims]) for layers in depths]
     return HeatMap(title, note, f"{what} of {title} by layers and dim", dims, rows)
 
 
 def _colour(share: float) -> tuple[str, str]:
-    """A share, 0 to 1, as a colour and the ink that reads on it. What is no number has the darkest."""
+    """The colour of a share from 0 to 1, and black or white ink, whichever reads better on it. NaN counts as 0."""
     import matplotlib
 
     share = min(max(share, 0.0), 1.0) if share == share else 0.0
     red, green, blue, _ = matplotlib.colormaps[COLOUR_MAP](share)
-    light = [(it / 12.92 if it <= 0.04045 else ((it + 0.055) / 1.055) ** 2.4) for it in (red, green, blue)]
-    luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]  # WCAG 2, as is the crossing at 0.179
-    return "#" + "".join(f"{round(it * 255):02x}" for it in (red, green, blue)), "#000" if luminance > 0.179 else "#fff"
+    rgb = (red, green, blue)
+    light = [(channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4) for channel in rgb]
+    luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]  # WCAG 2; black reads better above 0.179
+    return "#" + "".join(f"{round(channel * 255):02x}" for channel in rgb), "#000" if luminance > 0.179 else "#fff"
 
 
 def list_gradient() -> list[str]:
-    """Colours of the map from its least to its greatest, for a legend."""
+    """Nine colours of the scale as ``#rrggbb``, from the least to the greatest share, for a legend."""
     return [_colour(step / 8)[0] for step in range(9)]
 
 
 def list_marks(findings: Findings, letters: Mapping[Host, str]) -> list[tuple[str, str]]:
+    """(CSS class or nothing, explanation) of each mark that occurs on the heat maps."""
     marks = []
     if findings.family.facts.trained is not None:
         marks = [(TRAINED, "trained point"), (UNTRAINED, "untrained point")]

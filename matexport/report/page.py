@@ -1,7 +1,7 @@
-"""Findings -> what each place of the report's page shows: lines, tables and heat maps as plain text. No HTML here.
+"""Lay out the report's page: the lines, tables and heat maps of each section as plain text. No HTML here.
 
-All text of a family and its measurements stays a `str`, which the template escapes. The only markup is what `plots`
-drew. Numbers from another host than the one in question carry that host's letter.
+All text of a family and its measurements stays a `str`, which the template escapes. The only markup is the SVG that
+`plots` draws. Numbers from another host than the one in question carry that host's letter.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from matexport.spec.facts import FamilyFacts
 from matexport.spec.measured import Host
 from matexport.spec.profile import Point, Profile
 
-#: What is beyond was not measured but forged, and would stretch an axis out of what matplotlib draws.
+#: Larger numbers cannot have been measured, and would stretch an axis beyond what matplotlib can draw.
 MAX_DRAWN = 1e15
 
 
 @dataclass(frozen=True)
 class Missing:
-    """In place of what nobody measured: what is missing, what to do, and the command that does it."""
+    """Shown in place of what was not measured: what is missing, what to do, and the command that does it."""
 
     what: str
     todo: str
@@ -54,6 +54,14 @@ class Missing:
 
 @dataclass(frozen=True)
 class Plot:
+    """One plot of the page.
+
+    Attributes:
+        svg: the ``<svg>`` element; empty where there is nothing to draw, and `missing` says why.
+        front: a line of text for each profile on the front.
+        count: how many profiles are drawn; `left_out` is a sentence on the others, or empty.
+    """
+
     title: str
     svg: str = ""
     front: Sequence[str] = ()
@@ -64,12 +72,14 @@ class Plot:
 
 @dataclass(frozen=True)
 class Line:
+    """A line of text, and the names of its CSS classes."""
+
     text: str
     style: str = ""
 
 
 def lay_out(findings: Findings) -> dict[str, Any]:
-    """Everything that the template names `page`."""
+    """All values of the page, by the names that the template uses for them in `page`."""
     facts, survey = findings.family.facts, findings.survey
     letters = name_hosts(findings)
     sections = [
@@ -78,7 +88,8 @@ def lay_out(findings: Findings) -> dict[str, Any]:
         ("files", "Files"),
     ]  # fmt: skip
     retention = map_retention(findings, letters)
-    kept = [known.value for it in survey.candidates if (known := it.retention) and math.isfinite(known.value)]
+    retentions = [candidate.retention for candidate in survey.candidates]
+    kept = [known.value for known in retentions if known and math.isfinite(known.value)]
     return {
         "title": f"{findings.name}: sub-models of {facts.parent.source}",
         "lead": describe_family(findings),
@@ -118,13 +129,14 @@ def lay_out(findings: Findings) -> dict[str, Any]:
 
 
 def list_identity(findings: Findings) -> list[tuple[str, str]]:
+    """(name, value) of what identifies the family: its parent, and the digests of the weights and the manifest."""
     facts = findings.family.facts
     weights = [(f"sha256 of {name}", digest) for name, digest in sorted(facts.parent.weights.items())]
     return [("parent", facts.parent.source), *weights, ("sha256 of family.json", findings.manifest_sha256)]
 
 
 def judge(findings: Findings, letters: Mapping[Host, str]) -> list[Line]:
-    """A line for each host that recorded parity, and for what was refused."""
+    """A line for each host that recorded parity, and one for the profiles that were refused."""
     total = len(findings.family.profiles)
     lines = []
     for host, verdicts in findings.verdicts:
@@ -160,7 +172,7 @@ def _note_unproven(findings: Findings) -> Missing | None:
 
 
 def describe_budget(findings: Findings) -> str:
-    """The limits, how many profiles keep them, the best of these, and what could not be checked, as `pick` says it."""
+    """The limits, how many profiles keep them, the best of these, and what could not be checked; empty if no limits."""
     choice = findings.choice
     if not choice.checks:
         return ""
@@ -205,7 +217,10 @@ def _note_missing_retention(findings: Findings, known: int) -> Missing | None:
 
 
 def list_spots(findings: Findings, cost: str) -> list[Spot]:
-    """The profiles whose cost and retention are known: `cost` is ``latency_ms``, ``peak_bytes`` or ``disk_bytes``."""
+    """The profiles whose cost and retention are both known; `cost` is ``latency_ms``, ``peak_bytes`` or ``disk_bytes``.
+
+    The spots of the latter two have their cost in MB of 10^6 bytes.
+    """
     spots = []
     for candidate in findings.survey.candidates:
         value, kept = getattr(candidate, cost), candidate.retention
@@ -224,7 +239,7 @@ def list_spots(findings: Findings, cost: str) -> list[Spot]:
 
 
 def draw_plots(findings: Findings) -> list[Plot]:
-    """Retention against each cost; none where no retention is known."""
+    """Plots of retention against latency, memory and disk; an empty list where there is nothing to draw in any."""
     budget = findings.budget
     plots = []
     for cost, name, axis, most in (
@@ -239,7 +254,7 @@ def draw_plots(findings: Findings) -> list[Plot]:
             plots.append(Plot(title, missing=lacking))
             continue
         front = pick_front(spots)
-        told = [f"{it.name}: {it.retention:.3f} at {it.cost:.3g}" for it in front]
+        told = [f"{spot.name}: {spot.retention:.3f} at {spot.cost:.3g}" for spot in front]
         bounds = "".join(
             f"; budget {word} {value:g}"
             for word, value in (("at most", most), ("retention at least", budget.min_retention))
@@ -258,13 +273,13 @@ def draw_plots(findings: Findings) -> list[Plot]:
 
 
 def list_series(findings: Findings) -> list[tuple[str, str, str]]:
-    """(colour, symbol, name) of what the plots show."""
+    """(CSS colour, symbol, name) of each entry of the plots' legend."""
     series = [
         (f"var(--c-{precision},{COLOURS[precision]})", MARKERS[encoding][1], name_group(precision, encoding))
         for (precision, encoding), _ in list_groups(findings)
     ]
     candidates = findings.survey.candidates
-    if any(it.trained is False for it in candidates):
+    if any(candidate.trained is False for candidate in candidates):
         series.append(("inherit", "○", "hollow: untrained point"))
     if findings.broken:
         series.append(("inherit", "×", "off its parity floor, on no front"))
@@ -303,6 +318,7 @@ def _note_profiles(findings: Findings, letters: Mapping[Host, str]) -> str:
 
 
 def list_parent(findings: Findings) -> list[tuple[str, str]]:
+    """(name, value) of what the manifest says of the parent, its read-out, its texts and its trace."""
     facts = findings.family.facts
     readout, trace = facts.readout, facts.trace
     pairs = [
@@ -338,7 +354,7 @@ def _list_inputs(facts: FamilyFacts) -> list[tuple[str, str]]:
 def _describe_trained(trained: tuple[Point, ...] | None) -> str:
     if trained is None:
         return "nobody said"
-    return ", ".join(f"{it.layers} layers × {it.dim}" for it in sorted(trained)) or "none"
+    return ", ".join(f"{point.layers} layers × {point.dim}" for point in sorted(trained)) or "none"
 
 
 def _was(number: int) -> str:

@@ -1,8 +1,8 @@
 """Trade-offs as inline SVG: retention against a cost, the front, and the budget. matplotlib is imported when used.
 
-The same points give the same bytes: ids come from a fixed salt, and no date is written. Text stays text, and everything
-that is ink takes the colour of the page's text, so that a plot reads on light and on dark ground. Points carry a title
-that browsers show. Only numbers and profile names, which have a fixed spelling, get into a plot.
+The same points give the same bytes: ids come from a fixed salt, and no date is written. Text stays text. Axes, lines
+and text take the colour of the page's text, so that a plot can be read on light and on dark ground. Points carry a
+title that browsers show. Only numbers and profile names, which have a fixed spelling, get into a plot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours (2008), which colour-blind readers tell apart; their yellow darkened to show on white.
+#: The colours of Okabe and Ito (2008), which colour-blind readers can tell apart; the yellow is darkened for white.
 COLOURS: Mapping[Precision, str] = {
     Precision.FP32: "#0072b2",
     Precision.FP16: "#56b4e9",
@@ -32,23 +32,23 @@ COLOURS: Mapping[Precision, str] = {
     Precision.Q4_MIXED: "#b5a800",
 }
 
-#: matplotlib's marker, and the character that a legend shows for it.
+#: Encoding -> matplotlib's marker, and the character that a legend shows for that marker.
 MARKERS: Mapping[Encoding, tuple[str, str]] = {
     Encoding.FLOAT32: ("o", "●"),
     Encoding.INT8: ("s", "■"),
     Encoding.UBINARY: ("^", "▲"),
 }
 
-#: Drawn with it, and then given the page's own colour.
+#: What takes the colour of the page's text is drawn in this colour, which `_embed` replaces.
 _INK = "#010203"
 
-#: Inches at 72 units each. As wide as a phone shows without scaling, so that 11 units of text are 10 pixels there.
+#: (width, height) in inches of 72 units. As wide as a phone shows unscaled, so that 11 units of text are 10 pixels.
 _SIZE = (5.0, 4.0)
 
-#: More names on a front hide each other; all of them stand in the text under the plot.
+#: Names of profiles that are written into a plot; more would hide each other. The text under the plot lists them all.
 _MAX_LABELS = 7
 
-#: A scale with more than this between its ends is logarithmic.
+#: The axis of costs is logarithmic where the largest cost is more than this many times the smallest.
 _LOG_RATIO = 20.0
 
 
@@ -57,9 +57,10 @@ class Spot:
     """One profile of a plot.
 
     Attributes:
-        cost, retention: finite; less of the first and more of the second is better.
-        hollow: drawn so: the parent was not trained to be read there.
-        crossed: drawn so, and not on the front: off its parity floor.
+        label: its short name, which is written into the plot where it is on the front.
+        cost, retention: finite; a smaller cost and a larger retention are better.
+        hollow: whether the marker is hollow, since the parent was not trained to be read at this point.
+        crossed: whether a cross is drawn over it and it is kept off the front, since it is off its parity floor.
     """
 
     name: str
@@ -85,10 +86,10 @@ def draw_tradeoff(
 
     Args:
         spots: at least one.
-        name: distinguishes the ids of this plot from those of others on a page; letters.
+        name: letters that begin the ids of this plot, so that they differ from the ids of other plots on the page.
         axis: what the cost is, with its unit.
-        description: for those who do not see the plot.
-        most, least: the budget: greatest cost, least retention.
+        description: text for readers who do not see the plot.
+        most, least: the budget: the greatest cost, in the unit of `axis`, and the least retention.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -120,7 +121,7 @@ def draw_tradeoff(
 
 
 def _make_style(name: str) -> dict[str, Any]:
-    """Text as text, and the same bytes for the same plot."""
+    """Settings of matplotlib that keep text as text and give the same bytes for the same plot."""
     return {
         "font.family": ["DejaVu Sans"],
         "svg.fonttype": "none",
@@ -134,7 +135,7 @@ def _make_style(name: str) -> dict[str, Any]:
 
 
 def _draw_spots(axes: Axes, spots: Sequence[Spot]) -> None:
-    """A marker for each, which carries its place as an id; a cross over what is off its parity floor."""
+    """Draw a marker for each spot, with its index as an id, and a cross over spots that are off their parity floor."""
     for index, spot in enumerate(spots):
         colour = COLOURS[spot.precision]
         axes.plot(
@@ -147,9 +148,9 @@ def _draw_spots(axes: Axes, spots: Sequence[Spot]) -> None:
 
 
 def pick_front(spots: Sequence[Spot]) -> list[Spot]:
-    """The spots that no other beats, by cost; one off its parity floor is no choice."""
+    """The Pareto front of the spots, by rising cost; spots that are off their parity floor are left out."""
     sound = [spot for spot in spots if not spot.crossed]
-    return find_front(sound, lambda it: (it.cost, -it.retention))
+    return find_front(sound, lambda spot: (spot.cost, -spot.retention))
 
 
 def _scale(
@@ -176,7 +177,7 @@ def _scale(
 
 
 def _draw_budget(axes: Axes, most: float | None, least: float | None) -> None:
-    """Its lines, and a shade over what is outside."""
+    """Draw the lines of the budget, and a shade over what is outside."""
     line: dict[str, Any] = {"color": _INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
     shade: dict[str, Any] = {"color": _INK, "alpha": 0.07, "linewidth": 0}
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -196,13 +197,13 @@ def _draw_budget(axes: Axes, most: float | None, least: float | None) -> None:
 
 
 def _label(figure: Figure, axes: Axes, front: Sequence[Spot], spots: Sequence[Spot]) -> None:
-    """Name what is on the front, where a name covers neither another nor a point."""
+    """Write the labels of the front's spots where they cover neither another label nor a spot, best retention first."""
     figure.draw_without_rendering()
     centres = [axes.transData.transform((spot.cost, spot.retention)) for spot in spots]
     taken = [_box_around(x, y, 9, 9) for x, y in centres]
     frame, scale = axes.bbox, figure.dpi / 72
     labelled = 0
-    for spot in sorted(front, key=lambda it: -it.retention):
+    for spot in sorted(front, key=lambda spot: -spot.retention):
         x, y = axes.transData.transform((spot.cost, spot.retention))
         width, height = 6.6 * len(spot.label) * scale, 11 * scale
         for dx, dy in _list_offsets(width, height, scale):
@@ -232,14 +233,14 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 
 
 def _embed(svg: str, name: str, description: str, titles: Mapping[str, str]) -> str:
-    """What matplotlib wrote as a file -> an element for a page: its own ids, no links, the page's ink and font."""
+    """Turn matplotlib's SVG file into an element for a page: ids of its own, no links, the page's colour and font."""
     body = svg[svg.index("<svg") :]
-    # Its style sheet would hold for the whole page.
+    # The style sheet in the file would apply to the whole page.
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = body.replace("xlink:href=", "href=").replace(_INK, "currentColor")
     body = re.sub(r"font-family: [^;\"]+; ", "", body)
     for precision, colour in COLOURS.items():
-        body = body.replace(colour, f"var(--c-{precision},{colour})")  # a page may have others on dark ground
+        body = body.replace(colour, f"var(--c-{precision},{colour})")  # a page may set other colours for dark mode
     view_box = re.search(r'viewBox="([^"]+)"', body)
     assert view_box
     head = f'<svg class="plot" role="img" aria-label="{escape(description, {chr(34): "&quot;"})}"'
@@ -247,7 +248,7 @@ def _embed(svg: str, name: str, description: str, titles: Mapping[str, str]) -> 
     for gid, title in titles.items():
         body = body.replace(f'<g id="{gid}">', f"<g><title>{escape(title)}</title>")
     used = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
-    body = re.sub(r' id="([^"]+)"', lambda it: f' id="{name}-{it[1]}"' if it[1] in used else "", body)
+    body = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Findings -> the tables of a report's page, each cell with what it is sorted by: text and numbers, no HTML."""
+"""Make the tables of a report's page from findings, each cell with its sort key: text and numbers, no HTML."""
 
 from __future__ import annotations
 
@@ -19,13 +19,22 @@ from matexport.spec.tolerance import FLOORS, tighten
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table; a numeric one is aligned to the right and sorts by number."""
+
     title: str
     numeric: bool = False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and what it is sorted by: None is missing, and stands last."""
+    """A cell of a table.
+
+    Attributes:
+        text: what it shows.
+        value: what it is sorted by; None is missing, and sorts last.
+        mark: letter of the host that the number is from; empty for the host in question.
+        style: names of CSS classes, separated by spaces.
+    """
 
     text: str
     value: float | str | None = None
@@ -35,6 +44,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
+    """A table of the page. `id` is its id in HTML; each row has a cell for every column."""
+
     id: str
     caption: str
     columns: Sequence[Column]
@@ -43,6 +54,7 @@ class Table:
 
 
 def tabulate_failures(findings: Findings, letters: Mapping[Host, str]) -> Table | None:
+    """The profiles that were refused or are off their floor on some host; None where nothing failed."""
     rows = [
         [Cell(name), Cell("refused when the family was made", style="bad narrow"), Cell(reason, style="wrap")]
         for name, reason in findings.family.facts.refused.items()
@@ -57,6 +69,7 @@ def tabulate_failures(findings: Findings, letters: Mapping[Host, str]) -> Table 
 
 
 def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    """All that is known of each profile, one row each. MB are 10^6 bytes."""
     budget, floor_uses = findings.budget, findings.floor_uses
     limited = budget != Budget()
     columns = [
@@ -68,11 +81,11 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         Column("neighbours", True), Column("spread", True),
     ]  # fmt: skip
     measured = Measurement(
-        {name: it.verdict.parity for name, it in floor_uses.items()},
-        {name: it.verdict.spread for name, it in floor_uses.items()},
+        {name: use.verdict.parity for name, use in floor_uses.items()},
+        {name: use.verdict.spread for name, use in floor_uses.items()},
     )
     described = {row["profile"]: row for row in describe_profiles(findings.family, measured)}
-    rejected = {it.profile: it.reason for it in findings.choice.rejections}
+    rejected = {rejection.profile: rejection.reason for rejection in findings.choice.rejections}
     checked = any(check.done for check in findings.choice.checks)
 
     def known(number: Measured | None, form: str, unit: float = 1.0) -> Cell:
@@ -81,32 +94,31 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         return _number(number.value / unit, form, mark_host(findings, letters, number.host))
 
     rows = []
-    for it in findings.survey.candidates:
-        profile, row, use = Profile.parse(it.profile), described[it.profile], floor_uses.get(it.profile)
+    for candidate in findings.survey.candidates:
+        name = candidate.profile
+        profile, row, use = Profile.parse(name), described[name], floor_uses.get(name)
         mark = mark_host(findings, letters, use.host) if use else ""
-        trained = {True: "yes", False: "no", None: "–"}[it.trained]
-        reason = rejected.get(it.profile)
-        if reason:
+        trained = {True: "yes", False: "no", None: "–"}[candidate.trained]
+        kept = Cell("kept", "kept", style="good") if checked else Cell("not checked")
+        if reason := rejected.get(name):
             kept = Cell(reason, "outside", style="bad narrow")
-        else:
-            kept = Cell("kept", "kept", style="good") if checked else Cell("not checked")
         rows.append(
             [
-                Cell(it.profile, it.profile),
-                _number(it.layers, "d"),
-                _number(it.dim, "d"),
-                known(it.retention, ".4f"),
-                known(it.latency_ms, ".2f"),
-                known(it.peak_bytes, ".0f", MB),
-                _number(it.disk_bytes / MB, ".1f"),
+                Cell(name, name),
+                _number(candidate.layers, "d"),
+                _number(candidate.dim, "d"),
+                known(candidate.retention, ".4f"),
+                known(candidate.latency_ms, ".2f"),
+                known(candidate.peak_bytes, ".0f", MB),
+                _number(candidate.disk_bytes / MB, ".1f"),
                 *([kept] if limited else []),
-                _judge_cell(use, mark, [letters[host] for host, _ in findings.broken.get(it.profile, ())]),
-                known(it.cold_start_ms, ".0f"),
-                known(it.texts_per_s, ".0f"),
-                _number(it.download_bytes / MB, ".1f"),
+                _judge_cell(use, mark, [letters[host] for host, _ in findings.broken.get(name, ())]),
+                known(candidate.cold_start_ms, ".0f"),
+                known(candidate.texts_per_s, ".0f"),
+                _number(candidate.download_bytes / MB, ".1f"),
                 Cell(profile.precision, str(profile.precision)),
                 Cell(profile.encoding, str(profile.encoding)),
-                Cell(trained, None if it.trained is None else trained),
+                Cell(trained, None if candidate.trained is None else trained),
                 _number(row["max_abs"], ".1e", mark),
                 _number(row["cosine_mean"], ".6f", mark),
                 _number(row["cosine_min"], ".6f", mark),
@@ -118,7 +130,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
 
 
 def _judge_cell(use: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
-    """`broken`: letters of the hosts on which the profile is off its floor."""
+    """The verdict on a profile. `broken` are the letters of the hosts on which the profile is off its floor."""
     if use is None:
         return Cell("–")
     if not broken:
@@ -127,6 +139,7 @@ def _judge_cell(use: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
 
 
 def tabulate_tasks(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    """The tasks that were evaluated, with the whole parent's score on each."""
     columns = (Column("task"), Column("kind"), Column("metric"), Column("texts", True), Column("parent", True),
                Column("counts"), Column("host"), Column("data sha256"))  # fmt: skip
     rows = [
@@ -146,15 +159,18 @@ def tabulate_tasks(findings: Findings, letters: Mapping[Host, str]) -> Table:
 
 
 def tabulate_scores(findings: Findings) -> Table:
+    """The score of every profile on every task."""
     columns = [Column("profile"), *(Column(f"{task.name}: {task.quality.metric}", True) for task in findings.tasks)]
     rows = []
     for profile in findings.family.profiles:
         scores = [task.quality.profiles.get(profile.name) for task in findings.tasks]
-        rows.append([Cell(profile.name, profile.name), *(_number(it.score if it else None, ".4f") for it in scores)])
+        numbers = [_number(score.score if score else None, ".4f") for score in scores]
+        rows.append([Cell(profile.name, profile.name), *numbers])
     return Table("table-scores", "Scores of every profile on every task", columns, rows, sortable=True)
 
 
 def tabulate_hosts(findings: Findings, letters: Mapping[Host, str]) -> Table:
+    """The hosts that something was measured on, and what was measured there."""
     titles = ("host", "CPU", "CPUs", "instruction sets", "system", "Python", "onnxruntime", "measured")
     columns = [Column(title) for title in titles]
     rows = []
@@ -180,6 +196,7 @@ def tabulate_hosts(findings: Findings, letters: Mapping[Host, str]) -> Table:
 
 
 def tabulate_floors(findings: Findings) -> Table:
+    """The floor that each precision of the family is held to, and how the precision was made."""
     facts = findings.family.facts
     numbers = ("max abs diff", "mean cosine", "least cosine", "spread")
     columns = [
@@ -205,6 +222,7 @@ def tabulate_floors(findings: Findings) -> Table:
 
 
 def tabulate_files(findings: Findings) -> Table:
+    """The files that the manifest lists, with their sizes in bytes and their digests."""
     columns = (Column("file"), Column("bytes", True), Column("sha256"))
     files = findings.family.facts.files
     rows = [

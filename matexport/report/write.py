@@ -1,7 +1,8 @@
-"""A family and what was measured on it -> one HTML page that loads nothing, and a Markdown model card beside it.
+"""Write the report of a family: one HTML page that loads nothing, and a Markdown model card beside it.
 
-What stands in a manifest or a measurement is untrusted: the template escapes all of it, and the page's policy lets run
-one script, by its digest, and load nothing. Same family, measurements and host, same bytes: no time is written.
+Text from a manifest or a measurement is untrusted: the template escapes all of it, and the page's content security
+policy allows one script, by its digest, and lets the page load nothing. The same family, measurements and host give the
+same bytes, since no time is written.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-#: What both files carry, so that nothing else is replaced by them.
+#: Both files name this generator, so that a report replaces only what a report wrote.
 GENERATOR = "matexport report"
 
-#: Lines that only a page or a card of ours holds, as they stand there.
+#: Whole lines by which a page or a card is recognised as written by us.
 MARKS = (
     f'<meta name="generator" content="{GENERATOR}">'.encode(),
     f"<!-- Written by {GENERATOR}, which replaces it. -->".encode(),
@@ -49,7 +50,11 @@ class Report:
 
 
 def require_report_extra() -> None:
-    """Raise MissingExtraError, with the pip line, unless the packages of the ``[report]`` extra are there."""
+    """Check that the packages of the ``[report]`` extra are installed.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not; the message has the pip command.
+    """
     require_extra("report", "a report", _PACKAGES)
 
 
@@ -62,8 +67,9 @@ def write_report(findings: Findings, out: Path | None = None) -> Report:
             ``FAMILY/report.html`` and ``FAMILY/README.md``.
 
     Raises:
-        RequestError: `out` has another suffix.
-        DestinationError: something else lies there, the family lists such a file, or it cannot be written.
+        RequestError: the name of `out` does not end in ``.html``.
+        DestinationError: a file that no report wrote is in the way, the family lists a file of that name, `out` is
+            elsewhere inside the family, or a file cannot be written.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     require_report_extra()
@@ -74,11 +80,15 @@ def write_report(findings: Findings, out: Path | None = None) -> Report:
 
 
 def render_page(findings: Findings) -> str:
-    """The page as HTML."""
+    """The page as HTML.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
     require_report_extra()
     from markupsafe import Markup
 
-    # Ours, from the package; nothing from disk gets here.
+    # These files come with the package, so they need no escaping.
     css, script = (Markup(_read_data(name)) for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -132,7 +142,7 @@ def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:
 
 
 def _refuse_other(target: Path) -> None:
-    """Only what a report wrote is replaced by one: a README.md may be somebody's."""
+    """Refuse to replace a file that no report wrote, such as a user's own README.md."""
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise DestinationError(f"{target} exists and is not a regular file; move it, or give --out")
     try:
@@ -144,7 +154,7 @@ def _refuse_other(target: Path) -> None:
 
 
 def _write_together(contents: dict[Path, bytes]) -> None:
-    """Every file is complete beside its place before the first is put there."""
+    """Write all files beside their destinations first, and put them in place only when every one is complete."""
     with ExitStack() as stack:
         for path, content in contents.items():
             stack.enter_context(explain_write_errors(path))

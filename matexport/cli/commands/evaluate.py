@@ -45,7 +45,7 @@ EXAMPLES = (
 
 
 def add_parser(parsers: Parsers) -> None:
-    """What the command takes, and the help that teaches it."""
+    """Add the command with its options and its help."""
     command = add_command(parsers, "evaluate", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
@@ -88,7 +88,7 @@ def add_parser(parsers: Parsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport evaluate FAMILY``"""
+    """Run ``matexport evaluate FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
     from matexport.family.measurements import record_quality
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
             progress=progress,
         )
-    if not options.json:  # before it is kept: that may fail, and took minutes
+    if not options.json:  # printed before it is recorded, which may fail
         print(format_quality(family, quality), flush=True)
         if any(task.adaptive for task in quality.tasks.values()):
             print(f"\n{format_adaptive(quality)}", flush=True)
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def format_quality(family: Family, quality: Quality) -> str:
-    """The table that `evaluate` prints: for each task, its score and the retention."""
+    """The table that `evaluate` prints: for each profile, its score and retention on each task."""
     header, footer = ["profile"], ["the whole parent"]
     for name, task in quality.tasks.items():
         header += [f"{name}: {task.metric}", "kept"]
@@ -152,7 +152,7 @@ def format_quality(family: Family, quality: Quality) -> str:
 
 
 def format_adaptive(quality: Quality) -> str:
-    """Searches in two steps, as `evaluate --shortlist` measured them."""
+    """The table of searches in two steps that `evaluate --shortlist` prints."""
     header = ("task", "re-ranked by", "shortlisted by", "documents", "score", "of its own top 10", "speed")
     rows = [
         (

@@ -1,4 +1,4 @@
-"""export: a job file -> a family, every profile of it proven against the parent."""
+"""export: make a family from a job file, with every profile proven against the parent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXAMPLES = "example:\n  matexport export profiles/minilm.toml --out artifacts/mi
 
 
 def add_parser(parsers: Parsers) -> None:
-    """What the command takes, and the help that teaches it."""
+    """Add the command with its options and its help."""
     command = add_command(parsers, "export", run, SUMMARY, DESCRIPTION, EXAMPLES)
     command.add_argument("job", type=Path, metavar="JOB.toml", help="what to export; see profiles/")
     command.add_argument("--out", type=Path, metavar="DIR", help="directory to write (default: artifacts/NAME)")
@@ -55,15 +55,14 @@ def add_parser(parsers: Parsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport export JOB.toml``"""
+    """Run ``matexport export JOB.toml`` and return its exit code."""
     from msgspec.structs import replace
 
     from matexport.io.jobs import change_precisions, load_job
-    from matexport.spec.profile import Precision
 
     job = load_job(options.job)
     if options.parent is not None:
-        # What the job pins is its own parent; a path given here is relative to where the user is.
+        # The job's digest and revision are its own parent's. A path given here starts from the current directory.
         source = str(Path(options.parent).resolve()) if Path(options.parent).is_dir() else options.parent
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:

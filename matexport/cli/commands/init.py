@@ -1,8 +1,8 @@
-"""init: a parent -> a commented job file. Looking is `export.outline`, writing `io.job_file`.
+"""init: write a commented job file for a parent. `export.outline` looks at the parent, `io.job_file` writes the text.
 
-Every question has an option, and an answer is checked as an option is: so what can be asked for on a terminal can be
-written in a script. Questions go to standard error, since standard output is the result. A file is written when all of
-it is known, and never over another one unless that was asked for.
+For every question there is an option, and answers are checked as options are, so that a script can do all that is
+possible on a terminal. Questions go to standard error, since standard output is the result. The file is written when
+everything is known, and never over another file unless that was asked for.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ EXAMPLES = (
     "then:\n  matexport export minilm.toml"
 )
 STANDARD_OUTPUT = "-"
-#: What `ask` is given for each kind of answer.
+#: A function that turns an answer into a value, or raises a MatexportError.
 Read = Callable[[str], T]
 
 
 def add_parser(parsers: Parsers) -> None:
-    """What the command takes, and the help that teaches it."""
+    """Add the command with its options and its help."""
     command = add_command(parsers, "init", run, SUMMARY, DESCRIPTION, EXAMPLES)
     command.add_argument(
         "parent", nargs="?", metavar="PARENT", help="a directory, a hub id such as org/name, or package:NAME/path"
@@ -89,7 +89,13 @@ def add_parser(parsers: Parsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport init PARENT``; without one, what is missing is asked for."""
+    """Run ``matexport init PARENT`` and return its exit code; without PARENT, ask for what is missing.
+
+    Raises:
+        RequestError: there is no PARENT and no terminal, or an option is wrong.
+        DestinationError: the file cannot be written, or is there already.
+        ParentError: the parent cannot be read, or export would refuse it.
+    """
     asks = options.parent is None
     if asks:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -135,7 +141,7 @@ def _look(options: argparse.Namespace) -> Outline:
         return outline_parent(source, Path())
     except MatexportError as error:
         for name in ("allow_pickle", "trust_remote_code"):
-            if f"{name} = true" in str(error):  # there is no job yet in which that could be said
+            if f"{name} = true" in str(error):  # there is no job yet to which this could be added
                 option = f"--{name.replace('_', '-')}"
                 raise type(error)(f"{error}; to have init write that: {option}") from error
         raise
@@ -151,7 +157,7 @@ def _finish(
     if file:
         write_job(file, text, overwrite=options.overwrite)
     if options.json:
-        # Escaped, since names in a stranger's files may hold what no terminal and no UTF-8 takes.
+        # In ASCII, since names in a stranger's files may have characters for which there is no UTF-8.
         print(json.dumps(_describe(outline, points, precisions, file, text), indent=1))
     elif file:
         print(f"{file}: written\n\n{_summarise(outline)}\npoints      {describe_points(points)}")
@@ -163,10 +169,13 @@ def _finish(
 
 
 def refuse_taken(out: str, *, overwrite: bool) -> None:
-    """Refuse a place for the file before anything is looked at.
+    """Refuse a path for the file at which it could not be written, before the parent is looked at.
+
+    Args:
+        out: the path, or ``-`` for standard output.
 
     Raises:
-        DestinationError: there is a file already, or no folder to put it in.
+        DestinationError: there is a file or directory already, or no directory to put the file in.
     """
     path = Path(out)
     if out == STANDARD_OUTPUT:
@@ -182,10 +191,12 @@ def refuse_taken(out: str, *, overwrite: bool) -> None:
 
 
 def write_job(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a file whole. Of two that are written at once under one name, one is refused, unless with `overwrite`.
+    """Write the job file completely or not at all.
+
+    Without `overwrite`, of two processes that write the same file at once one is refused.
 
     Raises:
-        DestinationError: it is there already, or cannot be written.
+        DestinationError: the file is there already, or cannot be written.
     """
     try:
         if overwrite:
@@ -200,7 +211,7 @@ def write_job(path: Path, text: str, *, overwrite: bool) -> None:
                 path.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        refuse_taken(str(path), overwrite=overwrite)  # which says it better
+        refuse_taken(str(path), overwrite=overwrite)  # its messages are clearer
         raise DestinationError(f"cannot write {path}: {describe_os_error(error)}") from None
 
 
@@ -208,10 +219,10 @@ def write_job(path: Path, text: str, *, overwrite: bool) -> None:
 
 
 def ask(question: str, read: Read[T], default: str | None = None) -> T:
-    """Put a question until there is an answer that can be read; an empty one is the default.
+    """Ask a question until `read` accepts the answer; an empty answer stands for the default.
 
     Raises:
-        KeyboardInterrupt: the input ended, which is what somebody means who has no answer.
+        KeyboardInterrupt: the input ended, which counts as an interruption.
     """
     while True:
         print(question + (f" [{default}]" if default else ""), end=": ", file=sys.stderr, flush=True)
@@ -226,7 +237,11 @@ def ask(question: str, read: Read[T], default: str | None = None) -> T:
 
 
 def read_parent(answer: str) -> str:
-    """A parent that was named at all; whether it is there is said when it is looked at."""
+    """The answer to the question for a parent. Whether there is such a parent is not checked here.
+
+    Raises:
+        RequestError: the answer is empty.
+    """
     if not answer:
         raise RequestError("a parent is needed, such as path/to/model")
     return answer
@@ -235,7 +250,7 @@ def read_parent(answer: str) -> str:
 def _ask_points(outline: Outline) -> Selection:
     possible = []
     for selection in Selection:
-        with contextlib.suppress(RequestError):  # nobody says where it was trained
+        with contextlib.suppress(RequestError):  # the trained points are not known
             _say(f"  {selection:<8} {describe_points(choose_points(outline, selection))}")
             possible.append(selection)
 
@@ -264,13 +279,13 @@ def _read_free(options: argparse.Namespace) -> Read[str]:
 
 
 def _name_free(parent: str) -> str:
-    """The usual name, or the next one that is free."""
+    """The usual name of a parent's job file, or the next one that is free."""
     name = name_job(parent)
     names = [f"{name}.toml", *(f"{name}-{number}.toml" for number in range(2, 10))]
     return next((free for free in names if not os.path.lexists(free)), STANDARD_OUTPUT)
 
 
-# --- what is said
+# --- what is printed
 
 
 def _summarise(outline: Outline) -> str:
@@ -295,7 +310,7 @@ def _summarise(outline: Outline) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Of a stranger's text, what a terminal shows as it is."""
+    """A stranger's text, with replacement characters for what would control a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -321,7 +336,7 @@ def _with_source(outline: Outline, source: str) -> Outline:
 
 
 def _spell(out: str) -> str:
-    """A path as a shell takes it."""
+    """A path, quoted for a shell."""
     return shlex.quote(out)
 
 

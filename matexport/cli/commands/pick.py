@@ -48,7 +48,7 @@ EXAMPLES = (
 
 
 def add_parser(parsers: Parsers) -> None:
-    """What the command takes, and the help that teaches it."""
+    """Add the command with its options and its help."""
     command = add_command(parsers, "pick", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
@@ -89,7 +89,7 @@ def add_parser(parsers: Parsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport pick FAMILY``"""
+    """Run ``matexport pick FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
     from matexport.family.survey import survey_family
     from matexport.host import read_host
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_budget(options: argparse.Namespace) -> tuple[Budget, Device | None]:
-    """A device's limits, and in their place those that were given as options."""
+    """The limits given as options, or else those of the device, and the device."""
     from msgspec.structs import fields, replace
 
     from matexport.pick.devices import load_device
@@ -164,7 +164,11 @@ def _print_choice(
 
 
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:
-    """Bench what lacks timings of this host, and keep them."""
+    """Bench the profiles that lack timings of this host, and record the timings.
+
+    Raises:
+        RequestError: the device in question is not this machine.
+    """
     from matexport.family.measurements import record_bench
     from matexport.family.survey import list_unmeasured
     from matexport.host import read_host
@@ -183,7 +187,7 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
     if options.shape and options.shape not in list_default_shapes(family):
         shapes = (*list_default_shapes(family), options.shape)
     threads = (options.threads,) if options.threads else ()
-    if shapes:  # other shapes take the place of what was timed before, at any number of threads
+    if shapes:  # recording other shapes drops all timings from before, so the usual numbers of threads are timed again
         threads = (1, here.cpus, *threads)
     with show_progress() as progress:
         bench = bench_family(family, BenchPlan(profiles, threads, shapes), progress=progress)

@@ -24,7 +24,6 @@ DESCRIPTION = (
     "layers and dims, retention against latency, memory and disk, a table that sorts, the hosts, the versions and "
     "what failed. Beside it a Markdown model card with the metadata that a hub reads. Shows what was measured "
     "before (verify --record, bench, evaluate), measures nothing, and names the command for what is missing. With "
-    ""
     "limits, the profiles that keep them are named, and limits of latency, memory, disk and retention are drawn "
     "in. Needs the [report] extra."
 )
@@ -36,7 +35,7 @@ EXAMPLES = (
 
 
 def add_parser(parsers: Parsers) -> None:
-    """What the command takes, and the help that teaches it."""
+    """Add the command with its options and its help."""
     command = add_command(parsers, "report", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
     command.add_argument(
@@ -72,7 +71,7 @@ def add_parser(parsers: Parsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``matexport report FAMILY``"""
+    """Run ``matexport report FAMILY`` and return its exit code."""
     from matexport.pick.limits import Budget
     from matexport.report.findings import gather_findings
     from matexport.report.write import require_report_extra, write_report

@@ -1,7 +1,7 @@
-"""The part of the traced graph that one exit depends on.
+"""Cut the part that an exit depends on out of the traced graph.
 
-A sub-model is not built, it is what remains: every node and weight from which the exit's output can be reached,
-backwards. Heads that no exit reads (BERT's pooler) and deeper blocks fall away because nothing asks for them.
+A sub-model is made of every node and weight that the exit's output depends on, found by walking backwards from that
+output. Deeper blocks and heads that no exit reads (BERT's pooler) are left out because the walk never reaches them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ def cut_exit(model: ir.Model, output: str, *, name: str) -> ir.Model:
     """A new model that holds only what one output needs; weights are shared with `model`, not copied.
 
     Args:
+        model: the traced model; it is left as it is.
         output: name of the output to keep.
-        name: what it is called in the new model.
+        name: the name of that output in the new model.
 
     Raises:
         ValueError: the model has no such output.
@@ -32,7 +33,7 @@ def cut_exits(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
     """A new model that holds only what some outputs need, in the order of `outputs`; weights are shared.
 
     Raises:
-        ValueError: the model lacks one of them.
+        ValueError: the model lacks one of the outputs.
     """
     part = model.clone()
     found = {value.name: value for value in part.graph.outputs}

@@ -1,7 +1,7 @@
-"""Small edits of an onnx_ir graph that every stage makes: a constant, a node, one value in another's place.
+"""Small edits of an onnx_ir graph that every stage makes: adding a constant or a node, replacing a value by another.
 
-A graph is changed where it stands, and is whole again after each of these functions; `assert_sound` says whether it is.
-`write_graph` puts a graph on disk without its weights.
+Graphs are changed in place, and are valid again after each of these functions; `assert_sound` checks that.
+`write_graph` writes a graph to disk without its large weights.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from onnx_ir import convenience
 
 Floats = NDArray[np.float32]
 
-#: Domain of onnxruntime's own operators, and those of them that the precisions are made of.
+#: Domain of onnxruntime's own operators, and the operators of it that the precisions use.
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_OPERATORS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"})
 
 
 def find_needed_nodes(outputs: Sequence[ir.Value]) -> set[ir.Node]:
-    """The nodes of a graph that some of its values are computed by; nodes inside of sub-graphs are not listed.
+    """The nodes of a graph that some of its values depend on; nodes inside of sub-graphs are not listed.
 
     Args:
-        outputs: the values; graph inputs and initializers among them need no node.
+        outputs: the values. Graph inputs and initializers may be among them, and depend on no node.
     """
     needed: set[ir.Node] = set()
     pending = [value.producer() for value in outputs]
@@ -36,7 +36,7 @@ def find_needed_nodes(outputs: Sequence[ir.Value]) -> set[ir.Node]:
             continue
         needed.add(node)
         pending.extend(value.producer() for value in node.inputs if value is not None)
-        for inner in _inner_nodes(node):  # what a sub-graph reads from outside
+        for inner in _inner_nodes(node):  # a sub-graph may read values from outside
             pending.extend(value.producer() for value in inner.inputs if value is not None)
     return needed
 
@@ -50,9 +50,9 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 
 
 def write_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph as ONNX, the same bytes for the same graph, and large weights by their place in another file.
+    """Write a graph as ONNX, the same bytes for the same graph. External weights are written as references only.
 
-    Types and shapes of inner values are left out, of the graph in memory, too: runtimes infer them.
+    Types and shapes of inner values are removed, from the graph in memory as well; runtimes infer them.
 
     Raises:
         OSError: the file cannot be written.
@@ -64,21 +64,21 @@ def write_graph(model: ir.Model, path: Path) -> None:
 
 
 def read_weight(value: ir.Value) -> Floats:
-    """The content of an initializer as float32, in its shape; read from disk where it lies there."""
+    """The content of an initializer as float32, in its shape; it is read from disk if it is external."""
     assert value.const_value is not None
     return np.asarray(value.const_value.numpy(), dtype=np.float32)
 
 
 def make_constant(name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
-    """A value that holds an array, or a tensor as it is, for the initializers of a graph."""
+    """A new value for the initializers of a graph, which holds an array, or a tensor as it is."""
     tensor: ir.TensorProtocol = ir.tensor(content, name=name) if isinstance(content, np.ndarray) else content
     return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)  # type: ignore[arg-type]
 
 
 def add_constant(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
-    """The initializer of that name, made of an array or a tensor if there is none.
+    """The initializer of that name; it is made from `content` if the graph has none.
 
-    One that is there is given as it is: a name stands for one content.
+    An initializer that exists is returned without comparing its content: callers use one name for one content.
     """
     known = graph.initializers.get(name)
     if known is None:
@@ -90,7 +90,7 @@ def add_constant(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.T
 def append_node(
     graph: ir.Graph, operator: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int] | None = None
 ) -> ir.Value:
-    """The output of a new node at the end of a graph; its type and shape are not known."""
+    """Append a standard operator to a graph and return its first output, whose type and shape are not set."""
     node = ir.node(operator, inputs, attributes)
     graph.append(node)
     return node.outputs[0]
@@ -98,7 +98,7 @@ def append_node(
 
 @dataclass(frozen=True)
 class Inserter:
-    """Puts nodes in front of one that is there, in the order in which they are asked for."""
+    """Inserts nodes right before the node `before`, in the order of the calls."""
 
     graph: ir.Graph
     before: ir.Node
@@ -113,13 +113,13 @@ class Inserter:
         dtype: ir.DataType | None = None,
         last: int | None = None,
     ) -> ir.Value:
-        """Insert a node and give its output.
+        """Insert a node and return its first output.
 
         Args:
-            operator: a standard one, or one of `CONTRIB_OPERATORS`.
-            like: a value of the same shape and type; the later stages need both.
-            dtype: another type than that.
-            last: another last axis than that.
+            operator: a standard operator, or one of `CONTRIB_OPERATORS`.
+            like: a value with the shape and type of the output; later stages need both.
+            dtype: type of the output where it differs from that of `like`.
+            last: length of the output's last axis where it differs from that of `like`.
         """
         domain = CONTRIB_DOMAIN if operator in CONTRIB_OPERATORS else ""
         node = ir.node(operator, inputs, attributes, domain=domain)
@@ -132,7 +132,7 @@ class Inserter:
 
 
 def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Remove a node of one output and put a value in that output's place: its readers, its name and its shape."""
+    """Remove a node with one output, and give that output's readers, name and shape to `value`."""
     out = node.outputs[0]
     name, value.shape = out.name, out.shape
     convenience.replace_all_uses_with(out, value)
@@ -141,31 +141,31 @@ def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
 
 
 def drop_unused(model: ir.Model) -> None:
-    """Forget initializers that no node reads any more."""
+    """Remove the initializers that no node reads, unless they are outputs of the graph."""
     outputs = set(model.graph.outputs)
     for value in [value for value in model.graph.initializers.values() if not value.uses() and value not in outputs]:
         del model.graph.initializers[str(value.name)]
 
 
 def use_contrib(model: ir.Model) -> None:
-    """Declare that the graph may have operators of `CONTRIB_DOMAIN`."""
+    """Declare that the graph may use operators of `CONTRIB_DOMAIN`."""
     model.graph.opset_imports[CONTRIB_DOMAIN] = 1
 
 
 def iterate_inputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-    """A node's inputs with their places; optional ones that are left out are passed over."""
+    """(index, value) of each input of a node; optional inputs that are left out are skipped."""
     yield from ((place, value) for place, value in enumerate(node.inputs) if value is not None)
 
 
 def assert_sound(model: ir.Model) -> None:
-    """Hold a graph to what every stage may rely on after an edit.
+    """Check what every stage may rely on after an edit of a graph.
 
-    Whatever a node or the graph gives or reads is made before that by a node of the graph, or is one of its inputs or
-    initializers; an initializer is listed under its name and holds a tensor; names are not empty and no two values
-    share one; every operator's domain has a version. Weights are not read.
+    Each value that a node reads or that the graph outputs is made by an earlier node, or is an input or initializer of
+    the graph. Each initializer is listed under its own name and holds a tensor. No name is empty, and no two values
+    share one. Every operator's domain has a version. Weights are not read.
 
     Raises:
-        AssertionError: naming the value or the node.
+        AssertionError: one of these does not hold; the message names the value or the node.
     """
     names: set[str] = set()
     _assert_sound(model.graph, set(), names, set(model.graph.opset_imports))
@@ -186,7 +186,7 @@ def _assert_sound(graph: ir.Graph, outside: set[ir.Value], names: set[str], doma
             _require(value in known, f"{where} reads {value.name!r}, which nothing makes before it")
         for inner in _inner_graphs(node):
             _assert_sound(inner, known, names, domains)
-        made = [value for value in node.outputs if value.name or value.uses()]  # not an optional output left out
+        made = [value for value in node.outputs if value.name or value.uses()]  # without omitted optional outputs
         for value in made:
             _note_name(value, names)
         known |= set(made)

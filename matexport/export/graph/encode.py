@@ -1,8 +1,9 @@
-"""Output encodings: codes instead of float32, as sentence-transformers' `quantize_embeddings` makes them, in the graph.
+"""Output encodings: have the graph give codes instead of float32, as `quantize_embeddings` would make them.
 
-int8: floor((x - start) / step), clipped to 0 .. 255, minus 128, where start and step come from stored ranges of each
-coordinate (step = range / 255). ubinary: one bit per coordinate that is above 0, packed with the first in the highest
-bit, the last byte filled up with zeros. (sentence-transformers 6.2, `util/quantization.py`.)
+The codes are those of sentence-transformers 6.2, `util/quantization.py`. int8: floor((x - start) / step), clipped to
+0 .. 255, minus 128, where start is the least value of the coordinate in the stored ranges and step is their difference
+divided by 255. ubinary: one bit per coordinate, set where it is above 0; the first coordinate is the highest bit of the
+first byte, and the last byte is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ def encode_output(model: ir.Model, encoding: Encoding, ranges: NDArray[np.float3
     """Replace a cut graph's (B, dim) float32 output by its codes, in place.
 
     Args:
-        model: has one output.
+        model: a graph with one output.
         encoding: float32 leaves the graph as it is; int8 gives (B, dim) int8, ubinary (B, ceil(dim / 8)) uint8.
-        ranges: (2, dim) float32, least and greatest value of each coordinate, which differ; for int8.
+        ranges: (2, dim) float32, the least and the greatest value of each coordinate; needed for int8. Where both are
+            the same, the step is 1.
     """
     if encoding is Encoding.FLOAT32:
         return
@@ -67,7 +69,7 @@ def _encode_bits(graph: ir.Graph, vectors: ir.Value, dim: int) -> ir.Value:
     if dim % 8:
         pads = np.array([0, 0, 0, 8 - dim % 8], dtype=np.int64)
         bits = append_node(graph, "Pad", [bits, add_constant(graph, "bit_pads", pads)])
-    groups = np.array([0, -(-dim // 8), 8], dtype=np.int64)  # 0: as many rows as there are
+    groups = np.array([0, -(-dim // 8), 8], dtype=np.int64)  # 0 keeps the number of rows
     bits = append_node(graph, "Reshape", [bits, add_constant(graph, "byte_shape", groups)])
     values = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.float32)
     places = append_node(graph, "Mul", [bits, add_constant(graph, "bit_values", values)])

@@ -1,16 +1,17 @@
-"""Rewrites of a cut graph that keep its meaning. One so far: token push-down for cls pooling.
+"""A rewrite of a cut graph that keeps its meaning: compute only the first token where cls pooling reads no other.
 
 A cls read-out uses one token of the last kept block, yet the block computes all of them. Keys and values are needed
 for every token; queries, attention rows, the attention output, the feed-forward and the norms are needed for token 0
-alone. `narrow_to_first_token` moves the selection of that token from the read-out up through the block, as far as it
-may go: through everything that treats tokens independently, and through the row side of matrix products. It stops
-where someone else needs all tokens (the keys and values, the previous block), and there a one-token Slice is put in.
+alone. `narrow_to_first_token` moves the selection of that token from the read-out back through the block, as far as
+possible: through every operator that treats tokens independently, and through the row side of matrix products. It stops
+at a value that is also needed for all tokens (the input of keys and values, the previous block); there a Slice to one
+token is inserted.
 
-The same numbers are computed in the same order, fewer of them, so the result is equal up to the rounding of matrix
-kernels that choose another path for other shapes. For two layers this is about 40 % of the work.
+The remaining numbers are computed as before, so the result is equal up to the rounding of matrix kernels that choose
+another path for other shapes. For a sub-model of two layers this saves about 40 % of the work.
 
-No pattern of any architecture is matched: each operator says what a selection on one axis of its output means for
-its inputs, and an operator that is not listed ends the walk, which is always correct.
+No pattern of any architecture is matched. A rule for each operator says what selecting one token from its output means
+for its inputs, and the walk ends at an operator without a rule, which is always correct.
 """
 
 from __future__ import annotations
@@ -24,26 +25,31 @@ import onnx_ir as ir
 from matexport.export.graph.edit import add_constant
 from matexport.spec.facts import SEQUENCE_AXIS
 
-#: For each input: the axis on which it is narrowed, or None where all of it is needed.
+#: For each input of a node: the axis on which it is narrowed to one token, or None where all of it is needed.
 Axes = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Narrowing:
-    """A node that computes one token only, and what that asks of its inputs."""
+    """How a node is changed to compute one token only.
+
+    Attributes:
+        axis: the token axis of its output.
+        plan: the axis on which each of its inputs is narrowed.
+    """
 
     axis: int
     plan: Axes
 
 
 def narrow_to_first_token(model: ir.Model) -> int:
-    """Let a graph that reads token 0 of its last block compute that block for token 0 only, in place.
+    """Change a graph that reads token 0 of its last block so that it computes that block for token 0 only, in place.
 
     Args:
-        model: a cut graph; shapes of its values must be known for the walk to go far.
+        model: a cut graph. The walk ends at values whose shapes are not known.
 
     Returns:
-        how many nodes compute one token instead of all; 0 where nothing reads token 0 alone.
+        number of nodes that compute one token instead of all; 0 where no node reads token 0 alone.
     """
     graph = model.graph
     narrowed = _plan_narrowing(graph)
@@ -54,7 +60,7 @@ def narrow_to_first_token(model: ir.Model) -> int:
 
 
 def _plan_narrowing(graph: ir.Graph) -> dict[ir.Node, Narrowing]:
-    """Walk from the outputs to the inputs; every use of a value says whether it needs all of it or one token."""
+    """Find the nodes whose output is needed for one token by all its uses, walking from the outputs to the inputs."""
     reads = _find_reads(graph)
     needs: dict[ir.Value, set[int | None]] = {value: {None} for value in graph.outputs}
     narrowed: dict[ir.Node, Narrowing] = {}
@@ -75,7 +81,7 @@ def _plan_narrowing(graph: ir.Graph) -> dict[ir.Node, Narrowing]:
 
 
 def _find_reads(graph: ir.Graph) -> dict[ir.Node, int]:
-    """Nodes that take position 0 of a (B, T, H) value's token axis: node -> that axis."""
+    """Gather nodes that read position 0 of a value's token axis: node -> that axis."""
     reads = {}
     for node in graph:
         if node.op_type != "Gather" or len(node.inputs) != 2:
@@ -157,7 +163,7 @@ def _through_elementwise(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_last_axis(node: ir.Node, axis: int) -> Axes | None:
-    """Operators that mix values along the last axis only (LayerNormalization, Softmax): scale and bias stay whole."""
+    """Operators that mix values along the last axis only (LayerNormalization, Softmax); scale and bias stay whole."""
     rank = _rank(node.inputs[0])
     if rank is None or node.attributes.get_int("axis", -1) not in (-1, rank - 1) or axis >= rank - 1:
         return None
@@ -174,11 +180,11 @@ def _through_reduction(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_matmul(node: ir.Node, axis: int) -> Axes | None:
-    """Rows of a product need the rows of the left factor and the whole right one."""
+    """Rows of a product need the same rows of the left factor, and all of the right factor."""
     left, out = _rank(node.inputs[0]), _rank(node.outputs[0])
     if left is None or out is None or left < 2 or axis != out - 2:
         return None
-    return (left - 2, *(None for _ in node.inputs[1:]))  # scales and zero points belong to the whole
+    return (left - 2, *(None for _ in node.inputs[1:]))  # scales and zero points belong to the right factor
 
 
 def _through_transpose(node: ir.Node, axis: int) -> Axes | None:
@@ -187,7 +193,7 @@ def _through_transpose(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_reshape(node: ir.Node, axis: int) -> Axes | None:
-    """Splitting or joining axes behind the narrowed one: everything up to it must be the same on both sides."""
+    """Splitting or joining axes after the narrowed one; all axes up to that one must be the same on both sides."""
     source, out = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or out.shape is None or node.inputs[1] is None:
         return None
@@ -265,7 +271,7 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Axes | None]] = {
     "Unsqueeze": _through_unsqueeze,
 }
 
-#: Operators of onnxruntime's own, which the small precisions use.
+#: Rules for onnxruntime's own operators, which the small precisions use.
 _CONTRIB_RULES: Mapping[str, Callable[[ir.Node, int], Axes | None]] = {
     "MatMulIntegerToFloat": _through_matmul,
     "MatMulNBits": _through_matmul,

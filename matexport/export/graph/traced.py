@@ -1,4 +1,4 @@
-"""A traced graph, and what tells the parent's blocks apart in it: what every precision is made from."""
+"""A traced graph together with the values that separate the parent's blocks; every precision is made from it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import onnx_ir as ir
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph in the form that a trace leaves: (B, T) int64 inputs, outputs named after points.
+    """A traced graph: its inputs are (B, T) int64, and its outputs are named after points.
 
     Attributes:
         model: the graph; its weights are in memory, or on disk where `weights.write_nested_weights` wrote them.
         states: names of the (B, T, H) float32 values that hold the parent's token states after 0, 1, ... blocks, up to
-            the deepest one that an exit reads, each before any final norm. What one of them needs and those before it
-            do not is one block.
+            the deepest one that an exit reads, each before any final norm. A block consists of the nodes that one of
+            these values depends on and the values before it do not.
     """
 
     model: ir.Model
     states: tuple[str, ...]
 
     def copy(self) -> Traced:
-        """One whose graph may be changed; weights are shared."""
+        """A copy whose graph may be changed; its weights are shared with this one."""
         return replace(self, model=self.model.clone())

@@ -1,8 +1,8 @@
 """One weights file per precision that all profiles share, ordered so that a shallower model needs only a prefix.
 
-Order: first everything that the shallowest exit reaches, in the order in which the graph uses it (embeddings, block
-1, ..., heads), then what the next exit reaches in addition, and so on. Tensors are written one at a time, so that the
-peak is one tensor and not one model.
+First come all weights that the shallowest exit needs, in the order in which the graph uses them (embeddings, block
+1, ..., heads), then those that the next exit needs in addition, and so on. Tensors are written one at a time, so that
+at most one of them is copied in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matexport.export.graph.edit import find_needed_nodes
 from matexport.family.weights_file import PADDING_NAME, NestedHeader, TensorEntry, encode_header, plan_header
 from matexport.spec.profile import Point
 
-#: Smaller tensors stay in the graph: each external one costs the runtime a mapping of its own.
+#: Smaller tensors stay in the graph, since the runtime makes a memory mapping for each external tensor.
 MIN_EXTERNAL_BYTES = 1024
 
 _DTYPES = {
@@ -32,14 +32,18 @@ _DTYPES = {
 def write_nested_weights(
     model: ir.Model, points: Sequence[Point], path: Path, progress: Callable[[str, int, int], None] | None = None
 ) -> NestedHeader:
-    """Write the large weights of a traced model into `path` and make the model point there.
+    """Write the large weights of a traced model into `path` and make its initializers refer to that file.
 
     Args:
-        model: outputs are named after `points`. Its large initializers become external afterwards.
+        model: the traced model, whose outputs are named after `points`. Its large initializers become external.
         path: the file to write, in the directory where the graphs will lie.
+        progress: called with ("weights", done, total) tensors.
 
     Returns:
         the layout that was written.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     order = order_weights(model, points)
     header = plan_header(
@@ -64,10 +68,10 @@ def write_nested_weights(
 
 
 def order_weights(model: ir.Model, points: Sequence[Point]) -> list[ir.Value]:
-    """The initializers of `MIN_EXTERNAL_BYTES` and more in nested order; one that no exit reaches is left out.
+    """The initializers of at least `MIN_EXTERNAL_BYTES` in nested order; those that no exit needs are left out.
 
     Args:
-        model: has an output named after each of the points.
+        model: a model with an output named after each of the points.
     """
     outputs = {value.name: value for value in model.graph.outputs}
     placed: dict[ir.Value, None] = {}
@@ -83,10 +87,10 @@ def order_weights(model: ir.Model, points: Sequence[Point]) -> list[ir.Value]:
 
 
 def measure_prefix(part: ir.Model, header: NestedHeader) -> int:
-    """How many bytes of the weights file, from its start, a cut model needs.
+    """Number of bytes from the start of the weights file that a cut model needs.
 
     Args:
-        header: of the weights file that the model's initializers lie in.
+        header: header of the weights file that the model's initializers lie in.
     """
     ends = {entry.name: entry.end for entry in header.entries}
     return max((ends[name] for name in part.graph.initializers if name in ends), default=header.data_start)
@@ -102,7 +106,7 @@ def _static_shape(value: ir.Value) -> tuple[int, ...]:
 
 
 def _contiguous_bytes(tensor: ir.TensorProtocol | None) -> memoryview:
-    """A tensor's bytes; its own memory where it is contiguous already, since an embedding table may be a gigabyte."""
+    """A tensor's bytes, without a copy where it is contiguous already, since an embedding table may be a gigabyte."""
     assert tensor is not None
     raw = getattr(tensor, "raw", None)
     array = raw.detach().contiguous().numpy() if isinstance(raw, torch.Tensor) else tensor.numpy()

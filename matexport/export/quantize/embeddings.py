@@ -1,4 +1,4 @@
-"""Embedding tables in small precisions: a scale per row or per block of a row, never one for the whole vocabulary."""
+"""Embedding tables in small precisions: each row, or each block of a row, has a scale of its own."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from numpy.typing import NDArray
 
 from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight, replace_node, use_contrib
 
-#: Coordinates of a row that share a scale at 4 bits.
+#: Number of coordinates of a row that share a scale at 4 bits.
 BLOCK = 32
 
-#: How much of a block's range may be cut off, tried for the least squared error.
+#: Shares of a block's range that are kept, of which `fit_blocks` takes the one with the least squared error.
 CLIPPINGS = np.linspace(0.7, 1.0, 7)
 
-#: Rows handled at a time: bounds memory for vocabularies of 260,000.
+#: Rows handled at a time, which bounds memory for vocabularies of 260,000 tokens.
 CHUNK_ROWS = 8192
 
 
 def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read int8 rows, each with a scale of its own, in place. Standard operators only.
+    """Replace a Gather by one of int8 rows, each with a scale of its own, in place. Standard operators only.
 
     Args:
-        gather: reads rows of a (V, H) float32 initializer; it is removed. A table that was stored so before is shared.
+        gather: reads rows of a (V, H) float32 initializer; it is removed. If the same table was stored as int8 before,
+            that is used.
     """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
@@ -43,11 +44,11 @@ def store_rows_as_int8(model: ir.Model, gather: ir.Node) -> None:
 
 
 def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
-    """Let a Gather read 4-bit rows, each block of 32 coordinates with a scale and a zero point, in place.
+    """Replace a Gather by one of 4-bit rows, with a scale and a zero point per block of 32 coordinates, in place.
 
     Args:
-        gather: reads rows of a (V, H) float32 initializer that `fits_int4`; it is removed. A table that was stored so
-            before is shared.
+        gather: reads rows of a (V, H) float32 initializer that `fits_int4`; it is removed. If the same table was stored
+            at 4 bits before, that is used.
     """
     table, ids, out = gather.inputs[0], gather.inputs[1], gather.outputs[0]
     assert table is not None
@@ -66,13 +67,13 @@ def store_rows_as_int4(model: ir.Model, gather: ir.Node) -> None:
 
 
 def fits_int4(gather: ir.Node) -> bool:
-    """Whether the rows of a Gather's table are pairs of blocks: two zero points share a byte."""
+    """Whether the rows of a Gather's table have an even number of whole blocks, since two zero points share a byte."""
     table = gather.inputs[0]
     return table is not None and table.shape is not None and int(table.shape[1]) % (2 * BLOCK) == 0  # type: ignore[arg-type]
 
 
 def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """(V, H) float32 rows as (V, H) int8 codes and (V, 1) float32 scales; a row is codes * scale."""
+    """Round (V, H) float32 rows to (V, H) int8 codes with (V, 1) float32 scales; a row is about codes * scale."""
     codes, scales = np.empty(rows.shape, dtype=np.int8), np.empty((len(rows), 1), dtype=np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk, here = rows[start : start + CHUNK_ROWS], slice(start, start + CHUNK_ROWS)
@@ -82,12 +83,14 @@ def round_rows_to_int8(rows: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """(V, H) float32 rows as packed 4-bit codes, scales and packed zero points, one of each per 32 coordinates.
+    """Round rows to 4 bits, with a scale and a zero point per 32 coordinates.
+
+    Args:
+        rows: (V, H) float32, where H is a multiple of 64.
 
     Returns:
-        (V, H / 2) uint8, (V, H / 32) float32 and (V, H / 64) uint8; a row is (codes - zero) * scale.
-
-    The first of two codes lies in the low half of a byte.
+        (V, H / 2) uint8 codes, (V, H / 32) float32 scales and (V, H / 64) uint8 zero points; a row is about
+        (codes - zero) * scale. Codes and zero points are packed as `pack_nibbles` does.
     """
     parts = [_round_chunk(rows[start : start + CHUNK_ROWS]) for start in range(0, len(rows), CHUNK_ROWS)]
     codes, scales, zeros = (np.concatenate(group) for group in zip(*parts, strict=True))
@@ -95,19 +98,21 @@ def round_rows(rows: Floats) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(..., 2n) uint8 values below 16 -> (..., n) uint8, the first of each pair in the low half."""
+    """Pack (..., 2n) uint8 values below 16 into (..., n) uint8, the first of each pair in the low half of the byte."""
     packed: NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
     return packed
 
 
 def fit_blocks(blocks: NDArray[np.float64], bits: int, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and zero point of each block along `axis` with the least squared error, over some clippings of its range.
+    """Choose a scale and a zero point for each block: those of the least squared error, over `CLIPPINGS` of its range.
 
     Args:
-        blocks: float64 numbers; a block lies along `axis`.
+        blocks: float64 numbers of any shape; a block extends along `axis`.
+        bits: per code.
 
     Returns:
-        both float64, with a length of 1 along `axis`; code = round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
+        scales and zero points, float64, of the shape of `blocks` with length 1 along `axis`. A code is
+        round(x / scale) + zero, clipped to 0 .. 2^bits - 1.
     """
     top = 2**bits - 1
     low = np.minimum(blocks.min(axis=axis, keepdims=True), 0)

@@ -1,8 +1,8 @@
-"""Weights -> integers. numpy and linear algebra only; nothing here knows of graphs.
+"""Round weights to integers with feedback. numpy and linear algebra only; nothing here knows of graphs.
 
-Two ways. To the nearest; or with feedback (GPTQ: Frantar et al., "GPTQ: Accurate Post-Training Quantization", ICLR
-2023, equations 2 and 3): rows of a weight are rounded one after the other, and the error of each is made good in the
-rows that are not rounded yet, as far as the inputs seen in calibration allow it.
+The method is GPTQ (Frantar et al., "GPTQ: Accurate Post-Training Quantization", ICLR 2023, equations 2 and 3). The rows
+of a weight are rounded one after the other, and the rows that are not rounded yet are changed so that they make up for
+the error, as far as possible on the inputs seen in calibration.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int8]
 Doubles = NDArray[np.float64]
 
-#: GPTQ's damping, as a share of the mean of the diagonal. The paper's 0.01 fits some thousand calibration tokens too
-#: closely: on all-MiniLM-L6-v2, 0.1 was better on held-out sentences (benchmarks/LOG.md, 2026-11-21).
+#: GPTQ's damping, as a share of the mean of the diagonal of X^T X. The paper's 0.01 fits some thousand calibration
+#: tokens too closely: on all-MiniLM-L6-v2, 0.1 was better on held-out sentences (benchmarks/LOG.md, 2026-11-21).
 DAMPING = 0.1
 
 #: Rows whose errors are collected before the rest of the matrix is updated.
@@ -30,10 +30,16 @@ MAX_INT8 = 127
 
 
 def choose_scales(weight: Floats) -> Floats:
-    """(N,) float32 scales of a (K, N) float32 weight's columns at which no pair of neighbouring rows can saturate.
+    """Scales for a weight's columns at which no pair of rows can saturate a 16-bit sum (see `PAIR_LIMIT`).
 
-    Rows 2k and 2k+1 are what one 16-bit lane adds up. Holding their sum of absolute values to 128 costs less than the
-    usual remedy, 7-bit weights: most pairs are not made of two large ones.
+    Rows 2k and 2k+1 are added up in one 16-bit lane, so the sum of their absolute codes is kept to 128. This costs less
+    precision than the usual remedy, 7-bit weights, since few pairs consist of two large weights.
+
+    Args:
+        weight: (K, N) float32.
+
+    Returns:
+        (N,) float32, above 0.
     """
     size = np.abs(weight)
     if len(size) % 2:
@@ -45,10 +51,15 @@ def choose_scales(weight: Floats) -> Floats:
 
 
 def round_columns(weight: Floats, scales: Floats, inputs: Floats) -> Integers:
-    """A (K, N) float32 weight as (K, N) int8 at the given (N,) scales, rounded with feedback, no pair above the limit.
+    """Round a weight to int8 with feedback, and keep the sum of each pair's absolute codes to `PAIR_LIMIT`.
 
     Args:
+        weight: (K, N) float32.
+        scales: (N,) float32, one for each column.
         inputs: (n, K) float32 rows that the weight was multiplied by in calibration.
+
+    Returns:
+        (K, N) int8 codes; a weight is about code * scale.
     """
     chosen = np.zeros(weight.shape, dtype=np.int8)
 
@@ -72,12 +83,17 @@ def round_with_feedback(
     start_block: Callable[[int, Doubles], None] | None = None,
     block: int = FEEDBACK_ROWS,
 ) -> None:
-    """Round the rows of a (K, N) weight in order, each corrected for the errors of those before it.
+    """Round the rows of a weight in order, each corrected for the errors of the rows before it.
+
+    The correction is equation 2 of GPTQ, with the inverse of X^T X + damping held as a triangular factor (Algorithm 1).
 
     Args:
-        inputs: (n, K) rows of calibration.
-        quantize: called with each row's index and its corrected (N,) values; gives what it was rounded to.
-        start_block: called before each block of rows with its first index and its corrected (block, N) values.
+        weight: (K, N) float32; it is left as it is.
+        inputs: X, (n, K) float32 rows that the weight was multiplied by in calibration.
+        quantize: called with each row's index and its corrected (N,) float64 values; returns the (N,) values that the
+            rounded row stands for.
+        start_block: called before each block of rows with the index of its first row and its corrected (block, N)
+            float64 values; the last block may be shorter.
         block: rows per block.
     """
     work = weight.astype(np.float64)
@@ -97,7 +113,7 @@ def round_with_feedback(
 
 
 def _inverse_factor(inputs: Floats, size: int) -> Doubles:
-    """The upper triangular R with R^T R = (X^T X + damping)^-1, (K, K)."""
+    """The (K, K) upper triangular R with R^T R = (X^T X + damping)^-1, for inputs X of shape (n, K)."""
     rows = torch.from_numpy(np.array(inputs, dtype=np.float32))
     hessian = (rows.T @ rows).to(torch.float64)
     mean = float(hessian.diagonal().mean()) or 1.0

@@ -1,7 +1,8 @@
-"""What a precision can work on: the weight matrices and the embedding tables of the parent's blocks.
+"""Find what a precision can quantize: products with weight matrices, and embedding tables, of the parent's blocks.
 
-A site is a value that is multiplied by one or more weight matrices: query, key and value read the same one, so it is
-quantized once for the three. The read-out (final norm, pooling, heads) is none: it stays as it is.
+A product group is the products of one value with one or more weight matrices. The projections to query, key and value,
+for example, read the same value, which is quantized once for all three. The read-out (final norm, pooling, heads)
+belongs to no group, and stays as it is.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import onnx_ir as ir
 from matexport.export.graph.edit import find_needed_nodes
 from matexport.export.graph.traced import Traced
 
-#: A smaller table (BERT's two segment vectors) saves nothing.
+#: Smaller tables (such as BERT's two segment vectors) are not worth quantizing.
 MIN_TABLE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class ProductGroup:
-    """Products that read one value.
+    """The products that read one value.
 
     Attributes:
-        source: the (B, T, K) float32 value.
-        products: MatMul nodes, each with a (K, N) weight on the right.
-        block: the parent's block it lies in, from 1.
+        source: the (B, T, K) float32 value that they read.
+        products: MatMul nodes, each with a (K, N) weight on the right; N may differ.
+        block: number of the parent's block that the first product is in, from 1.
     """
 
     source: ir.Value
@@ -39,12 +40,12 @@ class ProductGroup:
 
     @property
     def weights(self) -> tuple[ir.Value, ...]:
-        """The weights, one per product."""
+        """The (K, N) weights, one per product."""
         return tuple(node.inputs[1] for node in self.products)  # type: ignore[misc]
 
 
 def find_products(traced: Traced) -> list[ProductGroup]:
-    """The sites of a traced graph, in the order in which it computes them."""
+    """The product groups of a traced graph, in the order in which the graph computes them."""
     blocks = find_blocks(traced)
     found: dict[ir.Value, list[ir.Node]] = {}
     for node in traced.model.graph:
@@ -56,10 +57,10 @@ def find_products(traced: Traced) -> list[ProductGroup]:
 
 
 def find_tables(traced: Traced, *, least_bytes: int = MIN_TABLE_BYTES) -> list[ir.Node]:
-    """The Gather nodes that read rows of an embedding table, a float32 matrix.
+    """The Gather nodes that read rows of an embedding table, a (V, H) float32 matrix.
 
     Args:
-        least_bytes: size of the smallest table that counts; by default of one that is worth quantizing.
+        least_bytes: smaller tables are left out; by default those that are not worth quantizing.
     """
     blocks = find_blocks(traced)
     return [
@@ -74,7 +75,7 @@ def find_tables(traced: Traced, *, least_bytes: int = MIN_TABLE_BYTES) -> list[i
 
 
 def find_blocks(traced: Traced) -> dict[ir.Node, int]:
-    """Node -> the parent's block that computes it, 0 for the embeddings; without what belongs to the read-out."""
+    """Node -> number of the parent's block that it is part of, 0 for the embeddings; without the read-out's nodes."""
     values = {value.name: value for node in traced.model.graph for value in node.outputs}
     blocks: dict[ir.Node, int] = {}
     for block, state in enumerate(traced.states):
@@ -83,13 +84,13 @@ def find_blocks(traced: Traced) -> dict[ir.Node, int]:
     return blocks
 
 
-def group_by_weight(sites: Sequence[ProductGroup]) -> dict[str, list[ProductGroup]]:
-    """Weight name -> the sites that multiply by it; more than one where blocks share their weights (ALBERT)."""
-    groups: dict[str, list[ProductGroup]] = {}
-    for site in sites:
-        for weight in site.weights:
-            groups.setdefault(str(weight.name), []).append(site)
-    return groups
+def group_by_weight(groups: Sequence[ProductGroup]) -> dict[str, list[ProductGroup]]:
+    """Weight name -> the product groups that it is in; more than one where blocks share their weights (ALBERT)."""
+    found: dict[str, list[ProductGroup]] = {}
+    for group in groups:
+        for weight in group.weights:
+            found.setdefault(str(weight.name), []).append(group)
+    return found
 
 
 def _is_matrix(value: ir.Value | None) -> bool:

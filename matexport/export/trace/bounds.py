@@ -1,9 +1,9 @@
-"""A bound on what may take for ever: tracing a parent whose layers walk through a text piece by piece.
+"""A time limit for tracing, which may take for ever where a parent's layers walk through a text piece by piece.
 
-Linear attention and state-space layers are unrolled by a trace into thousands of operators, and some architectures give
-no answer in an hour. What takes long is named by the line of the model that was being traced when time was up. Seconds
-are of this process's CPU, so that a busy machine changes nothing; where there is no such clock (Windows, or a thread
-that is not the main one) there is no bound.
+A trace unrolls linear attention and state-space layers into thousands of operators, and for some architectures it does
+not end within an hour. The error names the line of the model that was being traced when time was up. Seconds are CPU
+time of this process, so that the load of the machine does not matter. Where this time cannot be limited (on Windows,
+or outside the main thread), there is no limit.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from types import FrameType
 
 from matexport.errors import ParentError
 
-#: Of a trace: a tiny parent takes 3 to 15 seconds, all-MiniLM-L6-v2 10, a parent of 335 million parameters 60.
+#: The limit of a trace is the first number plus the parent's parameters divided by the second. A trace of a tiny parent
+#: takes 3 to 15 seconds, of all-MiniLM-L6-v2 10, and of a parent with 335 million parameters 60.
 BASE_SECONDS = 50
 PARAMETERS_PER_SECOND = 1_000_000
 
 
 class _OutOfTimeError(BaseException):
-    """Not an Exception: libraries that catch those would go on."""
+    """Time is up. Not an Exception, since libraries that catch exceptions would go on."""
 
 
 @contextlib.contextmanager
 def bound_seconds(seconds: float, what: str) -> Iterator[None]:
-    """Refuse to go on after some seconds of CPU time.
+    """Stop the block after some seconds of CPU time.
+
+    Args:
+        what: what is done in the block; it begins the message.
 
     Raises:
-        ParentError: saying what took long, and where it was.
+        ParentError: time was up; the message says what took long, and where it was.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -55,7 +59,7 @@ def bound_seconds(seconds: float, what: str) -> Iterator[None]:
 
 
 def _describe(frame: FrameType | None) -> str:
-    """The innermost line of a model, or of whatever runs."""
+    """The innermost frame in a file of a transformers model (``modeling_*``), or else the innermost one of all."""
     innermost = frame
     while frame is not None:
         if Path(frame.f_code.co_filename).name.startswith("modeling_"):

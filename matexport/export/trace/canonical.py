@@ -1,4 +1,4 @@
-"""A trace as every parent's looks: names of axes and weights, matrices in the order they are read."""
+"""Bring a trace into the same form for every parent: names of axes and weights, matrices stored as they are read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ IR_VERSION = 10
 
 
 def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Bring a graph, as an exporter leaves it, into the form that the later stages rely on, in place.
+    """Bring an exporter's graph into the form that the later stages rely on, in place.
 
     Args:
+        model: the graph as an exporter made it.
         axes: which axes of its inputs may have any length, and their names.
     """
     _name_axes(model, axes)
@@ -39,7 +40,7 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
 
 
 def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Give torch's symbols (s18, s41) the names that consumers expect."""
+    """Rename torch's symbolic axes (s18, s41) to the names that consumers expect."""
     given = model.graph.inputs[0].shape
     assert given is not None
     names = {str(given[axis]): name for axis, name in axes.items()}
@@ -50,7 +51,7 @@ def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
 
 
 def _name_weights(model: ir.Model) -> None:
-    """Call weights as the parent does: the module that was traced holds it as ``backbone``."""
+    """Give weights the names that they have in the parent, which the traced module holds as ``backbone``."""
     for value in list(model.graph.initializers.values()):
         if value.name and (name := value.name.removeprefix("exits.")).startswith(("backbone.", "heads.")):
             value.name = name.removeprefix("backbone.")
@@ -59,8 +60,9 @@ def _name_weights(model: ir.Model) -> None:
 def _store_matrices_as_read(model: ir.Model) -> None:
     """Replace Transpose(weight) by a weight that is stored transposed.
 
-    Folding would do the same by copying every matrix at once, half of a model's memory; here each is a view, written
-    out one at a time. A runtime would fold it at load, into private memory in place of the shared mapping.
+    Constant folding would do the same, but copy all matrices at once, which is half of a model's memory; here each is a
+    view, and they are written one at a time. If the Transpose were left, a runtime would fold it when it loads the
+    graph, into private memory in place of the shared mapping.
     """
     for node in list(model.graph):
         source = node.inputs[0] if node.op_type == "Transpose" and node.inputs else None
@@ -72,7 +74,7 @@ def _store_matrices_as_read(model: ir.Model) -> None:
         ):
             continue
         order = node.attributes.get_ints("perm")
-        if order is not None and list(order) == [0, 1]:  # no transposition at all, as torch.export reads some tables
+        if order is not None and list(order) == [0, 1]:  # not transposed: torch.export reads some tables so
             convenience.replace_all_uses_with(node.outputs[0], source)
             model.graph.remove(node, safe=True)
             continue
@@ -90,7 +92,7 @@ def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
 
 
 def _clear_traces(model: ir.Model) -> None:
-    """Drop stack traces, module paths and file names that the exporter leaves behind."""
+    """Remove the stack traces, module paths and file names that an exporter writes into a graph."""
     common.ClearMetadataAndDocStringPass()(model)
     made = [output for node in model.graph.all_nodes() for output in node.outputs]
     for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):

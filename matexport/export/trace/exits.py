@@ -1,7 +1,7 @@
-"""From the traced graph's vectors at full width to one named output per point.
+"""Replace the traced graph's vectors at full width by one named output per point.
 
-What comes after the heads is the same at every point: keep the leading `dim` coordinates, scale to unit length. It is
-written into the graph here instead of being traced, so that a trace costs the same for one dim as for a hundred.
+After the heads, every point does the same: keep the leading `dim` coordinates and scale to unit length. These nodes are
+written into the graph here and not traced, so that a trace costs the same for one dim as for a hundred.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from matexport.export.graph.edit import add_constant, append_node
 from matexport.spec.facts import BATCH_AXIS
 from matexport.spec.profile import Point
 
-#: torch.nn.functional.normalize's default: a vector shorter than this is not blown up.
+#: A shorter vector is divided by this and not by its length: the default `eps` of torch.nn.functional.normalize.
 MIN_NORM = 1e-12
 
 
 def name_layer(layers: int) -> str:
-    """Name of the traced output that holds the (B, W) vectors after `layers` blocks."""
+    """Name of the traced output that holds the (B, W) float32 vectors after `layers` blocks."""
     return f"L{layers:02d}"
 
 
 def add_exits(model: ir.Model, points: Sequence[Point], *, normalize: bool) -> None:
-    """Replace a traced graph's outputs (one (B, W) vector per depth) by one (B, dim) vector per point, in place.
+    """Replace a traced graph's outputs, (B, W) vectors for each depth, by (B, dim) vectors for each point, in place.
 
     Args:
-        model: its outputs are named by `name_layer`.
-        points: the exits, in the order of the new outputs, which carry their names.
-        normalize: scale each row to length 1 after the cut.
+        model: a traced graph whose float32 outputs are named by `name_layer`.
+        points: the exits, in the order of the new outputs, which are named after them.
+        normalize: whether each row is scaled to length 1 after the cut.
     """
     graph = model.graph
     full = {value.name: value for value in graph.outputs}

@@ -1,4 +1,4 @@
-"""A kind of parent that is no text encoder, registered here in a dozen lines: all that the package does, it does with it.
+"""A kind of parent that is no text encoder, registered here in a dozen lines: what the package does, it does with it.
 
 The parent is a small MLP over float vectors, read after one, two or three of its blocks, with nested dims. No line of
 the package knows it.
@@ -7,7 +7,9 @@ the package knows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from commandline import Run
+from forge import flip_byte, reseal
 from numpy.typing import NDArray
 from torch import nn
 
@@ -55,8 +58,7 @@ class Mlp(nn.Module):
         super().__init__()
         sizes = [FEATURES, WIDTH, WIDTH, WIDTH]
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU())
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Sequential(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()) for before, after in pairwise(sizes)
         )
         self.head = nn.Linear(WIDTH, WIDTH)
 
@@ -76,7 +78,7 @@ def make_mlp(seed: int = 0) -> Mlp:
     return mlp
 
 
-# The dozen lines. ------------------------------------------------------------------------------------------------------
+# The dozen lines. ----------------------------------------------------------------------------------------------------
 def plan(job: ExportJob, _begun: object) -> Plan:
     facts = ParentFacts("mlp", "Mlp", 3, WIDTH, WIDTH, "float32", {}, judge=None)
     readout, inputs = Readout(FinalNorm.ABSENT, (), (), normalize=True), ArrayFacts("features", (FEATURES,))
@@ -104,7 +106,7 @@ def compute(mlp: Mlp, features: Floats, point: Point) -> Floats:
     """The oracle, in numpy and apart from the module: (n, dim) float32 at length 1."""
     state = features.astype(np.float64)
     weights = {name: tensor.numpy().astype(np.float64) for name, tensor in mlp.state_dict().items()}
-    erf = np.vectorize(__import__("math").erf)
+    erf = np.vectorize(math.erf)
     for block in range(point.layers):
         state = state @ weights[f"blocks.{block}.0.weight"].T + weights[f"blocks.{block}.0.bias"]
         centred = state - state.mean(1, keepdims=True)
@@ -119,7 +121,7 @@ JOB = ExportJob(ParentSource("mlp", kind="mlp"), POINTS, name="mlp")
 
 
 @pytest.fixture(scope="module")
-def mlp_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def mlp_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mlp") / "family"
     job = msgspec.structs.replace(
         JOB, encodings=(Encoding.FLOAT32, Encoding.INT8, Encoding.UBINARY), calibration=Path("named-by-the-plan")
@@ -127,7 +129,7 @@ def mlp_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, "mlp", MLP)
         export_family(job, out)
-    yield out
+    return out
 
 
 def test_it_is_exported_and_proven(mlp_family: Path) -> None:
@@ -184,7 +186,7 @@ def test_what_is_no_array_of_its(items: object, asked: dict[str, str], words: st
 def test_its_commands(mlp_family: Path, tmp_path: Path, run: Run) -> None:
     """show, bench, pick, report, verify, pack and embed, as a user types them."""
     assert "array     float32 of shape (24)" in run("show", mlp_family).out
-    run("verify", mlp_family, "--record").out
+    assert "passed: 18 profiles" in run("verify", mlp_family, "--record").out
     run("bench", mlp_family, "--profile", "L01-D008-fp32", "--profile", "L03-D032-fp32", "--runs", 2, "--threads", 1)
     picked = run("pick", mlp_family, "--max-disk-mb", 1, "--json").json
     assert picked["chosen"]["profile"] == "L03-D032-fp32"
@@ -213,13 +215,9 @@ def test_a_family_of_texts_is_not_compared_with_one_of_arrays(mlp_family: Path, 
 
 def test_a_changed_probe_is_found(mlp_family: Path, tmp_path: Path) -> None:
     """By its digest; and by its vector, where the manifest was signed again."""
-    import shutil
-
-    from forge import flip_byte, reseal
-
     copy = Path(shutil.copytree(mlp_family, tmp_path / "copy"))
     flip_byte(copy / "probes.safetensors", -3)
-    with pytest.raises(FamilyError, match="changed: probes.safetensors has another sha256"):
+    with pytest.raises(FamilyError, match=r"changed: probes\.safetensors has another sha256"):
         matexport.verify_family(copy)
     reseal(copy)
     verification = matexport.verify_family(copy)

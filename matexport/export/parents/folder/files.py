@@ -1,6 +1,6 @@
-"""The files of a parent's folder: what they are called, and JSON read from them.
+"""The files of a parent's folder: their names, and reading JSON from them.
 
-A Git LFS pointer, which a clone leaves where git-lfs is not installed, is never taken for the file itself.
+A Git LFS pointer, which a clone contains in place of a file if git-lfs is not installed, is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a parent.
+    """The content of a JSON file of a parent.
 
     Raises:
-        ParentError: it cannot be read, or is no JSON.
+        ParentError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -41,10 +41,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file of a parent that holds an object.
+    """The content of a JSON file of a parent that has to hold an object.
 
     Raises:
-        ParentError: it cannot be read, or holds something else.
+        ParentError: the file cannot be read, is not JSON, or holds something else than an object.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -53,10 +53,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Refuse a folder in which the file of a setting or a tokenizer is a Git LFS pointer.
+    """Refuse a folder in which a file of settings or of a tokenizer is a Git LFS pointer.
 
     Raises:
-        ParentError: naming the file.
+        ParentError: there is such a file; the message names it.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix in (".json", ".txt", ".model", ".jinja", ".spm", ".bpe"):
@@ -64,10 +64,10 @@ def refuse_pointers(folder: Path) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file that is a Git LFS pointer: what a clone leaves where git-lfs is not installed.
+    """Refuse a file that is a Git LFS pointer; a path that is no file passes.
 
     Raises:
-        ParentError: saying so.
+        ParentError: the file is a pointer.
     """
     if not path.is_file() or path.stat().st_size >= 1024:
         return

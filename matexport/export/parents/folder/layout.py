@@ -1,7 +1,7 @@
-"""The folder that sentence-transformers saves: which modules it has, in which order, and what it says beside them.
+"""The folder that sentence-transformers saves: which modules it has, in which order, and what settings beside them.
 
-Only JSON is read here, and no torch is needed: what a folder says is refused in less than a second. Which settings are
-let through is said in `settings`; which kinds of modules are, and in which places, here.
+Only JSON is read here, and no torch is needed, so that an unsupported folder is refused in less than a second. This
+module decides which kinds of modules are supported and in which places; `settings` decides which settings are.
 """
 
 from __future__ import annotations
@@ -26,22 +26,29 @@ from matexport.export.parents.folder.settings import check_adapter, check_transf
 
 _STOCK = "sentence_transformers."
 
-#: Modules that turn texts into token states, those that may follow, and those that hold weights.
+#: Kinds of modules that turn texts into token states, that may follow, and that hold weights.
 FIRST_KINDS = ("Transformer", "StaticEmbedding", "WordEmbeddings")
 LATER_KINDS = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout", "WeightedLayerPooling")
 WEIGHTY_KINDS = (*FIRST_KINDS, "Dense", "LayerNorm", "WeightedLayerPooling")
 ROUTER_KINDS = ("Router", "Asym")
 
-#: What the configuration of a module is called where it is not config.json.
+#: Kind of a module -> name of its configuration's file where that is not config.json.
 _CONFIG_NAMES = {"WordEmbeddings": "wordembedding_config.json"}
 
-#: Modules that say nothing without their configuration.
+#: Kinds of modules that cannot do without their configuration.
 _CONFIGURED_KINDS = ("Pooling", "Dense", "LayerNorm", "WeightedLayerPooling", "WordEmbeddings")
 
 
 @dataclass(frozen=True)
 class Module:
-    """An entry of ``modules.json``: its class by its last name, the whole name, its folder, and its configuration."""
+    """An entry of ``modules.json``.
+
+    Attributes:
+        kind: the last part of the name of its class, such as ``Pooling``.
+        type: the whole name of its class.
+        path: its folder.
+        config: its configuration; empty for modules whose configuration is not read here.
+    """
 
     kind: str
     type: str
@@ -60,12 +67,13 @@ class Layout:
 
     Attributes:
         root: the folder.
-        modules: in their order, those of the route that was asked for; empty for a plain transformers model.
-        settings: of the transformers model (``sentence_bert_config.json``).
-        prompts: name -> text, empty ones left out.
-        truncate_dim: the width to which the parent's users have its vectors cut.
-        route: of a parent that routes its texts.
-        others: modules of its other routes, which sentence-transformers loads, too; without their configurations.
+        modules: its modules in order, with those of the chosen route in place of a Router; empty for a plain
+            transformers model.
+        settings: settings of the transformers model (``sentence_bert_config.json``).
+        prompts: name -> text, without empty ones.
+        truncate_dim: number of leading coordinates that sentence-transformers keeps of its vectors; None for all.
+        route: the chosen route, if the parent routes its texts.
+        others: modules of the other routes, without their configurations; sentence-transformers loads them, too.
     """
 
     root: Path
@@ -83,34 +91,34 @@ class Layout:
 
     @property
     def kind(self) -> str:
-        """What makes token states: one of `FIRST_KINDS`, or ``Custom``."""
+        """Kind of the module that makes token states: one of `FIRST_KINDS`, or ``Custom`` for a class of the parent."""
         if not self.modules:
             return "Transformer"
         return self.modules[0].kind if self.modules[0].is_stock else "Custom"
 
     @property
     def own_classes(self) -> list[str]:
-        """Names of classes that are neither torch's nor sentence-transformers': of modules and of activations."""
+        """Names of classes that are neither torch's nor sentence-transformers' own, of modules and of activations."""
         mine = [module.type for module in self.modules if not module.is_stock]
         named = [str(module.config.get("activation_function", "torch.")) for module in self.modules]
         return [*mine, *(name for name in named if not name.startswith("torch."))]
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a folder of transformers alone, which does not say how token states become a vector."""
+        """Whether this is a plain transformers model, which does not say how token states become a vector."""
         return not self.modules
 
 
 def read_layout(root: Path, *, route: str | None = None, trust: bool = False) -> Layout:
-    """Read a parent's folder, and refuse what is not known in it.
+    """Read a parent's folder, and refuse modules and settings that are not known.
 
     Args:
-        route: of a parent that routes its texts.
-        trust: whether classes of the parent's own may be run; without, a folder that needs them is refused.
+        route: the route to take of a parent that routes its texts.
+        trust: whether the parent's own classes may be run; if not, a folder that needs them is refused.
 
     Raises:
-        ParentError: a file is no JSON or a Git LFS pointer, or a module or a setting is of a kind that is not known.
-        RequestError: a route was asked for and there is none, or the other way round.
+        ParentError: a file is not JSON or is a Git LFS pointer, or a module or a setting is not supported.
+        RequestError: the parent has no such route, or has routes and none was given.
     """
     refuse_pointers(root)
     stored = _read_settings(root)
@@ -144,7 +152,7 @@ def read_layout(root: Path, *, route: str | None = None, trust: bool = False) ->
 
 
 def measure_output(layout: Layout, width: int) -> int | None:
-    """Width of the sentence vector, given that of a token's state; None where settings alone do not tell it."""
+    """Width of the sentence vector, given the width of a token's state; None where the settings alone do not tell."""
     for module in layout.modules[1:]:
         names = {module.config.get(f"module_{way}_name") or "sentence_embedding" for way in ("input", "output")}
         if not module.is_stock or names != {"sentence_embedding"}:
@@ -160,7 +168,10 @@ def measure_output(layout: Layout, width: int) -> int | None:
 
 
 def list_pooling_modes(config: Mapping[str, Any]) -> list[str]:
-    """Names of the modes that a Pooling configuration asks for, in either spelling."""
+    """Names of the modes that a Pooling configuration asks for.
+
+    They are those of ``pooling_mode``, or else the keys ``pooling_mode_...`` that are true, or else ``mean``.
+    """
     named = config.get("pooling_mode")
     if named is not None:
         return [named] if isinstance(named, str) else list(named)
@@ -229,7 +240,7 @@ def _describe_module(root: Path, name: str, kind: str, listing: Path) -> Module:
     if not path.resolve().is_relative_to(root.resolve()):
         raise ParentError(f"{listing} names the folder {name!r}, which is outside the parent")
     short = kind.rpartition(".")[2]
-    if not path.is_dir() and short != "Normalize":  # which git does not keep when it is empty
+    if not path.is_dir() and short != "Normalize":  # has an empty folder, which git does not keep
         raise ParentError(f"{listing} names the module {name!r} ({kind}), and there is no such folder: copy it, too")
     config = path / (_CONFIG_NAMES.get(short, CONFIG))
     if kind.startswith(_STOCK) and short in _CONFIGURED_KINDS and not config.is_file():

@@ -1,10 +1,10 @@
-"""sentence-transformers loads the parent: with its weights, or, to plan, with none.
+"""Have sentence-transformers load the parent: with its weights, or, for planning, without them.
 
-Nothing of what its folder says is interpreted here, so nothing can be misread: arguments for configuration, model and
-tokenizer, old file names, encoders of encoder-decoders, adapters and classes of the parent's own all take effect as
-they do for the parent's users. transformers is left one thing to decide, where `PreTrainedModel.from_pretrained` is
-called: `_make_fake` builds the model of fake tensors (shapes without memory, 0.1 s), `_Recorder` loads it and keeps
-transformers' loading report, which sentence-transformers throws away with a warning.
+The folder's settings are not interpreted here, so none can be misread: arguments for configuration, model and
+tokenizer, old file names, encoders of encoder-decoders, adapters and the parent's own classes all take effect as they
+do for the parent's users. Only the call of `PreTrainedModel.from_pretrained` is replaced: `_make_fake` builds the model
+of fake tensors (shapes without memory, 0.1 s), and `_Recorder` loads it and keeps transformers' loading report, which
+sentence-transformers throws away with a warning.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"
 
 @dataclass(frozen=True)
 class Opened:
-    """A parent as sentence-transformers holds it.
+    """A parent as sentence-transformers loaded it.
 
     Attributes:
-        model: its SentenceTransformer; of a plain transformers folder, one of its Transformer module alone.
+        model: its SentenceTransformer; None for a plain transformers model.
         first: the module that turns texts into token states.
-        chain: the modules after it, in order, of the route that was asked for.
-        task: what `encode` has to be asked for so that texts take the route.
-        route: of a parent that routes its texts.
-        unread: weights of the files that the model reads nothing from.
+        chain: the modules after `first`, in order; of a parent that routes its texts, those of the chosen route.
+        task: the `task` that `encode` has to be given so that texts take the route.
+        unread: names of weights in the files that the model does not use.
+        route: the chosen route, if the parent routes its texts.
     """
 
     model: Any
@@ -51,7 +51,7 @@ class Opened:
     route: str | None = None
 
     def takes(self, task: str) -> bool:
-        """Whether texts of a task (``query``, ``document`` or a route) take this route; True where there are none."""
+        """Whether texts of a task (``query``, ``document`` or a route) take this route; True if there are no routes."""
         if self.route is None:
             return True
         router = next(module for module in self.model if hasattr(module, "sub_modules"))
@@ -59,25 +59,25 @@ class Opened:
 
     @property
     def backbone(self) -> Any:
-        """transformers' model; None where tokens are looked up in a table."""
+        """The transformers model; None where the first module is no Transformer, such as a table of tokens."""
         return getattr(self.first, "model", None) if isinstance(self.first, module_class("Transformer")) else None
 
 
 def open_fake(layout: Layout, parent: ParentSource) -> Opened:
-    """A parent whose transformers model is made of fake tensors; its other modules have their weights.
+    """Load a parent with a transformers model of fake tensors; its other modules have their weights.
 
     Raises:
-        ParentError: sentence-transformers or transformers cannot make it.
+        ParentError: sentence-transformers or transformers cannot load it, or no task leads to the chosen route.
     """
     with _loading_by(_make_fake):
         return _open(layout, parent, (), "")
 
 
 def open_loaded(layout: Layout, parent: ParentSource) -> Opened:
-    """A parent with its weights, float32, in eval mode; adapters are merged.
+    """Load a parent with its weights, in float32 and eval mode; adapters are merged.
 
     Raises:
-        ParentError: it cannot be loaded, or a weight is missing from the checkpoint.
+        ParentError: it cannot be loaded, a weight is missing from the checkpoint, or no task leads to the chosen route.
     """
     recorder = _Recorder()
     with _loading_by(recorder.load):
@@ -94,7 +94,7 @@ def open_loaded(layout: Layout, parent: ParentSource) -> Opened:
 
 
 def make_pooling(mode: PoolingMode, width: int) -> nn.Module:
-    """sentence-transformers' Pooling for one mode and states of some width, in a spelling of both 5.x and 6.x."""
+    """sentence-transformers' Pooling module for one mode and (B, T, width) states, made as 5.x and 6.x both allow."""
     pooling: nn.Module = module_class("Pooling")(width, pooling_mode=str(mode))
     return pooling.eval()
 
@@ -105,10 +105,10 @@ def module_class(name: str) -> Any:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add low-rank adapters to the matrices that they are of, in place, computed in float64.
+    """Merge low-rank adapters into the matrices that they belong to, in place, computed in float64.
 
-    In float32 the sum of a matrix and a product of two thin ones rounds otherwise than the parent, which adds their
-    results: 1.8e-5 in a vector was seen, where fp32 has 1e-5.
+    The parent multiplies by the matrix and by the adapter and adds the results. If the merged matrix were computed in
+    float32, its rounding would show: a difference of 1.8e-5 in a vector was seen, where the floor of fp32 is 1e-5.
     """
     if not any(hasattr(module, "merged_adapters") for module in model.modules()):
         return
@@ -162,12 +162,12 @@ def _open(layout: Layout, parent: ParentSource, reports: Sequence[dict[str, Any]
     return Opened(model, modules[0], tuple(modules[1:]), task, _list_unread(reports), layout.route)
 
 
-#: What the libraries raise when a folder is not what they expect. Classes of the parent's own may raise anything.
+#: What loading may raise when a folder is not as expected. The parent's own classes may raise anything.
 _LOADING_ERRORS = (Exception,)
 
 
 def _find_task(router: Any, route: str, source: str) -> str | None:
-    """The task with which sentence-transformers takes a route."""
+    """The task for which sentence-transformers takes a route; None where the route is taken without a task."""
     for task in (route, "query", "document", None):
         if _leads(router, task, route):
             return task
@@ -185,20 +185,20 @@ def _list_unread(reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted({key for report in reports for key in report.get("unexpected_keys", ())}))
 
 
-#: One parent at a time is loaded this way; other threads load as ever.
+#: Held while `from_pretrained` is replaced, so that one parent at a time is loaded; other threads load as usual.
 _PATCHING = threading.Lock()
 
 
 @contextlib.contextmanager
 def _loading_by(load: Callable[..., Any]) -> Iterator[None]:
-    """Have `PreTrainedModel.from_pretrained` go through `load(original, class, path, ...)` meanwhile."""
+    """Have `PreTrainedModel.from_pretrained` call `load(original, class, path, ...)` in this thread meanwhile."""
     from transformers import PreTrainedModel
 
     original = PreTrainedModel.__dict__["from_pretrained"]
     mine = threading.get_ident()
 
     def replace(cls: type, *arguments: Any, **options: Any) -> Any:
-        if threading.get_ident() != mine:  # somebody else's model is none of ours
+        if threading.get_ident() != mine:  # another thread loads a model of its own
             return original.__get__(None, cls)(*arguments, **options)
         return load(original.__get__(None, cls), cls, *arguments, **options)
 
@@ -215,28 +215,27 @@ def _make_fake(_original: Callable[..., Any], cls: Any, *_arguments: Any, config
         model = cls._from_config(config, attn_implementation="eager", dtype=torch.float32)
     use_plain_experts(model)
     _compute_plainly(model)
-    # SentenceTransformer moves its modules to a device and a dtype, which fake tensors outside of their mode cannot.
+    # SentenceTransformer moves its modules to a device and a dtype, which fails for fake tensors outside of their mode.
     model._apply = lambda _function, *_options: model
     return model.eval()
 
 
 def _compute_plainly(model: nn.Module) -> None:
-    """Undo what a configuration says of memory alone: the feed-forward layer in chunks gives the same numbers, but a
-    trace would freeze how many there are."""
+    """Turn off feed-forward layers in chunks: they only save memory, and a trace would fix the number of chunks."""
     for module in model.modules():
         if getattr(module, "chunk_size_feed_forward", 0):
             module.chunk_size_feed_forward = 0  # type: ignore[assignment]
 
 
 def use_plain_experts(model: Any) -> None:
-    """Have a mixture of experts multiply in batches, which can be traced; grouped products look at values."""
+    """Have a mixture of experts multiply in batches, which can be traced; grouped products depend on values."""
     with contextlib.suppress(ValueError, NotImplementedError, AttributeError, KeyError):  # models without experts
         model.set_experts_implementation("batched_mm")
 
 
 @dataclass
 class _Recorder:
-    """Loads as transformers does, and keeps its reports."""
+    """Loads models as transformers does, and keeps its loading reports."""
 
     reports: list[dict[str, Any]] = field(default_factory=list)
 
@@ -246,12 +245,12 @@ class _Recorder:
         return model
 
     def check(self, source: str) -> None:
-        """Refuse a model that transformers filled up with random numbers.
+        """Refuse a model in which transformers filled missing weights with random numbers.
 
         Raises:
-            ParentError: naming a weight that the checkpoint lacks, and why it may.
+            ParentError: the checkpoint lacks a weight; the message says why that may be.
         """
-        # A pooler that the checkpoint lacks is initialised at random, and never reached by an exit.
+        # No exit reads a pooler, so the checkpoint may lack one.
         missing = sorted(
             key for report in self.reports for key in report["missing_keys"] if "pooler" not in key.split(".")
         )
@@ -271,7 +270,7 @@ class _Recorder:
 
 
 def no_init_weights() -> contextlib.AbstractContextManager[None]:
-    """A context in which transformers, 4.x or 5.x, initialises no weights: that would look at fake tensors' values."""
+    """A context in which transformers, 4.x or 5.x, initialises no weights, since fake tensors have no values."""
     try:
         from transformers.initialization import no_init_weights as switch
     except ImportError:

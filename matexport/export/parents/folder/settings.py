@@ -1,8 +1,8 @@
-"""Which settings of a parent's folder are let through: those of which it is known what follows from them.
+"""Which settings of a parent's folder are accepted: those whose effect is known.
 
-What a setting *does* is not decided here. sentence-transformers itself loads the parent (`loading`), so a setting that
-is let through takes effect as it does for the parent's users. Anything else is refused by name: a setting nobody here
-has understood could be one that a trace, a tokenizer file or a cut cannot hold.
+What a setting does is not decided here: sentence-transformers itself loads the parent (`loading`), so an accepted
+setting takes effect as it does for the parent's users. Every other setting is refused by name, since its effect could
+be one that a trace, a tokenizer file or a cut does not reproduce.
 
 The settings are those of sentence-transformers 6.2 (`config_keys` of its modules, `Transformer.load_config`,
 `BaseModel._load_config_modules`) and the older spellings that it still reads.
@@ -47,7 +47,7 @@ _KNOWN = {
     "StaticEmbedding": set[str](),
 }  # fmt: skip
 
-#: What becomes of a setting that is not known, where sentence-transformers reads it.
+#: What sentence-transformers does with a setting that is not known, by where it reads the setting.
 _EFFECT = {
     MODULES: "sentence-transformers reads nothing from it",
     SETTINGS: "sentence-transformers reads nothing from it",
@@ -58,14 +58,14 @@ _EFFECT = {
 
 _OTHER_EFFECT = "sentence-transformers hands it to the module's constructor"
 
-#: Settings of `model_args`: handed to transformers' `from_pretrained`. Those that say where and how fast a model runs
-#: change no vector; its numbers are float32 here.
+#: Accepted settings of `model_args`, which are handed to transformers' `from_pretrained`. They say where and how fast a
+#: model runs, and change no vector; its numbers are always float32 here.
 _MODEL_ARGUMENTS = {
     "dtype", "torch_dtype", "attn_implementation", "low_cpu_mem_usage", "use_safetensors", "add_pooling_layer",
     "use_cache", "trust_remote_code", "revision", "cache_dir", "token", "local_files_only", "experts_implementation",
 }  # fmt: skip
 
-#: Settings of `processing_kwargs`: handed to the tokenizer on every call.
+#: Accepted settings of `processing_kwargs`, which are handed to the tokenizer on every call.
 _TEXT_ARGUMENTS = {
     "max_length", "truncation", "add_special_tokens", "padding", "padding_side", "pad_to_multiple_of", "return_tensors",
     "return_token_type_ids", "return_attention_mask",
@@ -86,7 +86,7 @@ _ADAPTER_SETTINGS = {
     "use_dora", "use_qalora", "use_rslora", "velora_config",
 }  # fmt: skip
 
-#: Settings of an adapter that are more than a low-rank difference of matrices, so that merging would lose them.
+#: Settings of an adapter that do more than add a low-rank matrix, so that merging would lose them.
 _UNMERGED = (
     "modules_to_save",
     "trainable_token_indices",
@@ -103,13 +103,14 @@ def refuse_unknown(
 
     Args:
         content: the settings, as they were read.
-        kind: whose they are: a kind of module, or a file's name; for messages, and for the list if none is given.
+        kind: what the settings belong to, a kind of module or a file's name. It is used in messages, and chooses the
+            list if none is given.
         path: the file.
-        known: the list.
-        does: what becomes of a setting that is not on it, after "sentence-transformers".
+        known: the names of the accepted settings.
+        does: what sentence-transformers does with other settings, as the words after its name in the message.
 
     Raises:
-        ParentError: naming the first that is not.
+        ParentError: `content` is no JSON object, or has another setting; the message names the first.
     """
     if not isinstance(content, dict):
         raise ParentError(f"{path}: {kind} is no JSON object")
@@ -123,10 +124,10 @@ def refuse_unknown(
 
 
 def check_transformer_settings(settings: Mapping[str, Any], path: Path) -> None:
-    """Refuse settings of the first module with which it would give something else than token states of a text.
+    """Refuse settings of the first module with which its output would not be the token states of a text.
 
     Raises:
-        ParentError: naming the setting.
+        ParentError: there is such a setting, or an unknown one; the message names it.
     """
 
     def refuse(key: str, does: str, instead: str) -> None:
@@ -172,7 +173,7 @@ def check_adapter(folder: Path) -> None:
     """Refuse a folder's adapter unless it can be merged into the weights; a folder without one passes.
 
     Raises:
-        ParentError: it is no LoRA adapter, or more than a difference of matrices, or peft is not installed.
+        ParentError: the adapter is no LoRA adapter or does more than add a low-rank matrix, or peft is not installed.
     """
     path = folder / ADAPTER
     if not path.is_file():

@@ -1,9 +1,9 @@
-"""Where a parent's files are: a local directory, files inside an installed package, or a snapshot of a hub model.
+"""Find a parent's files: in a local directory, inside an installed package, or in a snapshot of a hub model.
 
-Whatever the source, what comes out is a local directory, so nothing later can reach the network. Only a hub id does,
-here, and only files that are needed are fetched: no pickles unless asked, no other frameworks' weights. Which files the
-weights are in is decided as transformers and sentence-transformers decide it, so that what is hashed and pinned is
-what is loaded. Needs no torch.
+For every source the result is a local directory, so that nothing later needs the network. Only this module reaches the
+network, for hub ids, and it fetches only files that are needed: no pickles unless allowed, no other frameworks'
+weights. The files of the weights are chosen as transformers and sentence-transformers choose them, so that the files
+that are hashed and pinned are the files that are loaded. Needs no torch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 
 
 def locate_parent(parent: ParentSource, base: Path) -> Path:
-    """The local directory that holds a parent's files; of a hub id, all but the weights are downloaded.
+    """The local directory that holds a parent's files; for a hub id, all files but the weights are downloaded.
 
     Args:
-        base: directory against which a relative path is read.
+        base: directory that a relative path starts from.
 
     Raises:
-        RequestError: the source is none of the three forms.
+        RequestError: the source is empty, names no package or leads out of it, or a revision of a directory was asked.
         ParentError: there is no such directory, package or hub model.
     """
     source = parent.source
@@ -53,17 +53,17 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
 
 
 def fetch_head_weights(parent: ParentSource, base: Path, layout: Layout) -> None:
-    """Download what planning needs of a hub parent's weights: all but those of transformers' own models.
+    """Download the weights of a hub parent that planning needs: all but those of its transformers model.
 
-    Planning has sentence-transformers open the parent, with transformers' models made of fake tensors; every other
-    module is loaded as it is. Heads are small. A table of tokens (StaticEmbedding) is what such a parent consists of,
-    and nothing but its file says how wide it is.
+    Planning opens the parent by sentence-transformers, with a transformers model of fake tensors; every other module is
+    loaded with its weights. Heads are small. A parent that consists of a table of tokens (StaticEmbedding) has to be
+    loaded whole, since only the file of the table says how wide it is.
 
     Args:
-        layout: of the files that `locate_parent` fetched.
+        layout: what the files that `locate_parent` fetched say.
 
     Raises:
-        ParentError: the hub does not give them, or a module has none, or pickled ones and that was not allowed.
+        ParentError: the files cannot be fetched, or a module has no weights, or only pickled ones that are not allowed.
     """
     if has_local_weights(parent, base):
         return
@@ -77,29 +77,33 @@ def fetch_head_weights(parent: ParentSource, base: Path, layout: Layout) -> None
 
 
 def fetch_weights(parent: ParentSource, base: Path) -> None:
-    """Download all weights of a hub parent, beside its small files; a local one has them.
+    """Download all weights of a hub parent, beside its small files; does nothing for a local parent.
 
-    Called when everything that can be refused without them has been.
+    Called after every check that does not need the weights.
 
     Raises:
-        ParentError: the hub does not give them.
+        ParentError: the weights cannot be fetched from the hub.
     """
     if not has_local_weights(parent, base):
         _download(parent, ["*.safetensors", *(["*.bin"] if parent.allow_pickle else [])])
 
 
 def has_local_weights(parent: ParentSource, base: Path) -> bool:
-    """Whether a parent's weights are on this disk before anything is fetched."""
+    """Whether a parent is a package or a directory, so that its weights need not be fetched.
+
+    Args:
+        base: directory that a relative path starts from.
+    """
     return parent.source.startswith("package:") or (base / Path(parent.source).expanduser()).is_dir()
 
 
 def find_weights(parent: ParentSource, layout: Layout) -> dict[str, str]:
-    """The files that a parent's weights are read from, each with its sha256; names are relative to its folder.
+    """The files that a parent's weights are read from: path relative to its folder -> sha256.
 
-    Those of the base model of an adapter that lies elsewhere are called ``base/...``.
+    If an adapter's base model is in another folder, its files are called ``base/...``.
 
     Raises:
-        ParentError: weights are missing, or pickled and that was not allowed.
+        ParentError: weights are missing, or pickled and not allowed.
     """
     weights: dict[str, str] = {}
     for folder in _list_weight_folders(layout):
@@ -117,10 +121,11 @@ def list_weight_files(folder: Path, parent: ParentSource, *, custom: bool = Fals
     """The files that the weights in one folder are read from, as transformers looks for them.
 
     Args:
-        custom: a class of the parent's own reads them, so all weights that lie there count.
+        custom: whether a class of the parent's own reads them; then all weights in the folder count.
 
     Raises:
-        ParentError: there are none, a shard is missing, or they are pickled and that was not allowed.
+        ParentError: there are none, a shard is missing, a file is a Git LFS pointer, or they are pickled and not
+            allowed.
     """
     anything = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     files = anything if custom else _list_shards(folder)
@@ -143,10 +148,10 @@ def list_weight_files(folder: Path, parent: ParentSource, *, custom: bool = Fals
 
 
 def uses_safetensors(layout: Layout) -> bool:
-    """Whether transformers is to read the first module's weights from safetensors: if such a file lies there.
+    """Whether transformers should read the first module's weights from safetensors, since there is such a file.
 
     Raises:
-        ParentError: its configuration is no JSON.
+        ParentError: the configuration of the module is not JSON.
     """
     folder = layout.backbone
     names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
@@ -157,12 +162,13 @@ def uses_safetensors(layout: Layout) -> bool:
 
 
 def find_adapter_base(layout: Layout) -> Path | None:
-    """The folder of the model that an adapter is for; None where there is no adapter.
+    """The folder of the base model of an adapter; None where there is no adapter.
 
-    As transformers has it: the adapter's own folder where a whole model lies in it, else what the adapter names.
+    As in transformers, this is the adapter's own folder if that has a config.json, else the model that the adapter
+    names, which is fetched if it is a hub id.
 
     Raises:
-        ParentError: it is neither a folder nor in the local cache of hub models.
+        ParentError: the adapter names no model, or one that is neither a directory nor can be fetched from the hub.
     """
     path = layout.backbone / ADAPTER
     if not path.is_file():
@@ -182,7 +188,7 @@ def find_adapter_base(layout: Layout) -> Path | None:
 
 
 def _list_modules_to_plan(layout: Layout) -> list[Module]:
-    """The modules that are loaded with their weights when a parent is planned, those of other routes among them."""
+    """The modules, of all routes, that are loaded with their weights when a parent is planned."""
     stock = [module for module in (*layout.modules, *layout.others) if module.is_stock]
     own = [module for module in (*layout.modules[1:], *layout.others) if not module.is_stock]
     return [
@@ -192,7 +198,7 @@ def _list_modules_to_plan(layout: Layout) -> list[Module]:
 
 
 def _name_weights(module: Module, parent: ParentSource) -> list[str]:
-    """Patterns of the files that a module's weights may be in; a class of the parent's own may call them anything."""
+    """Patterns of the files that a module's weights may be in; the parent's own classes may use any name."""
     names = ["model.safetensors", "pytorch_model.bin"] if module.is_stock else ["*.safetensors", "*.bin"]
     return names if parent.allow_pickle else names[:1]
 
@@ -241,7 +247,13 @@ def _list_shards(folder: Path) -> list[Path]:
 
 
 def hash_settings(layout: Layout) -> dict[str, str]:
-    """Relative path -> sha256 of all files of a parent that are no weights and that its own library may read."""
+    """Path -> sha256 of all files, other than weights, that the parent's own library may read.
+
+    Paths are relative, after ``0/`` for the parent's folder and ``1/`` for an adapter's base model elsewhere.
+
+    Raises:
+        ParentError: the base model of an adapter cannot be found.
+    """
     folders = [layout.root]
     base = find_adapter_base(layout)
     if base is not None and not base.is_relative_to(layout.root):
@@ -256,9 +268,12 @@ def hash_settings(layout: Layout) -> dict[str, str]:
 def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
     """Refuse weights that are not the pinned ones.
 
+    Args:
+        weights: file -> sha256, as `find_weights` gives them.
+
     Raises:
-        ParentError: with both digests.
-        RequestError: one digest is pinned, but the weights are in several files.
+        ParentError: a digest differs from the pinned one, or the pinned files are not those of the weights.
+        RequestError: a single digest is pinned, but the weights are in several files.
     """
     if parent.sha256 is None:
         return

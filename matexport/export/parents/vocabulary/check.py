@@ -1,4 +1,4 @@
-"""Does a pruned tokenizer read texts as the whole one does? Both are run, and their ids are compared."""
+"""Check that a pruned tokenizer reads texts as the whole one does: both are run, and their ids are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], *, framed: bool = False
     """Token ids of each text.
 
     Args:
-        framed: with the special tokens that the tokenizer puts around a text.
+        framed: whether to include the special tokens that the tokenizer puts around a text.
     """
     return [list(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=framed)]
 
@@ -22,16 +22,20 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], *, framed: bool = False
 def tokenize_both(
     parent: Tokenizer, child: Tokenizer, kept: Sequence[int], texts: Sequence[str]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Each text's ids by the parent's tokenizer and by the pruned one, both in the parent's numbers."""
+    """Ids of each text from the parent's tokenizer and from the pruned one, both in the parent's numbering.
+
+    Args:
+        kept: the parent's id of each new id (`PrunedVocabulary.kept`).
+    """
     pairs = zip(tokenize(parent, texts, framed=True), tokenize(child, texts, framed=True), strict=True)
     return ((before, [kept[token_id] for token_id in after]) for before, after in pairs)
 
 
 def check_ids(parent: Tokenizer, pruned: PrunedVocabulary) -> None:
-    """Hold the pruned tokenizer, as the library reads it, to the ids that its plan gives the kept tokens.
+    """Check that the library reads the pruned tokenizer with the ids that its plan gives to the kept tokens.
 
     Raises:
-        ParentError: naming a token that has another id.
+        ParentError: a token has another id; the message names it.
     """
     new = pruned.new_ids
     wanted = {token: new[old] for token, old in parent.get_vocab(with_added_tokens=True).items() if old in new}
@@ -50,14 +54,14 @@ def check_texts(
     batches: Iterable[Sequence[str]],
     counts: Callable[[list[int]], bool] = lambda _ids: True,
 ) -> None:
-    """Refuse a pruned vocabulary that changes a text.
+    """Refuse a pruned vocabulary with which a text has other tokens than before.
 
     Args:
         batches: the texts.
-        counts: of a text's ids in the parent's numbers, whether the text has to stay as it was.
+        counts: called with a text's ids in the parent's numbering; returns whether its tokens have to stay the same.
 
     Raises:
-        ParentError: naming a text that was changed.
+        ParentError: a text has other tokens; the message quotes it.
     """
     child = load_tokenizer(pruned.tokenizer_json)
     for texts in batches:

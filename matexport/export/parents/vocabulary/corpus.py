@@ -1,4 +1,4 @@
-"""The tokens that the texts of a corpus use, and every token on the way to them."""
+"""Find the tokens that the texts of a corpus need to be tokenized as before."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from matexport.errors import RequestError
 from matexport.export.parents.vocabulary.check import tokenize
 from matexport.export.parents.vocabulary.model import BATCH_TEXTS, decorate, find_unknown, load_tokenizer, read_vocab
 
-#: A larger corpus says nothing more about a vocabulary, and takes hours.
+#: A larger corpus would take hours, and add hardly any token.
 MAX_CORPUS_BYTES = 1 << 30
 
-#: One text of a corpus; a longer line is a file without line breaks.
+#: Longest text of a corpus; a file with a longer line probably has no line breaks.
 MAX_TEXT_CHARACTERS = 1 << 20
 
 
 def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
     """The texts of a file, one per line, in batches; blank lines are left out.
 
+    Args:
+        request: what the user asked for, for messages.
+
     Raises:
-        RequestError: the file cannot be read, is too large, is no UTF-8 or holds no text.
+        RequestError: the file cannot be read, is too large, is not UTF-8, has a line that is too long, or has no text.
     """
     asked = f"vocabulary = {request!r} was asked; {path}"
     wanted = 'give a UTF-8 text file with one text per line, or scripts such as "script:Latin,Cyrillic"'
@@ -60,7 +63,11 @@ def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
 
 
 def find_used(data: Mapping[str, Any], parent: Tokenizer, batches: Iterable[Sequence[str]]) -> set[int]:
-    """Ids of the tokens of some texts, of their single characters, and of what their unknown words fail at."""
+    """Ids of the tokens of some texts, of their single characters, and of the pieces before an unknown part of a word.
+
+    Args:
+        data: the parent's ``tokenizer.json``.
+    """
     model, vocab = data["model"], read_vocab(data["model"])
     if model["type"] == "WordLevel":
         return {token_id for texts in batches for ids in tokenize(parent, texts) for token_id in ids}
@@ -79,9 +86,9 @@ def find_used(data: Mapping[str, Any], parent: Tokenizer, batches: Iterable[Sequ
 
 
 def _make_splitter(data: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer whose tokens are the words that the parent's model is given, as it sees them.
+    """A tokenizer whose tokens are the words that the parent's model is given, after normalization.
 
-    A Unigram model that knows no piece (here a noncharacter) gives each word back whole, with its unknown id, 0.
+    Its model is a Unigram model whose only piece is a noncharacter, so that each word is one unknown token with id 0.
     """
     model = {"type": "Unigram", "unk_id": 0, "vocab": [["\U0010ffff", 0.0]], "byte_fallback": False}
     added = [token | {"id": index} for index, token in enumerate(data["added_tokens"], start=1)]
@@ -89,7 +96,7 @@ def _make_splitter(data: Mapping[str, Any]) -> Tokenizer:
 
 
 def _walk_word(word: str, model: Mapping[str, Any], vocab: Mapping[str, int]) -> Iterator[int]:
-    """Ids of the pieces that WordPiece takes from a word, longest first, until it ends or nothing fits."""
+    """Ids of the pieces that WordPiece takes from a word, always the longest, until the word ends or no piece fits."""
     if len(word) > model["max_input_chars_per_word"]:
         return
     start = 0

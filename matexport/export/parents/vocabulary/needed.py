@@ -1,4 +1,4 @@
-"""Tokens that a pruned vocabulary keeps whatever is asked, and those that others are merged from."""
+"""Find the tokens that a pruned vocabulary keeps for every request, and those that BPE merges kept tokens from."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from matexport.export.parents.vocabulary.model import (
     read_vocab,
 )
 
-#: Ids below this are kept as they are, up to the last special token among them.
+#: Tokens up to the last special token whose id is below this are all kept, so that their ids stay the same.
 LOW_IDS = 16
 
 
 def find_needed(data: Mapping[str, Any], special: set[int]) -> set[int]:
-    """Ids of the tokens without which the algorithm, or a consumer of the tokenizer, would not work as before."""
+    """Ids of the tokens without which the tokenizer's model, or a user of the tokenizer, would not work as before.
+
+    Args:
+        data: the parent's ``tokenizer.json``.
+        special: ids of its special tokens (`model.find_special`).
+    """
     model, vocab = data["model"], read_vocab(data["model"])
     tokens: set[str] = set()
     if is_byte_level(data):
@@ -35,7 +40,12 @@ def find_needed(data: Mapping[str, Any], special: set[int]) -> set[int]:
 
 
 def find_ingredients(kept: set[int], model: Mapping[str, Any]) -> set[int]:
-    """Ids of everything that BPE makes on its way to the kept tokens, from single characters on."""
+    """Ids of all tokens that BPE makes on its way from single characters to the kept tokens.
+
+    Args:
+        kept: ids of the kept tokens.
+        model: the ``model`` of the parent's ``tokenizer.json``, of type BPE.
+    """
     vocab = read_vocab(model)
     prefix, suffix = affixes(model)
     ranks = {tuple(read_merge(entry)): rank for rank, entry in enumerate(model["merges"])}
@@ -49,13 +59,13 @@ def find_ingredients(kept: set[int], model: Mapping[str, Any]) -> set[int]:
                     break
                 symbols[at : at + 2] = [symbols[at] + symbols[at + 1][len(prefix) :]]
                 made.append(symbols[at])
-            if symbols == [token]:  # or merges never give it, and it only ever stands for a whole word
+            if symbols == [token]:  # otherwise no merges give this token, and it only stands for whole words
                 found.update(made)
     return {vocab[token] for token in found & vocab.keys()}
 
 
 def _spell_symbols(token: str, prefix: str, suffix: str) -> Iterator[list[str]]:
-    """The symbols from which BPE may start towards a token: it can begin, end, fill or be inside a word."""
+    """The lists of symbols that BPE may build a token from: it may begin a word, end it, do both, or neither."""
     for head, tail in itertools.product({"", prefix}, {"", suffix}):
         core = token[len(head) : len(token) - len(tail)]
         if core and token == head + core + tail:

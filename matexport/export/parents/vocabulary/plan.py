@@ -1,17 +1,18 @@
-"""A parent's vocabulary cut to the tokens of a corpus, or to those written in some scripts.
+"""Plan to cut a parent's vocabulary to the tokens of a corpus, or to the tokens written in some scripts.
 
-`plan_vocabulary` settles which tokens stay and rewrites the tokenizer; `prune_config` and `prune_embeddings` make the
-files beside it and the backbone agree. A text whose tokens all stay is tokenized as before, which is more than keeping
-the tokens themselves:
+`plan_vocabulary` decides which tokens stay and rewrites the tokenizer; `prune_config` and `prune_embeddings` in
+`rewrite` change the other files and the backbone in the same way. A text whose tokens all stay is tokenized as before.
+For this, more tokens have to stay than those of the texts:
 
-- BPE keeps whatever its merges pass through on the way to a kept token. Merges inside a token's span never look outside
-  it, so what a token needs is found by building it alone, once, instead of once per word of the corpus.
-- Unigram keeps its least likely piece, because the price of an unknown character is reckoned from that.
-- WordPiece keeps the pieces at which a word of the corpus fails, or shorter ones would make it known.
-- The first ids stay themselves up to the last special one below `LOW_IDS`. RoBERTa counts positions from the padding
-  token's id, and transformers' own tokenizer classes have numbers such as ``unk_id=3`` in their code.
+- For BPE, all tokens that merges make on the way to a kept token. Merges inside a token's span never look outside of
+  it, so these are found by building each kept token alone, once, instead of once per word of the corpus.
+- For Unigram, the least likely piece, because the cost of an unknown character is computed from its score.
+- For WordPiece, the pieces that are found in a word of the corpus before it turns out to be unknown. Without them,
+  shorter pieces might fit and make the word known.
+- All ids up to the last special token below `LOW_IDS`, which therefore stay the same. RoBERTa counts positions from the
+  padding token's id, and transformers' own tokenizer classes have numbers such as ``unk_id=3`` in their code.
 
-These are derived, then checked: every text of the corpus is tokenized by both tokenizers before a plan is given out.
+The result is checked: before a plan is returned, both tokenizers are run on every text of the corpus.
 """
 
 from __future__ import annotations
@@ -38,18 +39,19 @@ MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
 
 
 def plan_vocabulary(tokenizer_json: str, request: str, base: Path, *, also: Sequence[str] = ()) -> PrunedVocabulary:
-    """Settle which tokens stay.
+    """Decide which tokens stay.
 
     Args:
-        tokenizer_json: the parent's tokenizer, as its `to_str` gives it.
+        tokenizer_json: the parent's tokenizer, as `Tokenizer.to_str` gives it.
         request: ``script:Latin,Cyrillic``, or the path of a UTF-8 file with one text per line.
-        base: directory against which a relative path is read.
-        also: texts that must stay as they are whatever is asked for, such as the parent's prompts.
+        base: directory that a relative path starts from.
+        also: texts whose tokens must stay the same for every request, such as the parent's prompts.
 
     Raises:
         RequestError: the file cannot be read or is too large, a script is unknown, nothing but special tokens would
             stay, or the tokenizer's model is not supported.
-        ParentError: a text whose tokens all stay would be tokenized differently.
+        ParentError: a kept token would have another id than planned, or a text whose tokens all stay would be tokenized
+            differently.
     """
     data = json.loads(tokenizer_json)
     if data["model"].get("type") not in MODELS:
@@ -87,7 +89,7 @@ def plan_vocabulary(tokenizer_json: str, request: str, base: Path, *, also: Sequ
 
 
 def find_changed(tokenizer_json: str, pruned: PrunedVocabulary, texts: Sequence[str]) -> list[bool]:
-    """For each text, whether its tokens are no longer those of the parent's tokenizer."""
+    """For each text, whether the pruned tokenizer gives other tokens than the parent's tokenizer."""
     child = load_tokenizer(pruned.tokenizer_json)
     return [
         before != after for before, after in tokenize_both(load_tokenizer(tokenizer_json), child, pruned.kept, texts)

@@ -1,4 +1,4 @@
-"""Writing a pruned vocabulary: the tokenizer's file, the configuration, the embedding's rows, with new ids in all."""
+"""Write a pruned vocabulary with its new ids into the tokenizer's file, the configuration and the embedding's rows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from matexport.export.parents.vocabulary.model import (
 def prune_embeddings(backbone: nn.Module, kept: Sequence[int]) -> None:
     """Cut the (V, H) input embedding of a backbone to the (len(kept), H) rows that stay, in place.
 
-    Whatever shares the parameter is cut with it. Rows beyond the tokenizer's last token, as padded vocabularies have
-    them, go. Token ids that the backbone and its configuration remember are renumbered.
+    All modules that share the parameter are cut with it. Rows beyond the tokenizer's last token, which padded
+    vocabularies have, are removed. Token ids in the backbone and its configuration are renumbered.
+
+    Args:
+        kept: the parent's id of each new id.
 
     Raises:
-        ParentError: the embedding has no row for a kept token, or positions are counted from an id that would move.
+        ParentError: the embedding has no row for a kept token, or positions are counted from an id that would change.
     """
     embedding: Any = backbone.get_input_embeddings()  # type: ignore[operator]
     weight = embedding.weight
@@ -51,7 +54,7 @@ def prune_embeddings(backbone: nn.Module, kept: Sequence[int]) -> None:
             module.num_embeddings = len(kept)
         for name in [name for name in vars(module) if name == "padding_idx" or name.endswith("_token_id")]:
             setattr(module, name, _renumber(getattr(module, name), new))
-    config: Any = getattr(backbone, "config", None)  # a mere table has none
+    config: Any = getattr(backbone, "config", None)  # a table of tokens has none
     if config is None:
         return
     for name in [name for name in vars(config) if name.endswith("_token_id")]:
@@ -60,7 +63,11 @@ def prune_embeddings(backbone: nn.Module, kept: Sequence[int]) -> None:
 
 
 def prune_config(files: Mapping[str, bytes], pruned: PrunedVocabulary) -> dict[str, bytes]:
-    """The files that a family keeps beside its tokenizer, with the new size and ids. Others are passed through."""
+    """The JSON files that a family keeps beside its tokenizer, with the new vocabulary size and ids.
+
+    Args:
+        files: name -> content; files other than the known ones are returned as they are.
+    """
     new = pruned.new_ids
     result = dict(files)
     if "config.json" in files:
@@ -69,7 +76,7 @@ def prune_config(files: Mapping[str, bytes], pruned: PrunedVocabulary) -> dict[s
         if isinstance(inner, dict):
             config["text_config"] = _renumber_keys(inner, new)
         else:
-            config["vocab_size"] = len(new)  # a missing one would be read as the class's default
+            config["vocab_size"] = len(new)  # if it were missing, the class's default would be used
         result["config.json"] = _write_json(config)
     if "tokenizer_config.json" in files:
         config = _renumber_keys(json.loads(files["tokenizer_config.json"]), new)
@@ -85,12 +92,13 @@ def prune_config(files: Mapping[str, bytes], pruned: PrunedVocabulary) -> dict[s
 
 
 def cut_tokenizer(data: Mapping[str, Any], parent: Tokenizer, kept: set[int], kept_by: str) -> PrunedVocabulary:
-    """The tokenizer with the kept tokens alone, under new ids.
+    """The tokenizer with only the kept tokens, under new ids.
 
     Args:
         data: the parent's ``tokenizer.json``.
-        kept: ids of the tokens that stay.
-        kept_by: what they were chosen by, for the manifest.
+        parent: the tokenizer that was made of `data`.
+        kept: the parent's ids of the tokens that stay.
+        kept_by: how the tokens were chosen, for the manifest.
     """
     model = data["model"]
     inside = set(read_vocab(model).values())
@@ -118,7 +126,7 @@ def _cut_model(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, An
     if model["type"] == "Unigram":
         pieces = [entry for old, entry in enumerate(model["vocab"]) if old in new]
         return {**model, "vocab": pieces, "unk_id": _renumber(model.get("unk_id"), new)}
-    # In the order of the ids: transformers counts the entries of a WordLevel vocabulary instead of reading them.
+    # In the order of the ids, since transformers counts the entries of a WordLevel vocabulary instead of reading ids.
     tokens = sorted((new[old], token) for token, old in model["vocab"].items() if old in new)
     vocab = {token: token_id for token_id, token in tokens}
     if model["type"] != "BPE":
@@ -138,10 +146,13 @@ def _renumber_keys(config: Mapping[str, Any], new: Mapping[int, int]) -> dict[st
 
 
 def _renumber(value: Any, new: Mapping[int, int]) -> Any:
-    """A new id, or a list of them. None for one that has gone: left out, it would be read as the class's default."""
+    """The new id of an old one, or of each in a list without those that are gone.
+
+    None for a single id that is gone: if its key were left out, the class's default would be used.
+    """
     if isinstance(value, list):
         return [new[token_id] for token_id in value if token_id in new]
-    return new.get(value) if isinstance(value, int) and value >= 0 else value  # some say -1 for none
+    return new.get(value) if isinstance(value, int) and value >= 0 else value  # some parents use -1 for none
 
 
 def _write_json(content: object) -> bytes:

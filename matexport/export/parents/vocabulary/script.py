@@ -1,4 +1,4 @@
-"""The tokens that are written in some Unicode scripts."""
+"""Find the tokens that are written in some Unicode scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ SCRIPT_PREFIX = "script:"
 
 
 def choose_by_script(data: Mapping[str, Any], request: str, special: set[int]) -> set[int]:
-    """Ids of the tokens that can be part of a text in some scripts; digits, punctuation and marks are in all."""
+    """Ids of the tokens that can be part of a text in some scripts; digits, punctuation and marks belong to all.
+
+    Args:
+        data: the parent's ``tokenizer.json``.
+        request: ``script:`` and names of Unicode scripts, separated by commas.
+        special: ids of the special tokens, which are never chosen here.
+
+    Raises:
+        RequestError: a script is unknown, or no token has a character of one of the scripts.
+    """
     codes = np.r_[:0xD800, 0xE000:0x110000]  # without the surrogates
     every = codes.astype("<u4").tobytes().decode("utf-32-le")
     classes = "".join(_read_scripts(request))
@@ -45,7 +54,7 @@ def choose_by_script(data: Mapping[str, Any], request: str, special: set[int]) -
 
 
 def _read_scripts(request: str) -> Iterator[str]:
-    """The class of each script that is asked for, for a set in a pattern."""
+    """The character class of each script that is asked for, to be used inside a set of a regular expression."""
     for name in request.removeprefix(SCRIPT_PREFIX).split(","):
         pattern = rf"\p{{Script={name.strip()}}}"
         try:
@@ -65,7 +74,10 @@ def _find_characters(classes: str, every: str) -> set[str]:
 
 
 def _make_filter(allowed: set[str], byte_level: bool) -> Callable[[str], bool]:
-    """Whether a token can be part of a text of the allowed characters; byte-level ones may begin and end inside one."""
+    """A test of whether a token can be part of a text of the allowed characters.
+
+    A token of a byte-level tokenizer may begin and end inside a character.
+    """
     if not byte_level:
         return allowed.issuperset
     encoded = [character.encode() for character in allowed if not character.isascii()]

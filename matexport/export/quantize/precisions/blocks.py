@@ -1,7 +1,7 @@
 """q8 and q4: weights in blocks of 32 rows that share a scale and a zero point; the smallest download.
 
-The products are onnxruntime's MatMulNBits, whose arithmetic is fp32 or (accuracy level 4) 8 bits per block of a token:
-either way a text's vector does not depend on its batch. Four-bit weights are rounded with feedback.
+The products are onnxruntime's MatMulNBits. Its arithmetic is fp32, or at accuracy level 4 int8 with a scale per block
+of a token; in both cases a text's vector does not depend on its batch. 4-bit weights are rounded with feedback.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from matexport.export.quantize.sites import find_products, find_tables
 #: Rows (input channels) that share a scale: the smallest block that onnxruntime's fast kernels take.
 BLOCK = 32
 
-#: MatMulNBits' arithmetic on CPUs: 4 is int8 for each block of a token; without it, all weights are unpacked to fp32 in
-#: every run, which made a single short text four times slower (benchmarks/LOG.md).
+#: MatMulNBits' arithmetic on CPUs. Level 4 rounds each block of a token to int8. Without it all weights are unpacked to
+#: fp32 in every run, which made a single short text four times slower (benchmarks/LOG.md).
 ACCURACY_LEVEL = 4
 
-#: Block number of the embeddings, in what is kept at 8 bits.
+#: Number that stands for the embeddings among the numbers of blocks.
 EMBEDDINGS = 0
 
-#: Weights that were rounded, by the name of their codes: codes, scales, zero points.
+#: Name of a rounded weight's codes -> its codes, scales and zero points, as MatMulNBits reads them.
 Rounded = dict[str, tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]]
 
 
@@ -58,19 +58,20 @@ def apply_blocks(
     """Rewrite a traced graph to weights in blocks, in place.
 
     Args:
-        rows: site name -> (n, K) float32 rows seen in calibration.
-        four_bits, eight_bits: the parent's blocks stored so, 0 for the embeddings; others stay as they are.
-        rounded: weights that were rounded already; those rounded here are added.
-        progress: called with (done, total) sites.
+        rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
+        four_bits, eight_bits: numbers of the parent's blocks to store at 4 and at 8 bits, 0 for the embeddings; other
+            blocks stay as they are.
+        rounded: weights that were rounded already; weights rounded here are added.
+        progress: called with (done, total) product groups.
     """
     rounded = {} if rounded is None else rounded
-    model, sites = traced.model, find_products(traced)
-    for done, site in enumerate(sites):
+    model, groups = traced.model, find_products(traced)
+    for done, group in enumerate(groups):
         if progress:
-            progress(done, len(sites))
-        bits = 4 if site.block in four_bits else 8 if site.block in eight_bits else None
-        for product in site.products if bits else ():
-            _rewrite_product(model, product, rows[site.name], bits or 0, rounded)
+            progress(done, len(groups))
+        bits = 4 if group.block in four_bits else 8 if group.block in eight_bits else None
+        for product in group.products if bits else ():
+            _rewrite_product(model, product, rows[group.name], bits or 0, rounded)
     for table in find_tables(traced):
         if EMBEDDINGS in four_bits and fits_int4(table):
             store_rows_as_int4(model, table)
@@ -79,7 +80,7 @@ def apply_blocks(
     drop_unused(model)
     use_contrib(model)
     if progress:
-        progress(len(sites), len(sites))
+        progress(len(groups), len(groups))
 
 
 def _rewrite_product(model: ir.Model, product: ir.Node, rows: Floats, bits: int, rounded: Rounded) -> None:
@@ -97,7 +98,10 @@ def _rewrite_product(model: ir.Model, product: ir.Node, rows: Floats, bits: int,
 def _store_weight(
     model: ir.Model, value: ir.Value, rows: Floats, bits: int, rounded: Rounded
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """A (K, N) weight as MatMulNBits reads it: codes (N, K / 32, bytes), scales (N, K / 32), zero points."""
+    """Codes, scales and zero points of a (K, N) weight as MatMulNBits reads them, as initializers of the graph.
+
+    The codes are (N, ceil(K / 32), 32 * bits / 8) uint8 and the scales (N, ceil(K / 32)) float32.
+    """
     name = f"{value.name}.q{bits}"
     if name not in rounded:
         codes, scales, zeros = round_blocks(read_weight(value), rows, bits)
@@ -113,15 +117,17 @@ def _store_weight(
 
 
 def round_blocks(weight: Floats, rows: Floats, bits: int) -> tuple[NDArray[np.uint8], Floats, NDArray[np.uint8]]:
-    """A (K, N) float32 weight in blocks of 32 rows, the last of which is filled up with zeros.
+    """Round a weight in blocks of 32 rows; the last block is filled up with zeros.
 
     Args:
-        rows: (n, K) float32 rows that the weight was multiplied by in calibration: 4 bits are rounded on them.
+        weight: (K, N) float32.
+        rows: (n, K) float32 rows that the weight was multiplied by in calibration. 4 bits are rounded with feedback on
+            them; 8 bits are rounded to the nearest, without them.
         bits: 4 or 8.
 
     Returns:
-        (N, blocks, 32) uint8 codes, (N, blocks) float32 scales and (N, blocks) uint8 zero points;
-        a weight is (code - zero) * scale.
+        (N, blocks, 32) uint8 codes, (N, blocks) float32 scales and (N, blocks) uint8 zero points; a weight is about
+        (code - zero) * scale.
     """
     depth, width = weight.shape
     count = -(-depth // BLOCK)

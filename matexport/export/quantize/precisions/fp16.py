@@ -1,9 +1,10 @@
 """fp16: weights and arithmetic of the parent's blocks in half precision, everything delicate in fp32.
 
-In half precision is what depends on an embedding table and lies in a block whose values leave room below 65504.
-In fp32 stay: what does not depend on the tokens' vectors (positions of rotary embeddings, masks), statistics of a token
-(anything with a last axis of 1: means, variances, reciprocals) with the squares they are made of, a block in which a
-value came near the limit on the calibration texts, and the whole read-out: final norm, pooling, heads, L2.
+A node computes in half precision if it depends on an embedding table and is in a block whose values stay well below
+65504. These stay in fp32: nodes that do not depend on the tokens' vectors (positions of rotary embeddings, masks);
+statistics of a token (values with a last axis of 1: means, variances, reciprocals), and the squares that they are made
+of; blocks in which a value came near the limit on the calibration texts; and the whole read-out (final norm, pooling,
+heads, L2).
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from matexport.export.graph.traced import Traced
 from matexport.export.quantize.observe import MASK_LEVEL
 from matexport.export.quantize.sites import find_blocks, find_tables
 
+#: The largest finite float16.
 HALF_MAX = 65504.0
 
-#: Calibration does not see every text: a block is kept in fp32 where a value came within this factor of the limit.
+#: A block is kept in fp32 where a value came within this factor of the limit, since other texts may give larger values.
 HEADROOM = 4.0
 
-#: What a mask's least float32 becomes: far below every score, and the sum with a score stays finite.
+#: Replaces the least float32 of a mask: far below every score, and its sum with a score is finite in float16.
 MASK_VALUE = -32752.0
 
-#: Numbers converted at a time: a vocabulary of 260,000 is a gigabyte.
+#: Numbers converted at a time, since the table of a vocabulary of 260,000 tokens is a gigabyte.
 CHUNK = 1 << 22
 
-#: Operators that square or sum: their results leave the range first.
+#: Operators that square or sum, whose results are the first to leave the range.
 FULL_OPERATORS = frozenset({"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Exp", "Log"})
 
 
@@ -39,10 +41,10 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
     """Rewrite a traced graph to fp16, in place.
 
     Args:
-        peaks: value name -> the largest absolute value it took on the calibration texts, in fp32.
+        peaks: name of a value -> the largest absolute number that it held on the calibration texts, in fp32.
 
     Returns:
-        the blocks that are kept in fp32, 0 for the embeddings.
+        the numbers of the blocks that are kept in fp32, 0 for the embeddings, sorted.
 
     Raises:
         RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it, or has no
@@ -76,7 +78,7 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
 
 
 def _find_half_nodes(traced: Traced, blocks: Mapping[ir.Node, int]) -> set[ir.Node]:
-    """What computes on the tokens' vectors: everything in the blocks that depends on an embedding table."""
+    """The nodes of the blocks that depend on an embedding table, but for the delicate ones (see the module)."""
     half: set[ir.Node] = set(find_tables(traced, least_bytes=0))
     reached: set[ir.Value] = {value for node in half for value in node.outputs}
     for node in traced.model.graph:
@@ -89,13 +91,13 @@ def _find_half_nodes(traced: Traced, blocks: Mapping[ir.Node, int]) -> set[ir.No
 
 
 def _is_vector(value: ir.Value) -> bool:
-    """A float that is no statistic of a token."""
+    """Whether a value is float32 and no statistic of a token."""
     statistic = value.shape is not None and len(value.shape) > 0 and value.shape[-1] == 1
     return value.dtype is ir.DataType.FLOAT and not statistic
 
 
 def _overflows(node: ir.Node, half: set[ir.Node], peaks: Mapping[str, float]) -> bool:
-    """Whether a value that a node makes, takes over from fp32, or holds as a weight, is near the limit or beyond."""
+    """Whether a value that a node makes or takes over from fp32 comes near the limit, or a weight of it is beyond."""
     made = [*node.outputs, *(value for _, value in iterate_inputs(node) if value.producer() not in half)]
     if any(peaks.get(str(value.name), 0.0) * HEADROOM > HALF_MAX for value in made):
         return True
@@ -107,7 +109,7 @@ def _overflows(node: ir.Node, half: set[ir.Node], peaks: Mapping[str, float]) ->
 
 
 def _find_peak(weight: ir.Value) -> float:
-    """The largest absolute value of a weight; what masks are made of is left out."""
+    """The largest absolute value of a weight, without the numbers that masks are made of."""
     assert weight.const_value is not None
     numbers = np.asarray(weight.const_value.numpy()).reshape(-1)
     peak = 0.0
@@ -128,7 +130,7 @@ def _convert_inputs(model: ir.Model, node: ir.Node, half: set[ir.Node]) -> None:
 
 
 def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
-    """The weight in fp16, converted when it is written: a model's weights are not held twice."""
+    """The weight in fp16. It is converted only when it is written, so that a model's weights are not held twice."""
     name = f"{value.name}.fp16"
     source = value.const_value
     assert source is not None
@@ -141,7 +143,7 @@ def _half_weight(model: ir.Model, value: ir.Value) -> ir.Value:
 
 
 def round_to_half(numbers: Floats) -> NDArray[np.float16]:
-    """float32 -> float16 of the same shape; masks become `MASK_VALUE`, and what is too large the largest value."""
+    """Round float32 to float16 of the same shape; numbers below the range become `MASK_VALUE`, above it `HALF_MAX`."""
     out = np.empty(numbers.size, dtype=np.float16)
     flat = numbers.reshape(-1)
     for start in range(0, flat.size, CHUNK):
@@ -152,7 +154,7 @@ def round_to_half(numbers: Floats) -> NDArray[np.float16]:
 
 
 def _half_value(model: ir.Model, value: ir.Value, before: ir.Node) -> ir.Value:
-    """An fp32 value in fp16, made right behind it for all who read it. Masks are lifted into the range."""
+    """An fp32 value cast to fp16 right after it is made, once for all its readers; masks are lifted into the range."""
     lifted_name, name = f"{value.name}.lifted", f"{value.name}.fp16"
     for use in value.uses():
         if use.node.outputs[0].name == lifted_name:
@@ -173,7 +175,7 @@ def _half_value(model: ir.Model, value: ir.Value, before: ir.Node) -> ir.Value:
 
 
 def _widen_for_the_rest(model: ir.Model, half: set[ir.Node]) -> None:
-    """Give fp32 to whoever reads an fp16 value and is not in half precision."""
+    """Cast fp16 values to fp32 for the nodes that read them and do not compute in half precision."""
     for node in list(model.graph):
         if node not in half:
             continue

@@ -1,8 +1,8 @@
-"""int8-static: QuantizeLinear/DequantizeLinear pairs with calibrated scales, for runtimes that want them so.
+"""int8-static: QuantizeLinear/DequantizeLinear pairs with calibrated scales, for runtimes that need this form.
 
-One symmetric scale per value (the percentile of what it took on the user's texts that loses least), one per column of
-a weight; int8 with zero point 0 throughout, which is what TensorRT takes and OpenVINO and NPU runtimes take as well.
-Standard operators.
+There is one symmetric scale per value (from the percentile of its numbers on the user's texts that loses least), and
+one per column of a weight. Everything is int8 with zero point 0, which TensorRT requires and OpenVINO and NPU runtimes
+accept. Standard operators only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matexport.export.quantize.precisions.int8 import find_smoothing
 from matexport.export.quantize.rounding import choose_scales, round_columns
 from matexport.export.quantize.sites import ProductGroup, find_products, find_tables, group_by_weight
 
-#: Shares of a value's entries that its range may cover; what is above is clipped.
+#: Shares of a value's numbers that its range may cover; larger numbers are clipped.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
 LEVELS = 127
 
@@ -29,33 +29,38 @@ def apply_static_int8(
     rows: Mapping[str, Floats],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Rewrite a traced graph to QDQ int8, in place; see `apply_int8` for the arguments."""
-    model, sites = traced.model, find_products(traced)
-    shared = group_by_weight(sites)
-    for done, site in enumerate(sites):
+    """Rewrite a traced graph to int8 with QuantizeLinear/DequantizeLinear pairs, in place.
+
+    Args:
+        rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
+        progress: called with (done, total) product groups.
+    """
+    model, groups = traced.model, find_products(traced)
+    shared = group_by_weight(groups)
+    for done, group in enumerate(groups):
         if progress:
-            progress(done, len(sites))
-        alone = all(len(shared[str(weight.name)]) == 1 for weight in site.weights)
-        _rewrite_site(model, site, rows[site.name], find_smoothing(site, rows[site.name]) if alone else None)
+            progress(done, len(groups))
+        alone = all(len(shared[str(weight.name)]) == 1 for weight in group.weights)
+        _rewrite_group(model, group, rows[group.name], find_smoothing(group, rows[group.name]) if alone else None)
     for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
     if progress:
-        progress(len(sites), len(sites))
+        progress(len(groups), len(groups))
 
 
-def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
-    source, first = site.source, Inserter(model.graph, site.products[0])
+def _rewrite_group(model: ir.Model, group: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
+    source, first = group.source, Inserter(model.graph, group.products[0])
     if smoothing is not None:
-        factors = add_constant(model.graph, f"{site.name}.smoothing", (1 / smoothing).astype(np.float32))
+        factors = add_constant(model.graph, f"{group.name}.smoothing", (1 / smoothing).astype(np.float32))
         source = first.add("Mul", [source, factors], like=source)
         rows = rows / smoothing
-    step = np.array(find_step(site, rows, smoothing), dtype=np.float32)
-    scale = add_constant(model.graph, f"{site.name}.scale", step)
+    step = np.array(find_step(group, rows, smoothing), dtype=np.float32)
+    scale = add_constant(model.graph, f"{group.name}.scale", step)
     zero = add_constant(model.graph, "zero_int8", np.array(0, dtype=np.int8))
     coded = first.add("QuantizeLinear", [source, scale, zero], like=source, dtype=ir.DataType.INT8)
     values = first.add("DequantizeLinear", [coded, scale, zero], like=source, dtype=ir.DataType.FLOAT)
-    for product in site.products:
+    for product in group.products:
         here, weight = Inserter(model.graph, product), product.inputs[1]
         assert weight is not None
         columns, scales, zeros = _store_weight(model, weight, rows, smoothing)
@@ -64,16 +69,16 @@ def _rewrite_site(model: ir.Model, site: ProductGroup, rows: Floats, smoothing: 
         product.replace_input_with(1, back)
 
 
-def find_step(site: ProductGroup, rows: Floats, smoothing: Floats | None) -> float:
-    """The scale of a site's value: of some percentiles, the one whose rounding and clipping disturb the products least.
+def find_step(group: ProductGroup, rows: Floats, smoothing: Floats | None) -> float:
+    """The scale of a group's value: from the percentile whose rounding and clipping disturb the products least.
+
+    The error of channel k counts with the squared norm of row k of the weights, by which the products multiply it.
 
     Args:
         rows: (n, K) float32 rows of the value, after smoothing.
-        smoothing: (K,) float32 divisors of its channels, if there are any.
-
-    An error in channel k reaches a product weighted by the squared norm of its weight's row k.
+        smoothing: (K,) float32 divisors that the channels were divided by; None where there was no smoothing.
     """
-    weights = [read_weight(weight) for weight in site.weights]
+    weights = [read_weight(weight) for weight in group.weights]
     reach = np.sum([(weight.astype(np.float64) ** 2).sum(axis=1) for weight in weights], axis=0)
     if smoothing is not None:
         reach = reach * smoothing.astype(np.float64) ** 2

@@ -1,8 +1,8 @@
-"""Which of the parent's blocks q4-mixed keeps at 8 bits: those whose loss at 4 bits, as measured, is largest.
+"""Choose the blocks of the parent that q4-mixed keeps at 8 bits: those whose measured loss at 4 bits is largest.
 
-Each block is put to 4 bits alone and the vectors of all depths are compared with those of fp32. Blocks are then raised
-to 8 bits in the order of loss per byte that this costs, until the vectors are near enough or a fifth of the weights is
-raised; one block always may be.
+For each block, a graph with only this block at 4 bits is compared with fp32 by its vectors at all depths. Blocks are
+then raised to 8 bits, those with the largest loss per weight first, until the vectors are near enough to fp32, or every
+other block would bring the raised ones above a fifth of the weights. The first block may have any size.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from matexport.runtime.inputs.modality import Row
 from matexport.spec.profile import Point
 from matexport.verify.parity import compare_vectors
 
-#: Mean cosine to fp32, at the worst depth, at which no further block is raised.
+#: No further block is raised when the mean cosine to fp32 is at least this at every depth.
 ENOUGH = 0.995
 
-#: Share of the weights that may be raised: beyond it the file is nearer to q8's size than to q4's.
+#: Share of the weights that may be raised; with more, the file would be nearer to q8's size than to q4's.
 MAX_SHARE = 0.2
 
-#: Texts that blocks are compared on: a ranking needs fewer than a range.
+#: Number of texts that blocks are compared on; ranking blocks needs fewer texts than calibrating a range.
 MAX_TEXTS = 32
 BATCH = 8
 
@@ -42,16 +42,16 @@ def choose_eight_bit_blocks(
     rounded: Rounded,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[int]:
-    """The blocks that stay at 8 bits when the others go to 4; 0 stands for the embeddings.
+    """The numbers of the blocks to keep at 8 bits when all others are at 4 bits, sorted; 0 stands for the embeddings.
 
     Args:
         traced: the graph in fp32, with one output per point; it is left as it is.
-        rows: site name -> (n, K) float32 rows seen in calibration.
-        sample: the calibration texts, some of which the graphs are compared on.
-        rounded: weights that were rounded already; those rounded here are added.
+        rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
+        sample: the calibration texts, on some of which the graphs are compared.
+        rounded: weights that were rounded already; weights rounded here are added.
         progress: called with (done, total) blocks.
     """
-    deepest = {point.layers: point for point in sorted(points)}  # of each depth, the widest
+    deepest = {point.layers: point for point in sorted(points)}  # depth -> its widest point
     outputs = [point.name for point in deepest.values()]
     some = replace(sample, rows=_choose_rows(sample))
     expected = _run_outputs(traced.model, outputs, some)
@@ -76,12 +76,12 @@ def _raise_blocks(
     losses: Mapping[int, float],
     measure_losses: Callable[[Sequence[int], Sequence[int]], list[float]],
 ) -> list[int]:
-    """The blocks with the largest loss per weight, as many as it takes and as there is room for.
+    """The blocks with the largest loss per weight, as many as are needed and as `MAX_SHARE` allows.
 
     Args:
         costs: block -> number of its weights.
-        losses: block -> mean loss when it alone is at 4 bits.
-        measure_losses: blocks at 4 and blocks at 8 bits -> the loss at each depth.
+        losses: block -> 1 - mean cosine to fp32, averaged over depths, when only this block is at 4 bits.
+        measure_losses: called with the blocks at 4 and the blocks at 8 bits; returns the loss at each depth.
     """
     blocks = sorted(costs)
     room = MAX_SHARE * sum(costs.values())
@@ -96,7 +96,7 @@ def _raise_blocks(
 
 
 def _choose_rows(sample: Sample) -> list[Row]:
-    """At most `MAX_TEXTS` of the sample's rows, of all sizes, the small ones first."""
+    """At most `MAX_TEXTS` of the sample's rows, evenly spread over their sizes, the smallest first."""
     return sorted(sample.rows, key=sample.inputs.size)[:: max(1, -(-len(sample.rows) // MAX_TEXTS))]
 
 
@@ -108,10 +108,10 @@ def _run_outputs(model: ir.Model, outputs: Sequence[str], sample: Sample) -> lis
 
 
 def _count_weights(traced: Traced) -> dict[int, int]:
-    """Number of weights that each block, and the embeddings, would store in another way."""
+    """Block, or 0 for the embeddings -> number of its weights that a precision would quantize."""
     counts: dict[int, int] = {}
-    for site in find_products(traced):
-        counts[site.block] = counts.get(site.block, 0) + sum(_size(weight) for weight in site.weights)
+    for group in find_products(traced):
+        counts[group.block] = counts.get(group.block, 0) + sum(_size(weight) for weight in group.weights)
     for table in find_tables(traced):
         counts[EMBEDDINGS] = counts.get(EMBEDDINGS, 0) + _size(table.inputs[0])
     return counts
