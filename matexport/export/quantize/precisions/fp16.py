@@ -54,12 +54,11 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
     half = _find_half_nodes(traced, blocks)
     if not any(node.op_type == "MatMul" for node in half):
         why = (
-            "nothing in the parent's blocks multiplies what comes from an embedding table by a matrix, which is what is "
-            "known to stand half precision"
-            if not find_tables(traced, least_bytes=0)
-            else "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling "
-            "what may be in half precision"
+            "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling what "
+            "may be in half precision"
         )
+        if not find_tables(traced, least_bytes=0):
+            why = "nothing in the parent's blocks multiplies what an embedding table gives, the one form that is known"
         raise RequestError(f"fp16 was asked; {why}: ask for another precision")
     kept = sorted({blocks[node] for node in half if _overflows(node, half, peaks)})
     half = {node for node in half if blocks[node] not in kept}
