@@ -324,10 +324,10 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from matexport.export.kinds.text_probes import prepare_probes
     from matexport.export.parents.asking import check_tokens
-    from matexport.export.parents.reference import prepare_probes
+    from matexport.export.parents.module import ExitsModule
     from matexport.export.parents.text import load_parent, plan_parent, runtime_files
-    from matexport.export.trace.readout import ExitsModule
     from matexport.io.texts import load_probes
     from matexport.runtime.inputs.text import feed_rows, load_tokenizer, tokenize_texts
 

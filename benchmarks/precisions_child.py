@@ -101,7 +101,7 @@ def embed_all(
     session: onnxruntime.InferenceSession, family: Family, rows: Sequence[Tokens]
 ) -> tuple[dict[str, Vectors], dict[str, Any]]:
     """Vectors of all texts in batches and of some alone, and the largest difference that a batch makes to a text."""
-    (longest,) = tokenize(family, ["long " * family.facts.text.max_tokens])
+    (longest,) = tokenize(family, ["long " * family.text.max_tokens])
     every = max(1, len(rows) // ALONE_TEXTS)
     alone_rows = rows[::every]
     every_of_those = max(1, len(alone_rows) // PADDED_TEXTS)
@@ -122,7 +122,7 @@ def embed_all(
 
 def embed(session: onnxruntime.InferenceSession, family: Family, batches: Iterable[Sequence[Tokens]]) -> Vectors:
     """One run per batch; (n, dim) of unit length."""
-    facts = family.facts.text
+    facts = family.text
     names = [value.name for value in session.get_inputs()]
     output = session.get_outputs()[0].name
     vectors = []
@@ -183,7 +183,7 @@ def load_texts(path: str | None, limit: int) -> Texts:
 
 
 def tokenize(family: Family, texts: Sequence[str]) -> list[Tokens]:
-    facts = family.facts.text
+    facts = family.text
     return tokenize_texts(load_tokenizer(family.path, facts), texts)
 
 

@@ -27,9 +27,12 @@ from numpy.typing import NDArray
 from matexport.export.graph.cut import cut_exit
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
-from matexport.export.parents.reference import prepare_probes, record_reference
+from matexport.export.kinds import text
+from matexport.export.kinds.text_probes import prepare_probes
+from matexport.export.parents.plan import Plan
+from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import TextPlan, load_parent, plan_parent, runtime_files
-from matexport.export.pipeline import trace_and_write
+from matexport.export.pipeline import list_depths, trace_and_write
 from matexport.runtime.engine import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource
@@ -72,20 +75,25 @@ def build_graphs(folder: Path) -> tuple[TextPlan, int]:
     """Write ``without.onnx`` and ``with.onnx`` beside the weights that both read: the plan, and the nodes narrowed."""
     say("tracing")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    plan = plan_parent(ExportJob(ParentSource(MINILM), (POINT,), ReadoutRequest(pooling=PoolingMode.CLS)))
-    for name, content in runtime_files(plan).items():
+    job = ExportJob(ParentSource(MINILM), (POINT,), ReadoutRequest(pooling=PoolingMode.CLS))
+    planned = plan_parent(job)
+    for name, content in runtime_files(planned).items():
         (folder / name).write_bytes(content)
-    parent = load_parent(plan)
-    probes = prepare_probes(plan, PROBES, shipped=False)
-    reference = record_reference(parent, probes)
-    traced, *_ = trace_and_write(parent, probes, reference.points, folder, lambda _stage, _done, _total: None)
+    probes = prepare_probes(planned, PROBES, shipped=False)
+    plan = Plan(job, planned.parent, planned.readout, planned.text, probes, details=text.Details(planned))
+    loaded = text.Loaded(load_parent(planned))
+    reference = record_reference(loaded.parent, probes)
+    module = text.module(plan, loaded, list_depths(plan))
+    traced, *_ = trace_and_write(
+        plan, module, text.example(plan), reference.points, folder, lambda _stage, _done, _total: None
+    )
     narrowed = 0
     for side in ("without", "with"):
         part = cut_exit(traced.model, POINT.name, name=OUTPUT_NAME)
         if side == "with":
             narrowed = narrow_to_first_token(part)
         write_graph(part, folder / f"{side}.onnx")
-    return plan, narrowed
+    return planned, narrowed
 
 
 def make_feeds(plan: TextPlan) -> Feeds:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +55,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Details:
-    """What is known of a planned text encoder beyond `Plan`."""
+    """What is known of a planned text encoder beyond `Plan`. Its judge is asked by `load`, and by `reference` alone."""
 
     text: TextPlan
-    begun: Begun
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Loaded:
     """
 
     parent: TextParent
-    tokens: list[list[int]]
-    verdict: Future[Verdict]
+    tokens: Sequence[list[int]] = ()
+    verdict: Future[Verdict] = field(default_factory=Future)
 
 
 @contextmanager

@@ -54,8 +54,8 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
     half = _find_half_nodes(traced, blocks)
     if not any(node.op_type == "MatMul" for node in half):
         why = (
-            "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling what "
-            "may be in half precision"
+            "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling "
+            "what may be in half precision"
         )
         if not find_tables(traced, least_bytes=0):
             why = "nothing in the parent's blocks multiplies what an embedding table gives, the one form that is known"
