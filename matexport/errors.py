@@ -126,7 +126,7 @@ class ParityError(MatexportError):
 
     Attributes:
         stage: the first stage of the export whose output differs from the parent (``read-out``, ``trace``, ``cut``,
-            ``rewrite``, ``encode``, ``quantize``, ``tokenizer``), or ``pack``.
+            ``narrow``, ``encode``, ``quantize``, ``tokenizer``), or ``pack``.
     """
 
     def __init__(self, message: str, stage: str) -> None:

@@ -174,7 +174,7 @@ def read_shipped_texts() -> UnlabelledTask:
 
 
 def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """Every n-th text, with the smallest n at which there are at most 500.
+    """At most 500 of the texts, evenly spread, in their order; all where there are no more.
 
     Args:
         where: names the texts in messages.
@@ -186,7 +186,8 @@ def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
         raise RequestError(
             f"{where} has {len(texts)} different texts; at least {MIN_UNLABELLED} have neighbours to compare"
         )
-    return texts[:: -(-len(texts) // MAX_UNLABELLED)]
+    count = min(len(texts), MAX_UNLABELLED)
+    return tuple(texts[place * len(texts) // count] for place in range(count))
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

@@ -43,7 +43,7 @@ def render_card(findings: Findings, generator: str) -> str:
 def describe_metadata(findings: Findings) -> dict[str, Any]:
     """What the hub's YAML says. There is no licence in it: a manifest does not know the parent's."""
     facts = findings.family.facts
-    quantized = any(it.precision not in (Precision.FP32, Precision.FP16) for it in facts.profiles.values())
+    quantized = any(profile.precision not in (Precision.FP32, Precision.FP16) for profile in facts.profiles.values())
     metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "sentence-similarity"}
     if is_hub_id(facts.parent.source):
         metadata["base_model"] = facts.parent.source
@@ -105,19 +105,21 @@ def _describe_profiles(findings: Findings) -> list[str]:
         "parity",
     )
     rows = []
-    for it in findings.survey.candidates:
-        use = findings.floor_uses.get(it.profile)
+    for candidate in findings.survey.candidates:
+        use = findings.floor_uses.get(candidate.profile)
         parity = (
             "–"
             if use is None
             else f"{use.number} " + format(use.value, ".2g" if use.number.startswith("max") else ".6f")
         )
-        off = it.profile in findings.broken
+        off = candidate.profile in findings.broken
+        trained = {True: "yes", False: "no", None: "–"}[candidate.trained]
         rows.append(
             (
-                it.profile, str(it.layers), str(it.dim), {True: "yes", False: "no", None: "–"}[it.trained],
-                f"{it.disk_bytes / MB:.1f}", _known(it.peak_bytes, ".0f", MB), _known(it.latency_ms, ".2f"),
-                _known(it.texts_per_s, ".0f"), _known(it.retention, ".4f"), parity + (", off its floor" if off else ""),
+                candidate.profile, str(candidate.layers), str(candidate.dim), trained,
+                f"{candidate.disk_bytes / MB:.1f}", _known(candidate.peak_bytes, ".0f", MB),
+                _known(candidate.latency_ms, ".2f"), _known(candidate.texts_per_s, ".0f"),
+                _known(candidate.retention, ".4f"), parity + (", off its floor" if off else ""),
             )
         )  # fmt: skip
     threads = describe_threads(findings)
@@ -164,8 +166,11 @@ def _describe_use(findings: Findings) -> list[str]:
 def choose_example(findings: Findings) -> Profile:
     """A profile to show: in float vectors if there is one, and not off its floor; the deepest and widest of them."""
     profiles = findings.family.profiles
-    sound = [it for it in profiles if it.name not in findings.broken] or profiles
-    return max(sound, key=lambda it: (it.encoding is Encoding.FLOAT32, it.point, -list(Precision).index(it.precision)))
+    sound = [profile for profile in profiles if profile.name not in findings.broken] or profiles
+    exact = list(Precision)[::-1]
+    return max(
+        sound, key=lambda profile: (profile.encoding is Encoding.FLOAT32, profile.point, exact.index(profile.precision))
+    )
 
 
 def _describe_parity(findings: Findings) -> list[str]:
@@ -194,7 +199,7 @@ def _describe_parity(findings: Findings) -> list[str]:
     total = len(findings.family.profiles)
     told = [
         f"- host {letters[host]}, {escape_markdown(describe_host(host))}: "
-        f"{sum(it.passed for it in verdicts.values())} of {total} passed"
+        f"{sum(verdict.passed for verdict in verdicts.values())} of {total} passed"
         for host, verdicts in findings.verdicts
     ]
     told += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,12 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_many_texts_are_thinned_out_over_the_file(tmp_path: Path) -> None:
-    task = load_unlabelled(write(tmp_path / "texts.txt", "".join(f"text {number}\n" for number in range(1201))))
-    assert len(task.texts) == 401 <= MAX_UNLABELLED
-    assert (task.texts[0], task.texts[-1]) == ("text 0", "text 1200")
+    for count in (501, 1201):  # every second of 501 would be half of what can be had
+        task = load_unlabelled(write(tmp_path / "texts.txt", "".join(f"text {number}\n" for number in range(count))))
+        places = [int(text.removeprefix("text ")) for text in task.texts]
+        assert len(places) == MAX_UNLABELLED
+        assert places[0] == 0
+        assert {after - before for before, after in pairwise(places)} <= {count // 500, count // 500 + 1}
 
 
 def test_few_texts_have_no_neighbours(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Material:
         points: of the job.
         sample: the calibration texts.
         source: what those texts are, for the manifest.
-        rows: name of a site -> (n, K) float32 rows seen on the texts; empty where no precision needs them.
+        rows: name of a product group -> (n, K) float32 rows seen on the texts; empty where no precision needs them.
         rounded: weights that were rounded to blocks, by all precisions so far: two may share them.
     """
 
@@ -66,7 +66,7 @@ def observe_products(
         progress: called with (done, total) texts.
 
     Returns:
-        name of a site -> (n, K) float32 rows.
+        name of a product group -> (n, K) float32 rows.
 
     Raises:
         RequestError: one of the precisions needs it, and the graph has no such products.
@@ -74,7 +74,7 @@ def observe_products(
     needing = [precision for precision in precisions if precision not in WITHOUT_ROWS]
     if not needing:
         return {}
-    names = [site.name for site in find_products(traced)]
+    names = [group.name for group in find_products(traced)]
     if not names:
         raise RequestError(
             f"{needing[0]} was asked; nothing in the parent's blocks multiplies by a weight matrix in the form that "

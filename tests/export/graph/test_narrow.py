@@ -88,7 +88,7 @@ def test_the_wrong_token_is_blamed_on_the_rewrite(tmp_path: Path, monkeypatch: p
     parent = make_parent(tmp_path / "parent", "bert", pooling="cls")
     with pytest.raises(ParityError) as caught:
         export_family(ExportJob(ParentSource(str(parent)), (Point(2, WIDTH),)), tmp_path / "family")
-    assert caught.value.stage == "rewrite"
+    assert caught.value.stage == "narrow"
     assert not (tmp_path / "family").exists()
 
 

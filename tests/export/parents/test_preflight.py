@@ -66,6 +66,20 @@ def _name_weights_elsewhere(root: Path) -> None:
     (root.parent / "secret.safetensors").write_bytes(b"")
 
 
+def _list_weights(root: Path) -> None:
+    (root / "model.safetensors").rename(root / "model.safetensors.index.json")
+    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["model.safetensors"]}))
+
+
+def _number_weights(root: Path) -> None:
+    (root / "model.safetensors").rename(root / "model.safetensors.index.json")
+    (root / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": 7}}))
+
+
+def _list_configuration(root: Path) -> None:
+    (root / "config.json").write_text("[]")
+
+
 def _name_one_file_elsewhere(root: Path) -> None:
     edit_json(root / "config.json", lambda config: config.update(transformers_weights="../secret.safetensors"))
     (root.parent / "secret.safetensors").write_bytes(b"")
@@ -81,6 +95,9 @@ def _nest_deeply(root: Path) -> None:
         (_shard, r"names 2 files of weights; missing: model-00002-of-00002.safetensors"),
         (_name_weights_elsewhere, "outside its folder"),
         (_name_one_file_elsewhere, "which is not there"),
+        (_list_weights, "names 0 files of weights; missing: all"),
+        (_number_weights, "outside its folder"),
+        (_list_configuration, "config.json holds no JSON object"),
         (_nest_deeply, "cannot read .*modules.json"),
     ],
 )

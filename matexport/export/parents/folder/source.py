@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_json, refuse_pointer
+from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_object, refuse_pointer
 from matexport.export.parents.folder.layout import WEIGHTY_KINDS, Layout, Module
 from matexport.io.files import hash_file
 from matexport.spec.job import ParentSource
@@ -155,7 +155,7 @@ def uses_safetensors(layout: Layout) -> bool:
     """
     folder = layout.backbone
     names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-    named = read_json(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
+    named = read_object(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
     if isinstance(named, str):
         return named.endswith(".safetensors")
     return any((folder / name).is_file() for name in names)
@@ -173,7 +173,7 @@ def find_adapter_base(layout: Layout) -> Path | None:
     path = layout.backbone / ADAPTER
     if not path.is_file():
         return None
-    name = read_json(path).get("base_model_name_or_path")
+    name = read_object(path).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ParentError(f"{path} does not say which model it is for (base_model_name_or_path)")
     base = Path(name)
@@ -183,7 +183,7 @@ def find_adapter_base(layout: Layout) -> Path | None:
                 f"{path} is for the model {name!r}, and there is no such directory: write where it lies now into "
                 "base_model_name_or_path, or merge the adapter and save the model"
             )
-        base = _download(ParentSource(name, read_json(path).get("revision")), [*_HUB_FILES, "*.safetensors"])
+        base = _download(ParentSource(name, read_object(path).get("revision")), [*_HUB_FILES, "*.safetensors"])
     return layout.backbone if (layout.backbone / CONFIG).is_file() else base.resolve()
 
 
@@ -220,8 +220,7 @@ def _glob_weights(folder: Path) -> list[Path]:
 
 
 def _list_shards(folder: Path) -> list[Path]:
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    named = read_object(folder / CONFIG).get("transformers_weights") if (folder / CONFIG).is_file() else None
     if isinstance(named, str):
         path = folder / named
         if path.parent != folder or not path.is_file():
@@ -232,18 +231,24 @@ def _list_shards(folder: Path) -> list[Path]:
         if path.is_file():
             return [path]
         if index.is_file():
-            listed = read_json(index)
-            shards = sorted(set(listed.get("weight_map", {}).values())) if isinstance(listed, dict) else []
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing or not shards:
-                raise ParentError(
-                    f"{index} names {len(shards)} files of weights; missing: {', '.join(missing) or 'all'}: "
-                    "copy or download them, too"
-                )
-            if any("/" in shard or "\\" in shard for shard in shards):
-                raise ParentError(f"{index} names weights outside its folder")
-            return [folder / shard for shard in shards]
+            return _read_index(index)
     return []
+
+
+def _read_index(index: Path) -> list[Path]:
+    """The files of weights that an index names, all of which have to lie beside it."""
+    listed = read_object(index).get("weight_map")
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    shards = sorted({name for name in names if isinstance(name, str)})
+    if any(not isinstance(name, str) or "/" in name or "\\" in name for name in names):
+        raise ParentError(f"{index} names weights outside its folder")
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing or not shards:
+        raise ParentError(
+            f"{index} names {len(shards)} files of weights; missing: {', '.join(missing) or 'all'}: "
+            "copy or download them, too"
+        )
+    return [index.parent / shard for shard in shards]
 
 
 def hash_settings(layout: Layout) -> dict[str, str]:
