@@ -7,7 +7,6 @@ The parent's token ids of the probes stay. A pack is verified where it is made, 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -16,7 +15,7 @@ from safetensors.numpy import save
 from matexport.errors import DestinationError, ParityError
 from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
 from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
-from matexport.family.proof import load_ranges, load_references
+from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
@@ -54,25 +53,23 @@ def pack_profile(
     out = Path(out)
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
-    copied = family.side_files
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
-        check_profile(family, profile)
-        check_files(family, [*copied, *({family.probes_file, REFERENCE, RANGES} & set(family.facts.files))])
+        checked, copied = check_profile(family, profile), check_files(family, family.side_files)
+        proof, point = open_proof(family), Profile.parse(profile).point.name
         with stage_directory(out) as stage:
-            for name in copied:
-                shutil.copyfile(family.path / name, stage / name)
-            shutil.copyfile(family.path / facts.graph, stage / facts.graph)
+            for name in family.side_files:
+                (stage / name).write_bytes(copied.read(name))
+            (stage / facts.graph).write_bytes(checked.read(facts.graph))
             with (stage / facts.weights).open("wb") as target:
-                write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
-            point = Profile.parse(profile).point.name
-            probes, references = load_references(family)
-            rows = load_token_rows(family, len(probes))
+                write_prefix(facts.weights, checked.read(facts.weights), target, facts.weights_prefix_bytes)
+            probes, references = load_references(proof)
+            rows = load_token_rows(proof, len(probes))
             kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
             (stage / REFERENCE).write_bytes(save(kept))
-            shutil.copyfile(family.path / family.probes_file, stage / family.probes_file)
+            (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
             if facts.encoding is Encoding.INT8:
-                (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
+                (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
             packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
             write_manifest(stage, packed)
             verification = verify_family(stage, progress=progress)

@@ -146,10 +146,10 @@ def describe_rows(family: Family, verification: Verification) -> list[dict[str, 
 
 def describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
     """Profile that is off its floor -> the check, the reason, the index of the probe, and all of these as a message."""
-    from matexport.family.proof import load_probes
+    from matexport.family.proof import load_probes, open_proof
     from matexport.family.token_rows import quote_probe
 
-    probes = () if verification.passed else load_probes(family)
+    probes = () if verification.passed else load_probes(open_proof(family))
     failures: dict[str, dict[str, object]] = {}
     for verdict in verification.verdicts:
         if found := verdict.find_breach():

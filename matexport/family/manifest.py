@@ -7,15 +7,16 @@ its names (bare file names, so no path can leave the folder). Whether the disk a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import msgspec
 
-from matexport.errors import FamilyError, ProblemKind
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.modality import MODALITIES, find_modality
-from matexport.io.files import find_file_problem, parse_json
+from matexport.io.files import open_file, parse_json
 from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
@@ -41,10 +42,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Family(Record, frozen=True):
-    """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts."""
+    """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts.
+
+    Attributes:
+        digest: sha256 of the manifest that was read. What is measured is measured of that one.
+    """
 
     path: Path
     facts: FamilyFacts
+    digest: str = ""
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -98,6 +104,11 @@ class Family(Record, frozen=True):
         return (facts.graph, facts.weights, *self.input_files)
 
     @property
+    def weights_files(self) -> frozenset[str]:
+        """The files that graphs read their weights from."""
+        return frozenset(facts.weights for facts in self.facts.profiles.values())
+
+    @property
     def input_files(self) -> tuple[str, ...]:
         """The files that turning an item into the graph's inputs reads."""
         return find_modality(self.facts).files
@@ -131,11 +142,13 @@ def load_family(path: Path | str) -> Family:
     manifest = root / MANIFEST
     if not manifest.exists():
         raise _refuse(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
-    problem = find_file_problem(manifest, MAX_MANIFEST_BYTES)
-    if problem:
-        raise _refuse(f"{root}: {problem}")
+    opened = open_file(manifest, MAX_MANIFEST_BYTES)
+    if isinstance(opened, Problem):
+        raise _refuse(f"{root}: {opened}")
+    with opened as file:
+        content = file.read()
     try:
-        data = parse_json(manifest.read_text(encoding="utf-8"))
+        data = parse_json(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _refuse(f"{manifest} is not JSON ({error})") from None
     schema = data.get("schema") if isinstance(data, dict) else None
@@ -143,7 +156,7 @@ def load_family(path: Path | str) -> Family:
         raise _refuse(f"{manifest} has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
     facts = read_record(data, FamilyFacts, str(manifest), _refuse)
     _check_names(facts, manifest)
-    return Family(root, facts)
+    return Family(root, facts, hashlib.sha256(content).hexdigest())
 
 
 def write_manifest(root: Path, facts: FamilyFacts) -> None:

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from matexport.errors import FamilyError, Problem
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
-from matexport.io.files import hash_file, replace_file
+from matexport.io.files import hash_file, open_file, replace_file
 from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
 from matexport.spec.parity import RANGES_CHECK, Parity, Spread, TokenParity
 from matexport.spec.record import Record
@@ -25,7 +26,7 @@ from matexport.spec.record import Record
 T = TypeVar("T")
 
 #: Larger files are ignored: matexport writes none.
-MAX_BYTES = 64 << 20
+MAX_BYTES = 8 << 20
 
 
 def find_measurements(family: Family, host: Host) -> Path:
@@ -35,7 +36,7 @@ def find_measurements(family: Family, host: Host) -> Path:
 
 def load_sections(family: Family, host: Host) -> dict[str, object]:
     """All sections of a host's file; empty if it cannot be read, or was measured on other files than the family's."""
-    known = _read(find_measurements(family, host), hash_file(family.path / MANIFEST))
+    known = _read(find_measurements(family, host), family.digest)
     try:
         # A virtual machine may hide some instruction sets, and has the same file name then.
         if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
@@ -90,11 +91,10 @@ class Measurements(Record, frozen=True):
 
 def load_measurements(family: Family) -> Measurements:
     """Read every host's file once, but for those that cannot be read or were measured on other files than these."""
-    digest = hash_file(family.path / MANIFEST)
     folder = family.path / MEASUREMENTS
     found = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() and not folder.is_symlink() else []:
-        known = _read(path, digest)
+        known = _read(path, family.digest)
         with suppress(KeyError, msgspec.ValidationError):
             host = msgspec.convert(known["host"], Host)
             benches = {name: _convert(known, _name_section(name), Bench) for name in PROVIDERS}
@@ -106,7 +106,7 @@ def load_measurements(family: Family) -> Measurements:
                     _convert(known, QUALITY_SECTION, Quality),
                 )
             )
-    return Measurements(digest, tuple(found))
+    return Measurements(family.digest, tuple(found))
 
 
 def write_sections(
@@ -122,14 +122,17 @@ def write_sections(
         the path of the file, which is written beside it and then renamed, so that it is never half there.
 
     Raises:
+        FamilyError: another family lies there now than the one that was measured.
         OSError: the file cannot be written.
     """
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
     with _hold(target.parent):
+        if hash_file(family.path / MANIFEST) != family.digest:
+            raise FamilyError(f"{family.path} was replaced while it was measured: nothing was recorded; do it again")
         new = sections() if callable(sections) else sections
         known = load_sections(family, host)
-        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **new}
+        known |= {"family": family.digest, "host": msgspec.to_builtins(host), **new}
         text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
         with replace_file(target) as file:
             file.write(text.encode("utf-8"))
@@ -138,10 +141,12 @@ def write_sections(
 
 def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:
     """A file's sections; empty where it cannot be read, or is about other files than the family's."""
+    opened = open_file(path, MAX_BYTES)
+    if isinstance(opened, Problem):
+        return {}
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-            return {}
-        known = _parse(path.read_bytes())
+        with opened as file:
+            known = _parse(file.read())
         if not isinstance(known, dict) or known["family"] != manifest_sha256:
             return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
-from matexport.family.weights_file import read_header
+from matexport.family.weights_file import Buffer, parse_header
 from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, TextFacts
 from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
 
@@ -41,14 +40,15 @@ class Modality(NamedTuple):
         files: what turning an item into the graph's inputs reads.
         probes: the file of the probes.
         check: raises where facts contradict themselves.
-        read: the file of the probes -> the probes; raises RequestError, in words, where it holds none.
+        read: name and content of the file of the probes -> the probes; raises RequestError, in words, where it holds
+            none.
         write: probes -> the content of their file.
     """
 
     files: tuple[str, ...]
     probes: str
     check: Callable[[Any, Refuse], None]
-    read: Callable[[Path, Any], tuple[AnyProbe, ...]]
+    read: Callable[[str, Buffer, Any], tuple[AnyProbe, ...]]
     write: Callable[[Any], bytes]
 
 
@@ -83,13 +83,13 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse("the chat template is not written out for each prompt and for none")
 
 
-def _read_texts(path: Path, _text: TextFacts) -> tuple[Probe, ...]:
+def _read_texts(name: str, content: Buffer, _text: TextFacts) -> tuple[Probe, ...]:
     from matexport.io.texts import parse_probes  # not while a process that only embeds starts
 
     try:
-        return parse_probes(path.read_text(encoding="utf-8"), path.name)
+        return parse_probes(bytes(content).decode("utf-8"), name)
     except UnicodeDecodeError:
-        raise RequestError(f"{path.name} is not UTF-8 text") from None
+        raise RequestError(f"{name} is not UTF-8 text") from None
 
 
 def _write_texts(probes: tuple[Probe, ...]) -> bytes:
@@ -108,28 +108,26 @@ def _check_array(array: ArrayFacts, refuse: Refuse) -> None:
         raise refuse("the graph's input has no name")
 
 
-def _read_arrays(path: Path, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
+def _read_arrays(name: str, content: Buffer, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
     from matexport.io.texts import MAX_PROBES
 
-    entries = [entry for entry in read_header(path).entries if entry.name == _ARRAYS]
+    entries = [entry for entry in parse_header(name, content).entries if entry.name == _ARRAYS]
     kind = _STORED[array.dtype]
     if len(entries) != 1 or entries[0].dtype != kind or entries[0].shape[1:] != array.shape:
-        raise RequestError(f"{path.name} has no {kind} tensor {_ARRAYS!r} of arrays of shape {array.shape}")
+        raise RequestError(f"{name} has no {kind} tensor {_ARRAYS!r} of arrays of shape {array.shape}")
     (entry,) = entries
     count = entry.shape[0]
     if not 2 <= count <= MAX_PROBES or entry.nbytes > MAX_SIDE_FILE_BYTES:
         raise RequestError(
-            f"{path.name} has {count} arrays ({entry.nbytes} bytes); 2 to {MAX_PROBES} are taken, and up to "
+            f"{name} has {count} arrays ({entry.nbytes} bytes); 2 to {MAX_PROBES} are taken, and up to "
             f"{MAX_SIDE_FILE_BYTES} bytes"
         )
-    with path.open("rb") as file:
-        file.seek(entry.offset)
-        content = file.read(entry.nbytes)
-    if len(content) != entry.nbytes:
-        raise RequestError(f"{path.name} ends inside {_ARRAYS!r}")
+    if entry.end > len(content):
+        raise RequestError(f"{name} ends inside {_ARRAYS!r}")
     size = entry.nbytes // count
     return tuple(
-        ArrayProbe(content[start : start + size], array.dtype, array.shape) for start in range(0, len(content), size)
+        ArrayProbe(content[start : start + size], array.dtype, array.shape)
+        for start in range(entry.offset, entry.end, size)
     )
 
 

@@ -11,6 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,11 +79,16 @@ def hash_file(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+        return hash_open_file(file)
+
+
+def hash_open_file(file: RawIOBase) -> str:
+    """The sha256 of what an open binary file holds from here on, as 64 hex digits."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, os.fstat(file.fileno()).st_size))))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
     return digest.hexdigest()
 
 
@@ -164,3 +170,26 @@ def find_file_problem(path: Path, limit: int) -> Problem | None:
         why = f"{path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
         return Problem(ProblemKind.CHANGED, path.name, why)
     return None
+
+
+#: Links are not followed, and a pipe that was put there meanwhile does not wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+
+def open_file(path: Path, limit: int) -> FileIO | Problem:
+    """A regular file of at most `limit` bytes, open for reading; or why it must not be opened.
+
+    It is looked at before it is opened, and again by what was opened: nothing that could wait, run or lead elsewhere is
+    read.
+    """
+    if problem := find_file_problem(path, limit):
+        return problem
+    try:
+        file = FileIO(os.open(path, _OPEN_FLAGS), "rb")
+    except OSError as error:
+        return Problem(ProblemKind.REFUSED, path.name, f"{path.name} cannot be read: {describe_os_error(error)}")
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return file
+    file.close()
+    return Problem(ProblemKind.CHANGED, path.name, f"{path.name} was replaced while it was opened")

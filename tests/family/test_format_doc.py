@@ -408,7 +408,7 @@ def find_graph_problems(page: str) -> list[str]:
         outputs = {facts.graph: [family_facts.OUTPUT_NAME] for facts in family.facts.profiles.values()}
         outputs |= dict.fromkeys(family.facts.exits.values(), points)
         for name, expected in outputs.items():
-            model = graph_file.parse_graph(folder / name)
+            model = graph_file.parse_graph(name, (folder / name).read_bytes())
             versions = {entry.domain: entry.version for entry in model.opset_import}
             sizes = [(tensor.data_location, _measure(tensor)) for tensor in model.graph.initializer]
             sound = (

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
 from matexport.runtime.inputs.text import (
+    TextTokenizer,
     Tokens,
     feed_rows,
     find_wrapping,
@@ -46,8 +47,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def load(folder: Path, text: TextFacts) -> TextTokenizer:
+    return load_tokenizer((folder / "tokenizer.json").read_bytes(), text)
+
+
 def spell(folder: Path, text: TextFacts, item: str, **asked: str) -> list[str]:
-    (row,) = tokenize_texts(load_tokenizer(folder, text), [item], asked.get("prompt"), task=asked.get("task"))
+    (row,) = tokenize_texts(
+        load(folder, text),
+        [item],
+        asked.get("prompt"),
+        task=asked.get("task"),
+    )
     return [WORDS[token] for token in row.ids]
 
 
@@ -127,7 +137,7 @@ def test_tokens_of_a_prompt_may_not_be_pooled(folder: Path) -> None:
     inputs = ("input_ids", "attention_mask", "pooling_mask")
     text = make_text(inputs=inputs, unpooled={"query": 2}, max_tokens=NO_LIMIT)
     probes = [Probe("a b", "query"), Probe("c", None), Probe("a b c d")]
-    rows = tokenize_probes(load_tokenizer(folder, text), probes)
+    rows = tokenize_probes(load(folder, text), probes)
     assert [row.unpooled for row in rows] == [2, 0, 0]
     feeds = feed_rows(rows, text)
     assert tuple(feeds) == inputs
@@ -141,7 +151,7 @@ def test_tokens_of_a_prompt_may_not_be_pooled(folder: Path) -> None:
 
 def test_a_probe_without_a_prompt_has_none_whatever_the_default(folder: Path) -> None:
     text = make_text(default_prompt="query", tasks={"query": TaskFacts(None, 4)})
-    plain, asked = tokenize_probes(load_tokenizer(folder, text), [Probe("a b"), Probe("a b", task="query")])
+    plain, asked = tokenize_probes(load(folder, text), [Probe("a b"), Probe("a b", task="query")])
     assert plain == Tokens([1, 3, 4, 2], [0, 0, 0, 0])
     assert asked.ids == [1, 7, 3, 2]
 
