@@ -28,7 +28,7 @@ from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Probe
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
-pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces")]
+pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces", "cold_judges")]
 
 FULL = (Point(BLOCKS, WIDTH),)
 EARLY = (Point(1, 8), Point(BLOCKS, WIDTH))
