@@ -28,6 +28,8 @@ from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
 
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
 
 
