@@ -37,6 +37,9 @@ SCHEMA = 4
 READABLE = (1, 2, 3, 4)
 MAX_MANIFEST_BYTES = 16 << 20
 
+
+#: What a profile may say: far above any model, and small enough to reckon with.
+MAX_LAYERS, MAX_DIM, MAX_TOKENS = 9_999, 1 << 16, 1 << 16
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -188,6 +191,7 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for precision, file_name in facts.exits.items():
         if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
             raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
+    _check_kinds(facts, manifest)
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 
@@ -201,6 +205,10 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
                 f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
                 f"{profile.encoding}"
             )
+        if not (profile.layers <= MAX_LAYERS and 1 <= profile.dim <= MAX_DIM and profile.tokens <= MAX_TOKENS):
+            raise _refuse(
+                f"{manifest}: {name} has more than {MAX_LAYERS} layers, {MAX_DIM} dims or {MAX_TOKENS} tokens"
+            )
         for file_name in (profile.graph, profile.weights):
             if file_name not in facts.files:
                 raise _refuse(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
@@ -213,6 +221,18 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
         weights = sorted({it.weights for it in facts.profiles.values() if it.precision is precision})
         if len(weights) > 1:  # the graph of all exits reads one
             raise _refuse(f"{manifest}: the profiles in {precision} read {' and '.join(weights)}; they share one file")
+
+
+def _check_kinds(facts: FamilyFacts, manifest: Path) -> None:
+    """Every file is of a kind that export writes: nothing that a program could take for code, or a runtime for more."""
+    graphs = {*facts.exits.values(), *(profile.graph for profile in facts.profiles.values())}
+    weights = {profile.weights for profile in facts.profiles.values()}
+    modality = find_modality(facts)
+    others = {REFERENCE, RANGES, modality.probes, *modality.files, *modality.kept}
+    for name in facts.files:
+        fits = name.endswith(".onnx") if name in graphs else name.endswith(".safetensors") if name in weights else None
+        if fits is False or (fits is None and name not in others):
+            raise _refuse(f"{manifest} lists the file {name!r}, which is of no kind that export writes")
 
 
 def _parse_profile(name: str, manifest: Path) -> Profile:

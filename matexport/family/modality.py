@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 ARRAY_PROBES = "probes.safetensors"
+TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -38,6 +39,7 @@ class Modality(NamedTuple):
 
     Attributes:
         files: what turning an item into the graph's inputs reads.
+        kept: the parent's own files, which other consumers read.
         probes: the file of the probes.
         check: raises where facts contradict themselves.
         read: name and content of the file of the probes -> the probes; raises RequestError, in words, where it holds
@@ -46,6 +48,7 @@ class Modality(NamedTuple):
     """
 
     files: tuple[str, ...]
+    kept: tuple[str, ...]
     probes: str
     check: Callable[[Any, Refuse], None]
     read: Callable[[str, Buffer, Any], tuple[AnyProbe, ...]]
@@ -145,6 +148,6 @@ _STORED = {Dtype.FLOAT32: "F32", Dtype.UINT8: "U8", Dtype.INT64: "I64"}
 
 #: The field of `FamilyFacts` -> what there is on disk.
 MODALITIES: Mapping[str, Modality] = {
-    "text": Modality((TOKENIZER,), PROBES, _check_text, _read_texts, _write_texts),
-    "array": Modality((), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
+    "text": Modality((TOKENIZER,), TEXT_FILES, PROBES, _check_text, _read_texts, _write_texts),
+    "array": Modality((), ("config.json",), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
 }

@@ -41,14 +41,19 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON from an untrusted file strictly (RFC 8259).
 
     Python's own reader also accepts a name that occurs twice in an object and takes its last value, where another
-    reader may take the first. It accepts NaN and Infinity, and reads 1e999 as infinite.
+    reader may take the first. It accepts NaN and Infinity, reads 1e999 as infinite, and whole numbers of any length,
+    which other readers round: up to 2^53 all read the same (RFC 7493, 2.2).
 
     Raises:
-        ValueError: the text is not JSON, a name occurs twice in an object, or a number is not finite.
+        ValueError: the text is not JSON, a name occurs twice in an object, or a number is not finite or too large.
         RecursionError: the text is nested too deeply.
     """
     return json.loads(
-        text, object_pairs_hook=_refuse_repeated_names, parse_constant=_refuse_number, parse_float=_read_finite
+        text,
+        object_pairs_hook=_refuse_repeated_names,
+        parse_constant=_refuse_number,
+        parse_float=_read_finite,
+        parse_int=_read_whole,
     )
 
 
@@ -58,6 +63,17 @@ def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {name!r} occurs twice")
     return data
+
+
+def _read_whole(literal: str) -> int:
+    number = int(literal) if len(literal) <= _MAX_DIGITS else None
+    if number is None or abs(number) > 1 << 53:
+        raise ValueError(f"{literal[:24]} is larger than 2^53")
+    return number
+
+
+#: 2**53 has 16 digits.
+_MAX_DIGITS = 20
 
 
 def _refuse_number(literal: str) -> float:
