@@ -104,7 +104,10 @@ def find_failing_stage(
 def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -> Callable[[list[Row], str], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
-    session = open_session(path)
+    try:
+        session = open_session(path)
+    finally:
+        path.unlink()  # what is left here would be shipped
 
     def run(chosen: list[Row], way: str) -> Vectors:
         vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]

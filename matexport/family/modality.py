@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
 from matexport.family.weights_file import Buffer, parse_header
-from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, TextFacts
+from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, Frame, TextFacts
 from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
+
+#: Of a prompt, or of what a chat template puts around a text: more would be most of what is embedded.
+MAX_PROMPT_CHARACTERS = 1 << 16
 
 #: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
 MAX_ARRAY_NUMBERS = 1 << 28
@@ -66,6 +69,9 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse(f"the inputs {list(text.inputs)} are not some of {', '.join(known)}")
     if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
         raise refuse(f"max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+    said = [*text.prompts.values(), *(part for frame in _list_frames(text) for part in (frame.before, frame.after))]
+    if max(map(len, said), default=0) > MAX_PROMPT_CHARACTERS:
+        raise refuse(f"a prompt has more than {MAX_PROMPT_CHARACTERS} characters")
     if text.default_prompt is not None and text.default_prompt not in text.prompts:
         raise refuse(f"the default prompt {text.default_prompt!r} is not among the prompts")
     if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
@@ -84,6 +90,10 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
             raise refuse(f"the task {name} has max_tokens={task.max_tokens}, which cannot be")
     if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
         raise refuse("the chat template is not written out for each prompt and for none")
+
+
+def _list_frames(text: TextFacts) -> list[Frame]:
+    return list(text.chat.frames.values()) if text.chat else []
 
 
 def _read_texts(name: str, content: Buffer, _text: TextFacts) -> tuple[Probe, ...]:

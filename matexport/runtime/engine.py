@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matexport.family.integrity import Contents
 
 
+#: What onnxruntime may fold into one constant when it loads a graph of a family.
+MAX_FOLDED_BYTES = 64 << 20
+
+
 def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:
     """A session on a graph file that this process has made; see `open_checked`.
 
@@ -48,6 +52,7 @@ def open_checked(
     buffers = [contents.read(name) for name in weights]
     options.add_external_initializers_from_files_in_memory(weights, buffers, [len(buffer) for buffer in buffers])
     options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     # What the bytes are is not left to be guessed: only ONNX was looked at.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return _open(graph, bytes(contents.read(graph)), options, provider)

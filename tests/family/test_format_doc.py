@@ -290,6 +290,7 @@ LIMITS: Mapping[str, tuple[int, ...]] = {
     "the header of a safetensors file": (2, weights_file.MAX_HEADER_BYTES),
     "`token_ids`": (token_rows.MAX_TOKEN_IDS,),
     "probes": (2, texts.MAX_PROBES),
+    "a prompt, `before` and `after` of a frame": (family_modality.MAX_PROMPT_CHARACTERS,),
     "`layers`, `dim`, `tokens` of a profile": (manifest.MAX_LAYERS, manifest.MAX_DIM, manifest.MAX_TOKENS),
     "digits of `offset` and `length`": (graph_file._MAX_DIGITS,),
     "a file of `measurements/`": (measurements.MAX_BYTES,),

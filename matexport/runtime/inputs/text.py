@@ -206,7 +206,7 @@ def tokenize_texts(
             item.encode()
         except UnicodeEncodeError:
             raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
-    encodings = tokenizer.encode([wrapping.around(item) for item in texts], wrapping.max_tokens)
+    encodings = _encode(tokenizer, [wrapping.around(item) for item in texts], wrapping.max_tokens, first)
     rows = [Tokens.of(encoding, wrapping.unpooled) for encoding in encodings]
     if wrapping.ending:
         rows = [_end_again(row, wrapping) for row in rows]
@@ -328,6 +328,18 @@ def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
     except Exception as error:
         raise FamilyError(f"{TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
     return TextTokenizer(tokenizer, text)
+
+
+def _encode(tokenizer: TextTokenizer, texts: Sequence[str], max_tokens: int, first: int) -> list[tokenizers.Encoding]:
+    """As `TextTokenizer.encode`, naming the text that the library cannot take (such as a pattern that gives up)."""
+    try:
+        return tokenizer.encode(texts, max_tokens)
+    except BaseException as error:  # tokenizers raises bare Exception, and a panic of its own is not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if len(texts) == 1:
+            raise RequestError(f"text {first} ({texts[0][:40]!r}) cannot be tokenized: {one_line(error)}") from None
+        return [_encode(tokenizer, [text], max_tokens, index)[0] for index, text in enumerate(texts, first)]
 
 
 def _end_again(row: Tokens, wrapping: Wrapping) -> Tokens:

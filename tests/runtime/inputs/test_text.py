@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
 from matexport.runtime.inputs.text import (
@@ -160,3 +160,15 @@ def test_a_limit_in_words() -> None:
     assert make_text().describe() == "up to 6 tokens"
     assert make_text(cuts=PaddingSide.LEFT).describe() == "up to 6 tokens, the last ones"
     assert make_text(max_tokens=NO_LIMIT).describe() == "texts of any length"
+
+
+def test_a_text_that_the_library_gives_up_on_is_named(folder: Path) -> None:
+    """A pattern that goes back without end: the library raises an exception of its own."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pattern = Regex(r"(a+)+$")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    made = load(folder, make_text(max_tokens=NO_LIMIT))
+    assert len(tokenize_texts(made, ["b", "c"])) == 2
+    with pytest.raises(RequestError, match=r"text 7 \('a+.*'\) cannot be tokenized: "):
+        tokenize_texts(made, ["b", "a" * 60 + "!", "c"], first=6)
