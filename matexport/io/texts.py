@@ -71,7 +71,9 @@ def parse_probes(lines: str, where: str) -> tuple[Probe, ...]:
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as problem:  # ValueError: also more digits than Python reads
-            raise RequestError(f"{where}, line {number}: not JSON ({problem})") from None
+            raise RequestError(
+                f'{where}, line {number}: not JSON ({problem}): {show(line.strip())}; a probe is {{"text": ...}}'
+            ) from None
         probes.append(read_record(data, Probe, f"{where}, line {number}", RequestError))
     if len(probes) < 2:
         raise RequestError(f"{where}: {len(probes)} probes; parity needs at least 2, to compare neighbours")

@@ -474,7 +474,7 @@ def test_a_text_may_hold_what_splitlines_cuts_at(separator: str) -> None:
         ("", "here: 0 probes; parity needs at least 2"),
         ("\n  \n", "here: 0 probes; parity needs at least 2"),
         ('{"text": "a"}', "here: 1 probes; parity needs at least 2"),
-        ('{"text": "a"}\nhello', "here, line 2: not JSON"),
+        ('{"text": "a"}\nhello', r"here, line 2: not JSON \(.*\): 'hello'; a probe is {\"text\": \.\.\.}"),
         ('{"text": "a"}\n\n{"text": "b"', "here, line 3: not JSON"),
         ('{"text": "a"}\n{"txt": "b"}', "here, line 2: unknown key 'txt'; known here: text, prompt"),
         ('{"text": "a"}\n{"prompt": "b"}', "here, line 2: .*missing required field `text`"),

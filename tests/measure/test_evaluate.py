@@ -400,7 +400,7 @@ def test_documents_that_are_not_there_are_said_once(run: Any, exported: Path, tm
     (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "a cat"}\n{"_id": "q2", "text": "a dog"}\n')
     (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tgone\t1\nq2\td2\t1\nq2\tgone\t1\n")
     result = run("evaluate", family, "--retrieval", beir, "--json")
-    assert (result.code, result.json["tasks"]["toy"]["profiles"][FULL]["more"]["recall@10"]) == (0, 0.5)
+    assert (result.code, result.json["tasks"]["toy"]["profiles"][FULL]["others"]["recall@10"]) == (0, 0.5)
     assert result.err == (
         "matexport: toy: 1 document that the grades name is not in the corpus, such as 'gone'; it counts as never "
         "found, as trec_eval counts it\n"

@@ -25,12 +25,13 @@ def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
         request: what the user asked for, for messages.
 
     Raises:
-        RequestError: the file cannot be read, is too large, is not UTF-8, has a line that is too long, or has no text.
+        RequestError: the file cannot be read, is too large (also when it is unpacked), is not UTF-8, has a line that is
+            too long, or has no text.
     """
     asked = f"vocabulary = {request!r} was asked; {path}"
     wanted = 'give a UTF-8 text file with one text per line, or scripts such as "script:Latin,Cyrillic"'
     batch: list[str] = []
-    texts = characters = 0
+    texts = characters = total = 0
     try:
         if not path.is_file():
             raise RequestError(f"{asked} is not a file: {wanted}")
@@ -41,7 +42,9 @@ def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
         for line in read_lines(path, asked):
             if not line.strip():
                 continue
-            texts, characters = texts + 1, characters + len(line)
+            texts, characters, total = texts + 1, characters + len(line), total + len(line)
+            if total > MAX_CORPUS_BYTES:  # of a file that is packed
+                raise RequestError(f"{asked} has more than {MAX_CORPUS_BYTES} characters: give a sample of it")
             batch.append(line.rstrip("\r\n"))
             if len(batch) == BATCH_TEXTS or characters > MAX_TEXT_CHARACTERS:
                 yield batch
