@@ -58,7 +58,7 @@ LIGHT_EXTERNAL = {
     "filelock": {"io"},
     "tqdm": {"cli"},
     "shtab": {"cli"},
-    "pyarrow": {"runtime"},
+    "pyarrow": {"io", "runtime"},
     "ray": {"runtime"},
     "faiss": {"measure"},
     "scipy": {"measure"},

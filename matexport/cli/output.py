@@ -25,8 +25,13 @@ DONE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 def complain(message: object, code: int) -> int:
     """Print a message to standard error, and return the exit code that was given."""
-    print(f"matexport: {message}", file=sys.stderr)
+    note(message)
     return code
+
+
+def note(message: object) -> None:
+    """Print a message to standard error, beside what a command's result is."""
+    print(f"matexport: {message}", file=sys.stderr)
 
 
 def print_json(document: dict[str, Any]) -> None:

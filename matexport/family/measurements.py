@@ -158,7 +158,7 @@ def _parse(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)  # three times as fast as json, which can also read NaN
     except msgspec.DecodeError:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8-sig"))  # an editor may have put a byte order mark before it
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from typing import IO, Any
 
 from matexport.errors import DestinationError, Problem, ProblemKind, RequestError
 
+#: Of a TOML file: a job has kilobytes.
+MAX_TOML_BYTES = 4 << 20
+
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """Parse a TOML file from a user.
@@ -25,15 +28,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         what: what the file is, for messages, such as ``job``.
 
     Raises:
-        RequestError: the file cannot be read, or is not TOML.
+        RequestError: the file cannot be read, is larger than 4 MiB, or is not TOML.
     """
     import tomllib
 
+    from matexport.io.reading import read_whole  # not while a process that only embeds starts
+
+    text = read_whole(path, f"the {what} {path}", MAX_TOML_BYTES)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, or too many digits or brackets
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:  # not TOML, or too many digits or brackets
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
 
 

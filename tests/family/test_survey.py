@@ -151,6 +151,14 @@ def test_a_file_that_says_nothing_is_passed_over(spoil: bytes, family: Path) -> 
     assert survey_one(family).latency_ms == Measured(4.0, HERE, 1)
 
 
+def test_a_byte_order_mark_takes_nothing_away(family: Path) -> None:
+    """An editor may have put it there."""
+    record(family, HERE, {1: 4.0})
+    (path,) = (family / MEASUREMENTS).iterdir()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert survey_one(family).latency_ms == Measured(4.0, HERE, 1)
+
+
 def test_a_section_that_is_not_one_is_passed_over(family: Path) -> None:
     record(family, HERE, {1: 4.0})
     (path,) = (family / MEASUREMENTS).iterdir()

@@ -266,6 +266,15 @@ def test_grades_weigh(exported: Path, texts: tuple[str, ...]) -> None:
     assert evaluate_family(exported, [task]).tasks["search"].profiles[FULL].score == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_document_that_is_not_there_is_never_found(exported: Path, texts: tuple[str, ...]) -> None:
+    """As trec_eval counts: the ideal order has it first."""
+    task = RetrievalTask("search", {"q": texts[0]}, {"d": texts[0]}, {"q": {"d": 1, "gone": 1}})
+    score = evaluate_family(exported, [task]).tasks["search"].profiles[FULL]
+    assert score.score == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert score.others["recall@10"] == 0.5
+    assert score.others["MRR@10"] == 1
+
+
 def test_adaptive_retrieval_of_each_depth(exported: Path, retrieval: RetrievalTask) -> None:
     task = evaluate_family(exported, [retrieval], shortlist=12).tasks["search"]
     assert [(found.profile, found.shortlist_dim) for found in task.adaptive] == [
@@ -382,6 +391,20 @@ def test_the_command_prints_and_keeps(run: Any, exported: Path, tmp_path: Path, 
 def test_without_a_task_the_shipped_texts_are_compared(run: Any, exported: Path, tmp_path: Path) -> None:
     family = shutil.copytree(exported, tmp_path / "family")
     assert "shipped texts similarity: Spearman with the parent" in run("evaluate", family).out
+
+
+def test_documents_that_are_not_there_are_said_once(run: Any, exported: Path, tmp_path: Path) -> None:
+    family, beir = shutil.copytree(exported, tmp_path / "family"), tmp_path / "toy"
+    (beir / "qrels").mkdir(parents=True)
+    (beir / "corpus.jsonl").write_text('{"_id": "d1", "text": "a cat"}\n{"_id": "d2", "text": "a dog"}\n')
+    (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "a cat"}\n{"_id": "q2", "text": "a dog"}\n')
+    (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tgone\t1\nq2\td2\t1\nq2\tgone\t1\n")
+    result = run("evaluate", family, "--retrieval", beir, "--json")
+    assert (result.code, result.json["tasks"]["toy"]["profiles"][FULL]["others"]["recall@10"]) == (0, 0.5)
+    assert result.err == (
+        "matexport: toy: 1 document that the grades name is not in the corpus, such as 'gone'; it counts as never "
+        "found, as trec_eval counts it\n"
+    )
 
 
 def test_wrong_inputs_of_the_command(run: Any, exported: Path, tmp_path: Path, csv: Path) -> None:
