@@ -21,7 +21,7 @@ from matexport.spec.suggest import suggest
 from matexport.version import __version__
 
 #: Metavars of arguments that are completed as files although they take text, since a hub id or ``-`` is possible, too.
-FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml")
+FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml", "DEVICE")
 #: Names of the commands, in the order of ``--help``.
 COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 

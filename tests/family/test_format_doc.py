@@ -596,6 +596,6 @@ def test_a_pack_is_what_the_page_says(schema: int, name: str, tmp_path: Path) ->
     tokens = {token_rows.TOKEN_IDS, token_rows.TOKEN_COUNTS} if schema == 4 else set()
     assert set(load_file(tmp_path / "pack" / manifest.REFERENCE)) == {point, *tokens}
     assert (tmp_path / "pack" / manifest.RANGES).exists() == name.endswith("-int8-int8")
-    assert not (tmp_path / "pack" / manifest.MEASUREMENTS).exists()
+    assert not (tmp_path / "pack" / manifest.MEASUREMENTS).exists(), "the golden families have none"
     done = run_example(read_example(PAGE), tmp_path / "pack")
     assert (done.returncode, done.stderr) == (0, "")
