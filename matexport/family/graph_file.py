@@ -71,13 +71,16 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
 }  # fmt: skip
 
 
-def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> None:
+def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> Any:
     """Refuse a graph that reads anything but ranges of its family's weights files.
 
     Args:
         name: of the ``.onnx`` file.
         content: what it holds.
         weights: allowed ``location`` -> size of that file in bytes.
+
+    Returns:
+        the graph as `parse_graph` gives it.
 
     Raises:
         FamilyError: naming the graph and the tensor or operator that is refused.
@@ -92,9 +95,10 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> None:
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
+    return model
 
 
-def check_entries(name: str, content: Buffer, weights: str, entries: Iterable[TensorEntry]) -> None:
+def check_entries(name: str, model: Any, weights: str, entries: Iterable[TensorEntry]) -> None:
     """Refuse a graph whose external tensors are not, byte for byte and type for type, tensors of the weights' header.
 
     What is known of the weights (that they are finite, say) is known of the tensors that the header names.
@@ -103,7 +107,7 @@ def check_entries(name: str, content: Buffer, weights: str, entries: Iterable[Te
         FamilyError: naming the graph and the tensor.
     """
     known = {entry.offset: entry for entry in entries}
-    for tensor in _tensors(parse_graph(name, content)):
+    for tensor in _tensors(model):
         if tensor.data_location != EXTERNAL:
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}

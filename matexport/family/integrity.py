@@ -193,9 +193,9 @@ def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]
             why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
             problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
         try:
-            check_graph(graph, contents.read(graph), {weights: prefix_bytes})
+            model = check_graph(graph, contents.read(graph), {weights: prefix_bytes})
             if weights in headers:
-                check_entries(graph, contents.read(graph), weights, headers[weights].entries)
+                check_entries(graph, model, weights, headers[weights].entries)
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     return list(problems)
