@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -152,8 +153,8 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError(f"{family.path} takes {noun}s: it is timed on its probes, and without its parent in torch")
     for name in plan.profiles:
         family.profile_facts(name)
-    if plan.runs < 1 or not plan.seconds > 0 or any(count < 1 for count in plan.threads):
-        raise RequestError("runs, seconds and threads must be above 0")
+    if plan.runs < 1 or not 0 < plan.seconds < math.inf or any(count < 1 for count in plan.threads):
+        raise RequestError("runs, seconds and threads must be above 0, and an end of seconds is needed")
     if any(batch < 1 or tokens < 1 for batch, tokens in plan.shapes):
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
     shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))

@@ -17,6 +17,7 @@ from matexport.cli.output import (
     DONE,
     format_number,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
@@ -65,7 +66,7 @@ def add_parser(parsers: Parsers) -> None:
         metavar="DIR",
         help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); may be repeated",
     )
-    command.add_argument("--split", default="test", metavar="NAME", help="of the qrels (default: test)")
+    command.add_argument("--split", metavar="NAME", help="of the qrels (default: test)")
     command.add_argument(
         "--texts",
         action="append",
@@ -94,15 +95,17 @@ def run(options: argparse.Namespace) -> int:
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
     from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
+    if not options.retrieval:
+        for name in ("split", "shortlist"):
+            if getattr(options, name) is not None:
+                raise RequestError(f"--{name} is for --retrieval")
     require_evaluate_extra()
     family = load_family(options.family)
     tasks: list[Task] = [
         *(load_sts(path) for path in options.sts),
-        *(load_retrieval(path, options.split) for path in options.retrieval),
+        *(load_retrieval(path, options.split or "test") for path in options.retrieval),
         *(load_unlabelled(path) for path in options.texts),
     ]
-    if options.shortlist and not options.retrieval:
-        raise RequestError("--shortlist is for --retrieval")
     with show_progress() as progress:
         quality = evaluate_family(
             family,
@@ -113,9 +116,9 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     if not options.json:  # printed before it is recorded, which may fail
-        print(format_quality(family, quality), flush=True)
+        say(format_quality(family, quality), flush=True)
         if any(task.adaptive for task in quality.tasks.values()):
-            print(f"\n{format_adaptive(quality)}", flush=True)
+            say(f"\n{format_adaptive(quality)}", flush=True)
     with explain_write_errors(options.family):
         path = record_quality(family, quality)
     if options.json:
@@ -124,8 +127,8 @@ def run(options: argparse.Namespace) -> int:
         print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(quality, str_keys=True))
         return DONE
     if all(task.parent is None for task in quality.tasks.values()):
-        print("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
-    print(f"\nkept in {path}")
+        say("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
+    say(f"\nkept in {path}")
     return DONE
 
 

@@ -13,6 +13,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 
@@ -46,5 +47,5 @@ def run(options: argparse.Namespace) -> int:
         files = {name: file.bytes for name, file in pack.facts.files.items()}
         print_json({"pack": str(options.out), "profile": options.profile, "bytes": total, "files": files})
     else:
-        print(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        say(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
     return DONE

@@ -20,10 +20,12 @@ from matexport.cli.output import (
     REFUSED,
     complain,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors
+from matexport.io.terminal import show_plain
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
@@ -156,11 +158,11 @@ def _print_choice(
     from matexport.pick.wording import format_choice
 
     if device:
-        print(f"device: {device.name} ({', '.join(device.sources)})\n")
-    print(format_choice(survey, choice, str(options.family)))
+        say(show_plain(f"device: {device.name} ({', '.join(device.sources)})") + "\n")
+    say(format_choice(survey, choice, str(options.family)))
     if pack:
         total = sum(file.bytes for file in pack.facts.files.values())
-        print(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        say(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
 
 
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 
 SUMMARY = "write what is known of a family as one HTML page and a model card"
@@ -92,5 +93,5 @@ def run(options: argparse.Namespace) -> int:
             {"family": str(options.family), "report": str(report.page), "card": str(report.card), "bytes": files}
         )
     else:
-        print(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
+        say(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
     return DONE

@@ -130,6 +130,7 @@ def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
     opened = settle_pooling(job, layout, opened, shape)
     output_width = measure_chain(opened.chain, shape, source)
     check_points(job.points, shape.blocks, output_width, source)
+    check_points(job.trained or (), shape.blocks, output_width, source, "[trained]: ")
     readout = settle_readout(job, opened.chain, shape)
     asking = _settle_asking(job, opened, source)
     _refuse_scaled_rope(opened, asking, source)
