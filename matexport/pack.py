@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from matexport.errors import DestinationError, ParityError
 from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
 from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.measurements import keep_unlisted
 from matexport.family.proof import load_ranges, load_references
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix
@@ -39,6 +40,7 @@ def pack_profile(
         family: the directory of a family, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
+        overwrite: replace what is in `out`, but for a README.md or report.html that somebody wrote, and measurements.
         progress: called with (stage, done, total).
 
     Returns:
@@ -83,4 +85,5 @@ def pack_profile(
                 raise ParityError(
                     f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack"
                 )
+            keep_unlisted(out, stage)
     return load_family(out)

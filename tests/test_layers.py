@@ -245,18 +245,24 @@ def called(name: str) -> set[str]:
 
 
 SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
-#: A process of its own, whose standard output is its result.
-SPEAKS_TO_ITS_PARENT = "measure.trial"
+#: Processes of their own: their standard output is their result, and they end when whoever asked is gone.
+PROCESSES = {"measure.trial", "export.judge.child"}
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name != SPEAKS_TO_ITS_PARENT])
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name not in PROCESSES])
 def test_only_the_command_line_prints_or_exits(name: str) -> None:
     assert called(name) & SPEAKING == set()
 
 
 def test_the_walk_sees_what_is_printed() -> None:
-    for name in ("cli.output", "cli.commands.show", SPEAKS_TO_ITS_PARENT):
+    for name in ("cli.output", "cli.progress", *PROCESSES):
         assert called(name) & SPEAKING, name
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("cli.commands.")])
+def test_commands_print_what_a_terminal_can_be_shown(name: str) -> None:
+    """With `say` and `complain`, which escape what would control it; `init` writes a file, and asks on standard error."""
+    assert name == "cli.commands.init" or "print" not in called(name)
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matexport.family.survey import Measured
+from matexport.io.marks import HTML, YAML, MarksError, is_edited
 from matexport.report.findings import MB, Findings
 from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts
 from matexport.spec.measured import TaskKind
@@ -23,11 +24,33 @@ HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "R
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
-def render_card(findings: Findings, generator: str) -> str:
-    """The card, front matter first."""
+def render_card(findings: Findings, present: str | None = None) -> str:
+    """The card, front matter first.
+
+    Args:
+        present: a card that is there already. What stands between our marks in it is replaced and the rest is kept; a
+            key of the front matter that somebody wrote outside of the marks is theirs.
+
+    Raises:
+        MarksError: the marks in `present` are incomplete, or somebody wrote between them.
+    """
+    metadata, body = describe_metadata(findings), HTML.wrap(_render_body(findings))
+    old = HTML.find(present) if present is not None else None
+    if present is None or old is None:
+        return f"---\n{YAML.wrap(format_yaml(metadata))}\n---\n\n{body}\n"
+    front = YAML.find(present)
+    if is_edited(old) or (front and is_edited(front)):
+        raise MarksError("somebody wrote between the marks of the report: move that outside of them")
+    card = present.replace(old[0], body)
+    if front:
+        theirs = set(re.findall(r"^([\w-]+) *:", present[: old.start()].replace(front[0], ""), re.MULTILINE))
+        ours = {key: value for key, value in metadata.items() if key not in theirs}
+        card = card.replace(front[0], YAML.wrap(format_yaml(ours)))
+    return card
+
+
+def _render_body(findings: Findings) -> str:
     blocks = [
-        f"---\n{format_yaml(describe_metadata(findings))}\n---",
-        f"<!-- Written by {generator}, which replaces it. -->",
         f"# {escape_markdown(findings.name)}",
         escape_markdown(describe_family(findings)),
         f"Parent: {_code(findings.family.facts.parent.source)}.",
@@ -37,7 +60,7 @@ def render_card(findings: Findings, generator: str) -> str:
         *_describe_quality(findings),
         *_describe_limits(findings),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks)
 
 
 def describe_metadata(findings: Findings) -> dict[str, Any]:
@@ -146,20 +169,24 @@ def _describe_use(findings: Findings) -> list[str]:
     text = findings.family.facts.text
     given = ["a text", "another text"] if text else ["--input", "arrays.npy"]
     items = '["a text", "another text"]' if text else "arrays"
-    shell = command(findings, "embed", "--profile", profile.name, *given)
+    named = len(findings.family.profiles) > 1  # of a pack there is nothing to choose
+    shell = command(findings, "embed", *(["--profile", profile.name] if named else []), *given)
+    which = f", profile={profile.name!r}" if named else ""
     python = (
         "import matexport\n\n"
-        f"embedder = matexport.Embedder({findings.name!r}, profile={profile.name!r})\n"
+        f"embedder = matexport.Embedder({findings.place!r}{which})\n"
         f"vectors = embedder.embed({items})  # ({2 if text else 'n'}, {encoding.width(dim)}) {kind}"
     )
-    pack = command(findings, "pack", profile.name, "small")
+    pack = command(findings, "pack", profile.name, "../small" if findings.place == "." else "small")
+    packed = f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}."
     prompts = text.prompts if text else {}
     said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
     return [
         "## Use",
+        "Commands and code are to be run in the folder of this file.",
         _fence(shell, "console"),
         _fence(python, "python"),
-        f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}. {said}".strip(),
+        *filter(None, [f"{packed if named else ''} {said}".strip()]),
     ]
 
 

@@ -122,7 +122,7 @@ def lay_out(findings: Findings) -> dict[str, Any]:
         "floors": tabulate_floors(findings),
         "files": tabulate_files(findings),
         "files_note": "What the manifest says of each file. This page did not read them; to check every digest, and "
-        "parity on your machine:",
+        "parity on your machine (commands are to be run in the folder of this page):",
         "verify_command": command(findings, "verify"),
         "versions": [*sorted(facts.provenance.versions.items()), ("inputs sha256", facts.provenance.inputs_sha256)],
     }

@@ -146,7 +146,7 @@ def test_what_was_not_measured_names_the_command(family: Path) -> None:
     loaded = load_family(family)
     record_scores(loaded, {SMALL: 0.5})
     text = text_of(family)
-    assert "No latency was measured. Measure it with matexport bench family" in text
+    assert "No latency was measured. Measure it with matexport bench ." in text
     assert "Of 5 of 6 profiles no retention is known." in text
 
 

@@ -91,7 +91,7 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run ``matexport evaluate FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
-    from matexport.family.measurements import record_quality
+    from matexport.family.measurements import record_quality, refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
     from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
                 raise RequestError(f"--{name} is for --retrieval")
     require_evaluate_extra()
     family = load_family(options.family)
+    refuse_linked(family)  # before anything is computed
     tasks: list[Task] = [
         *(load_sts(path) for path in options.sts),
         *(load_retrieval(path, options.split or "test") for path in options.retrieval),

@@ -53,7 +53,12 @@ def add_parser(parsers: Parsers) -> None:
         metavar="NAME",
         help="instead of the job's precisions; may be repeated: " + ", ".join(Precision),
     )
-    command.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a family of other inputs in DIR; what people wrote there "
+        "(README.md, report.html) and measurements stay",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -31,7 +31,12 @@ def add_parser(parsers: Parsers) -> None:
     add_family(command)
     command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the family or pack in OUT; what people wrote there "
+        "(README.md, report.html) and measurements stay",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
