@@ -300,3 +300,10 @@ def test_each_stage_has_a_line_where_work_takes_long(capsys: pytest.CaptureFixtu
     for done in range(30):
         report("verify", done, 30)
     assert capsys.readouterr() == ("", "matexport: plan\nmatexport: load\nmatexport: verify (of 30)\n")
+
+
+def test_hints_on_the_terminal_can_be_pasted(run: Run, family: Path, tmp_path: Path) -> None:
+    odd = Path(shutil.copytree(family, tmp_path / "my family; x"))
+    shutil.rmtree(odd / MEASUREMENTS, ignore_errors=True)
+    assert f"run matexport verify '{odd}' --record" in run("show", odd).out
+    assert f"run matexport evaluate '{odd}'" in run("pick", odd).out

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import matexport
+from matexport.extras import spell_install
 
 ROOT = Path(matexport.__file__).parent
 HEAVY = {
@@ -261,7 +262,7 @@ def test_the_walk_sees_what_is_printed() -> None:
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("cli.commands.")])
 def test_commands_print_what_a_terminal_can_be_shown(name: str) -> None:
-    """With `say` and `complain`, which escape what would control it; `init` writes a file, and asks on standard error."""
+    """With `say` and `complain`, which escape what would control it; `init` writes a file, and asks on its own."""
     assert name == "cli.commands.init" or "print" not in called(name)
 
 
@@ -354,5 +355,5 @@ def test_without_the_export_extra_export_says_how_to_get_it(exported: Path, tmp_
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "matexport: exporting needs torch, which is not installed here; "
-        "install the [export] extra, in matexport's own directory: pip install -c constraints.txt -e '.[export]'\n"
+        f"install the [export] extra: {spell_install('export')}\n"
     )

@@ -64,10 +64,12 @@ def _render_body(findings: Findings) -> str:
 
 
 def describe_metadata(findings: Findings) -> dict[str, Any]:
-    """What the hub's YAML says. There is no licence in it: a manifest does not know the parent's."""
+    """What the hub's YAML says."""
     facts = findings.family.facts
     quantized = any(profile.precision not in (Precision.FP32, Precision.FP16) for profile in facts.profiles.values())
     metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "sentence-similarity"}
+    if facts.parent.license is not None:
+        metadata["license"] = facts.parent.license
     if is_hub_id(facts.parent.source):
         metadata["base_model"] = facts.parent.source
         if quantized:
@@ -260,7 +262,12 @@ def _describe_quality(findings: Findings) -> list[str]:
 def _describe_limits(findings: Findings) -> list[str]:
     facts = findings.family.facts
     lines = [
-        "The sub-models have the parent's own limits, and its licence, which is not recorded here: see the parent.",
+        "The sub-models have the parent's own limits, and its licence, "
+        + (
+            f"which its model card calls {_code(facts.parent.license)}."
+            if facts.parent.license
+            else "not recorded here."
+        ),
         f"Taken: {facts.inputs.describe()}" + ("; longer texts are cut." if facts.text else "."),
         "Timings hold on the hosts that they were measured on, and nowhere else.",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +160,7 @@ def _print_choice(
 
     if device:
         say(show_plain(f"device: {device.name} ({', '.join(device.sources)})") + "\n")
-    say(format_choice(survey, choice, str(options.family)))
+    say(format_choice(survey, choice, shlex.quote(str(options.family))))
     if pack:
         total = sum(file.bytes for file in pack.facts.files.values())
         say(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")

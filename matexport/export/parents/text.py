@@ -23,6 +23,7 @@ from matexport.export.parents.asking import Asking, describe_text, learn_asking,
 from matexport.export.parents.folder.files import CONFIG, read_json
 from matexport.export.parents.folder.layout import Layout
 from matexport.export.parents.folder.loading import Opened, open_fake, open_loaded
+from matexport.export.parents.folder.model_card import read_license
 from matexport.export.parents.folder.source import (
     check_pin,
     fetch_weights,
@@ -253,6 +254,7 @@ def _describe_parent(
         output_width=output_width,
         dtype=_read_dtype(layout),
         weights=weights,
+        license=read_license(layout.root),
     )
 
 

@@ -19,7 +19,7 @@ from matexport.io.files import describe_os_error, hash_file
 from matexport.spec.job import ParentSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
+_HUB_FILES = ["README.md", "*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
 _SETTINGS_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".py"}
 #: Longer sources are cut to this many characters in messages.
 _SHOWN = 200
