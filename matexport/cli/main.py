@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from matexport.cli.options import shorten
 from matexport.cli.output import INTERRUPTED, REFUSED, UNREAD, UNUSABLE, complain
 from matexport.cli.streams import open_streams, settle_streams
 from matexport.errors import MatexportError, ParityError
@@ -175,7 +176,7 @@ def _describe_os_error(error: OSError) -> str:
     """An error of the system that no command expected, and what it is about."""
     reason = describe_os_error(error)
     if error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {reason}"
+        return f"{shorten(os.fsdecode(error.filename), 200)}: {reason}"
     if not settle_streams() or error.errno in _UNWRITTEN:  # files that are written have names in their errors
         return f"cannot write to standard output: {reason}"
     try:

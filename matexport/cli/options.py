@@ -159,6 +159,6 @@ def read_threads(text: str) -> int:
     return number
 
 
-def shorten(text: str) -> str:
-    """The beginning of a text, for a message."""
-    return text if len(text) <= 40 else f"{text[:40]}..."
+def shorten(text: str, most: int = 40) -> str:
+    """The first characters of a text, for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -82,9 +82,9 @@ def load_job(path: Path | str) -> ExportJob:
         raise RequestError(f"{path}: precisions must name at least one of {_join(Precision)}, each once")
     if not file.encodings or len(set(file.encodings)) != len(file.encodings):
         raise RequestError(f"{path}: encodings must name at least one of {_join(Encoding)}, each once")
-    for table in (file.probes, file.calibration):
-        if table and "\0" in table.file:
-            raise RequestError(f"{path}: {table.file!r} has a null character, which no file's name can have")
+    for name in (file.probes and file.probes.file, file.calibration and file.calibration.file, file.vocabulary):
+        if name and "\0" in name:
+            raise RequestError(f"{path}: {name!r} has a null character, which no file's name can have")
     base = path.resolve().parent
     job = ExportJob(
         parent=file.parent,

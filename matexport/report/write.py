@@ -122,9 +122,10 @@ def render_page(findings: Findings) -> str:
     )
     page = lay_out(findings)
     plots = [vars(plot) | {"svg": Markup(plot.svg)} for plot in page["plots"]]
+    curves = page["curves"] and vars(page["curves"]) | {"svg": Markup(page["curves"].svg)}
     colours = list_gradient()
     return _open_templates().get_template("report.html.jinja").render(
-        page=page | {"plots": plots},
+        page=page | {"plots": plots, "curves": curves},
         css=css,
         script=script,
         policy=policy,

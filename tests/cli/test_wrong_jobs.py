@@ -38,9 +38,9 @@ def test_a_source_that_nothing_can_be_called(source: str, words: str, command: s
 
 
 def test_a_path_with_a_nul(run: Run, parent: Path, tmp_path: Path) -> None:
-    for table in ("probes", "calibration"):
+    for line in ('[probes]\nfile = "N"\n', '[calibration]\nfile = "N"\n', 'vocabulary = "N"\n'):
         job = tmp_path / "job.toml"
-        job.write_text(f'[parent]\nsource = "{parent}"\n[{table}]\nfile = "a\\u0000b"\n{HEAD}')
+        job.write_text(f'{line}[parent]\nsource = "{parent}"\n{HEAD}'.replace('"N"', '"a\\u0000b"'))
         run("export", job, "--out", tmp_path / "out").complains("null")
 
 
@@ -65,3 +65,11 @@ def test_what_says_nothing_of_a_parent(change: str, words: str, run: Run, parent
     job.write_text(f'[parent]\nsource = "{parent}"\n{change}{HEAD}')
     run("export", job, "--out", tmp_path / "out").complains(words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["x" * 100_000, "~nobody-of-this-name/x"], ids=["long", "nobody"])
+def test_a_parent_that_nothing_can_be_called(source: str, run: Run, parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(f'[parent]\nsource = "{parent}"\n{HEAD}')
+    result = run("export", tmp_path / "job.toml", "--parent", source, "--out", tmp_path / "out")
+    result.complains()
+    assert len(result.err) < 1000

@@ -107,7 +107,7 @@ def test_a_table_has_a_line_per_profile(family: Path) -> None:
     assert len({line.count(" | ") for line in lines}) == 1
     assert "off its floor" in lines[0]
     assert "max abs difference 2e-05, allowed 1e-05" in body
-    assert "matexport evaluate family" in body
+    assert "matexport evaluate ." in body
     assert "matexport bench ." in body
 
 

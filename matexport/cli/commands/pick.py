@@ -87,7 +87,7 @@ def add_parser(parsers: Parsers) -> None:
         help="first bench the profiles that lack timings of this host, and keep them; takes minutes",
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="also write the choice there, as pack does")
-    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in DIR")
+    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in DIR, as pack does")
     add_threads(command, "whose timings count (default: the most that were measured on a host)")
 
 

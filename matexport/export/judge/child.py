@@ -249,7 +249,7 @@ def answer(judge: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_requests() -> Iterator[str]:
-    """The lines of standard input, which a thread reads, so that its end is seen while a request is answered."""
+    """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def read() -> None:
@@ -258,14 +258,14 @@ def read_requests() -> Iterator[str]:
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield lines.get()
+    return iter(lines.get, None)
 
 
 def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print goes with the rest of what they say
     warnings.simplefilter("ignore")
+    requests = read_requests()
     import torch  # before the first request: it takes longest
     import transformers
 
@@ -275,7 +275,7 @@ def main() -> int:
     import sentence_transformers  # noqa: F401
 
     judge: Any = None
-    for line in read_requests():
+    for line in requests:
         request = json.loads(line)
         try:
             if request["do"] == "open":
