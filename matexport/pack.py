@@ -52,31 +52,16 @@ def pack_profile(
         ParityError: the pack does not give the parent's token ids or vectors on this host.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    facts = family.profile_facts(profile)
+    family.profile_facts(profile)  # there is one of that name
     out = Path(out)
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
-    copied = family.side_files
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
         check_profile(family, profile)
-        check_files(family, [*copied, *({family.probes_file, REFERENCE, RANGES} & set(family.facts.files))])
+        check_files(family, [*family.side_files, *({family.probes_file, REFERENCE, RANGES} & set(family.facts.files))])
         with stage_directory(out) as stage:
-            for name in copied:
-                shutil.copyfile(family.path / name, stage / name)
-            shutil.copyfile(family.path / facts.graph, stage / facts.graph)
-            with (stage / facts.weights).open("wb") as target:
-                write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
-            point = Profile.parse(profile).point.name
-            probes, references = load_references(family)
-            rows = load_token_rows(family, len(probes))
-            kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
-            (stage / REFERENCE).write_bytes(save(kept))
-            shutil.copyfile(family.path / family.probes_file, stage / family.probes_file)
-            if facts.encoding is Encoding.INT8:
-                (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
-            packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
-            write_manifest(stage, packed)
+            _copy(family, profile, stage)
             verification = verify_family(stage, progress=progress)
             if verification.token_ids and (reason := verification.token_ids.find_difference()):
                 raise ParityError(f"{profile}: {reason}; nothing was written", "pack")
@@ -87,3 +72,23 @@ def pack_profile(
                 )
             keep_unlisted(out, stage)
     return load_family(out)
+
+
+def _copy(family: Family, profile: str, stage: Path) -> None:
+    """Write the files of a pack, its manifest last."""
+    facts = family.profile_facts(profile)
+    for name in family.side_files:
+        shutil.copyfile(family.path / name, stage / name)
+    shutil.copyfile(family.path / facts.graph, stage / facts.graph)
+    with (stage / facts.weights).open("wb") as target:
+        write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
+    point = Profile.parse(profile).point.name
+    probes, references = load_references(family)
+    rows = load_token_rows(family, len(probes))
+    kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
+    (stage / REFERENCE).write_bytes(save(kept))
+    shutil.copyfile(family.path / family.probes_file, stage / family.probes_file)
+    if facts.encoding is Encoding.INT8:
+        (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
+    packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
+    write_manifest(stage, packed)

@@ -153,7 +153,7 @@ def keep_unlisted(old: Path, new: Path) -> None:
     for path in list_words(load_family(old)):
         shutil.copyfile(path, new / path.name)
     digest = hash_file(new / MANIFEST)
-    for path in sorted((old / MEASUREMENTS).glob("*.json")) if (old / MEASUREMENTS).is_dir() else []:
+    for path in sorted((old / MEASUREMENTS).glob("*.json")):
         (new / MEASUREMENTS).mkdir(exist_ok=True)
         target = new / MEASUREMENTS / path.name
         if target.exists() and (known := _read(path, digest)):  # the same files, built again
@@ -176,11 +176,8 @@ def refuse_linked(family: Family) -> None:
     """
     folder = family.path / MEASUREMENTS
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise FamilyError(
-            f"{folder} is a link or no folder, and measurements are kept in a folder of the family's own: move it away",
-            kind=ProblemKind.EXTRA,
-            file=MEASUREMENTS,
-        )
+        why = f"{folder} is a link or no folder; measurements are kept in a folder of the family's own: move it away"
+        raise FamilyError(why, kind=ProblemKind.EXTRA, file=MEASUREMENTS)
 
 
 def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:

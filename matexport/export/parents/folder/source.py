@@ -8,21 +8,19 @@ that are hashed and pinned are the files that are loaded. Needs no torch.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 from matexport.errors import ParentError, RequestError
 from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_object, refuse_pointer
 from matexport.export.parents.folder.layout import WEIGHTY_KINDS, Layout, Module
-from matexport.io.files import describe_os_error, hash_file
+from matexport.export.parents.folder.place import find_local, locate_in_package, refuse_revision
+from matexport.io.files import hash_file
 from matexport.spec.job import ParentSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["README.md", "*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
 _SETTINGS_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".py"}
-#: Longer sources are cut to this many characters in messages.
-_SHOWN = 200
 _HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 
 
@@ -40,11 +38,11 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
     if not source.strip():
         raise RequestError("the parent's source is empty; give a directory, a hub id, or package:NAME/path")
     if source.startswith("package:"):
-        _refuse_revision(parent, "a package")
-        return _locate_in_package(source.removeprefix("package:"))
-    local = _find_local(source, base)
+        refuse_revision(parent, "a package")
+        return locate_in_package(source.removeprefix("package:"))
+    local = find_local(source, base)
     if local.is_dir():
-        _refuse_revision(parent, "a directory")
+        refuse_revision(parent, "a directory")
         return local.resolve()
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise ParentError(
@@ -52,32 +50,6 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
             "give a directory, a hub id such as org/name, or package:NAME/path"
         )
     return _download(parent, [*_HUB_FILES, *(["*.py"] if parent.trust_remote_code else [])])
-
-
-def _find_local(source: str, base: Path) -> Path:
-    """Where a source lies if it is a directory.
-
-    Raises:
-        ParentError: no system could have a directory of that name, or there is no such user.
-    """
-    try:
-        local = base / Path(source).expanduser()
-        local.lstat()
-    except FileNotFoundError:
-        return local
-    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in it; RuntimeError: no such user
-        reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
-        raise ParentError(f"the parent {shown!r} is not a directory: {reason}") from None
-    return local
-
-
-def _refuse_revision(parent: ParentSource, kind: str) -> None:
-    if parent.revision is not None:
-        raise RequestError(
-            f"revision = {parent.revision!r} was asked; {parent.source} is {kind}, and only a hub id has revisions: "
-            "leave it out"
-        )
 
 
 def fetch_head_weights(parent: ParentSource, base: Path, layout: Layout) -> None:
@@ -122,7 +94,7 @@ def has_local_weights(parent: ParentSource, base: Path) -> bool:
     Args:
         base: directory that a relative path starts from.
     """
-    return parent.source.startswith("package:") or _find_local(parent.source, base).is_dir()
+    return parent.source.startswith("package:") or find_local(parent.source, base).is_dir()
 
 
 def find_weights(parent: ParentSource, layout: Layout) -> dict[str, str]:
@@ -324,33 +296,6 @@ def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
             raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the job pins {digest}")
     if unpinned := sorted(set(weights) - set(pinned)):
         raise ParentError(f"the job pins some weights of {parent.source}, but not {', '.join(unpinned)}")
-
-
-def _locate_in_package(rest: str) -> Path:
-    name, _, inner = rest.partition("/")
-    module = name.replace("-", "_")
-    if not module.isidentifier():
-        raise RequestError(f"package:{rest} names no package; the form is package:NAME/path")
-    try:
-        spec = importlib.util.find_spec(module)  # finds a top-level package without importing it
-    except ValueError:  # a module that is loaded and was never found, such as __main__
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise ParentError(f"the package {name!r} is not installed; install it with: pip install {name}")
-    root = Path(next(iter(spec.submodule_search_locations))).resolve()
-    try:
-        directory = (root / inner).resolve()
-        directory.lstat()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        raise ParentError(f"the package {name!r} has no directory {inner[:_SHOWN]!r}: {reason}") from None
-    if not directory.is_relative_to(root):
-        raise RequestError(f"package:{rest} leads out of the package")
-    if not directory.is_dir():
-        raise ParentError(f"the package {name!r} is installed, but has no directory {inner!r}")
-    return directory
 
 
 def _download(parent: ParentSource, patterns: list[str]) -> Path:
