@@ -335,7 +335,7 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         for name, content in runtime_files(plan).items():
             Path(place, name).write_bytes(content)
-        tokenizer = load_tokenizer(Path(place), plan.text)
+        tokenizer = load_tokenizer(Path(place, "tokenizer.json").read_bytes(), plan.text)
     # As an export does, on the shipped probes; they are other texts than the items.
     check_tokens(plan.opened, tokenizer, prepare_probes(plan, load_probes(None), shipped=True), job.parent.source)
     early = [point.layers for point in job.points[:-1]]

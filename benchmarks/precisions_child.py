@@ -184,7 +184,7 @@ def load_texts(path: str | None, limit: int) -> Texts:
 
 def tokenize(family: Family, texts: Sequence[str]) -> list[Tokens]:
     facts = family.text
-    return tokenize_texts(load_tokenizer(family.path, facts), texts)
+    return tokenize_texts(load_tokenizer((family.path / TOKENIZER).read_bytes(), facts), texts)
 
 
 def measure_speed(spec: Mapping[str, Any]) -> dict[str, Any]:

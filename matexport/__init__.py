@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled
     from matexport.pack import pack_profile
     from matexport.pick.choose import Choice, choose
-    from matexport.pick.devices import Device, load_device
+    from matexport.pick.device import Device, load_device
     from matexport.pick.limits import Budget
     from matexport.report.findings import gather_findings
     from matexport.report.write import write_report
@@ -66,8 +66,8 @@ _HOMES = {
     "pack_profile": "matexport.pack",
     "Choice": "matexport.pick.choose",
     "choose": "matexport.pick.choose",
-    "Device": "matexport.pick.devices",
-    "load_device": "matexport.pick.devices",
+    "Device": "matexport.pick.device",
+    "load_device": "matexport.pick.device",
     "Budget": "matexport.pick.limits",
     "gather_findings": "matexport.report.findings",
     "write_report": "matexport.report.write",

@@ -3,11 +3,14 @@
 A pack is a family of one profile: the same manifest, so `embed`, `show` and `verify` work on it. The graph keeps its
 bytes (and its digest), since the prefix keeps every offset. The parent's vectors at the other points stay behind.
 The parent's token ids of the probes stay. A pack is verified where it is made, before it appears.
+
+What was measured of the profile goes along, of every host: it was measured on the same graph, the same bytes of the
+weights and the same tokenizer. In the pack it stands under the digest of the pack's own manifest. Left behind is what
+is true of the family alone: parity in one run with other profiles, and searches that a narrower profile shortlists for.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -16,12 +19,21 @@ from safetensors.numpy import save
 from matexport.errors import DestinationError, ParityError
 from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
 from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
-from matexport.family.measurements import keep_unlisted
-from matexport.family.proof import load_ranges, load_references
+from matexport.family.measurements import (
+    HostMeasurements,
+    Measurement,
+    keep_unlisted,
+    load_measurements,
+    record_bench,
+    record_parity,
+    record_quality,
+)
+from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
+from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Profile
 from matexport.verify.judge import verify_family
 
@@ -52,43 +64,62 @@ def pack_profile(
         ParityError: the pack does not give the parent's token ids or vectors on this host.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    family.profile_facts(profile)  # there is one of that name
+    facts = family.profile_facts(profile)
     out = Path(out)
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
-        check_profile(family, profile)
-        check_files(family, [*family.side_files, *({family.probes_file, REFERENCE, RANGES} & set(family.facts.files))])
+        checked, copied = check_profile(family, profile), check_files(family, family.side_files)
+        proof, point = open_proof(family), Profile.parse(profile).point.name
         with stage_directory(out) as stage:
-            _copy(family, profile, stage)
-            verification = verify_family(stage, progress=progress)
-            if verification.token_ids and (reason := verification.token_ids.find_difference()):
-                raise ParityError(f"{profile}: {reason}; nothing was written", "pack")
-            if found := verification.verdicts[0].find_breach():
-                check, breach = found
-                raise ParityError(
-                    f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack"
-                )
+            for name in family.side_files:
+                (stage / name).write_bytes(copied.read(name))
+            (stage / facts.graph).write_bytes(checked.read(facts.graph))
+            with (stage / facts.weights).open("wb") as target:
+                write_prefix(facts.weights, checked.read(facts.weights), target, facts.weights_prefix_bytes)
+            probes, references = load_references(proof)
+            rows = load_token_rows(proof, len(probes))
+            kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
+            (stage / REFERENCE).write_bytes(save(kept))
+            (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
+            if facts.encoding is Encoding.INT8:
+                (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
+            packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
+            write_manifest(stage, packed)
+            _prove(stage, profile, progress)
+            staged = load_family(stage)
+            for measured in load_measurements(family).hosts:
+                _record(staged, profile, measured)
             keep_unlisted(out, stage)
     return load_family(out)
 
 
-def _copy(family: Family, profile: str, stage: Path) -> None:
-    """Write the files of a pack, its manifest last."""
-    facts = family.profile_facts(profile)
-    for name in family.side_files:
-        shutil.copyfile(family.path / name, stage / name)
-    shutil.copyfile(family.path / facts.graph, stage / facts.graph)
-    with (stage / facts.weights).open("wb") as target:
-        write_prefix(family.path / facts.weights, target, facts.weights_prefix_bytes)
-    point = Profile.parse(profile).point.name
-    probes, references = load_references(family)
-    rows = load_token_rows(family, len(probes))
-    kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
-    (stage / REFERENCE).write_bytes(save(kept))
-    shutil.copyfile(family.path / family.probes_file, stage / family.probes_file)
-    if facts.encoding is Encoding.INT8:
-        (stage / RANGES).write_bytes(save({point: load_ranges(family)[point]}))
-    packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
-    write_manifest(stage, packed)
+def _prove(stage: Path, profile: str, progress: Progress | None) -> None:
+    """Refuse a pack that does not give the parent's token ids and vectors on this host."""
+    verification = verify_family(stage, progress=progress)
+    if verification.token_ids and (reason := verification.token_ids.find_difference()):
+        raise ParityError(f"{profile}: {reason}; nothing was written", "pack")
+    if found := verification.verdicts[0].find_breach():
+        check, breach = found
+        raise ParityError(f"{profile} is off its floor on this host: {breach} ({check}); nothing was written", "pack")
+
+
+def _record(pack: Family, profile: str, measured: HostMeasurements) -> None:
+    """Record in a pack what was measured of its profile on one host, as far as it holds of the profile on its own."""
+    for bench in measured.benches.values():
+        if profile in bench.profiles:
+            record_bench(pack, replace(bench, profiles={profile: bench.profiles[profile]}))
+    tasks = {
+        name: replace(task, profiles={profile: task.profiles[profile]}, adaptive=())
+        for name, task in (measured.quality.tasks if measured.quality else {}).items()
+        if profile in task.profiles
+    }
+    if measured.quality and tasks:
+        record_quality(pack, replace(measured.quality, tasks=tasks))
+    known = measured.parity
+    if known and profile in known.parity:
+        alone = {way: parity for way, parity in known.parity[profile].items() if way != TOGETHER_WAY}
+        spread = {profile: known.spread[profile]} if profile in known.spread else {}
+        ranges = {profile: known.ranges[profile]} if profile in known.ranges else {}
+        record_parity(pack, measured.host, Measurement({profile: alone}, spread, ranges, known.token_ids))

@@ -1,5 +1,5 @@
-"""Fixtures that several test modules share. One small family is exported per test session; tests that change a family
-work on a copy."""
+"""Fixtures that several test modules share. One small family is exported per test session, for all of its processes;
+tests that change a family work on a copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: the cores are given t
 
 import pytest
 from commandline import Run
+from filelock import FileLock
 
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
@@ -24,24 +25,110 @@ from matexport.spec.readout import FinalNorm, ReadoutRequest
 
 TEXTS = ["the cat sits on the mat", "a big red house", "dog", "money, river bank! 42", "snow " * 70, "Käse 猫 🙂"]
 POINTS = tuple(Point(layers, dim) for layers in (1, 2, 3) for dim in (8, 32))
+#: Modules that take longest, the longest first. A module is given to one test process as a whole: a long one that began
+#: last would leave the other processes idle. What is not named here follows.
+LONGEST = (
+    "test_minilm.py",
+    "test_cases.py",
+    "test_pipeline.py",
+    "test_architectures.py",
+    "test_corpus.py",
+    "test_in_torch.py",
+    "test_parents.py",
+    "test_precisions.py",
+    "export/judge/test_judge.py",
+    "test_narrow.py",
+    "test_readout.py",
+    "test_fuzz_parents.py",
+    "test_outline.py",
+    "test_pytest_plugin.py",
+    "test_commands.py",
+    "test_bench.py",
+    "export/parents/test_text.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+
+    def rank_item(item: pytest.Item) -> int:
+        return min((rank for name, rank in ranks.items() if item.path.as_posix().endswith(f"/{name}")), default=99)
+
+    items.sort(key=rank_item)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once and read by all processes of this test session."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    os.environ["MATEXPORT_TEST_TRACES"] = str(folder)  # read by `memory`
+    return folder
+
+
+def make_once(path: Path, make: Callable[[], object]) -> Path:
+    """Make what `path` names, unless another process has; it is waited for."""
+    path.parent.mkdir(exist_ok=True)
+    done = path.with_name(f"{path.name}.done")
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not done.exists():
+            make()
+            done.touch()
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_judges() -> Iterator[None]:
+    """Judges start at once. `cold_judges` is for the tests of how they start."""
+    from warm import patch_judge
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch_judge(patch)
+        yield
+
+
+@pytest.fixture
+def cold_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges are started as users start them."""
+    import subprocess
+
+    from matexport.export.judge import process
+
+    if not all(isinstance(idle, subprocess.Popen) for idle in process._idle):
+        process._end_idle()
+    monkeypatch.setattr(process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parent(shared: Path) -> Path:
     """A small random BERT with mean pooling."""
-    from parents import make_parent
 
-    return make_parent(tmp_path_factory.mktemp("parent") / "bert", "bert")
+    def make() -> None:
+        from parents import make_parent
+
+        make_parent(path, "bert")
+
+    path = shared / "parent" / "bert"
+    return make_once(path, make)
 
 
 @pytest.fixture(scope="session")
-def exported(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(parent: Path, shared: Path) -> Path:
     """Its family. Not to be changed: copy it with the fixture `family`."""
-    from matexport.export import export_family
 
-    out = tmp_path_factory.mktemp("family") / "small"
-    export_family(ExportJob(ParentSource(str(parent)), POINTS), out)
-    return out
+    def make() -> None:
+        from memory import trace_once
+
+        from matexport.export import export_family
+        from matexport.export import pipeline as export
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "trace_exits", trace_once)
+            export_family(ExportJob(ParentSource(str(parent)), POINTS), out)
+
+    out = shared / "family" / "small"
+    return make_once(out, make)
 
 
 @pytest.fixture
@@ -51,24 +138,36 @@ def family(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def left_parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left_parent(shared: Path) -> Path:
     """A small random decoder that pads on the left, reads the last token and has a prompt; its final norm is kept."""
-    from parents import make_parent
 
-    return make_parent(
-        tmp_path_factory.mktemp("left") / "qwen3", "qwen3", pooling="lasttoken", prompts={"query": "a red house "}
-    )
+    def make() -> None:
+        from parents import make_parent
+
+        make_parent(path, "qwen3", pooling="lasttoken", prompts={"query": "a red house "})
+
+    path = shared / "left" / "qwen3"
+    return make_once(path, make)
 
 
 @pytest.fixture(scope="session")
-def left_exported(left_parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left_exported(left_parent: Path, shared: Path) -> Path:
     """Its family. Not to be changed: copy it."""
-    from matexport.export import export_family
 
-    out = tmp_path_factory.mktemp("left-family") / "left"
-    points = (Point(1, 16), Point(3, 32))
-    export_family(ExportJob(ParentSource(str(left_parent)), points, ReadoutRequest(final_norm=FinalNorm.KEEP)), out)
-    return out
+    def make() -> None:
+        from memory import trace_once
+
+        from matexport.export import export_family
+        from matexport.export import pipeline as export
+
+        points = (Point(1, 16), Point(3, 32))
+        job = ExportJob(ParentSource(str(left_parent)), points, ReadoutRequest(final_norm=FinalNorm.KEEP))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "trace_exits", trace_once)
+            export_family(job, out)
+
+    out = shared / "left-family" / "left"
+    return make_once(out, make)
 
 
 @dataclass(frozen=True)
@@ -95,13 +194,13 @@ PRECISE_POINTS = (Point(1, 64), Point(2, 20), Point(2, 64))
 
 
 @pytest.fixture(scope="session")
-def precise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Precise]:
+def precise(shared: Path) -> Callable[[str], Precise]:
     """A kind of parent -> its family in every precision, exported once."""
     made: dict[str, Precise] = {}
 
     def make(kind: str) -> Precise:
         if kind not in made:
-            made[kind] = export_precise(kind, tmp_path_factory.mktemp(kind))
+            made[kind] = export_precise(kind, shared / kind)
         return made[kind]
 
     return make
@@ -109,23 +208,11 @@ def precise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Precise
 
 def export_precise(kind: str, folder: Path) -> Precise:
     import parents
-    from memory import trace_once
-
-    from matexport.export import export_family
-    from matexport.export import pipeline as export
 
     shape, pooling, change, encodings = PRECISE[kind]
     prenorm, decoder = parents.SHAPES[shape].prenorm, parents.SHAPES[shape].decoder
-    parent = parents.make_parent(
-        folder / "parent",
-        shape,
-        pooling=pooling,
-        config=SMALL | ({"head_dim": 16} if decoder else {}),
-        change=getattr(parents, change),
-    )
-    texts, probes = write_texts(folder / "texts.txt"), folder / "probes.jsonl"
-    lines = [json.dumps({"text": text}) for text in [*TEXTS, "", *read_texts(texts)[:9]]]
-    probes.write_text("\n".join(lines), encoding="utf-8")
+    parent, family = folder / "parent", folder / "family"
+    texts, probes = folder / "texts.txt", folder / "probes.jsonl"
     job = ExportJob(
         ParentSource(str(parent)),
         PRECISE_POINTS,
@@ -135,10 +222,29 @@ def export_precise(kind: str, folder: Path) -> Precise:
         probes=probes,
         calibration=texts,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "trace_exits", trace_once)
-        export_family(job, folder / "family")
-    return Precise(parent, texts, job, folder / "family")
+
+    def make() -> None:
+        from memory import trace_once
+
+        from matexport.export import export_family
+        from matexport.export import pipeline as export
+
+        parents.make_parent(
+            parent,
+            shape,
+            pooling=pooling,
+            config=SMALL | ({"head_dim": 16} if decoder else {}),
+            change=getattr(parents, change),
+        )
+        write_texts(texts)
+        lines = [json.dumps({"text": text}) for text in [*TEXTS, "", *read_texts(texts)[:9]]]
+        probes.write_text("\n".join(lines), encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "trace_exits", trace_once)
+            export_family(job, family)
+
+    make_once(family, make)
+    return Precise(parent, texts, job, family)
 
 
 @pytest.fixture
@@ -182,6 +288,6 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a session was created")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
-    monkeypatch.setattr("matexport.runtime.engine.open_session", refuse)
-    monkeypatch.setattr("matexport.runtime.embedder.open_session", refuse)
-    monkeypatch.setattr("matexport.runtime.all_points.open_session", refuse)
+    monkeypatch.setattr("matexport.runtime.engine._create", refuse)
+    monkeypatch.setattr("matexport.runtime.embedder.open_checked", refuse)
+    monkeypatch.setattr("matexport.runtime.all_points.open_checked", refuse)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from matexport.family.integrity import describe_files
-from matexport.family.manifest import MANIFEST, REFERENCE, load_family, write_manifest
+from matexport.family.integrity import Contents, describe_files
+from matexport.family.manifest import MANIFEST, REFERENCE, Family, load_family, write_manifest
 from matexport.family.modality import PROBES, TOKENIZER
 from matexport.family.weights_file import read_header
 from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
@@ -25,6 +25,13 @@ def flip_byte(path: Path, position: int = -1) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 0xFF
     path.write_bytes(content)
+
+
+def hold(family: Path | Family) -> Contents:
+    """A family's files as they are, whatever their digests: as if they had been checked."""
+    family = family if isinstance(family, Family) else load_family(family)
+    files = {path.name: path.read_bytes() for path in family.path.iterdir() if path.is_file()}
+    return Contents(family, files)
 
 
 def edit_manifest(family: Path, edit: Callable[[dict[str, Any]], object]) -> None:

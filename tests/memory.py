@@ -1,20 +1,30 @@
 """A trace is most of what an export of a small parent costs, and depends on nothing but the parent, the depths and the
-inputs. Here it is made once for each of those; everything after it is done anew."""
+inputs. Here it is made once for each of those, by whichever test process comes first; everything after it is done anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
+from filelock import FileLock
 from torch import nn
 
 from matexport.export.graph.traced import Traced
 from matexport.export.parents.plan import Example
 from matexport.export.trace import trace
 from matexport.spec.facts import TraceFacts
+
+#: Names the folder that the processes of one test session share.
+FOLDER = "MATEXPORT_TEST_TRACES"
 
 _TRACED: dict[str, tuple[Traced, TraceFacts]] = {}
 
@@ -31,8 +41,17 @@ def trace_once(
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
     key = digest.hexdigest()
     if key not in _TRACED:
-        traced, facts = trace.trace_exits(module, example, outputs=outputs, states=states)
-        _TRACED[key] = _detach(traced), facts
+        folder = Path(os.environ.get(FOLDER) or tempfile.mkdtemp())
+        graph, facts_file = folder / f"{key}.onnx", folder / f"{key}.json"
+        with FileLock(folder / f"{key}.lock"):
+            if not facts_file.exists():
+                made = trace.trace_exits(module, example, outputs=outputs, states=states)
+                graph.write_bytes(ir.to_proto(made[0].model).SerializeToString())
+                facts_file.write_bytes(msgspec.json.encode((made[0].states, made[1])))
+        # Who made it reads it, too: what tests compare to the byte has come the same way.
+        states, facts = msgspec.json.decode(facts_file.read_bytes(), type=tuple[tuple[str, ...], TraceFacts])
+        model = ir.from_proto(onnx.load_model_from_string(graph.read_bytes()))
+        _TRACED[key] = _detach(Traced(model, states)), facts
     known, facts = _TRACED[key]
     return known.copy(), facts
 

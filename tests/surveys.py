@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -29,11 +30,13 @@ profiles = st.builds(
     st.sampled_from((Precision.FP32, Precision.INT8, Precision.Q4)),
     st.sampled_from(Encoding),
 )
+#: Two resamples, so that one profile wins in both of them often.
+resamples = st.tuples(*[st.sampled_from((0.0, 0.5, 1.0))] * 2).map(lambda values: (struct.pack("<2f", *values),))
 TIMES = (1.0, 2.0, 3.0, 4.0)
 
 
 @st.composite
-def candidates(draw: st.DrawFn, unmeasured: frozenset[str]) -> Candidate:
+def candidates(draw: st.DrawFn, unmeasured: frozenset[str], resampled: bool) -> Candidate:
     profile = draw(profiles)
 
     def number(name: str, values: tuple[float, ...], nonsense: tuple[float, ...]) -> Measured | None:
@@ -50,14 +53,15 @@ def candidates(draw: st.DrawFn, unmeasured: frozenset[str]) -> Candidate:
         latency_ms=number("latency_ms", TIMES, (*NONSENSE, 0.0, -1.0)),
         cold_start_ms=number("cold_start_ms", TIMES, (*NONSENSE, 0.0, -1.0)),
         retention=number("retention", (-0.5, 0.0, 0.25, 0.5, 1.0), NONSENSE),
+        resampled=draw(st.just(()) | resamples) if resampled else (),
     )
 
 
 @st.composite
-def surveys(draw: st.DrawFn) -> Survey:
+def surveys(draw: st.DrawFn, resampled: bool = False) -> Survey:
     fields = ("peak_bytes", "latency_ms", "cold_start_ms", "retention")
     unmeasured = frozenset(draw(st.sets(st.sampled_from(fields))))
-    found = draw(st.lists(candidates(unmeasured), min_size=1, max_size=10, unique_by=lambda it: it.profile))
+    found = draw(st.lists(candidates(unmeasured, resampled), min_size=1, max_size=10, unique_by=lambda it: it.profile))
     return Survey(HERE, tuple(found), ("a task",), (HERE, THERE))
 
 

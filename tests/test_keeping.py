@@ -23,8 +23,8 @@ from matexport.family.measurements import find_measurements, keep_unlisted, load
 from matexport.host import read_host
 from matexport.io import staging
 from matexport.io.files import hash_file, replace_file
-from matexport.io.marks import HTML, YAML, is_whole
 from matexport.io.staging import lock_destination
+from matexport.marks import HTML, YAML, is_whole
 from matexport.report.findings import gather_findings
 from matexport.report.write import write_report
 from matexport.spec.job import ExportJob, ParentSource

@@ -29,7 +29,7 @@ HEAVY = {
 #: The law by wing: imports only go down. `__init__` is the front door, which nobody inside goes through.
 WINGS = {
     "version": 0, "errors": 0, "spec": 0,
-    "host": 1, "extras": 1, "io": 1,
+    "host": 1, "extras": 1, "marks": 1, "io": 1,
     "family": 2,
     "runtime": 3, "pick": 3,
     "verify": 4,
@@ -59,7 +59,7 @@ LIGHT_EXTERNAL = {
     "filelock": {"io"},
     "tqdm": {"cli"},
     "shtab": {"cli"},
-    "pyarrow": {"runtime"},
+    "pyarrow": {"io", "runtime"},
     "ray": {"runtime"},
     "faiss": {"measure"},
     "scipy": {"measure"},

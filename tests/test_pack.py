@@ -7,22 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import Run
 from conftest import POINTS, TEXTS
-from forge import flip_byte, store_token_rows
+from forge import flip_byte, forge_bench, forge_quality, store_token_rows
+from msgspec.structs import replace
 from safetensors.numpy import load_file
 
-from matexport import Embedder, load_family, pack_profile, verify_family
+from matexport import Embedder, gather_findings, load_family, pack_profile, record_bench, verify_family
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.family.integrity import check_family
-from matexport.family.manifest import MEASUREMENTS, REFERENCE
+from matexport.family.manifest import MANIFEST, MEASUREMENTS, REFERENCE
+from matexport.family.measurements import load_measurements, record_quality
+from matexport.family.survey import Measured
+from matexport.host import read_host
+from matexport.spec.measured import Adaptive, Score
 from matexport.spec.profile import Point
+from matexport.verify.verdict import record_measurement
 
-NAME = "L01-D008-fp32"
+NAME, OTHER = "L01-D008-fp32", "L02-D032-fp32"
 WEIGHTS = "weights.fp32.safetensors"
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
@@ -48,12 +55,12 @@ def test_left_padding_and_prompts_go_along(left_exported: Path, tmp_path: Path) 
 def test_only_what_the_profile_needs(exported: Path, tmp_path: Path) -> None:
     pack_profile(exported, NAME, tmp_path / "pack")
     files = {path.name for path in (tmp_path / "pack").iterdir()}
-    assert {path.name for path in exported.iterdir()} - files == {MEASUREMENTS, "exits.fp32.onnx"} | {
+    assert {path.name for path in exported.iterdir()} - files == {"exits.fp32.onnx"} | {
         f"{point.name}.fp32.onnx" for point in POINTS if point.name != "L01-D008"
     }
     assert files <= {path.name for path in exported.iterdir()}
     assert load_file(tmp_path / "pack" / REFERENCE).keys() - {"token_ids", "token_counts"} == {"L01-D008"}
-    for name in files - {WEIGHTS, REFERENCE, "family.json"}:
+    for name in files - {WEIGHTS, REFERENCE, "family.json", MEASUREMENTS}:
         assert (tmp_path / "pack" / name).read_bytes() == (exported / name).read_bytes()
 
 
@@ -98,6 +105,86 @@ def test_a_pack_of_a_pack_is_the_pack(exported: Path, tmp_path: Path) -> None:
     pack_profile(tmp_path / "first", NAME, tmp_path / "second")
     pack_profile(load_family(exported), NAME, str(tmp_path / "third"))
     assert read_all(tmp_path / "first") == read_all(tmp_path / "second") == read_all(tmp_path / "third")
+
+
+HERE = read_host()
+THERE = replace(HERE, cpu="another processor")
+
+
+@pytest.fixture
+def measured(family: Path) -> Path:
+    """A family with timings, scores and parity of two profiles, on two hosts."""
+    loaded = load_family(family)
+    verification = verify_family(family)
+    record_measurement(loaded, verification)
+    for host, slower in ((HERE, 1), (THERE, 2)):
+        record_bench(loaded, forge_bench(host, {NAME: {1: 2.0 * slower}, OTHER: {1: 3.0 * slower}}))
+        quality = forge_quality(host, {"sts": {NAME: 0.5, OTHER: 0.75}, "retrieval": {OTHER: 0.9}})
+        search = Adaptive(NAME, 4, 20, 0.4, 0.5, 2.0)
+        sts = replace(quality.tasks["sts"], adaptive=(search,), parent=Score(0.8, 1.0, {}, b"1234"))
+        record_quality(loaded, replace(quality, tasks={**quality.tasks, "sts": sts}))
+    return family
+
+
+def test_what_was_measured_of_the_profile_goes_along(measured: Path, tmp_path: Path) -> None:
+    """Of every host, and of this profile alone; in one run with others it was no pack."""
+    pack = pack_profile(measured, NAME, tmp_path / "pack")
+    ours, theirs = load_measurements(pack), load_measurements(load_family(measured))
+    assert ours.manifest_sha256 != theirs.manifest_sha256
+    assert [one.host for one in ours.hosts] == [one.host for one in theirs.hosts]
+    for mine, whole in zip(ours.hosts, theirs.hosts, strict=True):
+        assert mine.benches["cpu"].profiles == {NAME: whole.benches["cpu"].profiles[NAME]}
+        assert mine.quality is not None
+        assert whole.quality is not None
+        assert set(mine.quality.tasks) == {"sts"}
+        task, before = mine.quality.tasks["sts"], whole.quality.tasks["sts"]
+        assert task == replace(before, profiles={NAME: before.profiles[NAME]}, adaptive=())
+    mine, whole = (next(one for one in both.hosts if one.host == HERE).parity for both in (ours, theirs))
+    assert mine is not None
+    assert whole is not None
+    assert set(whole.parity[NAME]) == {"batched", "single", "together"}
+    assert mine.parity == {NAME: {way: whole.parity[NAME][way] for way in ("batched", "single")}}
+    assert mine.spread == {NAME: whole.spread[NAME]}
+    assert mine.token_ids == whole.token_ids
+    check_family(pack)
+
+
+def test_commands_find_the_measurements_of_a_pack(run: Run, measured: Path, tmp_path: Path) -> None:
+    pack_profile(measured, NAME, tmp_path / "pack")
+    assert run("pick", measured, "--max-latency-ms", 2.5).out.startswith(f"choice: {NAME}\n")
+    result = run("pick", tmp_path / "pack", "--max-latency-ms", 2.5, "--min-retention", 0.5, "--strict")
+    assert result.code == 0
+    assert "  retention on sts: 0.5 (this host)" in result.out
+    assert "  latency: 2 ms (1 thread, this host)" in result.out
+    (row,) = run("show", tmp_path / "pack", "--json").json["profiles"]  # type: ignore[misc]
+    assert row["parity"] is not None
+    findings = gather_findings(tmp_path / "pack")
+    assert findings.survey.candidates[0].latency_ms == Measured(2.0, HERE, 1)
+    assert (findings.unproven, [task.name for task in findings.tasks]) == ((), ["sts"])
+
+
+def test_measurements_of_a_pack_are_not_believed_of_another_manifest(measured: Path, tmp_path: Path) -> None:
+    pack = pack_profile(measured, NAME, tmp_path / "pack")
+    assert load_measurements(pack).hosts
+    manifest = pack.path / MANIFEST
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    assert load_measurements(load_family(pack.path)).hosts == ()
+
+
+def test_measurements_that_are_not_of_this_family_stay_behind(measured: Path, tmp_path: Path) -> None:
+    """Nothing that nobody would believe is made believable."""
+    manifest = measured / MANIFEST
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    pack = pack_profile(measured, NAME, tmp_path / "pack")
+    assert load_measurements(pack).hosts == ()
+    assert not (pack.path / MEASUREMENTS).exists()
+
+
+def test_a_profile_that_nobody_measured_takes_nothing_along(measured: Path, tmp_path: Path) -> None:
+    shutil.rmtree(measured / MEASUREMENTS)
+    record_bench(load_family(measured), forge_bench(HERE, {NAME: {1: 2.0}}))
+    pack_profile(measured, OTHER, tmp_path / "pack")
+    assert not (tmp_path / "pack" / MEASUREMENTS).exists()
 
 
 def test_a_pack_has_no_other_profile(exported: Path, tmp_path: Path) -> None:

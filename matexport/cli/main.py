@@ -29,7 +29,7 @@ from matexport.spec.suggest import suggest
 from matexport.version import __version__
 
 #: Metavars of arguments that are completed as files although they take text, since a hub id or ``-`` is possible, too.
-FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml")
+FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml", "DEVICE")
 #: What a write to a stream without a name fails with.
 _UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 #: Names of the commands, in the order of ``--help``.

@@ -28,9 +28,14 @@ DONE, REFUSED, UNUSABLE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 def complain(message: object, code: int) -> int:
     """Print a message as one line to standard error, and return the exit code that was given."""
+    note(message)
+    return code
+
+
+def note(message: object) -> None:
+    """Print a message as one line to standard error, beside what a command's result is."""
     with contextlib.suppress(OSError, ValueError):  # nobody can be told that nobody can be told
         print(f"matexport: {show_plain(str(message))}", file=sys.stderr, flush=True)
-    return code
 
 
 def say(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
@@ -174,10 +179,10 @@ def describe_rows(family: Family, verification: Verification) -> list[dict[str, 
 
 def describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:
     """Profile that is off its floor -> the check, the reason, the index of the probe, and all of these as a message."""
-    from matexport.family.proof import load_probes
+    from matexport.family.proof import load_probes, open_proof
     from matexport.family.token_rows import quote_probe
 
-    probes = () if verification.passed else load_probes(family)
+    probes = () if verification.passed else load_probes(open_proof(family))
     failures: dict[str, dict[str, object]] = {}
     for verdict in verification.verdicts:
         if found := verdict.find_breach():

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from matexport.cli.output import spell_json
 from matexport.errors import RequestError, one_line
+from matexport.extras import require_extra
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
+from matexport.io.reading import read_lines
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 PROGRESS_ITEMS = 256
 
 
-def open_items(options: argparse.Namespace, family: Family) -> contextlib.AbstractContextManager[Iterable[Any]]:
+def open_items(options: argparse.Namespace, family: Family) -> Iterable[Any]:
     """What `embed` is to embed, one at a time: texts, or arrays, as the family takes them."""
-    return open_texts(options) if family.facts.text else contextlib.nullcontext(open_arrays(options, family))
+    return open_texts(options) if family.facts.text else open_arrays(options, family)
 
 
 def open_arrays(options: argparse.Namespace, family: Family) -> Any:
@@ -33,7 +34,7 @@ def open_arrays(options: argparse.Namespace, family: Family) -> Any:
     import numpy as np
 
     taken = f"{options.family} takes arrays ({family.facts.inputs.describe()})"
-    if options.texts or not options.input or options.input == "-":
+    if options.texts or not options.input or options.input == "-" or options.column:
         raise RequestError(f"{taken}: give them with --input FILE.npy, one (n, ...) array")
     try:
         arrays = np.load(options.input, mmap_mode="r", allow_pickle=False)
@@ -45,37 +46,53 @@ def open_arrays(options: argparse.Namespace, family: Family) -> Any:
     return arrays
 
 
-@contextlib.contextmanager
-def open_texts(options: argparse.Namespace) -> Iterator[Iterable[str]]:
-    """The texts of `embed`, one at a time."""
+def open_texts(options: argparse.Namespace) -> Iterator[str]:
+    """The texts of `embed`, one at a time. The first is read at once, so that what is no text is said first.
+
+    Raises:
+        RequestError: there are none, or they cannot be read.
+        MissingExtraError: they are in Parquet, and the ``[parquet]`` extra is not installed.
+    """
     if options.texts and options.input:
         raise RequestError("give texts as arguments or with --input, not both")
+    if options.column and (options.texts or options.input in (None, "-")):
+        raise RequestError("--column is for --input FILE with a table, and for --on ray")
     if options.texts:
-        yield options.texts
-    elif options.input == "-" or (options.input is None and not sys.stdin.isatty()):
-        sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
-        lines = _strip_lines(sys.stdin)
-        first = next(lines, None)
-        if first is None and options.input is None:  # nothing was piped in: more likely a TEXT that was forgotten
-            raise RequestError("no texts: give them as arguments, with --input FILE, or on standard input")
-        yield lines if first is None else chain([first], lines)
-    elif options.input is None:
-        raise RequestError("no texts: give them as arguments, with --input FILE, or on standard input")
+        return iter(options.texts)
+    if options.input is None and sys.stdin.isatty():
+        raise RequestError(_NO_TEXTS)
+    if options.input in (None, "-"):
+        texts = _read_plain(sys.stdin.buffer, "standard input")
     else:
-        with contextlib.ExitStack() as stack:
-            try:
-                file = stack.enter_context(Path(options.input).open(encoding="utf-8", newline="\n"))
-            except OSError as error:
-                raise RequestError(f"cannot read {options.input}: {error.strerror}") from None
-            yield _strip_lines(file)
+        texts = _read_file(Path(options.input), options.column)
+    first = next(texts, None)
+    if first is None and options.input is None:  # nothing was piped in: more likely a TEXT that was forgotten
+        raise RequestError(_NO_TEXTS)
+    return texts if first is None else chain([first], texts)
 
 
-def _strip_lines(lines: Iterable[str]) -> Iterator[str]:
-    try:
-        for line in lines:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise RequestError("the texts are not UTF-8") from None
+_NO_TEXTS = "no texts: give them as arguments, with --input FILE, or on standard input"
+
+
+def _read_plain(source: Path | BinaryIO, where: str) -> Iterator[str]:
+    return (line.rstrip("\r\n") for line in read_lines(source, where))
+
+
+def _read_file(path: Path, column: str | None) -> Iterator[str]:
+    from matexport.io.tables import Form, find_form
+    from matexport.io.texts import read_column
+
+    form = find_form(path)
+    if form is Form.LINES:
+        if column:
+            raise RequestError(
+                f"--column {column} was asked; {path} is read as one text per line: a table is called .csv, .tsv, "
+                ".jsonl or .parquet, with .gz or without"
+            )
+        return _read_plain(path, str(path))
+    if form is Form.PARQUET:
+        require_extra("parquet", f"reading Parquet ({path})", {"pyarrow": "pyarrow"})
+    return read_column(path, column, "name the one that holds the texts with --column")
 
 
 def embed_pairs(

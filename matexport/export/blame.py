@@ -22,9 +22,9 @@ from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
-from matexport.family.integrity import describe_files
+from matexport.family.integrity import check_files, describe_files
 from matexport.family.manifest import Family, load_family, write_manifest
-from matexport.family.proof import load_references
+from matexport.family.proof import load_probes, load_references, open_proof
 from matexport.family.token_rows import quote_probe
 from matexport.runtime.embedder import Vectors
 from matexport.runtime.engine import open_session
@@ -89,8 +89,8 @@ def find_failing_stage(
         family: the failed family, in its staging directory, where suspects find their weights.
         suspects: in the order of the pipeline.
     """
-    probes, references = load_references(family)
-    inputs = open_inputs(family)
+    probes, references = load_references(open_proof(family))
+    inputs = open_inputs(check_files(family, family.input_files))
     rows = [inputs.prepare_probe(probe) for probe in probes]
     for stage, make_model, output in suspects:
         run = _open_runner(make_model(), output, family, inputs)
@@ -104,7 +104,10 @@ def find_failing_stage(
 def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -> Callable[[list[Row], str], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
-    session = open_session(path)
+    try:
+        session = open_session(path)
+    finally:
+        path.unlink()  # what is left here would be shipped
 
     def run(chosen: list[Row], way: str) -> Vectors:
         vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]
@@ -173,7 +176,7 @@ def _explain_failure(
     found = verdict.find_breach()
     assert found is not None
     check, breach = found
-    probes, output = load_references(family)[0], family.facts.output
+    probes, output = load_probes(open_proof(family)), family.facts.output
     reason = f"{verdict.profile}: {breach.reason} ({check}), worst on {quote_probe(probes, breach.probe)}"
     if check == RANGES_CHECK:
         reason += (

@@ -15,16 +15,15 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from matexport.errors import refuse_file
-from matexport.family.weights_file import TensorEntry
+from matexport.family.guard.operators import MAX_GRAPH_BYTES, MAX_NODES, OPERATORS, STRING
+from matexport.family.guard.sizes import find_size_problem
+from matexport.family.weights_file import Buffer, TensorEntry
 
-#: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
-MAX_GRAPH_BYTES = 64 << 20
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ALLOWED_KEYS = frozenset({"location", "offset", "length"})
 EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
@@ -53,7 +52,9 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
     "Function": (("name", 1, "string", False), ("node", 7, "Node", True), ("attribute_proto", 11, "Attribute", True)),
     "Graph": (("node", 1, "Node", True), ("initializer", 5, "Tensor", True), ("sparse_initializer", 15, "Sparse", True),
               ("input", 11, "ValueInfo", True), ("output", 12, "ValueInfo", True)),
-    "ValueInfo": (("name", 1, "string", False),),
+    "ValueInfo": (("name", 1, "string", False), ("type", 2, "Type", False)),
+    "Type": (("tensor_type", 1, "TensorType", False),),
+    "TensorType": (("elem_type", 1, "int32", False),),
     "Node": (("input", 1, "string", True), ("output", 2, "string", True), ("name", 3, "string", False),
              ("op_type", 4, "string", False), ("attribute", 5, "Attribute", True), ("domain", 7, "string", False)),
     "Attribute": (("name", 1, "string", False), ("i", 3, "int64", False), ("t", 5, "Tensor", False),
@@ -63,33 +64,37 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
     "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
     "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
                ("float_data", 4, "float", True), ("int32_data", 5, "int32", True), ("double_data", 10, "double", True),
+               ("int64_data", 7, "int64", True), ("uint64_data", 11, "uint64", True),
                ("raw_data", 9, "bytes", False),
                ("external_data", 13, "Entry", True), ("data_location", 14, "int32", False)),
     "Entry": (("key", 1, "string", False), ("value", 2, "string", False)),
 }  # fmt: skip
 
 
-def check_graph(path: Path, weights: Mapping[str, int]) -> None:
+def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> None:
     """Refuse a graph that reads anything but ranges of its family's weights files.
 
     Args:
-        path: the ``.onnx`` file.
+        name: of the ``.onnx`` file.
+        content: what it holds.
         weights: allowed ``location`` -> size of that file in bytes.
 
     Raises:
         FamilyError: naming the graph and the tensor or operator that is refused.
     """
-    model = parse_graph(path)
+    model = parse_graph(name, content)
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
-            raise refuse_file(path.name, f"uses operators of the domain {domain!r}; matexport writes none of those")
+            raise refuse_file(name, f"uses operators of the domain {domain!r}; matexport writes none of those")
+    if problem := _find_foreign_part(model) or find_size_problem(model.graph):
+        raise refuse_file(name, problem)
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
-            raise refuse_file(path.name, f"tensor {tensor.name!r} {problem}")
+            raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
 
 
-def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> None:
+def check_entries(name: str, content: Buffer, weights: str, entries: Iterable[TensorEntry]) -> None:
     """Refuse a graph whose external tensors are not, byte for byte and type for type, tensors of the weights' header.
 
     What is known of the weights (that they are finite, say) is known of the tensors that the header names.
@@ -98,36 +103,36 @@ def check_entries(path: Path, weights: str, entries: Iterable[TensorEntry]) -> N
         FamilyError: naming the graph and the tensor.
     """
     known = {entry.offset: entry for entry in entries}
-    for tensor in _tensors(parse_graph(path)):
+    for tensor in _tensors(parse_graph(name, content)):
         if tensor.data_location != EXTERNAL:
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
         entry = known.get(int(where["offset"]))
         if entry is None or entry.nbytes != int(where["length"]) or tensor.data_type not in _STORED_AS[entry.dtype]:
-            raise refuse_file(path.name, f"tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
+            raise refuse_file(name, f"tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
 
 
-def parse_graph(path: Path) -> Any:
-    """The file as a message with the fields of `_SCHEMA`.
+def parse_graph(name: str, content: Buffer) -> Any:
+    """A file's content as a message with the fields of `_SCHEMA`.
 
     Raises:
         FamilyError: it is too large, or not an ONNX model.
     """
-    if path.stat().st_size > MAX_GRAPH_BYTES:
-        raise refuse_file(path.name, f"{path.stat().st_size} bytes; a graph without weights is far smaller")
+    if len(content) > MAX_GRAPH_BYTES:
+        raise refuse_file(name, f"{len(content)} bytes; a graph without weights is far smaller")
     model = _message_class()()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(bytes(content))
     except (message.DecodeError, RecursionError):
-        raise refuse_file(path.name, "not an ONNX model") from None
+        raise refuse_file(name, "not an ONNX model") from None
     if not model.graph.output:
-        raise refuse_file(path.name, "not an ONNX model (it has no output)")
+        raise refuse_file(name, "not an ONNX model (it has no output)")
     return model
 
 
-def find_nan_tensor(path: Path) -> str | None:
+def find_nan_tensor(name: str, content: Buffer) -> str | None:
     """The name of a small weight inside a graph that holds NaN. Infinities are what masks are made of."""
-    return next((str(tensor.name) for tensor in _tensors(parse_graph(path)) if _holds_nan(tensor)), None)
+    return next((str(tensor.name) for tensor in _tensors(parse_graph(name, content)) if _holds_nan(tensor)), None)
 
 
 def _holds_nan(tensor: Any) -> bool:
@@ -143,9 +148,31 @@ def _holds_nan(tensor: Any) -> bool:
     return any(value != value for value in (*inside, *tensor.float_data, *tensor.double_data))
 
 
+def _find_foreign_part(model: Any) -> str | None:
+    """What a graph holds that no graph of ours does; None where it holds nothing such."""
+    if model.functions:
+        return f"brings a function of its own, {model.functions[0].name!r}; matexport writes none"
+    if len(model.graph.node) > MAX_NODES:
+        return f"has {len(model.graph.node)} nodes; matexport writes up to {MAX_NODES}"
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS.get(node.domain, ()):
+            return f"uses the operator {node.domain or 'ai.onnx'}.{node.op_type}, which matexport does not write"
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs or attribute.tensors:
+                return f"{node.op_type} {node.name!r} holds a graph, or a list of tensors; matexport writes none"
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                return f"{node.op_type} {node.name!r} holds a sparse tensor; matexport writes none"
+    if model.graph.sparse_initializer:
+        return "holds a sparse tensor; matexport writes none"
+    others = [value.name for value in model.graph.output if not value.type.HasField("tensor_type")]
+    return f"its output {others[0]!r} is no tensor" if others else None
+
+
 def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
     if tensor.data_location != EXTERNAL:
-        return "carries external-data entries but is not external" if tensor.external_data else None
+        return (
+            "carries external-data entries but is not external" if tensor.external_data else _find_shape_problem(tensor)
+        )
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     where = dict(entries)
     if len(where) != len(entries) or set(where) != ALLOWED_KEYS:
@@ -169,6 +196,19 @@ def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
     return None
 
 
+def _find_shape_problem(tensor: Any) -> str | None:
+    """Whether a tensor inside of a graph says another size than it has: a runtime makes room for what it says."""
+    if tensor.data_type == STRING or tensor.data_type not in _ITEM_BITS or any(dim < 0 for dim in tensor.dims):
+        return f"is of the unknown data type {tensor.data_type} or has negative dims"
+    count = math.prod(tensor.dims)
+    if tensor.raw_data:
+        held = len(tensor.raw_data) * 8 == -(-count * _ITEM_BITS[tensor.data_type] // 8) * 8
+    else:
+        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+        held = count <= 2 * max(map(len, fields), default=0)  # two numbers of 4 bits share one
+    return None if held else f"says {count} numbers, and does not hold them"
+
+
 def _nodes(model: Any) -> Iterator[Any]:
     for graph in _graphs(model):
         yield from graph.node
@@ -182,8 +222,11 @@ def _tensors(model: Any) -> Iterator[Any]:
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
     for attribute in _attributes(model):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        single = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for sparse in (*single, *attribute.sparse_tensors):
             yield from (sparse.values, sparse.indices)
 
 
@@ -218,6 +261,7 @@ def _message_class() -> Any:
     kinds = descriptor_pb2.FieldDescriptorProto
     scalars = {
         "int64": kinds.TYPE_INT64,
+        "uint64": kinds.TYPE_UINT64,
         "int32": kinds.TYPE_INT32,
         "string": kinds.TYPE_STRING,
         "bytes": kinds.TYPE_BYTES,

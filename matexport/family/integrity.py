@@ -6,11 +6,15 @@ and only then what a graph points to. Nothing is given to a runtime before.
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
+from matexport.family.guard.operators import MAX_GRAPH_BYTES
 from matexport.family.manifest import (
     CARD,
     MANIFEST,
@@ -20,8 +24,8 @@ from matexport.family.manifest import (
     load_family,
 )
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
-from matexport.family.weights_file import NestedHeader, read_header
-from matexport.io.files import find_file_problem, hash_file
+from matexport.family.weights_file import Buffer, NestedHeader, parse_header
+from matexport.io.files import hash_file, hash_open_file, open_file
 from matexport.spec.facts import (
     FileFacts,
     ProfileFacts,
@@ -36,7 +40,30 @@ def describe_files(root: Path) -> dict[str, FileFacts]:
     return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
 
 
-def check_family(family: Family) -> None:
+class Contents:
+    """Files of a family, each opened once: what was digested is what is read, whoever replaces the folder meanwhile.
+
+    A weights file is mapped, so that all who read it share its pages; every other file is held.
+
+    Attributes:
+        family: whose files they are.
+    """
+
+    def __init__(self, family: Family, files: Mapping[str, Buffer]) -> None:
+        self.family, self._files = family, files
+
+    def read(self, name: str) -> Buffer:
+        """The content of one of the files that were opened."""
+        return self._files[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+
+def check_family(family: Family) -> Contents:
     """Check every file of a family: present, regular, digest, safe to load; and that there is no other file.
 
     Raises:
@@ -45,42 +72,52 @@ def check_family(family: Family) -> None:
     extra = [
         Problem(ProblemKind.EXTRA, name, f"{name} is not listed in {MANIFEST}") for name in list_foreign_files(family)
     ]
-    problems = [*extra, *_find_changed_files(family, family.facts.files)]
+    contents, problems = _open_files(family, family.facts.files)
+    problems = [*extra, *problems]
     if not problems:
         graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
         graphs += [_describe_exits(family, precision) for precision in sorted(family.facts.exits)]
-        problems = _find_unsafe_files(family, graphs)
+        problems = _find_unsafe_files(contents, graphs)
     _raise_problems(family, problems)
+    return contents
 
 
-def check_files(family: Family, names: Iterable[str]) -> None:
-    """Check some of a family's files: present, regular, digest."""
-    _raise_problems(family, _find_changed_files(family, names))
+def check_files(family: Family, names: Iterable[str]) -> Contents:
+    """Check some of a family's files: present, regular, digest.
+
+    Raises:
+        FamilyError: with one problem per file that is missing, changed or refused.
+    """
+    contents, problems = _open_files(family, names)
+    _raise_problems(family, problems)
+    return contents
 
 
-def check_profile(family: Family, name: str) -> None:
+def check_profile(family: Family, name: str) -> Contents:
     """Check the files that one profile reads, before they are given to a runtime.
 
     Raises:
         FamilyError: with one problem per file that is missing, changed or refused.
     """
-    problems = _find_changed_files(family, family.profile_files(name))
+    contents, problems = _open_files(family, family.profile_files(name))
     if not problems:
-        problems = _find_unsafe_files(family, [_describe_graph(family.profile_facts(name))])
+        problems = _find_unsafe_files(contents, [_describe_graph(family.profile_facts(name))])
     _raise_problems(family, problems)
+    return contents
 
 
-def check_exits(family: Family, precision: Precision) -> None:
+def check_exits(family: Family, precision: Precision) -> Contents:
     """Check the graph of all exits of a precision and the weights it reads, before they are given to a runtime.
 
     Raises:
         FamilyError: with one problem per file that is missing, changed or refused.
     """
     graph, weights, prefix_bytes = _describe_exits(family, precision)
-    problems = _find_changed_files(family, (graph, weights, *family.input_files))
+    contents, problems = _open_files(family, (graph, weights, *family.input_files))
     if not problems:
-        problems = _find_unsafe_files(family, [(graph, weights, prefix_bytes)])
+        problems = _find_unsafe_files(contents, [(graph, weights, prefix_bytes)])
     _raise_problems(family, problems)
+    return contents
 
 
 def list_foreign_files(family: Family) -> list[str]:
@@ -109,23 +146,38 @@ def _is_report(path: Path) -> bool:
     return known and stat.S_ISREG(path.lstat().st_mode)
 
 
-def _find_changed_files(family: Family, names: Iterable[str]) -> list[Problem]:
-    problems = []
+def _open_files(family: Family, names: Iterable[str]) -> tuple[Contents, list[Problem]]:
+    """Some files of a family, and what is wrong with those that are left out."""
+    files, problems = {}, []
     for name in sorted(names):
-        path, facts = family.path / name, family.facts.files[name]
-        limit = facts.bytes if name.endswith(".safetensors") else min(facts.bytes, MAX_SIDE_FILE_BYTES)
-        problem = find_file_problem(path, limit)
-        if problem:
-            problems.append(problem)
-        elif path.stat().st_size != facts.bytes:
-            why = f"{name} has {path.stat().st_size} bytes, the manifest says {facts.bytes}"
-            problems.append(Problem(ProblemKind.CHANGED, name, why))
-        elif hash_file(path) != facts.sha256:
-            problems.append(Problem(ProblemKind.CHANGED, name, f"{name} has another sha256 than the manifest says"))
-    return problems
+        facts = family.facts.files[name]
+        mapped = name.endswith(".safetensors")
+        limit = facts.bytes if mapped else min(facts.bytes, _find_limit(name))
+        opened = open_file(family.path / name, limit)
+        if isinstance(opened, Problem):
+            problems.append(opened)
+            continue
+        with opened as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != facts.bytes:
+                why = f"{name} has {size} bytes, the manifest says {facts.bytes}"
+                problems.append(Problem(ProblemKind.CHANGED, name, why))
+                continue
+            content = b"" if mapped else file.read(size)
+            digest = hash_open_file(file) if mapped else hashlib.sha256(content).hexdigest()
+            if digest != facts.sha256:
+                problems.append(Problem(ProblemKind.CHANGED, name, f"{name} has another sha256 than the manifest says"))
+                continue
+            files[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped and size else content
+    return Contents(family, files), problems
 
 
-def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -> list[Problem]:
+def _find_limit(name: str) -> int:
+    """The largest file of its kind that is read into memory."""
+    return MAX_GRAPH_BYTES if name.endswith(".onnx") else MAX_SIDE_FILE_BYTES
+
+
+def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]]) -> list[Problem]:
     """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
     from matexport.family.graph_file import check_entries, check_graph
 
@@ -133,7 +185,7 @@ def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -
     headers: dict[str, NestedHeader] = {}
     for weights in sorted({weights for _, weights, _ in graphs}):
         try:
-            headers[weights] = _read_whole_header(family.path / weights)
+            headers[weights] = _parse_whole_header(contents, weights)
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     for graph, weights, prefix_bytes in graphs:
@@ -141,19 +193,20 @@ def _find_unsafe_files(family: Family, graphs: Sequence[tuple[str, str, int]]) -
             why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
             problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
         try:
-            check_graph(family.path / graph, {weights: prefix_bytes})
+            check_graph(graph, contents.read(graph), {weights: prefix_bytes})
             if weights in headers:
-                check_entries(family.path / graph, weights, headers[weights].entries)
+                check_entries(graph, contents.read(graph), weights, headers[weights].entries)
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     return list(problems)
 
 
-def _read_whole_header(path: Path) -> NestedHeader:
+def _parse_whole_header(contents: Contents, name: str) -> NestedHeader:
     """The header of a weights file that ends where a tensor does."""
-    header = read_header(path)
-    if path.stat().st_size not in _list_ends(header):
-        raise refuse_file(path.name, "ends inside a tensor")
+    content = contents.read(name)
+    header = parse_header(name, content)
+    if len(content) not in _list_ends(header):
+        raise refuse_file(name, "ends inside a tensor")
     return header
 
 

@@ -7,16 +7,17 @@ its names (bare file names, so no path can leave the folder). Whether the disk a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import msgspec
 
-from matexport.errors import FamilyError, ProblemKind
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.modality import MODALITIES, find_modality
-from matexport.io.files import find_file_problem, parse_json
-from matexport.io.marks import is_whole
+from matexport.io.files import open_file, parse_json
+from matexport.marks import is_whole
 from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
@@ -37,15 +38,23 @@ SCHEMA = 4
 READABLE = (1, 2, 3, 4)
 MAX_MANIFEST_BYTES = 16 << 20
 
+
+#: What a profile may say: far above any model, and small enough to reckon with.
+MAX_LAYERS, MAX_DIM, MAX_TOKENS = 9_999, 1 << 16, 1 << 16
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Family(Record, frozen=True):
-    """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts."""
+    """A family (or a pack, which is a family of one profile) on disk: where it is, and its facts.
+
+    Attributes:
+        digest: sha256 of the manifest that was read. What is measured is measured of that one.
+    """
 
     path: Path
     facts: FamilyFacts
+    digest: str = ""
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -99,6 +108,11 @@ class Family(Record, frozen=True):
         return (facts.graph, facts.weights, *self.input_files)
 
     @property
+    def weights_files(self) -> frozenset[str]:
+        """The files that graphs read their weights from."""
+        return frozenset(facts.weights for facts in self.facts.profiles.values())
+
+    @property
     def input_files(self) -> tuple[str, ...]:
         """The files that turning an item into the graph's inputs reads."""
         return find_modality(self.facts).files
@@ -132,11 +146,13 @@ def load_family(path: Path | str) -> Family:
     manifest = root / MANIFEST
     if not manifest.exists():
         raise _refuse(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
-    problem = find_file_problem(manifest, MAX_MANIFEST_BYTES)
-    if problem:
-        raise _refuse(f"{root}: {problem}")
+    opened = open_file(manifest, MAX_MANIFEST_BYTES)
+    if isinstance(opened, Problem):
+        raise _refuse(f"{root}: {opened}")
+    with opened as file:
+        content = file.read()
     try:
-        data = parse_json(manifest.read_text(encoding="utf-8"))
+        data = parse_json(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _refuse(f"{manifest} is not JSON ({error})") from None
     schema = data.get("schema") if isinstance(data, dict) else None
@@ -144,7 +160,7 @@ def load_family(path: Path | str) -> Family:
         raise _refuse(f"{manifest} has schema {schema!r}; this matexport reads up to {SCHEMA}: upgrade matexport")
     facts = read_record(data, FamilyFacts, str(manifest), _refuse)
     _check_names(facts, manifest)
-    return Family(root, facts)
+    return Family(root, facts, hashlib.sha256(content).hexdigest())
 
 
 def list_words(family: Family) -> list[Path]:
@@ -187,6 +203,7 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for precision, file_name in facts.exits.items():
         if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
             raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
+    _check_kinds(facts, manifest)
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 
@@ -200,6 +217,10 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
                 f"{manifest}: the profile {name} says {profile.layers} layers, dim {profile.dim}, {profile.precision}, "
                 f"{profile.encoding}"
             )
+        if not (profile.layers <= MAX_LAYERS and 1 <= profile.dim <= MAX_DIM and profile.tokens <= MAX_TOKENS):
+            raise _refuse(
+                f"{manifest}: {name} has more than {MAX_LAYERS} layers, {MAX_DIM} dims or {MAX_TOKENS} tokens"
+            )
         for file_name in (profile.graph, profile.weights):
             if file_name not in facts.files:
                 raise _refuse(f"{manifest}: {name} uses {file_name!r}, which is not among the listed files")
@@ -212,6 +233,18 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
         weights = sorted({it.weights for it in facts.profiles.values() if it.precision is precision})
         if len(weights) > 1:  # the graph of all exits reads one
             raise _refuse(f"{manifest}: the profiles in {precision} read {' and '.join(weights)}; they share one file")
+
+
+def _check_kinds(facts: FamilyFacts, manifest: Path) -> None:
+    """Every file is of a kind that export writes: nothing that a program could take for code, or a runtime for more."""
+    graphs = {*facts.exits.values(), *(profile.graph for profile in facts.profiles.values())}
+    weights = {profile.weights for profile in facts.profiles.values()}
+    modality = find_modality(facts)
+    others = {REFERENCE, RANGES, modality.probes, *modality.files, *modality.kept}
+    for name in facts.files:
+        fits = name.endswith(".onnx") if name in graphs else name.endswith(".safetensors") if name in weights else None
+        if fits is False or (fits is None and name not in others):
+            raise _refuse(f"{manifest} lists the file {name!r}, which is of no kind that export writes")
 
 
 def _parse_profile(name: str, manifest: Path) -> Profile:

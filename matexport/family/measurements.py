@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from matexport.errors import FamilyError, ProblemKind
+from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family, list_words, load_family
-from matexport.io.files import hash_file, replace_file
+from matexport.io.files import hash_file, open_file, replace_file
 from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
 from matexport.spec.parity import RANGES_CHECK, Parity, Spread, TokenParity
 from matexport.spec.record import Record
@@ -27,7 +27,7 @@ from matexport.spec.record import Record
 T = TypeVar("T")
 
 #: Larger files are ignored: matexport writes none.
-MAX_BYTES = 64 << 20
+MAX_BYTES = 8 << 20
 
 
 def find_measurements(family: Family, host: Host) -> Path:
@@ -37,7 +37,7 @@ def find_measurements(family: Family, host: Host) -> Path:
 
 def load_sections(family: Family, host: Host) -> dict[str, object]:
     """All sections of a host's file; empty if it cannot be read, or was measured on other files than the family's."""
-    known = _read(find_measurements(family, host), hash_file(family.path / MANIFEST))
+    known = _read(find_measurements(family, host), family.digest)
     try:
         # A virtual machine may hide some instruction sets, and has the same file name then.
         if known and known["host"]["instruction_sets"] == list(host.instruction_sets):
@@ -92,11 +92,10 @@ class Measurements(Record, frozen=True):
 
 def load_measurements(family: Family) -> Measurements:
     """Read every host's file once, but for those that cannot be read or were measured on other files than these."""
-    digest = hash_file(family.path / MANIFEST)
     folder = family.path / MEASUREMENTS
     found = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() and not folder.is_symlink() else []:
-        known = _read(path, digest)
+        known = _read(path, family.digest)
         with suppress(KeyError, msgspec.ValidationError):
             host = msgspec.convert(known["host"], Host)
             benches = {name: _convert(known, _name_section(name), Bench) for name in PROVIDERS}
@@ -108,7 +107,7 @@ def load_measurements(family: Family) -> Measurements:
                     _convert(known, QUALITY_SECTION, Quality),
                 )
             )
-    return Measurements(digest, tuple(found))
+    return Measurements(family.digest, tuple(found))
 
 
 def write_sections(
@@ -124,6 +123,7 @@ def write_sections(
         the path of the file, which is written beside it and then renamed, so that it is never half there.
 
     Raises:
+        FamilyError: another family lies there now than the one that was measured.
         OSError: the file cannot be written.
         FamilyError: ``measurements`` is a link.
     """
@@ -131,9 +131,11 @@ def write_sections(
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
     with _hold(target.parent):
+        if hash_file(family.path / MANIFEST) != family.digest:
+            raise FamilyError(f"{family.path} was replaced while it was measured: nothing was recorded; do it again")
         new = sections() if callable(sections) else sections
         known = load_sections(family, host)
-        known |= {"family": hash_file(family.path / MANIFEST), "host": msgspec.to_builtins(host), **new}
+        known |= {"family": family.digest, "host": msgspec.to_builtins(host), **new}
         with replace_file(target) as file:
             file.write(_format(known).encode("utf-8"))
     return target
@@ -182,10 +184,12 @@ def refuse_linked(family: Family) -> None:
 
 def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:
     """A file's sections; empty where it cannot be read, or is about other files than the family's."""
+    opened = open_file(path, MAX_BYTES)
+    if isinstance(opened, Problem):
+        return {}
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-            return {}
-        known = _parse(path.read_bytes())
+        with opened as file:
+            known = _parse(file.read())
         if not isinstance(known, dict) or known["family"] != manifest_sha256:
             return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -197,7 +201,7 @@ def _parse(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)  # three times as fast as json, which can also read NaN
     except msgspec.DecodeError:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8-sig"))  # an editor may have put a byte order mark before it
 
 
 @contextmanager

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
-from matexport.family.weights_file import read_header
-from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, TextFacts
+from matexport.family.weights_file import Buffer, parse_header
+from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, Frame, TextFacts
 from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
 
 if TYPE_CHECKING:
@@ -20,9 +19,13 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 ARRAY_PROBES = "probes.safetensors"
+TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
+
+#: Of a prompt, or of what a chat template puts around a text: more would be most of what is embedded.
+MAX_PROMPT_CHARACTERS = 1 << 16
 
 #: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
 MAX_ARRAY_NUMBERS = 1 << 28
@@ -39,16 +42,19 @@ class Modality(NamedTuple):
 
     Attributes:
         files: what turning an item into the graph's inputs reads.
+        kept: the parent's own files, which other consumers read.
         probes: the file of the probes.
         check: raises where facts contradict themselves.
-        read: the file of the probes -> the probes; raises RequestError, in words, where it holds none.
+        read: name and content of the file of the probes -> the probes; raises RequestError, in words, where it holds
+            none.
         write: probes -> the content of their file.
     """
 
     files: tuple[str, ...]
+    kept: tuple[str, ...]
     probes: str
     check: Callable[[Any, Refuse], None]
-    read: Callable[[Path, Any], tuple[AnyProbe, ...]]
+    read: Callable[[str, Buffer, Any], tuple[AnyProbe, ...]]
     write: Callable[[Any], bytes]
 
 
@@ -63,6 +69,9 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse(f"the inputs {list(text.inputs)} are not some of {', '.join(known)}")
     if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
         raise refuse(f"max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+    said = [*text.prompts.values(), *(part for frame in _list_frames(text) for part in (frame.before, frame.after))]
+    if max(map(len, said), default=0) > MAX_PROMPT_CHARACTERS:
+        raise refuse(f"a prompt has more than {MAX_PROMPT_CHARACTERS} characters")
     if text.default_prompt is not None and text.default_prompt not in text.prompts:
         raise refuse(f"the default prompt {text.default_prompt!r} is not among the prompts")
     if (text.unpooled is None) != (POOLING_MASK not in text.inputs):
@@ -83,13 +92,17 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse("the chat template is not written out for each prompt and for none")
 
 
-def _read_texts(path: Path, _text: TextFacts) -> tuple[Probe, ...]:
+def _list_frames(text: TextFacts) -> list[Frame]:
+    return list(text.chat.frames.values()) if text.chat else []
+
+
+def _read_texts(name: str, content: Buffer, _text: TextFacts) -> tuple[Probe, ...]:
     from matexport.io.texts import parse_probes  # not while a process that only embeds starts
 
     try:
-        return parse_probes(path.read_text(encoding="utf-8"), path.name)
+        return parse_probes(bytes(content).decode("utf-8"), name)
     except UnicodeDecodeError:
-        raise RequestError(f"{path.name} is not UTF-8 text") from None
+        raise RequestError(f"{name} is not UTF-8 text") from None
 
 
 def _write_texts(probes: tuple[Probe, ...]) -> bytes:
@@ -108,28 +121,26 @@ def _check_array(array: ArrayFacts, refuse: Refuse) -> None:
         raise refuse("the graph's input has no name")
 
 
-def _read_arrays(path: Path, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
+def _read_arrays(name: str, content: Buffer, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
     from matexport.io.texts import MAX_PROBES
 
-    entries = [entry for entry in read_header(path).entries if entry.name == _ARRAYS]
+    entries = [entry for entry in parse_header(name, content).entries if entry.name == _ARRAYS]
     kind = _STORED[array.dtype]
     if len(entries) != 1 or entries[0].dtype != kind or entries[0].shape[1:] != array.shape:
-        raise RequestError(f"{path.name} has no {kind} tensor {_ARRAYS!r} of arrays of shape {array.shape}")
+        raise RequestError(f"{name} has no {kind} tensor {_ARRAYS!r} of arrays of shape {array.shape}")
     (entry,) = entries
     count = entry.shape[0]
     if not 2 <= count <= MAX_PROBES or entry.nbytes > MAX_SIDE_FILE_BYTES:
         raise RequestError(
-            f"{path.name} has {count} arrays ({entry.nbytes} bytes); 2 to {MAX_PROBES} are taken, and up to "
+            f"{name} has {count} arrays ({entry.nbytes} bytes); 2 to {MAX_PROBES} are taken, and up to "
             f"{MAX_SIDE_FILE_BYTES} bytes"
         )
-    with path.open("rb") as file:
-        file.seek(entry.offset)
-        content = file.read(entry.nbytes)
-    if len(content) != entry.nbytes:
-        raise RequestError(f"{path.name} ends inside {_ARRAYS!r}")
+    if entry.end > len(content):
+        raise RequestError(f"{name} ends inside {_ARRAYS!r}")
     size = entry.nbytes // count
     return tuple(
-        ArrayProbe(content[start : start + size], array.dtype, array.shape) for start in range(0, len(content), size)
+        ArrayProbe(content[start : start + size], array.dtype, array.shape)
+        for start in range(entry.offset, entry.end, size)
     )
 
 
@@ -147,6 +158,6 @@ _STORED = {Dtype.FLOAT32: "F32", Dtype.UINT8: "U8", Dtype.INT64: "I64"}
 
 #: The field of `FamilyFacts` -> what there is on disk.
 MODALITIES: Mapping[str, Modality] = {
-    "text": Modality((TOKENIZER,), PROBES, _check_text, _read_texts, _write_texts),
-    "array": Modality((), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
+    "text": Modality((TOKENIZER,), TEXT_FILES, PROBES, _check_text, _read_texts, _write_texts),
+    "array": Modality((), ("config.json",), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
 }

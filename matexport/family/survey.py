@@ -16,7 +16,7 @@ import msgspec
 from matexport.errors import RequestError
 from matexport.family.manifest import Family
 from matexport.family.measurements import Measurements, load_bench, load_measurements
-from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, TaskQuality, Timing
+from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, TaskQuality, Timing, read_resamples
 from matexport.spec.profile import Profile
 from matexport.spec.record import Record
 
@@ -45,6 +45,7 @@ class Candidate(Record, frozen=True):
         cold_start_ms: median time from process start to first vector.
         texts_per_s: throughput on a mix of lengths, in texts per second.
         retention: score over the whole parent's score, the least over the tasks that count (`Survey.tasks`).
+        resampled: `Score.resampled` of each of these tasks, all of one length; empty where a task's is not known.
     """
 
     profile: str
@@ -58,6 +59,16 @@ class Candidate(Record, frozen=True):
     cold_start_ms: Measured | None = None
     texts_per_s: Measured | None = None
     retention: Measured | None = None
+    resampled: tuple[bytes, ...] = ()
+
+    @property
+    def resamples(self) -> tuple[float, ...]:
+        """The retention in each resample of these tasks, of all of them at once: as it is, the least over the tasks.
+
+        Those of two profiles can be compared one by one.
+        """
+        known = [read_resamples(resampled) for resampled in self.resampled]
+        return tuple(map(min, zip(*known, strict=True))) if len(known) > 1 else known[0] if known else ()
 
 
 class Survey(Record, frozen=True):
@@ -120,6 +131,7 @@ def survey_family(
 
     def survey(profile: Profile) -> Candidate:
         name = profile.name
+        retention, resampled = _survey_retention(name, tasks, qualities, host)
         return Candidate(
             profile=name,
             layers=profile.point.layers,
@@ -131,7 +143,8 @@ def survey_family(
             latency_ms=timings.find(name, read_latency, _greatest),
             cold_start_ms=timings.find(name, lambda timing: timing.first_vector.p50, _greatest),
             texts_per_s=timings.find(name, lambda timing: timing.texts_per_s, _least),
-            retention=_survey_retention(name, tasks, qualities, host),
+            retention=retention,
+            resampled=resampled,
         )
 
     candidates = tuple(map(survey, family.profiles))
@@ -161,19 +174,29 @@ class _Timings(Record, frozen=True):
 
 def _survey_retention(
     profile: str, tasks: Sequence[str], qualities: Sequence[tuple[Host, Quality]], host: Where
-) -> Measured | None:
-    """The least retention of a profile over some tasks; None where one of them is not known.
+) -> tuple[Measured | None, tuple[bytes, ...]]:
+    """The least retention of a profile over some tasks, None where one of them is not known; and its resamples by task.
 
     The host is chosen for each task on its own, so that two tasks may have been evaluated on different hosts.
     """
-    found = []
+    found: list[Measured] = []
+    resampled: list[bytes] = []
     for name in tasks:
-        kept = [(where, _find_retention(quality, name, profile)) for where, quality in qualities]
-        known = _choose([Measured(value, where) for where, value in kept if value is not None], host, _least)
+        kept = [
+            (Measured(value, where), quality)
+            for where, quality in qualities
+            if (value := _find_retention(quality, name, profile)) is not None
+        ]
+        known = _choose([measured for measured, _ in kept], host, _least)
         if known is None:
-            return None
+            return None, ()
         found.append(known)
-    return _least(found) if found else None
+        quality = next(quality for measured, quality in kept if measured is known)
+        resampled.append(quality.tasks[name].profiles[profile].resampled)
+    # Of other data, another host's resamples are of other pairs.
+    data = {(name, found.tasks[name].data_sha256) for name in tasks for _, found in qualities if name in found.tasks}
+    alike = len(data) == len(tasks) and len({len(one) for one in resampled}) == 1 and resampled[0]
+    return _least(found) if found else None, tuple(resampled) if alike else ()
 
 
 def _check_timings(benches: Sequence[tuple[Host, Bench]], threads: int | None, shape: tuple[int, int] | None) -> None:

@@ -10,17 +10,20 @@ while this version of tokenizers reads them otherwise. Vectors are then off for 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matexport.errors import FamilyError, ProblemKind, RequestError
+from matexport.family.integrity import Contents
 from matexport.family.manifest import REFERENCE, Family
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
+from matexport.family.proof import read_tensors
 from matexport.family.weights_file import TensorEntry, read_header
+from matexport.io.files import find_file_problem
 from matexport.spec.parity import TokenParity
 from matexport.spec.probe import AnyProbe
 
@@ -52,14 +55,15 @@ def pack_token_rows(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int32
 
 def stores_token_rows(family: Family) -> bool:
     """Whether a family has token ids of the parent, by its file's header; True where that cannot be read."""
-    path = family.path / REFERENCE
+    if find_file_problem(family.path / REFERENCE, sys.maxsize):
+        return True
     try:
-        return not path.is_file() or bool(_find_tensors(path))
+        return any(entry.name in (TOKEN_IDS, TOKEN_COUNTS) for entry in read_header(family.path / REFERENCE).entries)
     except (FamilyError, OSError):
         return True
 
 
-def load_token_rows(family: Family, probes: int) -> list[list[int]] | None:
+def load_token_rows(contents: Contents, probes: int) -> list[list[int]] | None:
     """The parent's token ids, one row for each of the probes; None where the family has none.
 
     Nothing is read before its type and size are known to be right.
@@ -67,21 +71,21 @@ def load_token_rows(family: Family, probes: int) -> list[list[int]] | None:
     Raises:
         FamilyError: one of the two tensors is missing, they are of another type or shape, or they do not fit.
     """
-    path = family.path / REFERENCE
-    entries = _find_tensors(path)
-    if not entries:
+    stored = read_tensors(contents, REFERENCE)
+    ids, counts = (stored.get(name) for name in (TOKEN_IDS, TOKEN_COUNTS))
+    if ids is None and counts is None:
         return None
-    ids, counts = (entries.get(name) for name in (TOKEN_IDS, TOKEN_COUNTS))
     if ids is None or counts is None:
-        raise _refuse_proof(f"{REFERENCE} has {next(iter(entries))} alone; {TOKEN_IDS} and {TOKEN_COUNTS} are a pair")
+        there = TOKEN_COUNTS if ids is None else TOKEN_IDS
+        raise _refuse_proof(f"{REFERENCE} has {there} alone; {TOKEN_IDS} and {TOKEN_COUNTS} are a pair")
     if counts.dtype != "I32" or counts.shape != (probes,):
         raise _refuse_proof(f"{REFERENCE} has no ({probes},) int32 {TOKEN_COUNTS}")
     if ids.dtype != "I32" or len(ids.shape) != 1 or ids.shape[0] > MAX_TOKEN_IDS:
         raise _refuse_proof(f"{REFERENCE} has no int32 {TOKEN_IDS} in one row of at most {MAX_TOKEN_IDS}")
-    lengths = _read_tensor(path, counts)
+    lengths = _read_tensor(contents, counts)
     if (lengths < 0).any() or lengths.sum() != ids.shape[0]:
         raise _refuse_proof(f"{REFERENCE} has {ids.shape[0]} {TOKEN_IDS}, which are not what {TOKEN_COUNTS} add up to")
-    values = _read_tensor(path, ids)
+    values = _read_tensor(contents, ids)
     if (values < 0).any():
         raise _refuse_proof(f"{REFERENCE} holds {TOKEN_IDS} below 0")
     return [row.tolist() for row in np.split(values, np.cumsum(lengths)[:-1])]
@@ -109,17 +113,7 @@ def _refuse_proof(why: str) -> FamilyError:
     return FamilyError(why, kind=ProblemKind.PROOF, file=REFERENCE)
 
 
-def _find_tensors(path: Path) -> dict[str, TensorEntry]:
-    try:
-        entries = read_header(path).entries
-    except FamilyError as error:  # which takes the file for weights
-        raise _refuse_proof(str(error)) from None
-    return {entry.name: entry for entry in entries if entry.name in (TOKEN_IDS, TOKEN_COUNTS)}
-
-
-def _read_tensor(path: Path, entry: TensorEntry) -> NDArray[np.int64]:
+def _read_tensor(contents: Contents, entry: TensorEntry) -> NDArray[np.int64]:
     """An int32 tensor, as int64, in which its sum cannot overflow."""
-    values = np.fromfile(path, np.dtype("<i4"), entry.nbytes // 4, offset=entry.offset)
-    if values.nbytes != entry.nbytes:
-        raise _refuse_proof(f"{REFERENCE} ends inside {entry.name}")
+    values = np.frombuffer(contents.read(REFERENCE), "<i4", count=entry.nbytes // 4, offset=entry.offset)
     return values.astype(np.int64)

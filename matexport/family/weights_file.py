@@ -16,12 +16,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from mmap import mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from matexport.errors import refuse_file
 from matexport.io.files import parse_json
 from matexport.spec.record import Record
+
+#: A file that was read, or mapped.
+Buffer: TypeAlias = bytes | mmap
 
 DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
@@ -29,6 +33,9 @@ PADDING_NAME = "__pad__."
 
 #: Largest header that the safetensors library accepts.
 MAX_HEADER_BYTES = 100_000_000
+
+#: Bytes of a prefix that are copied at a time.
+COPIED_BYTES = 4 << 20
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
@@ -114,50 +121,67 @@ def read_header(path: Path) -> NestedHeader:
         FamilyError: the file has no safetensors header, or its tensors have holes, overlaps or wrong sizes.
         OSError: the file cannot be read.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise refuse_file(path.name, f"not a safetensors file (its header would be {length} bytes long)")
-        try:
-            data = parse_json(file.read(length))
-            metadata = _read_metadata(data.pop("__metadata__", {}))
-            entries = [_read_entry(name, item, 8 + length) for name, item in data.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-            raise refuse_file(path.name, f"not a valid safetensors header ({problem})") from None
+        start = file.read(8)
+        length = _read_length(path.name, start, size)
+        return _parse_header(path.name, file.read(length))
+
+
+def parse_header(name: str, content: Buffer) -> NestedHeader:
+    """As `read_header`, of a file that was read or mapped.
+
+    Raises:
+        FamilyError: as `read_header`.
+    """
+    length = _read_length(name, content[:8], len(content))
+    return _parse_header(name, content[8 : 8 + length])
+
+
+def _read_length(name: str, start: bytes, size: int) -> int:
+    length = int.from_bytes(start, "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise refuse_file(name, f"not a safetensors file (its header would be {length} bytes long)")
+    return length
+
+
+def _parse_header(name: str, text: bytes) -> NestedHeader:
+    length = len(text)
+    try:
+        data = parse_json(text)
+        metadata = _read_metadata(data.pop("__metadata__", {}))
+        entries = [_read_entry(tensor, item, 8 + length) for tensor, item in data.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise refuse_file(name, f"not a valid safetensors header ({problem})") from None
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     position = 8 + length
     for entry in entries:
         if entry.offset != position:
-            raise refuse_file(path.name, f"tensor {entry.name!r} leaves a hole or overlaps another")
+            raise refuse_file(name, f"tensor {entry.name!r} leaves a hole or overlaps another")
         position = entry.end
     return NestedHeader(tuple(entries), 8 + length, metadata)
 
 
-def write_prefix(source: Path, target: BinaryIO, prefix_bytes: int) -> None:
-    """Copy the first `prefix_bytes` bytes of a nested file as a valid safetensors file in which no offset has moved.
+def write_prefix(name: str, source: Buffer, target: BinaryIO, prefix_bytes: int) -> None:
+    """Write the first `prefix_bytes` bytes of a nested file as a valid safetensors file in which no offset has moved.
 
     Args:
+        name: of the file, for messages.
+        source: its content.
         target: an open binary file, which is written from its current position on.
 
     Raises:
         FamilyError: the prefix would cut a tensor in two, or the source is shorter than the prefix.
-        OSError: a file cannot be read or written.
+        OSError: the target cannot be written.
     """
-    header = read_header(source)
+    header = parse_header(name, source)
     kept = tuple(entry for entry in header.entries if entry.end <= prefix_bytes)
     shorter = NestedHeader(kept, header.data_start, header.metadata)
-    if shorter.end != prefix_bytes or source.stat().st_size < prefix_bytes:
-        raise refuse_file(source.name, f"{prefix_bytes} bytes are no prefix of it that ends with a tensor")
+    if shorter.end != prefix_bytes or len(source) < prefix_bytes:
+        raise refuse_file(name, f"{prefix_bytes} bytes are no prefix of it that ends with a tensor")
     target.write(encode_header(shorter))
-    with source.open("rb") as file:
-        file.seek(header.data_start)
-        remaining = prefix_bytes - header.data_start
-        while remaining:
-            chunk = file.read(min(remaining, 1 << 22))
-            if not chunk:
-                raise refuse_file(source.name, "ended while it was copied")
-            target.write(chunk)
-            remaining -= len(chunk)
+    for start in range(header.data_start, prefix_bytes, COPIED_BYTES):
+        target.write(source[start : min(start + COPIED_BYTES, prefix_bytes)])
 
 
 def _header_json(entries: Iterable[TensorEntry], data_start: int, metadata: Mapping[str, str]) -> bytes:

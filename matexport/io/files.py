@@ -12,10 +12,14 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
 from matexport.errors import DestinationError, Problem, ProblemKind, RequestError
+
+#: Of a TOML file: a job has kilobytes.
+MAX_TOML_BYTES = 4 << 20
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -25,15 +29,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         what: what the file is, for messages, such as ``job``.
 
     Raises:
-        RequestError: the file cannot be read, or is not TOML.
+        RequestError: the file cannot be read, is larger than 4 MiB, or is not TOML.
     """
     import tomllib
 
+    from matexport.io.reading import read_whole  # not while a process that only embeds starts
+
+    text = read_whole(path, f"the {what} {path}", MAX_TOML_BYTES)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise RequestError(f"cannot read the {what} {path}: {problem.strerror}") from None
-    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, or too many digits or brackets
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:  # not TOML, or too many digits or brackets
         raise RequestError(f"{path} is not a TOML file: {problem}") from None
 
 
@@ -41,14 +46,19 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON from an untrusted file strictly (RFC 8259).
 
     Python's own reader also accepts a name that occurs twice in an object and takes its last value, where another
-    reader may take the first. It accepts NaN and Infinity, and reads 1e999 as infinite.
+    reader may take the first. It accepts NaN and Infinity, reads 1e999 as infinite, and whole numbers of any length,
+    which other readers round: up to 2^53 all read the same (RFC 7493, 2.2).
 
     Raises:
-        ValueError: the text is not JSON, a name occurs twice in an object, or a number is not finite.
+        ValueError: the text is not JSON, a name occurs twice in an object, or a number is not finite or too large.
         RecursionError: the text is nested too deeply.
     """
     return json.loads(
-        text, object_pairs_hook=_refuse_repeated_names, parse_constant=_refuse_number, parse_float=_read_finite
+        text,
+        object_pairs_hook=_refuse_repeated_names,
+        parse_constant=_refuse_number,
+        parse_float=_read_finite,
+        parse_int=_read_whole,
     )
 
 
@@ -58,6 +68,17 @@ def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {name!r} occurs twice")
     return data
+
+
+def _read_whole(literal: str) -> int:
+    number = int(literal) if len(literal) <= _MAX_DIGITS else None
+    if number is None or abs(number) > 1 << 53:
+        raise ValueError(f"{literal[:24]} is larger than 2^53")
+    return number
+
+
+#: 2**53 has 16 digits.
+_MAX_DIGITS = 20
 
 
 def _refuse_number(literal: str) -> float:
@@ -79,11 +100,16 @@ def hash_file(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, path.stat().st_size))))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+        return hash_open_file(file)
+
+
+def hash_open_file(file: RawIOBase) -> str:
+    """The sha256 of what an open binary file holds from here on, as 64 hex digits."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(HASH_CHUNK, max(1, os.fstat(file.fileno()).st_size))))
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
     return digest.hexdigest()
 
 
@@ -200,3 +226,26 @@ def find_file_problem(path: Path, limit: int) -> Problem | None:
         why = f"{path.name} has {status.st_size} bytes, more than the {limit} that are allowed"
         return Problem(ProblemKind.CHANGED, path.name, why)
     return None
+
+
+#: Links are not followed, and a pipe that was put there meanwhile does not wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+
+def open_file(path: Path, limit: int) -> FileIO | Problem:
+    """A regular file of at most `limit` bytes, open for reading; or why it must not be opened.
+
+    It is looked at before it is opened, and again by what was opened: nothing that could wait, run or lead elsewhere is
+    read.
+    """
+    if problem := find_file_problem(path, limit):
+        return problem
+    try:
+        file = FileIO(os.open(path, _OPEN_FLAGS), "rb")
+    except OSError as error:
+        return Problem(ProblemKind.REFUSED, path.name, f"{path.name} cannot be read: {describe_os_error(error)}")
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return file
+    file.close()
+    return Problem(ProblemKind.CHANGED, path.name, f"{path.name} was replaced while it was opened")

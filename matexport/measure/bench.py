@@ -30,7 +30,7 @@ import numpy as np
 from matexport.errors import FamilyError, ParentError, RequestError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import Family, load_family
-from matexport.family.proof import load_probes
+from matexport.family.proof import load_probes, open_proof
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
 from matexport.measure.trial import TrialPlan, TrialResult
@@ -183,14 +183,16 @@ def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
 
 def _read_probe_texts(family: Family) -> tuple[str, ...]:
     """The probes' texts; none of a family that takes something else, whose probes each process reads by itself."""
-    return tuple(probe.text for probe in load_probes(family) if isinstance(probe, Probe) and probe.text.strip())
+    return tuple(
+        probe.text for probe in load_probes(open_proof(family)) if isinstance(probe, Probe) and probe.text.strip()
+    )
 
 
 def _describe_mix(plan: BenchPlan, family: Family) -> tuple[int, str]:
     """How many items the mix has, and the digest of all of them."""
     if plan.texts:
         return len(plan.texts), hashlib.sha256("\n".join(plan.texts).encode()).hexdigest()
-    return len(load_probes(family)), family.facts.files[family.probes_file].sha256
+    return len(load_probes(open_proof(family))), family.facts.files[family.probes_file].sha256
 
 
 def list_trials(plan: BenchPlan) -> list[Trial]:

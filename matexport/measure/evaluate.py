@@ -5,6 +5,7 @@
 
 The whole parent is the family's own fp32 profile at full depth and width, which `verify` holds to the parent. Metrics
 come from libraries: Spearman's correlation from scipy, nDCG, recall and reciprocal rank from ir_measures (trec_eval).
+With each retention goes what it would be on resamples of the task (`measure.bootstrap`).
 Needs the ``[evaluate]`` extra.
 """
 
@@ -22,7 +23,8 @@ from matexport.extras import require_extra
 from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
-from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scorer, make_scorer
+from matexport.measure.bootstrap import retain
+from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scored, Scorer, make_scorer
 from matexport.measure.tasks import Task, UnlabelledTask
 from matexport.measure.vectors import collect_texts, decode, embed_profiles
 from matexport.spec.measured import Adaptive, Quality, Score, TaskQuality
@@ -120,7 +122,7 @@ class _Scores:
     ) -> None:
         self._scorers, self._parent, self._shortlist, self._wanted = scorers, parent, shortlist, tuple(wanted)
         self._groups = _group_by_dim(wanted) if shortlist else {}
-        self._scores: dict[tuple[int, str], dict[Profile, Score]] = {}
+        self._scores: dict[tuple[int, str], dict[Profile, Scored]] = {}
         self._adaptive: dict[str, list[Adaptive]] = {}
 
     def add(self, profile: Profile, vectors: Vectors) -> None:
@@ -168,15 +170,19 @@ def find_parent(family: Family) -> Profile | None:
 
 
 def _describe_task(
-    scorer: Scorer, suffix: str, scores: Mapping[Profile, Score], parent: Profile | None, wanted: Sequence[Profile]
+    scorer: Scorer, suffix: str, scores: Mapping[Profile, Scored], parent: Profile | None, wanted: Sequence[Profile]
 ) -> TaskQuality:
     kind, metric = scorer.kinds[suffix]
     whole = scores[parent] if parent else None
 
-    def keep(score: Score) -> Score:
+    def keep(known: Scored) -> Score:
         # Of a parent that ranks no better than chance, nothing can be kept.
-        retention = score.score / whole.score if whole and whole.score > 0 else None
-        return msgspec.structs.replace(score, retention=retention)
+        if whole is None or whole.score.score <= 0:
+            return known.score
+        retention = known.score.score / whole.score.score
+        return msgspec.structs.replace(
+            known.score, retention=retention, resampled=retain(known.resampled, whole.resampled)
+        )
 
     return TaskQuality(
         kind=kind,

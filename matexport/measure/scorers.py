@@ -6,11 +6,12 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
 from matexport.family.manifest import Family
+from matexport.measure.bootstrap import ResampledRanks, average_resamples, draw_resamples
 from matexport.measure.search import search_adaptively, search_exactly
 from matexport.measure.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
 from matexport.measure.vectors import Key, T, choose_prompts
@@ -39,6 +40,13 @@ MEASURES = ("nDCG@10", "R@10", "R@100", "RR@10")
 SHOWN = {"nDCG@10": "nDCG@10", "R@10": "recall@10", "R@100": "recall@100", "RR@10": "MRR@10"}
 
 
+class Scored(NamedTuple):
+    """A profile's score on a task, without retention, and its score in each resample of the task, (200,)."""
+
+    score: Score
+    resampled: NDArray[np.float64]
+
+
 class StsScorer:
     """Spearman correlation of cosines with people's scores, as in sentence-transformers' EmbeddingSimilarityEvaluator.
 
@@ -54,14 +62,17 @@ class StsScorer:
         self.texts = len({*task.left, *task.right})
         self._left = [rows[asked, text] for text in task.left]
         self._right = [rows[asked, text] for text in task.right]
+        self._people = np.array(task.scores)
+        pairs = np.arange(len(task.scores))
+        self._resampled = ResampledRanks(self._people, (pairs,), draw_resamples(len(pairs)))
 
     def learn_parent(self, vectors: Vectors) -> None:
         """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
-    def score(self, vectors: Vectors) -> dict[str, Score]:
+    def score(self, vectors: Vectors) -> dict[str, Scored]:
         """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
         cosines = np.einsum("nd,nd->n", vectors[self._left], vectors[self._right], dtype=np.float64)
-        return {"": Score(correlate(cosines, np.array(self.task.scores)), None)}
+        return {"": Scored(Score(correlate(cosines, self._people), None), self._resampled.correlate(cosines))}
 
 
 class UnlabelledScorer:
@@ -81,25 +92,33 @@ class UnlabelledScorer:
         self.texts = len(task.texts)
         self._rows = [rows[asked, text] for text in task.texts]
         self._pairs = np.triu_indices(len(task.texts), 1)
-        self._ranks: NDArray[np.float64] | None = None
+        self._draws = draw_resamples(len(task.texts))
+        self._parent: NDArray[np.float64] | None = None
+        self._resampled: ResampledRanks | None = None
         self._nearest: NDArray[np.int64] | None = None
 
     def learn_parent(self, vectors: Vectors) -> None:
         """Keep what profiles are compared with: similarities and neighbours by the whole parent's (n, dim) vectors."""
-        similarities, self._nearest = self._compare(vectors)
-        self._ranks = similarities
+        self._parent, self._nearest = self._compare(vectors)
+        self._resampled = ResampledRanks(self._parent, self._pairs, self._draws)
 
-    def score(self, vectors: Vectors) -> dict[str, Score]:
+    def score(self, vectors: Vectors) -> dict[str, Scored]:
         """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks.
 
         `learn_parent` must have been called.
         """
-        assert self._ranks is not None
+        assert self._parent is not None
         assert self._nearest is not None
+        assert self._resampled is not None
         similarities, nearest = self._compare(vectors)
         pairs = zip(nearest, self._nearest, strict=True)
-        overlap = float(np.mean([len(set(ours) & set(theirs)) / len(ours) for ours, theirs in pairs]))
-        return {" similarity": Score(correlate(similarities, self._ranks), None), " neighbours": Score(overlap, None)}
+        overlaps = np.array([len(set(ours) & set(theirs)) / len(ours) for ours, theirs in pairs])
+        return {
+            " similarity": Scored(
+                Score(correlate(similarities, self._parent), None), self._resampled.correlate(similarities)
+            ),
+            " neighbours": Scored(Score(float(overlaps.mean()), None), average_resamples(overlaps, self._draws)),
+        }
 
     def _compare(self, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Similarities of all n (n - 1) / 2 pairs of texts, and the (n, 10) indices of the nearest texts of each."""
@@ -125,11 +144,12 @@ class RetrievalScorer:
         self._queries, self._documents = list(task.queries), list(task.documents)
         self._query_rows = [rows[query, task.queries[identity]] for identity in self._queries]
         self._document_rows = [rows[document, task.documents[identity]] for identity in self._documents]
+        self._draws = draw_resamples(len(self._queries))
 
     def learn_parent(self, vectors: Vectors) -> None:
         """Does nothing: the scores of this task do not depend on the parent, since people have judged."""
 
-    def score(self, vectors: Vectors) -> dict[str, Score]:
+    def score(self, vectors: Vectors) -> dict[str, Scored]:
         """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each text of all tasks."""
         return {"": self._judge(*search_exactly(*self._split(vectors), RETRIEVED + 1))}
 
@@ -166,7 +186,7 @@ class RetrievalScorer:
                     profile=widest.name,
                     shortlist_dim=profile.point.dim,
                     shortlist=shortlist,
-                    score=self._judge(indices, products).score,
+                    score=self._judge(indices, products).score.score,
                     recall=float(np.mean([len(set(ours) & set(best)) / len(best) for ours, best in kept])),
                     speedup=exact_s / seconds,
                 )
@@ -176,7 +196,7 @@ class RetrievalScorer:
     def _split(self, vectors: Vectors) -> tuple[Vectors, Vectors]:
         return vectors[self._document_rows], vectors[self._query_rows]
 
-    def _judge(self, indices: NDArray[np.int64], products: Vectors) -> Score:
+    def _judge(self, indices: NDArray[np.int64], products: Vectors) -> Scored:
         """The measures of the documents that were found.
 
         As in BEIR, a document with the same id as the query does not count: in a search for arguments against an
@@ -196,9 +216,13 @@ class RetrievalScorer:
             for document, grade in grades.items()
         ]
         measures = [ir_measures.parse_measure(name) for name in MEASURES]
-        values = ir_measures.calc_aggregate(measures, judged, run)
-        score, *others = (float(values[measure]) for measure in measures)
-        return Score(score, None, {SHOWN[name]: value for name, value in zip(MEASURES[1:], others, strict=True)})
+        places = {query: place for place, query in enumerate(self._queries)}
+        values = {measure: np.zeros(len(places)) for measure in measures}
+        for found in ir_measures.iter_calc(measures, judged, run):
+            values[found.measure][places[found.query_id]] = found.value
+        score, *others = (float(values[measure].mean()) for measure in measures)
+        shown = {SHOWN[name]: value for name, value in zip(MEASURES[1:], others, strict=True)}
+        return Scored(Score(score, None, shown), average_resamples(values[measures[0]], self._draws))
 
 
 Scorer = StsScorer | UnlabelledScorer | RetrievalScorer

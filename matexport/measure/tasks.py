@@ -1,28 +1,35 @@
-"""Read the tasks that a family is evaluated on from CSV, JSON Lines and TSV files; embeds nothing.
+"""Read the tasks that a family is evaluated on from tables and texts; embeds nothing.
 
-``sts``: a CSV of pairs with people's scores. ``retrieval``: a folder in BEIR's layout (Thakur et al., "BEIR", NeurIPS
+``sts``: a table of pairs with people's scores. ``retrieval``: a folder in BEIR's layout (Thakur et al., "BEIR", NeurIPS
 2021): corpus.jsonl and queries.jsonl with ``_id``, ``text`` and perhaps ``title``, and qrels/SPLIT.tsv with the columns
-query, document and grade.
+query, document and grade. Files may be packed with gzip, and a table of pairs has any form that `io.tables` reads.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matexport.errors import RequestError
-from matexport.io.texts import MAX_TEXT_CHARACTERS, load_probes, load_shipped_calibration, read_texts
+from matexport.extras import require_extra
+from matexport.io.reading import refuse_long_text, show
+from matexport.io.tables import Form, find_form, read_number, read_objects, read_separated, show_row, strip_gz
+from matexport.io.texts import load_probes, load_shipped_calibration, read_column, read_texts, take_texts
+from matexport.measure.pairs import read_pairs
 from matexport.spec.record import Record
 
 #: Number of unlabelled texts, at most and at least. The number of pairs grows with its square.
 MAX_UNLABELLED = 500
 MIN_UNLABELLED = 20
+
+#: Of a file of texts, so many different ones are looked at.
+MAX_TEXTS = 1 << 20
+
 MIN_PAIRS = 3
+
+MAX_GRADE = 10**9
 
 
 class StsTask(Record, frozen=True):
@@ -49,7 +56,8 @@ class RetrievalTask(Record, frozen=True):
 
     Attributes:
         queries, documents: id -> text; a document's text begins with its title.
-        grades: query id -> document id -> how relevant the document is; 0 is not relevant.
+        grades: query id -> document id -> how relevant the document is; 0 is not relevant. May name documents that are
+            not there: they are never found.
     """
 
     name: str
@@ -61,6 +69,13 @@ class RetrievalTask(Record, frozen=True):
     def sha256(self) -> str:
         """Digest of the queries, documents and grades."""
         return _digest([self.queries, self.documents, self.grades])
+
+    @property
+    def absent(self) -> list[str]:
+        """Ids of the documents that have a grade and are not there, such as some of ArguAna's; as trec_eval does, they
+        count as never found."""
+        named = dict.fromkeys(document for found in self.grades.values() for document in found)
+        return [document for document in named if document not in self.documents]
 
 
 class UnlabelledTask(Record, frozen=True):
@@ -79,36 +94,19 @@ Task = StsTask | RetrievalTask | UnlabelledTask
 
 
 def load_sts(path: Path) -> StsTask:
-    """Read a CSV of pairs.
-
-    Args:
-        path: a file with a header that names ``sentence1``, ``sentence2`` and ``score``, in any order and perhaps among
-            other columns. Without such a header, these are the first three columns.
+    """Read a table of pairs; see `measure.pairs.read_pairs`.
 
     Raises:
         RequestError: the file cannot be read, a row is no pair with a number, there are fewer than 3 pairs, or all
             scores are the same.
+        MissingExtraError: the file is Parquet, and the ``[parquet]`` extra is not installed.
     """
-    rows = list(_read_csv(path))
-    columns = (0, 1, 2)
-    names = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if {"sentence1", "sentence2", "score"} <= set(names):
-        columns = (names.index("sentence1"), names.index("sentence2"), names.index("score"))
-        rows = rows[1:]
-    left, right, scores = [], [], []
-    for line, row in rows:
-        score = _read_number(row[columns[2]]) if len(row) > max(columns) else None
-        if score is None:
-            raise RequestError(
-                f"{path}, line {line}: no sentence1, sentence2 and score (a number); these three columns are needed, "
-                "or a header that names them"
-            )
-        left.append(row[columns[0]])
-        right.append(row[columns[1]])
-        scores.append(score)
+    _require_parquet(path)
+    pairs = list(read_pairs(path))
+    scores = tuple(pair.score for pair in pairs)
     if len(scores) < MIN_PAIRS or len(set(scores)) < 2:
         raise RequestError(f"{path} has {len(scores)} pairs with {len(set(scores))} different scores: nothing to rank")
-    return StsTask(path.stem, tuple(left), tuple(right), tuple(scores))
+    return StsTask(strip_gz(path).stem, tuple(pair.left for pair in pairs), tuple(pair.right for pair in pairs), scores)
 
 
 def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
@@ -119,52 +117,94 @@ def load_retrieval(folder: Path, split: str = "test") -> RetrievalTask:
         split: name of the split. Only queries for which it has a relevant document are kept.
 
     Raises:
-        RequestError: a file is missing or malformed, an id occurs twice, the grades name queries or documents that are
-            not there, or no document is relevant.
+        RequestError: a file is missing or malformed, an id occurs twice, the grades name queries that are not there, or
+            no document that is there is relevant. Documents that are not there are never found: see
+            `RetrievalTask.absent`.
     """
     if not folder.is_dir():
         raise RequestError(
             f"{folder} is not a folder; BEIR's layout has corpus.jsonl, queries.jsonl and qrels/{split}.tsv"
         )
-    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-    documents: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    for line, entry in _read_lines(corpus):
-        identity, text = _read_entry(corpus, line, entry)
-        title = entry.get("title") or ""
-        _refuse_repeated(documents, identity, corpus, line)
-        documents[identity] = f"{title} {text}".strip() if isinstance(title, str) else text
-    for line, entry in _read_lines(queries):
-        identity, text = _read_entry(queries, line, entry)
-        _refuse_repeated(texts, identity, queries, line)
-        texts[identity] = text
-    grades: dict[str, dict[str, int]] = {}
-    path = folder / "qrels" / f"{split}.tsv"
-    for line, row in _read_csv(path, delimiter="\t"):
-        if line == 1 and len(row) == 3 and not _is_whole(row[2]):
-            continue  # the header
-        if len(row) == 4:
-            row = [row[0], *row[2:]]  # TREC's own format has a second column that is not used
-        if len(row) != 3 or not _is_whole(row[2]):
-            raise RequestError(f"{path}, line {line}: no query id, document id and grade (a whole number), by tabs")
-        if row[0] not in texts or row[1] not in documents:
-            missing = f"query {row[0]!r}" if row[0] not in texts else f"document {row[1]!r}"
-            raise RequestError(f"{path}, line {line}: the {missing} is not there")
-        grades.setdefault(row[0], {})[row[1]] = int(row[2])
+    documents = _read_entries(folder / "corpus.jsonl", titled=True)
+    texts = _read_entries(folder / "queries.jsonl", titled=False)
+    path = _find_packed(folder / "qrels" / f"{split}.tsv")
+    grades = _read_grades(path, texts)
     judged = {query: found for query, found in grades.items() if any(grade > 0 for grade in found.values())}
     if not judged:
         raise RequestError(f"{path} has no query with a relevant document")
+    if not any(grade > 0 and document in documents for found in judged.values() for document, grade in found.items()):
+        raise RequestError(
+            f"{path}: none of the relevant documents is in {folder / 'corpus.jsonl'}; do they belong together?"
+        )
     name = folder.resolve().name + ("" if split == "test" else f" {split}")
     return RetrievalTask(name, {query: texts[query] for query in judged}, documents, judged)
 
 
+def _find_packed(path: Path) -> Path:
+    """The file, or the one with ``.gz`` behind its name where only that is there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.exists() else path
+
+
+def _read_entries(path: Path, *, titled: bool) -> dict[str, str]:
+    """Id -> text of corpus.jsonl or queries.jsonl; `titled`: with the title before it."""
+    path = _find_packed(path)
+    texts: dict[str, str] = {}
+    for line, entry in read_objects(path, "an object with _id and text"):
+        where = f"{path}, line {line}"
+        identity, text = entry.get("_id"), entry.get("text")
+        if isinstance(identity, int) and not isinstance(identity, bool):
+            identity = str(identity)
+        if not isinstance(identity, str) or not isinstance(text, str):
+            told = ", ".join(
+                f"{key} {show(str(entry[key]))}" if key in entry else f"no {key}" for key in ("_id", "text")
+            )
+            raise RequestError(f"{where} has {told}; expected _id (a string or a whole number) and text (a string)")
+        if identity in texts:
+            raise RequestError(f"{where}: the _id {identity!r} stands there twice")
+        title = (entry.get("title") or "") if titled else None
+        texts[identity] = f"{title} {text}".strip() if isinstance(title, str) else text
+        refuse_long_text(texts[identity], where)
+    return texts
+
+
+def _read_grades(path: Path, queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Query id -> document id -> grade. TREC's own format has a second column that is not used."""
+    grades: dict[str, dict[str, int]] = {}
+    rows = (row for row in read_separated(path, separator="\t") if any(cell.strip() for cell in row.cells))
+    for number, row in enumerate(rows):
+        cells = list(row.cells)
+        grade = _read_grade(cells[-1])
+        if not number and len(cells) == 3 and grade is None:
+            continue  # the header
+        if len(cells) == 4:
+            cells = [cells[0], *cells[2:]]
+        if len(cells) != 3 or grade is None:
+            raise RequestError(
+                f"{path}, {row.place} is {show_row(row)}; expected query id, document id and grade (a whole number), "
+                "by tabs"
+            )
+        if cells[0] not in queries:
+            raise RequestError(f"{path}, {row.place}: the query {cells[0]!r} is not there")
+        grades.setdefault(cells[0], {})[cells[1]] = grade
+    return grades
+
+
 def load_unlabelled(path: Path) -> UnlabelledTask:
-    """Read a file with one text per line; of more than 500 different texts, at most 500 are taken, evenly spread.
+    """Read a file with one text per line, or a table with a column of texts (see `io.tables.read_column`).
+
+    Of more than 500 different texts, at most 500 are taken, evenly spread.
 
     Raises:
         RequestError: the file cannot be read, or has fewer than 20 different texts.
+        MissingExtraError: the file is Parquet, and the ``[parquet]`` extra is not installed.
     """
-    return UnlabelledTask(path.stem, thin_out(read_texts(path, 1 << 20, "the texts"), str(path)))
+    _require_parquet(path)
+    if find_form(path) is Form.LINES:
+        texts = read_texts(path, MAX_TEXTS, "the texts")
+    else:
+        texts = take_texts(read_column(path), MAX_TEXTS)
+    return UnlabelledTask(strip_gz(path).stem, thin_out(texts, str(path)))
 
 
 def read_shipped_texts() -> UnlabelledTask:
@@ -190,61 +230,15 @@ def thin_out(texts: tuple[str, ...], where: str) -> tuple[str, ...]:
     return tuple(texts[place * len(texts) // count] for place in range(count))
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if delimiter == ",":
-                reader = csv.reader(file, strict=True)
-            else:
-                reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    yield reader.line_num, row
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} is no table in UTF-8: {error}") from None
+def _require_parquet(path: Path) -> None:
+    if find_form(path) is Form.PARQUET:
+        require_extra("parquet", f"reading Parquet ({path})", {"pyarrow": "pyarrow"})
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(iter(lambda: file.readline(16 * MAX_TEXT_CHARACTERS), ""), 1):
-                if line.strip():
-                    entry = json.loads(line)
-                    if not isinstance(entry, dict):
-                        raise RequestError(f"{path}, line {number}: no JSON object with _id and text")
-                    yield number, entry
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is no JSON Lines file in UTF-8: {error}") from None
-
-
-def _read_entry(path: Path, line: int, entry: Mapping[str, Any]) -> tuple[str, str]:
-    identity, text = entry.get("_id"), entry.get("text")
-    if not isinstance(identity, str) or not isinstance(text, str):
-        raise RequestError(f"{path}, line {line}: _id and text must be there, and be strings")
-    return identity, text
-
-
-def _refuse_repeated(known: Mapping[str, str], identity: str, path: Path, line: int) -> None:
-    if identity in known:
-        raise RequestError(f"{path}, line {line}: the _id {identity!r} stands there twice")
-
-
-def _read_number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _is_whole(text: str) -> bool:
-    digits = text.strip().removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 10
+def _read_grade(text: str) -> int | None:
+    """A whole number, perhaps written as 2.0."""
+    grade = read_number(text)
+    return int(grade) if grade is not None and grade == int(grade) and abs(grade) < MAX_GRADE else None
 
 
 def _digest(content: object) -> str:

@@ -135,9 +135,9 @@ def run_trial(plan: TrialPlan, open_subject: Callable[[TrialPlan], Subject] = op
 
 def _read_probes(plan: TrialPlan, inputs: Inputs) -> list[Any]:
     from matexport.family.manifest import load_family
-    from matexport.family.proof import load_probes
+    from matexport.family.proof import load_probes, open_proof
 
-    return [inputs.unpack(probe) for probe in load_probes(load_family(plan.family))]
+    return [inputs.unpack(probe) for probe in load_probes(open_proof(load_family(plan.family)))]
 
 
 def time_calls(

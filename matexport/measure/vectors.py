@@ -85,8 +85,7 @@ def embed_profiles(
     """
     ranges = {}
     if any(profile.encoding is Encoding.INT8 for profile in profiles):
-        check_files(family, [RANGES])
-        ranges = load_ranges(family)
+        ranges = load_ranges(check_files(family, [RANGES]))
     for precision in dict.fromkeys(profile.precision for profile in profiles):
         mine = [profile for profile in profiles if profile.precision is precision]
         if precision in family.facts.exits and len(mine) > 1:

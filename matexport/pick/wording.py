@@ -9,6 +9,7 @@ from matexport.io.terminal import format_table, show_plain
 from matexport.pick.choose import Choice
 from matexport.pick.limits import (
     LIMITS,
+    TRAINED_ONLY,
     LimitCheck,
     Rejection,
     read_cold_start,
@@ -35,7 +36,10 @@ def format_choice(survey: Survey, choice: Choice, family: str) -> str:
     if choice.rejections:
         rows = [(rejection.profile, rejection.reason) for rejection in choice.rejections]
         parts.append(f"rejected, {len(rows)}:\n" + format_table(("profile", "why"), rows, left=(0, 1)))
-    notes = [_format_check(survey, check, family) for check in choice.checks] or ["no limit was set"]
+    notes = [_format_check(survey, check, family) for check in choice.checks]
+    if choice.training_checked is not None:
+        notes.append(_format_training(choice.training_checked))
+    notes = notes or ["no limit was set"]
     parts.append("limits:\n" + "\n".join(f"  {note}" for note in notes))
     return "\n\n".join([*parts, *_list_warnings(survey, choice, family)])
 
@@ -45,6 +49,8 @@ def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
     return {
         "chosen": None if choice.chosen is None else _describe_candidate(survey, choice.chosen),
         "quality_measured": choice.quality_known,
+        "tied": [candidate.profile for candidate in choice.tied],
+        "ties_known": choice.ties_known,
         "tasks": list(survey.tasks),
         "tasks_left_out": dict(survey.left_out),
         "fitting": [candidate.profile for candidate in choice.fitting],
@@ -70,6 +76,7 @@ def describe_choice(survey: Survey, choice: Choice) -> dict[str, object]:
             for miss in choice.misses
         ],
         "limits": [_describe_check(survey, check) for check in choice.checks],
+        "trained_only_checked": choice.training_checked,
     }
 
 
@@ -86,21 +93,46 @@ def _format_chosen(survey: Survey, choice: Choice) -> str:
     if chosen.trained is False:
         lines[0] += " (a point that the parent was not trained to be read at; --trained-only leaves such out)"
     tasks = show_plain(f" on {', '.join(survey.tasks)}") if survey.tasks else ""
-    worst = "the least " if len(survey.tasks) > 1 else ""
+    worst = "the least " if len(survey.tasks) > 1 and read_retention(chosen) is not None else ""
     numbers = (
-        (f"retention{tasks}", read_retention(chosen), "", chosen.retention, worst),
-        ("latency", read_latency(chosen), " ms", chosen.latency_ms, ""),
-        ("memory", read_ram(chosen), " MB", chosen.peak_bytes, ""),
-        ("cold start", read_cold_start(chosen), " ms", chosen.cold_start_ms, ""),
+        (f"retention{tasks}", worst + _show_retention(chosen), "", chosen.retention),
+        ("latency", _show(read_latency(chosen)), " ms", chosen.latency_ms),
+        ("memory", _show(read_ram(chosen)), " MB", chosen.peak_bytes),
+        ("cold start", _show(read_cold_start(chosen)), " ms", chosen.cold_start_ms),
     )
     lines.append(f"  disk: {show_number(read_disk(chosen))} MB (manifest)")
-    for what, value, unit, known, which in numbers:
-        if value is None or known is None:
+    for what, shown, unit, known in numbers:
+        if shown == NOT_MEASURED or known is None:
             lines.append(f"  {what}: not measured")
         else:
             threads = f"{_count(known.threads, 'thread')}, " if known.threads else ""
-            lines.append(f"  {what}: {which}{_show(value)}{unit} ({threads}{_name_host(survey, known.host)})")
+            lines.append(f"  {what}: {shown}{unit} ({threads}{_name_host(survey, known.host)})")
+    if said := describe_ties(choice):
+        lines.append(f"  {said}")
     return "\n".join(lines)
+
+
+def describe_ties(choice: Choice, most: int = 6) -> str:
+    """With which profiles the choice is tied in retention, and why it goes before them; empty where with none.
+
+    Args:
+        most: how many of them are named.
+    """
+    chosen, others = choice.chosen, [candidate for candidate in choice.tied if candidate is not choice.chosen]
+    if chosen is None or not others:
+        return ""
+    named = [f"{candidate.profile} ({_show_retention(candidate)})" for candidate in others[:most]]
+    more = f" and {len(others) - most} more" if len(others) > most else ""
+    return (
+        f"its retention of {_show_retention(chosen)} cannot be told from that of {', '.join(named)}{more}: "
+        "of ties, the fastest is chosen, then the smallest"
+    )
+
+
+def _show_retention(candidate: Candidate) -> str:
+    """With four digits, to which retentions are compared."""
+    retention = read_retention(candidate)
+    return NOT_MEASURED if retention is None else f"{retention:.4g}"
 
 
 def _format_misses(choice: Choice) -> str:
@@ -122,7 +154,7 @@ def _format_front(choice: Choice) -> str:
     rows = [
         (
             candidate.profile,
-            _show(read_retention(candidate)),
+            _show_retention(candidate),
             _show(read_latency(candidate)),
             _show(read_ram(candidate)),
             _show(read_disk(candidate)),
@@ -153,12 +185,26 @@ def _format_check(survey: Survey, check: LimitCheck, family: str) -> str:
     return f"{asked}: {'; '.join(parts)}"
 
 
+def _format_training(checked: bool) -> str:
+    if checked:
+        return "trained points only: checked, from the manifest"
+    return (
+        "trained points only: COULD NOT BE CHECKED, nothing is known of the parent's training: name its points in the "
+        "job file's [trained] table and export again"
+    )
+
+
 def _list_warnings(survey: Survey, choice: Choice, family: str) -> list[str]:
     warnings = []
     if not choice.quality_known:
         warnings.append(
             "quality was not measured, so none is known to be the best: chosen by trained points, then more layers, "
             f"more dims, the more exact precision; run matexport evaluate {family}"
+        )
+    if not choice.ties_known:
+        warnings.append(
+            "whether the tasks can tell these retentions apart is not known, so the highest counts, by however little: "
+            f"evaluations of this version keep what that takes; run matexport evaluate {family}"
         )
     warnings += [show_plain(f"the task {name} does not count: {why}") for name, why in survey.left_out.items()]
     threads = {candidate.latency_ms.threads for candidate in survey.candidates if candidate.latency_ms}
@@ -232,7 +278,10 @@ def _count(number: int, noun: str) -> str:
 
 def list_unchecked(choice: Choice) -> Iterable[str]:
     """The limits that could not be checked, as options of the command line, such as ``--max-ram-mb``."""
-    return ["--" + check.limit.replace("_", "-") for check in choice.checks if not check.done]
+    unchecked = [check.limit for check in choice.checks if not check.done]
+    if choice.training_checked is False:
+        unchecked.append(TRAINED_ONLY)
+    return ["--" + limit.replace("_", "-") for limit in unchecked]
 
 
 def summarise_rejections(rejections: Iterable[Rejection]) -> str:

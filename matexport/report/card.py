@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matexport.family.survey import Measured
-from matexport.io.marks import HTML, YAML, MarksError, is_edited
+from matexport.marks import HTML, YAML, MarksError, is_edited
 from matexport.report.findings import MB, Findings
 from matexport.report.front_matter import format_yaml
 from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts

@@ -13,6 +13,7 @@ from typing import Any
 
 from matexport.family.survey import Measured, is_same_host
 from matexport.pick.limits import LIMITS
+from matexport.pick.wording import describe_ties
 from matexport.report.findings import MB, Findings
 from matexport.report.heatmaps import list_marks, map_parity, map_retention
 from matexport.report.naming import (
@@ -190,7 +191,8 @@ def describe_budget(findings: Findings) -> str:
         names = f": {', '.join(fitting)}" if 0 < len(fitting) <= 12 else ""
         total = count_noun(len(findings.survey.candidates), "profile")
         said.append(f"{len(fitting)} of {total} {'keeps' if len(fitting) == 1 else 'keep'} it{names}")
-        said += [f"The best of them: {fitting[0]}"] if len(fitting) > 1 else []
+        said += [f"The choice: {fitting[0]}"] if len(fitting) > 1 else []
+        said += [ties.replace("its retention", "Its retention", 1)] if (ties := describe_ties(choice)) else []
         off = [name for name in fitting if name in findings.broken]
         said += [f"Off their parity floor, at which pick does not look: {', '.join(off)}"] if off else []
     said += [

@@ -20,7 +20,7 @@ from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import CARD, REPORT, Family
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
-from matexport.io.marks import GENERATOR, HTML, PAGE_MARK, MarksError
+from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError
 from matexport.report.card import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matexport.errors import FamilyError, one_line
-from matexport.family.integrity import check_exits
+from matexport.family.integrity import Contents, check_exits
 from matexport.family.manifest import Family
 from matexport.host import count_cpus
 from matexport.runtime.batches import pack_batches, split_windows
-from matexport.runtime.engine import open_session
+from matexport.runtime.engine import open_checked
 from matexport.runtime.inputs.modality import Asked, Row, open_inputs
 from matexport.spec.profile import Point, Precision
 
@@ -34,22 +34,23 @@ class ExitsEmbedder:
     Args:
         family: a loaded family that has a graph of all exits for this precision (`FamilyFacts.exits`).
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
-        check: check digests and graph first. Only for a family that this process has just checked.
+        contents: the family's files, where this process has just checked them; else they are checked first.
 
     Raises:
         FamilyError: the files are not the ones that were exported, or there is no such graph.
     """
 
-    def __init__(self, family: Family, precision: Precision, *, threads: int | None = None, check: bool = True) -> None:
+    def __init__(
+        self, family: Family, precision: Precision, *, threads: int | None = None, contents: Contents | None = None
+    ) -> None:
         graph = family.facts.exits.get(precision)
         if graph is None:
             raise FamilyError(f"{family.path} has no graph of all exits in {precision}: an older matexport made it")
-        if check:
-            check_exits(family, precision)
+        self._contents = check_exits(family, precision) if contents is None else contents
         self.points = tuple(sorted({profile.point for profile in family.profiles if profile.precision is precision}))
         self._graph, self._threads = graph, threads or count_cpus()
-        self.inputs = open_inputs(family)
-        self._session = open_session(family.path / graph, threads=self._threads)
+        self.inputs = open_inputs(self._contents)
+        self._session = open_checked(self._contents, graph, threads=self._threads)
 
     def embed_windows(
         self, items: Sequence[Any], *, prompt: str | None = None, task: str | None = None

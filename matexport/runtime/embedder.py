@@ -15,6 +15,7 @@ digests are computed, which needs none of them.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -23,11 +24,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from matexport.errors import FamilyError, RequestError, one_line
-from matexport.family.integrity import check_profile
+from matexport.family.integrity import Contents, check_profile
 from matexport.family.manifest import Family, load_family
 from matexport.host import count_cpus
 from matexport.runtime.batches import pack_batches, split_windows
-from matexport.runtime.engine import load_runtime, open_session
+from matexport.runtime.engine import load_runtime, open_checked
 from matexport.runtime.inputs.modality import BATCHED, Asked, Feeds, Inputs, Row, open_inputs
 from matexport.spec.measured import CPU
 from matexport.spec.profile import Encoding
@@ -49,7 +50,7 @@ class Embedder:
         family: the directory of a family or a pack, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
-        check: check digests and graph first. Only for a family that this process has just checked.
+        contents: the family's files, where this process has just checked them; else they are checked first.
         provider: what runs the graph, a key of `matexport.spec.measured.PROVIDERS`; all of it, or it is refused.
         shared: what several embedders of one family have in common; see `runtime.sessions`.
 
@@ -65,7 +66,7 @@ class Embedder:
         profile: str | None = None,
         *,
         threads: int | None = None,
-        check: bool = True,
+        contents: Contents | None = None,
         provider: str = CPU,
         shared: Shared | None = None,
     ) -> None:
@@ -73,16 +74,17 @@ class Embedder:
         self.profile = _choose_profile(self.family, profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
-        self._shared, self._owns_shared = shared or Shared(self.family, threads), shared is None
-        inputs = self._shared.pool.submit(self._open_checked_inputs, check)
+        self._shared, self._owns_shared = shared or Shared(threads), shared is None
+        opened = self._shared.pool.submit(self._open_checked, contents)
         load_runtime()  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB
-        self.inputs = inputs.result()
+        checked, self.inputs = opened.result()
         import numpy as np
 
         self._width, self._dtype = facts.encoding.width(facts.dim), np.dtype(_DTYPES[facts.encoding])
-        self._session: InferenceSession | None = open_session(
-            self.family.path / facts.graph, threads=self._shared.threads, provider=provider
+        self._session: InferenceSession | None = open_checked(
+            checked, facts.graph, threads=self._shared.threads, provider=provider
         )
+        self._contents = checked  # onnxruntime reads its weights in place
 
     def embed(
         self,
@@ -217,10 +219,10 @@ class Embedder:
     ) -> None:
         self.close()
 
-    def _open_checked_inputs(self, check: bool) -> Inputs:
-        if check:
-            self.check()
-        return self._shared.open_inputs()
+    def _open_checked(self, contents: Contents | None) -> tuple[Contents, Inputs]:
+        if contents is None:
+            contents = check_profile(self.family, self.profile)
+        return contents, self._shared.open_inputs(contents)
 
     def _embed_windows(self, items: Iterable[Any], asked: Asked, batch_budget: int | None) -> Iterator[Vectors]:
         """Vectors of one window of items after the other; the next is prepared while one is run."""
@@ -287,19 +289,28 @@ class Shared:
         RequestError: fewer than one thread was asked.
     """
 
-    def __init__(self, family: Family, threads: int | None) -> None:
+    def __init__(self, threads: int | None) -> None:
         if threads is not None and threads < 1:
             raise RequestError(f"threads={threads} was asked; at least 1 is needed")
         self.threads = threads or count_cpus()
-        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
-        self._family = family
+        self._pool, self._process = self._make_pool(), os.getpid()
         self._inputs: Inputs | None = None
 
-    def open_inputs(self) -> Inputs:
-        """The family's inputs, opened when they are first asked for: after the digests of their files were checked."""
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads to compute in. A process that was forked has none of its parent's, and gets its own."""
+        if self._process != os.getpid():
+            self._pool, self._process = self._make_pool(), os.getpid()
+        return self._pool
+
+    def open_inputs(self, contents: Contents) -> Inputs:
+        """The family's inputs, opened when they are first asked for, from files whose digests were checked."""
         if self._inputs is None:
-            self._inputs = open_inputs(self._family)
+            self._inputs = open_inputs(contents)
         return self._inputs
+
+    def _make_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
 
 
 def _choose_profile(family: Family, name: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A graph file -> a session of onnxruntime, on the CPU or on the provider that was asked for and on no other."""
+"""A graph -> a session of onnxruntime, on the CPU or on the provider that was asked for and on no other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,31 @@ from matexport.spec.measured import CPU, PROVIDERS
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
+    from matexport.family.integrity import Contents
+
+
+#: What onnxruntime may fold into one constant when it loads a graph of a family.
+MAX_FOLDED_BYTES = 64 << 20
+
 
 def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:
-    """A session on a graph file, polite to its host: no spinning, no more threads than CPUs it may use.
+    """A session on a graph file that this process has made; see `open_checked`.
+
+    Raises:
+        RequestError, FamilyError: as `open_checked`.
+    """
+    return _open(graph.name, graph.resolve(), _make_options(threads), provider)
+
+
+def open_checked(
+    contents: Contents, graph: str, *, threads: int | None = None, provider: str = CPU
+) -> InferenceSession:
+    """A session on a graph of a family, polite to its host: no spinning, no more threads than CPUs it may use.
+
+    onnxruntime is given what was digested and looked at, the graph's bytes and the mapped weights, and opens no file.
 
     Args:
+        contents: has the graph and its weights; it is kept for as long as the session.
         threads: intra-op threads; all CPUs of this process by default.
         provider: a key of `matexport.spec.measured.PROVIDERS`.
 
@@ -27,6 +47,18 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
         RequestError: the installed onnxruntime has no such provider, or one that does not start here.
         FamilyError: onnxruntime refuses the graph, or would run some of it on the CPU instead of on the provider.
     """
+    options = _make_options(threads)
+    weights = [name for name in contents if name in contents.family.weights_files]
+    buffers = [contents.read(name) for name in weights]
+    options.add_external_initializers_from_files_in_memory(weights, buffers, [len(buffer) for buffer in buffers])
+    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
+    # What the bytes are is not left to be guessed: only ONNX was looked at.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return _open(graph, bytes(contents.read(graph)), options, provider)
+
+
+def _make_options(threads: int | None) -> SessionOptions:
     onnxruntime = load_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_cpus()
@@ -35,8 +67,13 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
         4  # an error is raised, too: warnings go to standard error, past any logging configuration
     )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(name: str, graph: Path | bytes, options: SessionOptions, provider: str) -> InferenceSession:
+    onnxruntime = load_runtime()
     if provider == CPU:
-        return _create(graph, options, [PROVIDERS[CPU]])
+        return _create(name, graph, options, [PROVIDERS[CPU]])
     if provider not in PROVIDERS:
         raise RequestError(f"the provider {provider} was asked; known are: {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]
@@ -47,7 +84,7 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
             f"the provider {provider} was asked; the installed onnxruntime {onnxruntime.__version__} has: {known}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _create(graph, options, [wanted, PROVIDERS[CPU]], enable_fallback=False)
+    session = _create(name, graph, options, [wanted, PROVIDERS[CPU]], enable_fallback=False)
     if session.get_providers()[0] != wanted:  # its libraries are missing: onnxruntime goes on without it
         raise RequestError(
             f"the provider {provider} was asked; it does not start here (a driver or a library is missing)"
@@ -57,7 +94,8 @@ def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
-    check_assignment(graph.name, provider, assigned, find_integer_nodes(graph))
+    content = graph if isinstance(graph, bytes) else graph.read_bytes()
+    check_assignment(name, provider, assigned, find_integer_nodes(name, content))
     return session
 
 
@@ -71,13 +109,16 @@ def load_runtime() -> ModuleType:
 
 
 def _create(
-    graph: Path, options: SessionOptions, providers: list[str], *, enable_fallback: bool = True
+    name: str, graph: Path | bytes, options: SessionOptions, providers: list[str], *, enable_fallback: bool = True
 ) -> InferenceSession:
     onnxruntime = load_runtime()
     try:
         session: InferenceSession = onnxruntime.InferenceSession(
-            str(graph.resolve()), options, providers=providers, enable_fallback=int(enable_fallback)
+            graph if isinstance(graph, bytes) else str(graph),
+            options,
+            providers=providers,
+            enable_fallback=int(enable_fallback),
         )
         return session
     except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {graph.name}: {error}") from None
+        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {name}: {error}") from None

@@ -7,10 +7,10 @@ masks on the CPU on purpose; those are told from numbers here.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from pathlib import Path
 
 from matexport.errors import FamilyError
 from matexport.family.graph_file import parse_graph
+from matexport.family.weights_file import Buffer
 from matexport.spec.measured import PROVIDERS
 
 #: Nodes that a message names.
@@ -60,14 +60,14 @@ _TYPED_BY = {
 }  # fmt: skip
 
 
-def find_integer_nodes(path: Path) -> frozenset[str]:
+def find_integer_nodes(name: str, content: Buffer) -> frozenset[str]:
     """Names of the nodes that give integers or booleans only: shapes, indices, masks before they are numbers.
 
-    Followed from the inputs, which are integers in every graph of ours. An operator that is not known to pass on the
+    Followed from the inputs that are integers. An operator that is not known to pass on the
     type of an input counts as one that computes numbers.
     """
-    graph = parse_graph(path).graph
-    integers = {value.name for value in graph.input}
+    graph = parse_graph(name, content).graph
+    integers = {value.name for value in graph.input if value.type.tensor_type.elem_type in _INTEGERS}
     integers |= {tensor.name for tensor in graph.initializer if tensor.data_type in _INTEGERS}
     names = set()
     for node in graph.node:

@@ -29,7 +29,7 @@ class Sessions(Mapping[str, Embedder]):
     def __init__(self, family: Family | Path | str, *, threads: int | None = None) -> None:
         self.family = family if isinstance(family, Family) else load_family(family)
         self._names = tuple(profile.name for profile in self.family.profiles)
-        self._shared = Shared(self.family, threads)
+        self._shared = Shared(threads)
         self._open: dict[str, Embedder] = {}
         self._lock = Lock()
 

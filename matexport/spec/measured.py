@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -160,11 +161,28 @@ class Score(Record, frozen=True):
         score: of the task's metric, at most 1.
         retention: score over the whole parent's; None where the family cannot say what that is.
         others: further metrics by name, such as ``recall@100``.
+        resampled: what `resamples` reads: float32, little-endian, in JSON as base64; empty where the retention is not
+            known, and in evaluations of older versions.
     """
 
     score: float
     retention: float | None
     others: Mapping[str, float] = msgspec.field(default_factory=dict)
+    resampled: bytes = b""
+
+    @property
+    def resamples(self) -> tuple[float, ...]:
+        """The retention in each resample of the task, the same resamples for every profile (`measure.bootstrap`).
+
+        Empty where it is not known.
+        """
+        return read_resamples(self.resampled)
+
+
+def read_resamples(resampled: bytes) -> tuple[float, ...]:
+    """The numbers that `Score.resampled` holds; none if it was cut off."""
+    count, rest = divmod(len(resampled), 4)
+    return () if rest else struct.unpack(f"<{count}f", resampled)
 
 
 class Adaptive(Record, frozen=True):

@@ -142,7 +142,7 @@ def compare_families(
     ours, theirs = (it if isinstance(it, Case) else open_case(it) for it in (new, old))
     common = find_common(ours.family, theirs.family)
     texts = tuple(dict.fromkeys((*ours.probes, *theirs.probes)))
-    pairs = prepare_pairs(ours.family, theirs.family, texts)
+    pairs = prepare_pairs(ours.contents, theirs.contents, texts)
     shared, notes = (
         [*changes, *others]
         for changes, others in zip(
@@ -208,8 +208,8 @@ def _compare_profile(
     if not count:
         reasons.append("no text could be compared")
         return ProfileDrift(name, 0, None, None, None, None, None, allowed, None, tuple(reasons))
-    ours = _embed(new.family, name, [row for row, _ in pairs.rows.values()], threads)
-    theirs = _embed(old.family, name, [row for _, row in pairs.rows.values()], threads)
+    ours = _embed(new, name, [row for row, _ in pairs.rows.values()], threads)
+    theirs = _embed(old, name, [row for _, row in pairs.rows.values()], threads)
     ranges = old.ranges.get(point)
     values = [_decode(vectors, facts.encoding, facts.dim, ranges) for vectors in (ours, theirs)]
     parity, equal = compare_vectors(*values), None
@@ -255,8 +255,8 @@ def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tup
     return tuple(map(hold, found))
 
 
-def _embed(family: Family, name: str, rows: Sequence[Row], threads: int | None) -> Array:
-    with Embedder(family, name, threads=threads, check=False) as embedder:
+def _embed(case: Case, name: str, rows: Sequence[Row], threads: int | None) -> Array:
+    with Embedder(case.family, name, threads=threads, contents=case.contents) as embedder:
         batches = pack_batches([embedder.inputs.size(row) for row in rows], embedder.inputs.budget)
         parts = [embedder.run([rows[index] for index in batch]) for batch in batches]
     vectors = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)

@@ -21,7 +21,7 @@ from threading import Lock
 import numpy as np
 
 from matexport.errors import FamilyError, ProblemKind, RequestError
-from matexport.family.integrity import check_family
+from matexport.family.integrity import Contents, check_family
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import check_finite_weights, load_ranges, load_references
 from matexport.host import count_cpus, read_host
@@ -51,6 +51,7 @@ class Case:
     """A family whose files were checked, and what its profiles are judged by. `open_case` makes one.
 
     Attributes:
+        contents: its files, as they were checked.
         rows: the probes as they were prepared here, in their order.
         references: point name -> the parent's vectors for the probes, (n, dim) float32.
         ranges: point name -> least and greatest value of each coordinate, (2, dim) float32, where outputs are int8.
@@ -58,7 +59,7 @@ class Case:
             store that.
     """
 
-    family: Family
+    contents: Contents
     probes: tuple[AnyProbe, ...]
     rows: list[Row]
     references: Mapping[str, Vectors]
@@ -67,11 +68,16 @@ class Case:
     _exits: dict[Precision, dict[str, Vectors]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
+    @property
+    def family(self) -> Family:
+        """Whose files they are."""
+        return self.contents.family
+
     def run_exits(self, precision: Precision, threads: int | None = None) -> Mapping[str, Vectors] | None:
         """Point name -> (n, dim) float32 from the graph of all exits, run once; None where the family has none."""
         with self._lock:
             if precision in self.family.facts.exits and precision not in self._exits:
-                self._exits[precision] = _run_exits(self.family, precision, self.rows, threads)
+                self._exits[precision] = _run_exits(self.contents, precision, self.rows, threads)
         return self._exits.get(precision)
 
 
@@ -102,12 +108,12 @@ def open_case(family: Family | Path | str) -> Case:
         FamilyError: files are missing, changed, extra or unsafe, or are no proof.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    check_family(family)
-    check_finite_weights(family)
-    probes, references = load_references(family)
-    ranges, inputs = load_ranges(family), open_inputs(family)
+    contents = check_family(family)
+    check_finite_weights(contents)
+    probes, references = load_references(contents)
+    ranges, inputs = load_ranges(contents), open_inputs(contents)
     rows = _prepare_probes(family, inputs, probes)
-    return Case(family, probes, rows, references, ranges, inputs.compare_proof(family, probes, rows))
+    return Case(contents, probes, rows, references, ranges, inputs.compare_proof(contents, probes, rows))
 
 
 def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
@@ -146,7 +152,7 @@ def judge_profile(case: Case, name: str, *, threads: int | None = None) -> Profi
     """
     family, profile, facts = case.family, Profile.parse(name), case.family.profile_facts(name)
     reference, ranges = case.references[profile.point.name], case.ranges.get(profile.point.name)
-    with Embedder(family, name, threads=threads, check=False) as embedder:
+    with Embedder(family, name, threads=threads, contents=case.contents) as embedder:
         ways = dict(run_all_ways(case.rows, embedder.run, list_ways(family.facts.inputs)))
     together = case.run_exits(profile.precision, threads)
     if together is not None:
@@ -171,9 +177,9 @@ def _share_threads(family: Family, threads: int) -> tuple[int, int]:
     return workers, max(1, threads // workers)
 
 
-def _run_exits(family: Family, precision: Precision, rows: list[Row], threads: int | None) -> dict[str, Vectors]:
+def _run_exits(contents: Contents, precision: Precision, rows: list[Row], threads: int | None) -> dict[str, Vectors]:
     """Point name -> (n, dim) float32, from the graph of all exits."""
-    with ExitsEmbedder(family, precision, threads=threads, check=False) as exits:
+    with ExitsEmbedder(contents.family, precision, threads=threads, contents=contents) as exits:
         batches = [[rows[index] for index in batch] for batch in split_batches(len(rows), BATCH)]
         runs = [exits.run(batch) for batch in batches]
     return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}

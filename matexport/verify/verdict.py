@@ -12,7 +12,7 @@ from pathlib import Path
 from matexport.errors import Problem
 from matexport.family.manifest import Family
 from matexport.family.measurements import Measurement, load_measurement, record_parity
-from matexport.family.proof import load_probes
+from matexport.family.proof import load_probes, open_proof
 from matexport.family.token_rows import stores_token_rows
 from matexport.runtime.inputs.modality import list_ways
 from matexport.runtime.inputs.text import read_tokenizers_version
@@ -185,7 +185,7 @@ def judge_recorded(family: Family, recorded: Measurement) -> tuple[ProfileVerdic
     ]
     if not names:
         return ()
-    probes = len(load_probes(family))
+    probes = len(load_probes(open_proof(family)))
     return hold_codes_to_vectors(
         [
             ProfileVerdict(

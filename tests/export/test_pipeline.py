@@ -42,7 +42,9 @@ CRASH = """
 import os, resource, signal, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import pytest
 from memory import trace_once
+from warm import patch_judge
 from matexport.export import export_family, pipeline
 from matexport.errors import DestinationError
 from matexport.spec.job import ExportJob, ParentSource
@@ -51,6 +53,7 @@ from matexport.spec.profile import Point
 parent, out, probes, *stages = sys.argv[2:]
 job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
 pipeline.trace_exits = trace_once
+patch_judge(pytest.MonkeyPatch())
 with tempfile.TemporaryDirectory() as folder:
     export_family(job, Path(folder) / "warm")
 

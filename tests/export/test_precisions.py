@@ -399,7 +399,7 @@ CALIBRATIONS: Mapping[str, tuple[bytes | None, str]] = {
     "missing": (None, "cannot read the calibration texts"),
     "empty": (b"", "has 0 different texts; ranges need at least 64"),
     "63 texts": (b"".join(b"dog %d\n" % n for n in range(63)) * 9, "has 63 different texts; ranges need at least 64"),
-    "not UTF-8": (b"a dog\n" * 70 + b"\xff\n", "are not UTF-8 text"),
+    "not UTF-8": (b"a dog\n" * 70 + b"\xff\n", "line 71: not UTF-8 text"),
 }
 
 

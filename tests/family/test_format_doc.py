@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 
 from matexport.family import graph_file, manifest, measurements, token_rows, weights_file
 from matexport.family import modality as family_modality
+from matexport.family.guard import sizes
 from matexport.io import texts
 from matexport.pack import pack_profile
 from matexport.runtime.inputs import modality
@@ -289,6 +290,8 @@ LIMITS: Mapping[str, tuple[int, ...]] = {
     "the header of a safetensors file": (2, weights_file.MAX_HEADER_BYTES),
     "`token_ids`": (token_rows.MAX_TOKEN_IDS,),
     "probes": (2, texts.MAX_PROBES),
+    "a prompt, `before` and `after` of a frame": (family_modality.MAX_PROMPT_CHARACTERS,),
+    "`layers`, `dim`, `tokens` of a profile": (manifest.MAX_LAYERS, manifest.MAX_DIM, manifest.MAX_TOKENS),
     "digits of `offset` and `length`": (graph_file._MAX_DIGITS,),
     "a file of `measurements/`": (measurements.MAX_BYTES,),
 }
@@ -349,6 +352,11 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"whose name begins with `([^`]*)`": (weights_file.PADDING_NAME,),
     r"Domains, .*?, are among `\"(.*?)\"`, `(.*?)`, `(.*?)`\.": tuple(sorted(graph_file.ALLOWED_DOMAINS)),
     r"has the keys `(\w+)`, `(\w+)`, `(\w+)`, each once": ("location", "offset", "length"),
+    r"\(of `(\w+)`, `(\w+)`, `(\w+)`, `(\w+)`, `(\w+)`; sizes": tuple(sizes.GROWING),
+    r"cannot be followed is refused\) is at most (\d+), and at most (\d+) lengths": (
+        sizes.MAX_FACTOR,
+        sizes.MAX_LENGTHS,
+    ),
     r"step` is \(row 1 - row 0\) / (\d+)\.": (codes.INT8_STEPS,),
     r"clip\(floor\(\(x - start\) / step\), 0, (\d+)\) - 128": (codes.INT8_STEPS,),
     r"`cosine_mean` MUST be at least ([\d.]+) and `cosine_min` at least ([\d.]+) \(`(\w+)`\)": (
@@ -408,7 +416,7 @@ def find_graph_problems(page: str) -> list[str]:
         outputs = {facts.graph: [family_facts.OUTPUT_NAME] for facts in family.facts.profiles.values()}
         outputs |= dict.fromkeys(family.facts.exits.values(), points)
         for name, expected in outputs.items():
-            model = graph_file.parse_graph(folder / name)
+            model = graph_file.parse_graph(name, (folder / name).read_bytes())
             versions = {entry.domain: entry.version for entry in model.opset_import}
             sizes = [(tensor.data_location, _measure(tensor)) for tensor in model.graph.initializer]
             sound = (
@@ -588,6 +596,6 @@ def test_a_pack_is_what_the_page_says(schema: int, name: str, tmp_path: Path) ->
     tokens = {token_rows.TOKEN_IDS, token_rows.TOKEN_COUNTS} if schema == 4 else set()
     assert set(load_file(tmp_path / "pack" / manifest.REFERENCE)) == {point, *tokens}
     assert (tmp_path / "pack" / manifest.RANGES).exists() == name.endswith("-int8-int8")
-    assert not (tmp_path / "pack" / manifest.MEASUREMENTS).exists()
+    assert not (tmp_path / "pack" / manifest.MEASUREMENTS).exists(), "the golden families have none"
     done = run_example(read_example(PAGE), tmp_path / "pack")
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from forge import edit_manifest, forge_bench, forge_quality
 from msgspec.structs import replace
@@ -151,6 +152,14 @@ def test_a_file_that_says_nothing_is_passed_over(spoil: bytes, family: Path) -> 
     assert survey_one(family).latency_ms == Measured(4.0, HERE, 1)
 
 
+def test_a_byte_order_mark_takes_nothing_away(family: Path) -> None:
+    """An editor may have put it there."""
+    record(family, HERE, {1: 4.0})
+    (path,) = (family / MEASUREMENTS).iterdir()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert survey_one(family).latency_ms == Measured(4.0, HERE, 1)
+
+
 def test_a_section_that_is_not_one_is_passed_over(family: Path) -> None:
     record(family, HERE, {1: 4.0})
     (path,) = (family / MEASUREMENTS).iterdir()
@@ -168,3 +177,56 @@ def test_what_a_host_has_not_timed(family: Path) -> None:
     assert list_unmeasured(loaded, HERE) == list_unmeasured(loaded, HERE, threads=1, shape=(1, 16)) == tuple(names)
     assert SMALL in list_unmeasured(loaded, HERE, threads=2)
     assert SMALL in list_unmeasured(loaded, HERE, shape=(1, 128))
+
+
+def resample(*retentions: float) -> bytes:
+    return np.array(retentions, "<f4").tobytes()
+
+
+def record_resampled(family: Path, host: Host, task: str, digest: str = "0", **retentions: tuple[float, ...]) -> None:
+    """Retentions in resamples by profile; the first is the retention itself."""
+    quality = forge_quality(host, {task: {NAMES[name]: values[0] for name, values in retentions.items()}})
+    known = quality.tasks[task]
+    scores = {
+        NAMES[name]: replace(known.profiles[NAMES[name]], resampled=resample(*values))
+        for name, values in retentions.items()
+    }
+    task_quality = replace(known, profiles=scores, data_sha256=digest)
+    record_quality(load_family(family), replace(quality, tasks={task: task_quality}))
+
+
+NAMES = {"small": SMALL, "large": LARGE}
+
+
+def test_resamples_are_the_least_over_the_tasks_as_retention_is(family: Path) -> None:
+    record_resampled(family, HERE, "sts", small=(0.5, 0.75), large=(1.0, 1.0))
+    assert survey_one(family).resamples == (0.5, 0.75)
+    record_resampled(family, HERE, "retrieval", small=(0.75, 0.25), large=(1.0, 1.0))
+    assert survey_one(family).resamples == (0.5, 0.25)
+    assert survey_one(family, task="retrieval").resamples == (0.75, 0.25)
+
+
+def test_resamples_are_of_the_host_that_the_retention_is_of(family: Path) -> None:
+    record_resampled(family, THERE, "sts", small=(0.5, 0.75))
+    record_resampled(family, ELSEWHERE, "sts", small=(0.25, 0.5))
+    assert survey_one(family).resamples == (0.25, 0.5), "the worst of the others"
+    record_resampled(family, HERE, "sts", small=(1.0, 0.25))
+    assert survey_one(family).resamples == (1.0, 0.25)
+
+
+def test_resamples_of_other_data_or_of_another_number_do_not_compare(family: Path) -> None:
+    record_resampled(family, HERE, "sts", small=(0.5, 0.75))
+    record_resampled(family, THERE, "sts", "1", large=(1.0, 1.0))
+    assert survey_one(family).retention == Measured(0.5, HERE)
+    assert survey_one(family).resamples == survey_one(family, LARGE).resamples == ()
+    assert survey_one(family, task="sts").resamples == ()
+    record_resampled(family, THERE, "sts", small=(0.75, 0.5, 0.25), large=(1.0, 1.0, 1.0))
+    record_resampled(family, HERE, "retrieval", small=(0.75, 0.5), large=(1.0, 1.0))
+    assert survey_one(family, host=THERE).resamples == ()
+
+
+def test_a_task_without_resamples_leaves_none(family: Path) -> None:
+    record_resampled(family, HERE, "sts", small=(0.5, 0.75))
+    record_quality(load_family(family), forge_quality(HERE, {"retrieval": {SMALL: 0.75}}))
+    assert survey_one(family).retention == Measured(0.5, HERE)
+    assert survey_one(family).resamples == ()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from forge import store_token_rows
+from forge import hold, store_token_rows
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from places import GOLDEN
@@ -67,14 +67,14 @@ def test_what_was_packed_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     family = load_family(GOLDEN / "schema1")
     folder = tmp_path_factory.mktemp("rows")
     (folder / REFERENCE).write_bytes(save(pack_token_rows(rows)))
-    assert load_token_rows(replace(family, path=folder), len(rows)) == rows
+    assert load_token_rows(hold(replace(family, path=folder)), len(rows)) == rows
 
 
 @pytest.mark.parametrize("schema", ["schema1", "schema2", "schema3"])
 def test_older_families_have_none(schema: str) -> None:
     family = load_family(GOLDEN / schema)
     assert not stores_token_rows(family)
-    assert load_token_rows(family, 3) is None
+    assert load_token_rows(hold(family), 3) is None
 
 
 def edit(name: str, change: Callable[[NDArray[Any]], object]) -> Callable[[Arrays], object]:
@@ -114,17 +114,17 @@ def test_what_are_no_token_rows(forgery: str, family: Path) -> None:
     save_file(arrays, family / REFERENCE)
     loaded = load_family(family)
     with pytest.raises(FamilyError, match=words):
-        load_token_rows(loaded, len(load_references(loaded)[0]))
+        load_token_rows(hold(loaded), len(load_references(hold(loaded))[0]))
     assert stores_token_rows(loaded), "which is no reason to leave the check out"
 
 
 def test_more_than_is_read_into_memory(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store_token_rows(family)
-    probes = len(load_references(load_family(family))[0])
+    probes = len(load_references(hold(family))[0])
     monkeypatch.setattr("matexport.family.token_rows.MAX_TOKEN_IDS", 10)
     monkeypatch.setattr(np, "fromfile", None)
     with pytest.raises(FamilyError, match="of at most 10"):
-        load_token_rows(load_family(family), probes)
+        load_token_rows(hold(family), probes)
 
 
 # Whether there are any is asked before digests are checked.
@@ -183,8 +183,8 @@ def test_the_version_that_makes_rows() -> None:
 
 
 def test_vectors_are_read_without_them(family: Path) -> None:
-    before = load_references(load_family(family))[1]
+    before = load_references(hold(family))[1]
     store_token_rows(family)
     assert {TOKEN_IDS, TOKEN_COUNTS} <= set(load((family / REFERENCE).read_bytes()))
-    after = load_references(load_family(family))[1]
+    after = load_references(hold(family))[1]
     assert set(after) == set(before)

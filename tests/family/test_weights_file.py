@@ -84,7 +84,7 @@ def test_every_prefix_is_a_safetensors_file_with_unmoved_bytes(
     kept = header.entries[:count]
     prefix = kept[-1].end if kept else header.data_start
     target = io.BytesIO()
-    write_prefix(path, target, prefix)
+    write_prefix(path.name, path.read_bytes(), target, prefix)
     content = target.getvalue()
     assert len(content) == prefix
     assert content[header.data_start :] == path.read_bytes()[header.data_start : prefix]
@@ -96,18 +96,18 @@ def test_every_prefix_is_a_safetensors_file_with_unmoved_bytes(
 
 def test_the_prefix_of_everything_is_the_file(small: Path) -> None:
     target = io.BytesIO()
-    write_prefix(small, target, small.stat().st_size)
+    write_prefix(small.name, small.read_bytes(), target, small.stat().st_size)
     assert target.getvalue() == small.read_bytes()
 
 
 def test_the_prefix_of_a_prefix_is_the_shorter_prefix(small: Path) -> None:
     header = read_header(small)
     long, direct, twice = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    write_prefix(small, long, header.entries[2].end)
-    write_prefix(small, direct, header.entries[0].end)
+    write_prefix(small.name, small.read_bytes(), long, header.entries[2].end)
+    write_prefix(small.name, small.read_bytes(), direct, header.entries[0].end)
     middle = small.with_name("middle.safetensors")
     middle.write_bytes(long.getvalue())
-    write_prefix(middle, twice, header.entries[0].end)
+    write_prefix(middle.name, middle.read_bytes(), twice, header.entries[0].end)
     assert twice.getvalue() == direct.getvalue()
 
 
@@ -115,20 +115,20 @@ def test_the_prefix_of_a_prefix_is_the_shorter_prefix(small: Path) -> None:
 def test_a_prefix_that_cuts_a_tensor_is_refused(small: Path, shift: int) -> None:
     cut = read_header(small).entries[2].end + shift
     with pytest.raises(FamilyError, match=rf"small\.safetensors: {cut} bytes are no prefix"):
-        write_prefix(small, io.BytesIO(), cut)
+        write_prefix(small.name, small.read_bytes(), io.BytesIO(), cut)
 
 
 @pytest.mark.parametrize("prefix", [0, -1, 8, 1 << 40])
 def test_a_prefix_outside_the_file_is_refused(small: Path, prefix: int) -> None:
     with pytest.raises(FamilyError, match="no prefix"):
-        write_prefix(small, io.BytesIO(), prefix)
+        write_prefix(small.name, small.read_bytes(), io.BytesIO(), prefix)
 
 
 def test_a_prefix_that_the_file_has_no_longer_is_refused(small: Path) -> None:
     size = small.stat().st_size
     small.write_bytes(small.read_bytes()[:-1])
     with pytest.raises(FamilyError, match="no prefix"):
-        write_prefix(small, io.BytesIO(), size)
+        write_prefix(small.name, small.read_bytes(), io.BytesIO(), size)
 
 
 def test_reads_what_safetensors_writes(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def test_calibration_texts_that_cannot_be_read(tmp_path: Path) -> None:
         load_calibration(tmp_path / "absent.txt")
     with pytest.raises(RequestError, match="Is a directory"):
         load_calibration(tmp_path)
-    with pytest.raises(RequestError, match=r"texts\.txt are not UTF-8 text"):
+    with pytest.raises(RequestError, match=r"texts\.txt, line 101: not UTF-8 text"):
         load_calibration(write_calibration(tmp_path, b"a\n" * 100 + b"caf\xe9\n"))
 
 
@@ -404,11 +404,20 @@ def test_no_profile(tmp_path: Path) -> None:
         load_job(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"parent = ", b"\xff\xfe", b"{}"])
-def test_what_is_not_toml(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"parent = ", r"p\.toml is not a TOML file"),
+        (b"{}", r"p\.toml is not a TOML file"),
+        (b"\xff\xfe", r"p\.toml, line 1: not UTF-8 text \(it begins with the byte order mark of UTF-16"),
+        (b"x = 1\ny = '\xe9'", r"p\.toml, line 2: not UTF-8 text \(byte 6 is 0xe9\)"),
+        (b" " * ((4 << 20) + 1), r"p\.toml has more than 4194304 bytes"),
+    ],
+)
+def test_what_is_not_toml(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_bytes(content)
-    with pytest.raises(RequestError, match=r"p\.toml is not a TOML file"):
+    with pytest.raises(RequestError, match=words):
         load_job(path)
 
 
@@ -465,7 +474,7 @@ def test_a_text_may_hold_what_splitlines_cuts_at(separator: str) -> None:
         ("", "here: 0 probes; parity needs at least 2"),
         ("\n  \n", "here: 0 probes; parity needs at least 2"),
         ('{"text": "a"}', "here: 1 probes; parity needs at least 2"),
-        ('{"text": "a"}\nhello', "here, line 2: not JSON"),
+        ('{"text": "a"}\nhello', r"here, line 2: not JSON \(.*\): 'hello'; a probe is {\"text\": \.\.\.}"),
         ('{"text": "a"}\n\n{"text": "b"', "here, line 3: not JSON"),
         ('{"text": "a"}\n{"txt": "b"}', "here, line 2: unknown key 'txt'; known here: text, prompt"),
         ('{"text": "a"}\n{"prompt": "b"}', "here, line 2: .*missing required field `text`"),
@@ -492,5 +501,5 @@ def test_probe_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_probes(tmp_path / "absent.jsonl")
     binary = tmp_path / "binary.jsonl"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match=r"binary\.jsonl are not UTF-8 text"):
+    with pytest.raises(RequestError, match=r"binary\.jsonl, line 1: not UTF-8 text"):
         load_probes(binary)

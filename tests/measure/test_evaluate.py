@@ -23,6 +23,7 @@ from matexport.errors import FamilyError, MissingExtraError, RequestError
 from matexport.family.manifest import MANIFEST
 from matexport.family.measurements import load_quality, record_quality
 from matexport.measure import vectors as vectors_module
+from matexport.measure.bootstrap import RESAMPLES, draw_resamples
 from matexport.measure.evaluate import evaluate_family
 from matexport.measure.scorers import correlate
 from matexport.measure.tasks import RetrievalTask, StsTask, UnlabelledTask
@@ -158,6 +159,56 @@ def test_retention_is_the_score_over_the_whole_parents(exported: Path, sts: StsT
     assert small.retention < 0.99
 
 
+def test_each_retention_is_kept_on_the_same_resamples(
+    exported: Path, texts: tuple[str, ...], sts: StsTask, retrieval: RetrievalTask
+) -> None:
+    """Of pairs, queries and texts, each written out here for some draws."""
+    thirds = np.argsort(np.argsort(parent_cosines(exported, sts))) // 3  # some of them equal
+    scored = replace(sts, scores=tuple(float(third) for third in thirds))
+    quality = evaluate_family(exported, [scored, retrieval, UnlabelledTask("mine", texts)])
+    small = "L01-D008-fp32"
+    for name, task in quality.tasks.items():
+        assert task.parent is not None
+        assert task.parent.resamples == task.profiles[FULL].resamples
+        if name == "search":  # of 12 queries, some draws find nothing that is relevant
+            assert set(task.parent.resamples) <= {0, 1}
+            continue
+        assert set(task.parent.resamples) == {1}
+        assert len(task.parent.resamples) == len(task.profiles[FULL].resamples) == RESAMPLES
+        assert len(set(task.profiles[small].resamples)) > 1
+        assert np.mean(task.profiles[small].resamples) == pytest.approx(task.profiles[small].retention, abs=0.1)
+    cosines = {}
+    for profile in (FULL, small):
+        with Embedder(exported, profile) as embedder:
+            left, right = embedder.embed(scored.left), embedder.embed(scored.right)
+        cosines[profile] = (left.astype(float) * right).sum(axis=1) / (
+            np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        )
+    for place in (0, 50, 199):
+        taken = np.repeat(np.arange(len(scored.left)), draw_resamples(len(scored.left))[place])
+        ours, whole = (
+            np.corrcoef(rank(cosines[profile][taken]), rank(np.array(scored.scores)[taken]))[0, 1]
+            for profile in (small, FULL)
+        )
+        assert quality.tasks["pairs"].profiles[small].resamples[place] == pytest.approx(ours / whole, abs=2e-3)
+    alone = evaluate_family(exported, [scored], profiles=[small]).tasks["pairs"]
+    assert alone.profiles[small].resampled == quality.tasks["pairs"].profiles[small].resampled, "whatever is beside it"
+
+
+def test_a_query_that_is_drawn_twice_counts_twice(exported: Path, retrieval: RetrievalTask) -> None:
+    """nDCG of each query alone, averaged as often as it was drawn."""
+    whole = evaluate_family(exported, [retrieval], profiles=["L01-D008-fp32"]).tasks["search"]
+    scores = []
+    for query in retrieval.queries:
+        one = replace(retrieval, queries={query: retrieval.queries[query]}, grades={query: retrieval.grades[query]})
+        task = evaluate_family(exported, [one], profiles=["L01-D008-fp32"]).tasks["search"]
+        assert task.parent is not None
+        scores.append((task.profiles["L01-D008-fp32"].score, task.parent.score))
+    for place in (0, 50, 199):
+        taken = np.repeat(np.array(scores), draw_resamples(len(scores))[place], axis=0).mean(axis=0)
+        assert whole.profiles["L01-D008-fp32"].resamples[place] == pytest.approx(taken[0] / taken[1], abs=1e-4)
+
+
 def parent_cosines(family: Path, task: StsTask) -> list[float]:
     with Embedder(family, FULL) as embedder:
         left, right = embedder.embed(task.left), embedder.embed(task.right)
@@ -266,6 +317,15 @@ def test_grades_weigh(exported: Path, texts: tuple[str, ...]) -> None:
     assert evaluate_family(exported, [task]).tasks["search"].profiles[FULL].score == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_document_that_is_not_there_is_never_found(exported: Path, texts: tuple[str, ...]) -> None:
+    """As trec_eval counts: the ideal order has it first."""
+    task = RetrievalTask("search", {"q": texts[0]}, {"d": texts[0]}, {"q": {"d": 1, "gone": 1}})
+    score = evaluate_family(exported, [task]).tasks["search"].profiles[FULL]
+    assert score.score == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert score.others["recall@10"] == 0.5
+    assert score.others["MRR@10"] == 1
+
+
 def test_adaptive_retrieval_of_each_depth(exported: Path, retrieval: RetrievalTask) -> None:
     task = evaluate_family(exported, [retrieval], shortlist=12).tasks["search"]
     assert [(found.profile, found.shortlist_dim) for found in task.adaptive] == [
@@ -289,6 +349,7 @@ def test_a_pack_has_scores_and_no_retention(exported: Path, tmp_path: Path, sts:
     assert task.parent is None
     score = task.profiles["L02-D032-fp32"]
     assert score.retention is None
+    assert score.resamples == ()
     assert score.score == pytest.approx(
         evaluate_family(exported, [sts]).tasks["pairs"].profiles["L02-D032-fp32"].score, abs=1e-6
     )
@@ -326,12 +387,14 @@ def test_evaluations_that_are_kept_at_the_same_time_are_all_kept(exported: Path,
 
 def test_what_was_evaluated_is_kept_and_added_to(exported: Path, tmp_path: Path, sts: StsTask) -> None:
     family = load_family(shutil.copytree(exported, tmp_path / "family"))
+    sts = replace(sts, scores=tuple(parent_cosines(exported, sts)))
     one = evaluate_family(family, [sts], profiles=["L01-D008-fp32"])
     other = evaluate_family(family, [sts], profiles=["L02-D032-fp32"])
     record_quality(family, one)
     record_quality(family, other)
     known = load_quality(family, one.host)
     assert known is not None
+    assert len(known.tasks["pairs"].profiles["L02-D032-fp32"].resamples) == RESAMPLES
     assert known.tasks["pairs"].profiles == {**one.tasks["pairs"].profiles, **other.tasks["pairs"].profiles}
     changed = evaluate_family(family, [replace(sts, scores=sts.scores[::-1])], profiles=["L02-D032-fp32"])
     record_quality(family, changed)  # other data: what was known of the others does not compare
@@ -382,6 +445,20 @@ def test_the_command_prints_and_keeps(run: Any, exported: Path, tmp_path: Path, 
 def test_without_a_task_the_shipped_texts_are_compared(run: Any, exported: Path, tmp_path: Path) -> None:
     family = shutil.copytree(exported, tmp_path / "family")
     assert "shipped texts similarity: Spearman with the parent" in run("evaluate", family).out
+
+
+def test_documents_that_are_not_there_are_said_once(run: Any, exported: Path, tmp_path: Path) -> None:
+    family, beir = shutil.copytree(exported, tmp_path / "family"), tmp_path / "toy"
+    (beir / "qrels").mkdir(parents=True)
+    (beir / "corpus.jsonl").write_text('{"_id": "d1", "text": "a cat"}\n{"_id": "d2", "text": "a dog"}\n')
+    (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "a cat"}\n{"_id": "q2", "text": "a dog"}\n')
+    (beir / "qrels" / "test.tsv").write_text("q1\td1\t1\nq1\tgone\t1\nq2\td2\t1\nq2\tgone\t1\n")
+    result = run("evaluate", family, "--retrieval", beir, "--json")
+    assert (result.code, result.json["tasks"]["toy"]["profiles"][FULL]["others"]["recall@10"]) == (0, 0.5)
+    assert result.err == (
+        "matexport: toy: 1 document that the grades name is not in the corpus, such as 'gone'; it counts as never "
+        "found, as trec_eval counts it\n"
+    )
 
 
 def test_wrong_inputs_of_the_command(run: Any, exported: Path, tmp_path: Path, csv: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from matexport.errors import RequestError
 from matexport.host import ARM_CORES
 from matexport.spec.measured import Host
 
-SHIPPED = sorted((ROOT / "profiles" / "devices").glob("*.toml"))
+SHIPPED = sorted((ROOT / "matexport" / "pick" / "devices").glob("*.toml"))
 PI = Host("Cortex-A76", "aarch64", ("asimd", "asimddp"), 4, "Linux glibc 2.36", "3.11.2", "1.31.0")
 WHOLE = 'name = "a board"\nsources = ["https://example.org/board"]\n[limits]\nmax_ram_mb = 100\n'
 
@@ -90,6 +91,44 @@ def test_a_wrong_file(text: str, message: str, tmp_path: Path) -> None:
         load_device(write(tmp_path, text))
     assert "device.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_comes_along_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raspberry-pi-5").mkdir()
+    for path in SHIPPED:
+        assert load_device(path.stem) == load_device(path)
+    write(tmp_path, WHOLE).rename(tmp_path / "board")
+    assert load_device("board").name == "a board", "a file may be called as one likes"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("raspberrypi-5", "; did you mean 'raspberry-pi-5'?"),
+        ("profiles/devices/raspberry-pi-5.toml", "; did you mean 'raspberry-pi-5'?"),
+        ("aws-lambda", "; did you mean 'aws-lambda-512mb'?"),
+        ("toaster", ""),
+    ],
+)
+def test_an_unknown_name_lists_the_known_ones(asked: str, meant: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_device(asked)
+    assert str(caught.value) == (
+        f"the device {asked!r} was asked; neither a file nor one of those that come with matexport: android-play, "
+        "aws-lambda-512mb, aws-t4g-small, browser-tab, jetson-orin-nano, raspberry-pi-5, raspberry-pi-5-8gb, "
+        f"raspberry-pi-zero-2-w{meant}"
+    )
+
+
+def test_what_is_not_python_goes_into_the_wheel() -> None:
+    """By the globs of pyproject.toml, which setuptools takes its data by."""
+    package = ROOT / "matexport"
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["matexport"]
+    packed = {path for pattern in globs for path in package.glob(pattern)}
+    found = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert found == packed
+    assert set(SHIPPED) <= packed
 
 
 def test_no_file(tmp_path: Path) -> None:

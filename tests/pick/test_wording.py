@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,10 @@ def test_points_that_were_not_trained_are_flagged_or_rejected(run: Run, family: 
     manifest.write_text(json.dumps(data))
     record_quality(load_family(family), forge_quality(HERE, {"sts": RETENTIONS}))
     assert run("pick", family).out.startswith("choice: L03-D032-fp32 (a point that the parent was not trained")
-    result = run("pick", family, "--trained-only")
+    result = run("pick", family, "--trained-only", "--strict")
+    assert (result.code, result.err) == (0, "")
     assert result.out.startswith("choice: L02-D032-fp32\n")
+    assert "trained points only: checked, from the manifest" in result.out
     assert "L03-D032-fp32  the parent was not trained to be read at this point" in result.out
 
 
@@ -231,3 +234,60 @@ def test_different_numbers_of_threads_are_said(run: Run, family: Path) -> None:
 )
 def test_wrong_options(options: list[str], words: str, run: Run, known: Path) -> None:
     run("pick", known, *options).complains(words)
+
+
+def record_ties(family: Path) -> None:
+    """Three layers are best by a hair, in every second resample; the others are worse in all."""
+    even, odd = [1.0, 0.99] * 100, [0.99, 1.0] * 100
+    resamples = {name: [retention - 0.01] * 200 for name, retention in RETENTIONS.items()}
+    resamples |= {"L03-D032-fp32": even, "L02-D032-fp32": odd}
+    quality = forge_quality(HERE, {"sts": RETENTIONS | {"L02-D032-fp32": 0.9999}})
+    task = quality.tasks["sts"]
+    scores = {
+        name: replace(score, resampled=struct.pack("<200f", *resamples[name])) for name, score in task.profiles.items()
+    }
+    record_quality(load_family(family), replace(quality, tasks={"sts": replace(task, profiles=scores)}))
+
+
+def test_ties_are_named_and_the_faster_is_chosen(run: Run, known: Path) -> None:
+    record_ties(known)
+    result = run("pick", known)
+    lines = result.out.split("\n")
+    assert lines[0] == "choice: L02-D032-fp32"
+    assert "  retention on sts: 0.9999 (this host)" in lines
+    assert (
+        "  its retention of 0.9999 cannot be told from that of L03-D032-fp32 (1): of ties, the fastest is chosen, "
+        "then the smallest"
+    ) in lines
+    assert "is not known" not in result.out
+    document = run("pick", known, "--json").json
+    assert (document["tied"], document["ties_known"]) == (["L03-D032-fp32", "L02-D032-fp32"], True)
+    assert document["fitting"][:2] == ["L02-D032-fp32", "L03-D032-fp32"]  # type: ignore[index]
+    assert run("pick", known, "--min-retention", 1).out.startswith("choice: L03-D032-fp32\n"), "a limit is a limit"
+
+
+def test_evaluations_of_older_versions_know_no_ties_and_it_says_so(run: Run, known: Path) -> None:
+    result = run("pick", known)
+    assert result.out.startswith("choice: L03-D032-fp32\n")
+    assert "whether the tasks can tell these retentions apart is not known, so the highest counts" in result.out
+    assert f"run matexport evaluate {known}" in result.out
+    assert run("pick", known, "--json").json["ties_known"] is False
+
+
+def test_trained_only_where_nothing_is_known_of_training(run: Run, known: Path, tmp_path: Path) -> None:
+    result = run("pick", known, "--trained-only")
+    assert (result.code, result.err) == (0, "")
+    assert "trained points only: COULD NOT BE CHECKED, nothing is known of the parent's training" in result.out
+    assert run("pick", known, "--trained-only", "--json").json["trained_only_checked"] is False
+    assert run("pick", known, "--json").json["trained_only_checked"] is None
+    result = run("pick", known, "--trained-only", "--strict", "--out", tmp_path / "pack")
+    assert result.code == 1
+    assert result.err == "matexport: --strict: --trained-only could not be checked; nothing was written\n"
+    assert not (tmp_path / "pack").exists()
+
+
+def test_a_device_by_its_name(run: Run, known: Path) -> None:
+    result = run("pick", known, "--device", "raspberry-pi-5")
+    assert result.code == 0
+    assert result.out.startswith("device: Raspberry Pi 5, 4 GB (https://www.raspberrypi.com/")
+    run("pick", known, "--device", "rasberry-pi-5").complains("jetson-orin-nano", "did you mean 'raspberry-pi-5'?")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 
 import pytest
 from forge import edit_manifest, flip_byte
+from msgspec.structs import replace
 from reporting import OTHER, record_parity, record_scores, record_timings
 
 from matexport import load_family, survey_family
 from matexport.errors import FamilyError
 from matexport.family import measurements
-from matexport.family.measurements import load_measurement
+from matexport.family.measurements import load_measurement, load_quality
 from matexport.host import read_host
 from matexport.pick.choose import choose
 from matexport.pick.limits import Budget
@@ -110,6 +112,25 @@ def test_the_report_counts_what_pick_counts(family: Path) -> None:
     said = describe_budget(found)
     assert f"{len(found.choice.fitting)} of {len(loaded.profiles)} profiles keep it" in said
     assert said.endswith(f"Off their parity floor, at which pick does not look: {SMALL}.")
+
+
+def test_the_report_names_ties_as_pick_does(family: Path) -> None:
+    loaded = load_family(family)
+    best, near = (0.9, 0.8) * 100, (0.8, 0.9) * 100
+    retentions = dict(zip([profile.name for profile in loaded.profiles], (1.0, 0.9999, *(0.5,) * 9), strict=False))
+    resamples = dict(zip(retentions, (best, near, *((0.1,) * 200,) * 9), strict=False))
+    record_scores(loaded, retentions)
+    known = load_quality(loaded, read_host())
+    assert known is not None
+    task = known.tasks["sts"]
+    scores = {
+        name: replace(score, resampled=struct.pack("<200f", *resamples[name])) for name, score in task.profiles.items()
+    }
+    measurements.record_quality(loaded, replace(known, tasks={"sts": replace(task, profiles=scores)}))
+    first, second, *_ = retentions
+    record_timings(loaded, dict.fromkeys(retentions, 3.0) | {second: 2.0})
+    said = describe_budget(gather_findings(loaded, budget=Budget(max_disk_mb=1000.0)))
+    assert f"The choice: {second}. Its retention of 0.9999 cannot be told from that of {first} (1): of ties" in said
 
 
 def test_what_was_measured_is_read_once(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

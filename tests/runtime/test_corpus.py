@@ -313,6 +313,29 @@ def test_a_text_that_cannot_be_embedded_is_found_in_its_file(exported: Path, tmp
     assert list(tmp_path.glob("*part-*")) == []
 
 
+def test_categories_are_read_and_kept(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pandas writes them for columns whose texts repeat."""
+    monkeypatch.setattr("matexport.runtime.corpus.parquet.CHUNK_ROWS", 3)
+    texts = [TEXTS[number % 2] for number in range(8)]
+    table = pa.table({"text": pa.array(texts).dictionary_encode()})
+    pq.write_table(table, tmp_path / "corpus.parquet", row_group_size=4)
+    plan = plan_corpus(load_family(exported), tmp_path / "corpus.parquet", profile=NAME, column="text", prompt=None)
+    PartEmbedder(plan, str(tmp_path), 1).write(plan.parts[0])
+    written = pq.read_table(tmp_path / "part-000000.parquet")
+    assert pa.types.is_dictionary(written.schema.field("text").type)
+    assert written["text"].to_pylist() == texts
+    expected = Embedder(exported, NAME).embed(texts)
+    np.testing.assert_allclose(np.array(written["embedding"].to_pylist(), np.float32), expected, atol=1e-6)
+
+
+def test_a_text_that_is_too_long_is_named(exported: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b" * ((1 << 20) + 1)]}), tmp_path / "corpus.parquet")
+    plan = plan_corpus(load_family(exported), tmp_path / "corpus.parquet", profile=NAME, column="text", prompt=None)
+    with pytest.raises(RequestError, match=r"corpus\.parquet, row 1: a text of 1048577 characters; at most 1048576"):
+        PartEmbedder(plan, str(tmp_path), 1).write(plan.parts[0])
+    assert list(tmp_path.glob("*part-*")) == []
+
+
 @pytest.mark.parametrize("encoding", ["int8", "ubinary"])
 def test_codes_keep_their_type(encoding: str, tmp_path: Path) -> None:
     family = GOLDEN / "schema2"
@@ -360,6 +383,10 @@ def make_bad(folder: Path, what: str) -> Path:
         path.write_bytes(b"hello")
     elif what == "another column":
         pq.write_table(pa.table({"body": ["a"]}), path)
+    elif what == "one name twice":
+        pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), path)
+    elif what == "another name twice":
+        pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["text", "id", "id"]), path)
     elif what == "numbers":
         pq.write_table(pa.table({"text": [1, 2]}), path)
     else:
@@ -375,6 +402,8 @@ def make_bad(folder: Path, what: str) -> Path:
         ("no Parquet", "cannot be read as Parquet"),
         ("another column", "has no column 'text'; its columns are: body"),
         ("numbers", "the column 'text' holds int64, not text"),
+        ("one name twice", r"corpus\.parquet has 2 columns that are called 'text': rename all but one"),
+        ("another name twice", r"corpus\.parquet has 2 columns that are called 'id': rename all but one"),
         ("vectors already", "has a column 'embedding' already"),
     ],
 )
@@ -408,7 +437,7 @@ def test_wrong_arguments(run: Run, exported: Path, tmp_path: Path) -> None:
     common = ("embed", exported, "--profile", NAME)
     run(*common, "--on", "ray", "corpus.parquet").complains("takes a Parquet corpus and a folder")
     run(*common, "--on", "ray", "--input", "x", "a", "b").complains("takes a Parquet corpus and a folder")
-    run(*common, "--workers", "2", "a").complains("--workers and --column are for --on ray")
+    run(*common, "--workers", "2", "a").complains("--workers is for --on ray")
     run(*common, "--on", "ray", tmp_path / "no.parquet", tmp_path / "out").complains("cannot be read as Parquet")
 
 

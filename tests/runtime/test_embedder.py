@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import POINTS, TEXTS
-from forge import edit_manifest, overwrite_values, reseal
+from forge import edit_manifest, hold, overwrite_values, reseal
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from parents import VOCABULARY
 from matexport import Embedder, Sessions, load_family, pack_profile
 from matexport.errors import FamilyError, RequestError
 from matexport.runtime.batches import pack_batches, split_batches, split_windows
-from matexport.runtime.engine import open_session
+from matexport.runtime.engine import open_checked, open_session
 from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Point
@@ -248,7 +248,7 @@ def test_a_vector_that_is_not_finite_names_its_text(family: Path) -> None:
     row = np.zeros((VOCABULARY.index("dog") + 1, 32), np.float32)
     row[-1, 3] = np.nan
     overwrite_values(family / WEIGHTS, name, row)
-    embedder = Embedder(family, NAME, check=False)
+    embedder = Embedder(family, NAME, contents=hold(family))
     with pytest.raises(FamilyError, match=f"{NAME} gave a vector that is not finite for text 2"):
         embedder.embed(["a cat", "the house", "a dog", "the mat"])
     assert np.isfinite(embedder.embed(["a cat"])).all()
@@ -278,7 +278,7 @@ def test_what_the_tokenizer_file_says_of_padding_and_length_is_not_followed(fami
 def test_what_is_no_tokenizer(content: bytes, family: Path) -> None:
     (family / "tokenizer.json").write_bytes(content)
     with pytest.raises(FamilyError, match=r"tokenizer\.json cannot be read: "):
-        load_tokenizer(family, load_family(family).facts.text)
+        load_tokenizer((family / "tokenizer.json").read_bytes(), load_family(family).text)
 
 
 def test_a_graph_that_onnxruntime_does_not_load(family: Path) -> None:
@@ -294,9 +294,9 @@ def test_a_graph_that_onnxruntime_does_not_load(family: Path) -> None:
 def test_weights_that_are_too_short_are_not_read_past_their_end(family: Path) -> None:
     """Without the check, as `verify` calls it after its own: onnxruntime refuses too."""
     os.truncate(family / WEIGHTS, 70_000)
-    assert Embedder(family, "L01-D008-fp32", check=False).embed(["a"]).shape == (1, 8)
+    assert Embedder(family, "L01-D008-fp32", contents=hold(family)).embed(["a"]).shape == (1, 8)
     with pytest.raises(FamilyError, match="cannot load"):
-        Embedder(family, NAME, check=False)
+        Embedder(family, NAME, contents=hold(family))
 
 
 def test_the_folder_may_have_any_name(exported: Path, tmp_path: Path, embedder: Embedder) -> None:
@@ -360,8 +360,8 @@ def test_two_threads_share_an_embedder(embedder: Embedder) -> None:
 def test_sessions_hold_several_profiles(exported: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        "matexport.runtime.embedder.open_session",
-        lambda graph, **options: opened.append(graph.name) or open_session(graph),
+        "matexport.runtime.embedder.open_checked",
+        lambda contents, graph, **options: opened.append(graph) or open_checked(contents, graph),
     )
     sessions = Sessions(exported, threads=2)
     assert list(sessions) == [f"{point.name}-fp32" for point in POINTS]

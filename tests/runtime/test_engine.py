@@ -73,7 +73,7 @@ def test_shapes_are_told_from_numbers(exported: Path) -> None:
     kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     whole = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
     expected = {node.name for node in model.graph.node if all(kinds[output] in whole for output in node.output)}
-    found = find_integer_nodes(exported / GRAPH)
+    found = find_integer_nodes(GRAPH, (exported / GRAPH).read_bytes())
     assert found == expected
     others = {operator for operator, name in list_nodes(exported / GRAPH) if name not in found}
     assert found
@@ -82,7 +82,7 @@ def test_shapes_are_told_from_numbers(exported: Path) -> None:
 
 def assign(graph: Path, *elsewhere: str) -> list[tuple[str, str, str]]:
     """All on CUDA, but the integers and some more."""
-    whole = find_integer_nodes(graph)
+    whole = find_integer_nodes(GRAPH, graph.read_bytes())
     return [
         (CPU if name in whole or name in elsewhere else CUDA, operator, name) for operator, name in list_nodes(graph)
     ]
@@ -90,7 +90,7 @@ def assign(graph: Path, *elsewhere: str) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("operator", ["LayerNormalization", "Add", "Gather", "MatMul"])
 def test_one_node_that_falls_back_is_named(operator: str, monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
-    whole = find_integer_nodes(exported / GRAPH)
+    whole = find_integer_nodes(GRAPH, (exported / GRAPH).read_bytes())
     name = next(name for kind, name in list_nodes(exported / GRAPH) if kind == operator and name not in whole)
     pretend(monkeypatch, [CUDA, CPU], assign(exported / GRAPH, name))
     with pytest.raises(FamilyError, match=rf"{GRAPH}: the provider cuda .* 1 nodes .* on the CPU: {operator} {name}$"):

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from forge import edit_manifest, edit_tokenizer, overwrite_values, reseal, store_token_rows
+from forge import edit_manifest, edit_tokenizer, hold, overwrite_values, reseal, store_token_rows
 from numpy.typing import NDArray
 from places import GOLDEN
 from safetensors.numpy import load_file, save_file
@@ -231,7 +231,7 @@ def test_a_manifest_may_tighten_the_floor(family: Path) -> None:
 def test_token_ids_that_are_the_parents(family: Path) -> None:
     store_token_rows(family)
     verification = verify_family(family)
-    probes = len(load_references(load_family(family))[0])
+    probes = len(load_references(hold(family))[0])
     assert verification.passed
     assert verification.token_ids is not None
     assert (verification.token_ids.probes, verification.token_ids.differing) == (probes, ())
@@ -417,10 +417,10 @@ class TestBeforeAnySession:
             shutil.copy(path, tmp_path)
         family = msgspec.structs.replace(loaded, path=tmp_path)
         if finite:
-            check_finite_weights(family)
+            check_finite_weights(hold(family))
         else:
             with pytest.raises(FamilyError, match=f"^refused: {WEIGHTS} holds values in 'a' that are not finite$"):
-                check_finite_weights(family)
+                check_finite_weights(hold(family))
 
     # numpy cannot view it as numbers.
     def test_weights_that_end_inside_a_number(self, family: Path) -> None:
@@ -495,7 +495,7 @@ class TestBeforeAnySession:
 
 def test_load_references(exported: Path) -> None:
     family = load_family(exported)
-    probes, references = load_references(family)
+    probes, references = load_references(hold(family))
     assert set(references) == {profile.point.name for profile in family.profiles}
     for profile in family.profiles:
         vectors = references[profile.point.name]

@@ -26,12 +26,13 @@ from matexport.runtime.inputs.text import BATCH_TOKENS
 
 SUMMARY = "embed texts with one profile"
 DESCRIPTION = (
-    "Embed texts given as arguments, as the lines of a file, or on standard input. Without --output, prints one "
-    "JSON object per text."
+    "Embed texts given as arguments, as the lines of a file, as a column of a table, or on standard input. Without "
+    "--output, prints one JSON object per text."
 )
 EXAMPLES = (
     "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
+    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input reviews.csv --column body --output v.npy\n"
     "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/"
 )
@@ -46,7 +47,9 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--input",
         metavar="FILE",
-        help="read one text per line; - is standard input. Of a family that takes arrays: FILE.npy",
+        help="one text per line, or a table with a column of texts: .csv (commas, semicolons or tabs; the first line "
+        "names the columns), .tsv, .jsonl, or Parquet (needs the [parquet] extra); packed with gzip or not; - is "
+        "standard input, one text per line. Of a family that takes arrays: FILE.npy",
     )
     command.add_argument(
         "--output",
@@ -75,7 +78,11 @@ def add_parser(parsers: Parsers) -> None:
         "place of texts, with many processes or machines (RAY_ADDRESS); a run that was stopped "
         "goes on where it was. Needs the [ray] extra",
     )
-    command.add_argument("--column", metavar="NAME", help="ray: the column of the texts (default: text)")
+    command.add_argument(
+        "--column",
+        metavar="NAME",
+        help="the column of a table that holds the texts (default: text; without Ray, else the only one that does)",
+    )
     command.add_argument("--workers", type=read_count, metavar="N", help="ray: processes (default: as the CPUs allow)")
     add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
 
@@ -84,8 +91,8 @@ def run(options: argparse.Namespace) -> int:
     """``matexport embed FAMILY``"""
     if options.on == "ray":
         return _embed_on_ray(options)
-    if options.workers or options.column:
-        raise RequestError("--workers and --column are for --on ray")
+    if options.workers:
+        raise RequestError("--workers is for --on ray")
     from matexport.family.manifest import load_family
     from matexport.runtime.embedder import Embedder
 
@@ -94,7 +101,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json and options.output:
         raise RequestError("--json prints to standard output; leave out --output or --json")
     family = load_family(options.family)
-    with open_items(options, family) as items, show_progress() as progress:
+    items = open_items(options, family)
+    with show_progress() as progress:
         embedder = Embedder(family, options.profile, threads=options.threads)
         pairs = embed_pairs(embedder, items, options, progress)
         if options.output and options.output.suffix == ".npy":

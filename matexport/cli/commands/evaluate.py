@@ -16,6 +16,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     format_number,
+    note,
     print_json,
     say,
 )
@@ -26,7 +27,7 @@ from matexport.io.terminal import format_table
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
-    from matexport.measure.tasks import Task
+    from matexport.measure.tasks import RetrievalTask, Task
     from matexport.spec.measured import Quality
 
 
@@ -54,9 +55,10 @@ def add_parser(parsers: Parsers) -> None:
         action="append",
         type=Path,
         default=[],
-        metavar="FILE.csv",
-        help="pairs with people's scores: columns sentence1, sentence2, score, with a header that "
-        "names them or alone in this order; may be repeated",
+        metavar="FILE",
+        help="pairs with people's scores: a table by commas, semicolons or tabs, JSON Lines or Parquet (needs the "
+        "[parquet] extra), with a header that names sentence1, sentence2 and score (or text1, text2, label, ...), or "
+        "without one in this order, or STS-B's seven columns; packed with gzip or not; may be repeated",
     )
     command.add_argument(
         "--retrieval",
@@ -64,7 +66,8 @@ def add_parser(parsers: Parsers) -> None:
         type=Path,
         default=[],
         metavar="DIR",
-        help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); may be repeated",
+        help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, packed with gzip "
+        "or not); documents that only the grades name count as never found; may be repeated",
     )
     command.add_argument("--split", metavar="NAME", help="of the qrels (default: test)")
     command.add_argument(
@@ -73,7 +76,8 @@ def add_parser(parsers: Parsers) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="texts without labels, one per line; may be repeated",
+        help="texts without labels, one per line or the column text of a table (.csv, .tsv, .jsonl, Parquet); may be "
+        "repeated",
     )
     command.add_argument(
         "--shortlist",
@@ -93,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     from matexport.family.manifest import load_family
     from matexport.family.measurements import record_quality, refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
-    from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+    from matexport.measure.tasks import RetrievalTask, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
     if not options.retrieval:
         for name in ("split", "shortlist"):
@@ -107,6 +111,9 @@ def run(options: argparse.Namespace) -> int:
         *(load_retrieval(path, options.split or "test") for path in options.retrieval),
         *(load_unlabelled(path) for path in options.texts),
     ]
+    for task in tasks:
+        if isinstance(task, RetrievalTask) and task.absent:
+            note(describe_absent(task))
     with show_progress() as progress:
         quality = evaluate_family(
             family,
@@ -131,6 +138,16 @@ def run(options: argparse.Namespace) -> int:
         say("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
     say(f"\nkept in {path}")
     return DONE
+
+
+def describe_absent(task: RetrievalTask) -> str:
+    """What is said of a task whose grades name documents that the corpus lacks."""
+    count = len(task.absent)
+    are, they_count, them = ("are", "they count", "them") if count > 1 else ("is", "it counts", "it")
+    return (
+        f"{task.name}: {count} document{'s' * (count > 1)} that the grades name {are} not in the corpus, such as "
+        f"{task.absent[0]!r}; {they_count} as never found, as trec_eval counts {them}"
+    )
 
 
 def format_quality(family: Family, quality: Quality) -> str:

@@ -32,21 +32,22 @@ if TYPE_CHECKING:
     from matexport.family.manifest import Family
     from matexport.family.survey import Survey
     from matexport.pick.choose import Choice
-    from matexport.pick.devices import Device
+    from matexport.pick.device import Device
     from matexport.pick.limits import Budget
 
 
 SUMMARY = "choose the best profile that fits a budget"
 DESCRIPTION = (
-    "Of the profiles that keep every limit, choose the one of the best retention, and of equal ones the fastest; "
-    "show those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
+    "Of the profiles that keep every limit, choose the one of the best retention; of those whose retentions the "
+    "task cannot tell apart (a paired bootstrap, kept by evaluate), the fastest, then the smallest. Show "
+    "those that no other one beats (the Pareto front) and a reason for each that was rejected. Sizes come "
     "from the manifest, the rest from what bench and evaluate measured: on this host, or else on another one, "
     "which is then named. A limit that nobody measured anything for is named, too, and rejects nothing, unless "
     "--strict. MB are 10^6 bytes. Exit code 1: nothing fits."
 )
 EXAMPLES = (
     "examples:\n  matexport pick artifacts/minilm --max-latency-ms 10 --max-disk-mb 40 --min-retention 0.95\n"
-    "  matexport pick artifacts/minilm --device profiles/devices/raspberry-pi-5.toml --out artifacts/for-the-pi"
+    "  matexport pick artifacts/minilm --device raspberry-pi-5 --out artifacts/for-the-pi"
 )
 
 
@@ -67,13 +68,14 @@ def add_parser(parsers: Parsers) -> None:
     )
     command.add_argument(
         "--device",
-        type=Path,
-        metavar="FILE.toml",
-        help="take the limits, and the host whose measurements count, from a device's file (see "
-        "profiles/devices/); limits given as options go first",
+        metavar="DEVICE",
+        help="take the limits, and the host whose measurements count, from a device: one that comes along, such as "
+        "raspberry-pi-5 (any other name lists them), or a TOML file; limits given as options go first",
     )
     command.add_argument("--trained-only", action="store_true", help="reject points that the parent was not trained at")
-    command.add_argument("--strict", action="store_true", help="exit code 1 when a limit could not be checked")
+    command.add_argument(
+        "--strict", action="store_true", help="exit code 1 when a limit, or --trained-only, could not be checked"
+    )
     command.add_argument(
         "--task",
         metavar="NAME",
@@ -144,7 +146,7 @@ def _read_budget(options: argparse.Namespace) -> tuple[Budget, Device | None]:
     """The limits given as options, or else those of the device, and the device."""
     from msgspec.structs import fields, replace
 
-    from matexport.pick.devices import load_device
+    from matexport.pick.device import load_device
     from matexport.pick.limits import Budget
 
     device = load_device(options.device) if options.device is not None else None

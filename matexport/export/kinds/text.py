@@ -9,7 +9,6 @@ Whatever needs torch is imported inside of the functions.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.family.manifest import MANIFEST
-from matexport.family.modality import TOKENIZER
 from matexport.family.token_rows import pack_token_rows
 from matexport.io.progress import Progress
 from matexport.spec.facts import BATCH_AXIS, POOLING_MASK, SEQUENCE_AXIS
@@ -239,9 +237,7 @@ def make_whole_tokenizer(planned: TextPlan) -> TextTokenizer:
     """The family's tokenizer as it is before its vocabulary is pruned."""
     from matexport.runtime.inputs.text import load_tokenizer
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / TOKENIZER).write_text(planned.asking.tokenizer_json, encoding="utf-8")
-        return load_tokenizer(Path(folder), planned.whole_text)
+    return load_tokenizer(planned.asking.tokenizer_json.encode(), planned.whole_text)
 
 
 def _list_texts(plan: Plan) -> list[Probe]:

@@ -17,8 +17,9 @@ from torch import nn
 from matexport.errors import ParentError
 from matexport.export.parents.architecture import find_blocks, find_tail
 from matexport.export.parents.folder.source import fetch_weights, locate_parent
+from matexport.family.integrity import check_files
 from matexport.family.manifest import Family, load_family
-from matexport.family.proof import load_references
+from matexport.family.proof import load_references, open_proof
 from matexport.measure.trial import Subject, TrialPlan, main
 from matexport.runtime.inputs.modality import Feeds, Row, open_inputs
 from matexport.spec.job import ParentSource
@@ -64,7 +65,8 @@ class ParentInTorch:
         self._model = model.float().eval()
         self._model.max_seq_length = family.text.max_tokens
         self._normalize = family.facts.readout.normalize
-        self.inputs = open_inputs(family)  # the parent's own tokens, or as many where its vocabulary was pruned
+        # The parent's own tokens, or as many where its vocabulary was pruned.
+        self.inputs = open_inputs(check_files(family, family.input_files))
         cut_blocks(self._model, point.layers, family.facts.readout.final_norm)
 
     def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> NDArray[np.float32]:
@@ -102,7 +104,7 @@ class ParentInTorch:
         Raises:
             ParentError: some probe has another vector than when the family was made.
         """
-        found, references = load_references(self.family)
+        found, references = load_references(open_proof(self.family))
         probes = [probe for probe in found[:CHECKED_PROBES] if isinstance(probe, Probe)]
         vectors = np.concatenate([self.embed([probe.text], prompt=probe.prompt) for probe in probes])
         parity = compare_vectors(vectors, references[self.point.name][: len(probes)])

@@ -56,20 +56,6 @@ def make_vector_column(vectors: Any, kind: pyarrow.DataType) -> pyarrow.Array:
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), type=kind)
 
 
-def open_parquet(file: Path) -> ParquetFile:
-    from pyarrow.parquet import ParquetFile
-
-    return ParquetFile(file)
-
-
-def holds_text(kind: pyarrow.DataType) -> bool:
-    import pyarrow
-
-    return bool(
-        pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)
-    )
-
-
 def hash_footer(file: Path) -> str:
     """Digest of a Parquet file's metadata (its last bytes: footer, length of the footer, "PAR1") and its size."""
     size = file.stat().st_size

@@ -10,14 +10,13 @@ from pathlib import Path
 from matexport.errors import DestinationError, RequestError
 from matexport.family.manifest import MANIFEST, Family
 from matexport.io.files import describe_os_error, hash_file, replace_file
+from matexport.io.tables import holds_text, open_parquet
 from matexport.runtime.corpus.parquet import (
     VECTOR_COLUMN,
     Part,
     count_nulls,
     find_files,
     hash_footer,
-    holds_text,
-    open_parquet,
 )
 
 PLAN, SUCCESS = "_matexport.json", "_SUCCESS"
@@ -63,8 +62,8 @@ def plan_corpus(
     """Split a corpus into parts. Reads the footers of its files alone.
 
     Raises:
-        RequestError: there is no Parquet file, or one that cannot be read, lacks the column, or says that some of its
-            rows have no text.
+        RequestError: there is no Parquet file, or one that cannot be read, has two columns of one name, lacks the
+            column of texts, or says that some of its rows have no text.
     """
     import pyarrow
 

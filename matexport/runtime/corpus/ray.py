@@ -26,12 +26,13 @@ from matexport.family.manifest import MANIFEST, Family, load_family
 from matexport.host import count_cpus
 from matexport.io.files import hash_file
 from matexport.io.progress import Progress
+from matexport.io.reading import refuse_long_text
+from matexport.io.tables import open_parquet
 from matexport.runtime.corpus.parquet import (
     Part,
     hash_footer,
     make_vector_column,
     make_vector_field,
-    open_parquet,
     read_rows,
 )
 from matexport.runtime.corpus.plan import SUCCESS, CorpusPlan, CorpusResult, claim_output, finish_output, plan_corpus
@@ -177,6 +178,8 @@ class PartEmbedder:
     def _embed(self, texts: list[str | None], where: str, first: int) -> Any:
         if None in texts:
             raise RequestError(f"{where} {first + texts.index(None)} has no text")
+        for row, text in enumerate(texts, first):
+            refuse_long_text(text or "", f"{where} {row}")
         try:
             return self._embedder.embed(
                 [text for text in texts if text is not None],

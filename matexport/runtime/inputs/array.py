@@ -11,7 +11,7 @@ from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Fee
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from matexport.family.manifest import Family
+    from matexport.family.integrity import Contents
     from matexport.spec.facts import ArrayFacts
     from matexport.spec.probe import AnyProbe
 
@@ -78,7 +78,7 @@ class ArrayInputs:
         """The row: all have one size."""
         return row
 
-    def compare_proof(self, _family: Family, _probes: Sequence[AnyProbe], _rows: Sequence[NDArray[Any]]) -> None:
+    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], _rows: Sequence[NDArray[Any]]) -> None:
         """Nothing is done to an array that could be done otherwise."""
         return
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from matexport.errors import RequestError
+from matexport.family.integrity import Contents
 from matexport.family.manifest import Family
 from matexport.family.modality import TOKENIZER
 from matexport.runtime.inputs.modality import Inputs, Row, open_inputs
@@ -37,20 +38,21 @@ class Pairs:
     places: Mapping[AnyProbe, int] = field(default_factory=dict)
 
 
-def prepare_pairs(new: Family, old: Family, probes: Sequence[AnyProbe]) -> Pairs:
+def prepare_pairs(ours: Contents, theirs: Contents, probes: Sequence[AnyProbe]) -> Pairs:
     """Probes as both families prepare them.
 
     Raises:
         RequestError: one takes texts, say, and the other arrays.
     """
+    new, old = ours.family, theirs.family
     if new.facts.modality != old.facts.modality:
         nouns = [family.facts.inputs.noun for family in (new, old)]
         raise RequestError(f"{new.path} takes {nouns[0]}s and {old.path} takes {nouns[1]}s: nothing can be compared")
-    ours, theirs = open_inputs(new), open_inputs(old)
-    pairs = [(_try_prepare(ours, probe), _try_prepare(theirs, probe)) for probe in probes]
+    here, there = open_inputs(ours), open_inputs(theirs)
+    pairs = [(_try_prepare(here, probe), _try_prepare(there, probe)) for probe in probes]
     rows = {index: pair for index, pair in enumerate(pairs) if pair[0] is not None and pair[1] is not None}
     lone = [index for index, pair in enumerate(pairs) if (pair[0] is None) != (pair[1] is None)]
-    return Pairs(probes, ours, theirs, rows, lone, {probes[index]: place for place, index in enumerate(rows)})
+    return Pairs(probes, here, there, rows, lone, {probes[index]: place for place, index in enumerate(rows)})
 
 
 def find_changes(new: Family, old: Family, pairs: Pairs) -> Findings:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from matexport.family.manifest import SCHEMA, Family
+from matexport.family.integrity import Contents
+from matexport.family.manifest import SCHEMA
+from matexport.family.modality import TOKENIZER
 from matexport.spec.facts import ArrayFacts, InputFacts, PaddingSide, TextFacts
 from matexport.spec.probe import AnyProbe
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 #: A graph's inputs, by name.
 Feeds: TypeAlias = "dict[str, NDArray[Any]]"
+
+#: A file's name -> its content.
+Read: TypeAlias = Callable[[str], bytes]
 
 #: An item that was prepared: what it is, its modality alone knows.
 Row: TypeAlias = Any
@@ -88,22 +93,23 @@ class Inputs(Protocol):
     def stretch(self, row: Row, size: int) -> Row:
         """A row like this one, of the given size: what a shape is timed on."""
 
-    def compare_proof(self, family: Family, probes: Sequence[AnyProbe], rows: Sequence[Row]) -> TokenParity | None:
+    def compare_proof(self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Row]) -> TokenParity | None:
         """How the probes' rows here compare with those of the parent's own preprocessing; None where none are kept."""
 
 
-def open_inputs(family: Family) -> Inputs:
+def open_inputs(contents: Contents) -> Inputs:
     """What turns the items of a family, whose files were checked, into inputs.
 
     Raises:
         FamilyError: a file of it cannot be read by the version of the library that is installed.
     """
-    return load_inputs(family.path, family.facts.inputs, family.facts.schema)
+    facts = contents.family.facts
+    return _LOADERS[type(facts.inputs)](lambda name: bytes(contents.read(name)), facts.inputs, facts.schema)
 
 
-def load_inputs(folder: Path, facts: InputFacts, schema: int = SCHEMA) -> Inputs:
-    """As `open_inputs`, of a folder without a manifest."""
-    return _LOADERS[type(facts)](folder, facts, schema)
+def load_inputs(folder: Path, facts: InputFacts) -> Inputs:
+    """As `open_inputs`, of a folder that is being made and has no manifest yet."""
+    return _LOADERS[type(facts)](lambda name: (folder / name).read_bytes(), facts, SCHEMA)
 
 
 def list_ways(facts: InputFacts) -> Mapping[str, int]:
@@ -112,18 +118,18 @@ def list_ways(facts: InputFacts) -> Mapping[str, int]:
     return ways | {LEFT: BATCH} if getattr(facts, "padding_side", None) is PaddingSide.LEFT else ways
 
 
-def _load_text(folder: Path, facts: InputFacts, schema: int) -> Inputs:
+def _load_text(read: Read, facts: InputFacts, schema: int) -> Inputs:
     from matexport.runtime.inputs.text import TextInputs, load_tokenizer
 
     assert isinstance(facts, TextFacts)
-    return TextInputs(load_tokenizer(folder, facts), schema)
+    return TextInputs(load_tokenizer(read(TOKENIZER), facts), schema)
 
 
-def _load_array(_folder: Path, facts: InputFacts, _schema: int) -> Inputs:
+def _load_array(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
     from matexport.runtime.inputs.array import ArrayInputs
 
     assert isinstance(facts, ArrayFacts)
     return ArrayInputs(facts)
 
 
-_LOADERS: Mapping[type, Callable[[Path, InputFacts, int], Inputs]] = {TextFacts: _load_text, ArrayFacts: _load_array}
+_LOADERS: Mapping[type, Callable[[Read, InputFacts, int], Inputs]] = {TextFacts: _load_text, ArrayFacts: _load_array}

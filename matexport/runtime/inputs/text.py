@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError, one_line
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import tokenizers
     from tokenizers import Tokenizer
 
-    from matexport.family.manifest import Family
+    from matexport.family.integrity import Contents
     from matexport.spec.parity import TokenParity
     from matexport.spec.probe import AnyProbe, Probe
 
@@ -140,7 +139,9 @@ class TextInputs:
         times = -(-size // len(row.ids))
         return Tokens((list(row.ids) * times)[:size], (list(row.type_ids) * times)[:size])
 
-    def compare_proof(self, family: Family, probes: Sequence[AnyProbe], rows: Sequence[Tokens]) -> TokenParity | None:
+    def compare_proof(
+        self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Tokens]
+    ) -> TokenParity | None:
         """The probes' token ids here against the parent's; None where the family does not store those.
 
         Raises:
@@ -148,7 +149,7 @@ class TextInputs:
         """
         from matexport.family.token_rows import compare_token_rows, load_token_rows
 
-        stored = load_token_rows(family, len(probes))
+        stored = load_token_rows(contents, len(probes))
         if stored is None:
             return None
         return compare_token_rows([row.ids for row in rows], stored, probes, read_tokenizers_version())
@@ -205,7 +206,7 @@ def tokenize_texts(
             item.encode()
         except UnicodeEncodeError:
             raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
-    encodings = tokenizer.encode([wrapping.around(item) for item in texts], wrapping.max_tokens)
+    encodings = _encode(tokenizer, [wrapping.around(item) for item in texts], wrapping.max_tokens, first)
     rows = [Tokens.of(encoding, wrapping.unpooled) for encoding in encodings]
     if wrapping.ending:
         rows = [_end_again(row, wrapping) for row in rows]
@@ -306,24 +307,39 @@ def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Fe
     return {"input_ids": ids, "attention_mask": attended.astype(np.int64), "token_type_ids": type_ids}
 
 
-def load_tokenizer(folder: Path, text: TextFacts) -> TextTokenizer:
-    """The tokenizer in a family's folder, cutting at the parent's length and not padding.
+def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
+    """A family's tokenizer, cutting at the parent's length and not padding.
+
+    Args:
+        content: of the family's ``tokenizer.json``.
 
     Raises:
-        FamilyError: the file is no tokenizer that this version of tokenizers reads.
+        FamilyError: it is no tokenizer that this version of tokenizers reads.
     """
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise FamilyError(f"{folder / TOKENIZER} cannot be read: {one_line(error)}") from None
+        raise FamilyError(f"{TOKENIZER} cannot be read: {one_line(error)}") from None
     tokenizer.no_padding()
     try:
         tokenizer.enable_truncation(text.max_tokens, direction=str(text.cuts))
     except Exception as error:
-        raise FamilyError(f"{folder / TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
+        raise FamilyError(f"{TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
     return TextTokenizer(tokenizer, text)
+
+
+def _encode(tokenizer: TextTokenizer, texts: Sequence[str], max_tokens: int, first: int) -> list[tokenizers.Encoding]:
+    """As `TextTokenizer.encode`, naming the text that the library cannot take (such as a pattern that gives up)."""
+    try:
+        return tokenizer.encode(texts, max_tokens)
+    except BaseException as error:  # tokenizers raises bare Exception, and a panic of its own is not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if len(texts) == 1:
+            raise RequestError(f"text {first} ({texts[0][:40]!r}) cannot be tokenized: {one_line(error)}") from None
+        return [_encode(tokenizer, [text], max_tokens, index)[0] for index, text in enumerate(texts, first)]
 
 
 def _end_again(row: Tokens, wrapping: Wrapping) -> Tokens:

@@ -22,6 +22,8 @@ from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
 
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
 NORMS = {"modernbert": "final_norm"}
 INSERT_SLICE = rewrite._insert_slice
 ENCODERS = ["bert", "xlm-roberta", "mpnet", "distilbert", "modernbert"]

@@ -30,7 +30,7 @@ from matexport.spec.probe import Probe
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
-pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces")]
+pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces", "cold_judges")]
 
 FULL = (Point(BLOCKS, WIDTH),)
 EARLY = (Point(1, 8), Point(BLOCKS, WIDTH))

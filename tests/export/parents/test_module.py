@@ -20,6 +20,8 @@ from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
 POINTS = (Point(1, 8), Point(2, 32), Point(3, 20))
 MODES = [str(mode) for mode in PoolingMode]
 

@@ -20,6 +20,8 @@ from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest
 
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
 POINTS = (Point(1, 8), Point(2, WIDTH), Point(BLOCKS, WIDTH))
 NORMS = {"modernbert": "final_norm", "qwen3": "norm", "llama": "norm", "gemma3": "norm"}
 

@@ -6,6 +6,7 @@ embeddings that are found by those strings.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -412,8 +413,8 @@ def test_a_byte_level_token_may_end_inside_a_character(trained: dict[str, str], 
         (".", "is not a file"),
         ("a" * 300, "cannot be read (File name too long)"),
         ("empty.txt", "holds no text"),
-        ("latin1.txt", "is not UTF-8"),
-        ("long.txt", "has a line of more than 1048576 characters: give one text per line"),
+        ("latin1.txt", "latin1.txt, line 1: not UTF-8 text (byte 4 is 0xe9)"),
+        ("long.txt", "long.txt, line 1 has more than 1048576 characters"),
         ("huge.txt", "has 1073741825 bytes, and at most 1073741824 are read: give a sample"),
         ("foreign.txt", "knows none of its words"),
     ],
@@ -431,6 +432,17 @@ def test_a_bad_request_is_refused(trained: dict[str, str], tmp_path: Path, reque
     assert words in message
     assert message.startswith(f"vocabulary = {request_!r} was asked; ")
     assert "\n" not in message
+
+
+def test_a_corpus_may_be_packed_and_have_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(gzip.compress("\ufeffa cat\r\n\na dog".encode()))
+    assert list(corpus.read_corpus(path, "corpus.txt")) == [["a cat", "a dog"]]
+    monkeypatch.setattr("matexport.export.parents.vocabulary.corpus.MAX_CORPUS_BYTES", 50)
+    path.write_bytes(gzip.compress(b"a cat\n" * 100))
+    assert path.stat().st_size <= 50
+    with pytest.raises(RequestError, match="has more than 50 characters: give a sample of it"):
+        list(corpus.read_corpus(path, "corpus.txt"))
 
 
 def test_other_models_are_refused_by_name(trained: dict[str, str], tmp_path: Path) -> None:

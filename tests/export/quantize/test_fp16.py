@@ -240,8 +240,8 @@ def test_the_block_that_overflows_is_in_the_manifest(precise: Callable[[str], Pr
 
 
 def tokenize(family: Path, texts: Sequence[str]) -> tuple[list[Tokens], TextFacts]:
-    text = load_family(family).facts.text
-    return tokenize_texts(load_tokenizer(family, text), texts), text
+    text = load_family(family).text
+    return tokenize_texts(load_tokenizer((family / "tokenizer.json").read_bytes(), text), texts), text
 
 
 @pytest.mark.parametrize("kind", KINDS)

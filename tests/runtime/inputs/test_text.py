@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
 from matexport.runtime.inputs.text import (
+    TextTokenizer,
     Tokens,
     feed_rows,
     find_wrapping,
@@ -46,8 +47,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def load(folder: Path, text: TextFacts) -> TextTokenizer:
+    return load_tokenizer((folder / "tokenizer.json").read_bytes(), text)
+
+
 def spell(folder: Path, text: TextFacts, item: str, **asked: str) -> list[str]:
-    (row,) = tokenize_texts(load_tokenizer(folder, text), [item], asked.get("prompt"), task=asked.get("task"))
+    (row,) = tokenize_texts(
+        load(folder, text),
+        [item],
+        asked.get("prompt"),
+        task=asked.get("task"),
+    )
     return [WORDS[token] for token in row.ids]
 
 
@@ -127,7 +137,7 @@ def test_tokens_of_a_prompt_may_not_be_pooled(folder: Path) -> None:
     inputs = ("input_ids", "attention_mask", "pooling_mask")
     text = make_text(inputs=inputs, unpooled={"query": 2}, max_tokens=NO_LIMIT)
     probes = [Probe("a b", "query"), Probe("c", None), Probe("a b c d")]
-    rows = tokenize_probes(load_tokenizer(folder, text), probes)
+    rows = tokenize_probes(load(folder, text), probes)
     assert [row.unpooled for row in rows] == [2, 0, 0]
     feeds = feed_rows(rows, text)
     assert tuple(feeds) == inputs
@@ -141,7 +151,7 @@ def test_tokens_of_a_prompt_may_not_be_pooled(folder: Path) -> None:
 
 def test_a_probe_without_a_prompt_has_none_whatever_the_default(folder: Path) -> None:
     text = make_text(default_prompt="query", tasks={"query": TaskFacts(None, 4)})
-    plain, asked = tokenize_probes(load_tokenizer(folder, text), [Probe("a b"), Probe("a b", task="query")])
+    plain, asked = tokenize_probes(load(folder, text), [Probe("a b"), Probe("a b", task="query")])
     assert plain == Tokens([1, 3, 4, 2], [0, 0, 0, 0])
     assert asked.ids == [1, 7, 3, 2]
 
@@ -150,3 +160,15 @@ def test_a_limit_in_words() -> None:
     assert make_text().describe() == "up to 6 tokens"
     assert make_text(cuts=PaddingSide.LEFT).describe() == "up to 6 tokens, the last ones"
     assert make_text(max_tokens=NO_LIMIT).describe() == "texts of any length"
+
+
+def test_a_text_that_the_library_gives_up_on_is_named(folder: Path) -> None:
+    """A pattern that goes back without end: the library raises an exception of its own."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pattern = Regex(r"(a+)+$")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    made = load(folder, make_text(max_tokens=NO_LIMIT))
+    assert len(tokenize_texts(made, ["b", "c"])) == 2
+    with pytest.raises(RequestError, match=r"text 7 \('a+.*'\) cannot be tokenized: "):
+        tokenize_texts(made, ["b", "a" * 60 + "!", "c"], first=6)

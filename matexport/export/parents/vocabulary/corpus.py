@@ -12,12 +12,10 @@ from tokenizers import Tokenizer
 from matexport.errors import RequestError
 from matexport.export.parents.vocabulary.check import tokenize
 from matexport.export.parents.vocabulary.model import BATCH_TEXTS, decorate, find_unknown, load_tokenizer, read_vocab
+from matexport.io.reading import MAX_TEXT_CHARACTERS, read_lines
 
 #: A larger corpus would take hours, and add hardly any token.
 MAX_CORPUS_BYTES = 1 << 30
-
-#: Longest text of a corpus; a file with a longer line probably has no line breaks.
-MAX_TEXT_CHARACTERS = 1 << 20
 
 
 def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
@@ -27,12 +25,13 @@ def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
         request: what the user asked for, for messages.
 
     Raises:
-        RequestError: the file cannot be read, is too large, is not UTF-8, has a line that is too long, or has no text.
+        RequestError: the file cannot be read, is too large (also when it is unpacked), is not UTF-8, has a line that is
+            too long, or has no text.
     """
     asked = f"vocabulary = {request!r} was asked; {path}"
     wanted = 'give a UTF-8 text file with one text per line, or scripts such as "script:Latin,Cyrillic"'
     batch: list[str] = []
-    texts = characters = 0
+    texts = characters = total = 0
     try:
         if not path.is_file():
             raise RequestError(f"{asked} is not a file: {wanted}")
@@ -40,21 +39,16 @@ def read_corpus(path: Path, request: str) -> Iterator[list[str]]:
             raise RequestError(
                 f"{asked} has {path.stat().st_size} bytes, and at most {MAX_CORPUS_BYTES} are read: give a sample of it"
             )
-        with path.open(encoding="utf-8-sig") as file:
-            while line := file.readline(MAX_TEXT_CHARACTERS + 1):
-                if len(line) > MAX_TEXT_CHARACTERS:
-                    raise RequestError(
-                        f"{asked} has a line of more than {MAX_TEXT_CHARACTERS} characters: give one text per line"
-                    )
-                if not line.strip():
-                    continue
-                texts, characters = texts + 1, characters + len(line)
-                batch.append(line.rstrip("\n"))
-                if len(batch) == BATCH_TEXTS or characters > MAX_TEXT_CHARACTERS:
-                    yield batch
-                    batch, characters = [], 0
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{asked} is not UTF-8 ({error.reason}): {wanted}") from error
+        for line in read_lines(path, asked):
+            if not line.strip():
+                continue
+            texts, characters, total = texts + 1, characters + len(line), total + len(line)
+            if total > MAX_CORPUS_BYTES:  # of a file that is packed
+                raise RequestError(f"{asked} has more than {MAX_CORPUS_BYTES} characters: give a sample of it")
+            batch.append(line.rstrip("\r\n"))
+            if len(batch) == BATCH_TEXTS or characters > MAX_TEXT_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
     except OSError as error:
         raise RequestError(f"{asked} cannot be read ({error.strerror}): {wanted}") from error
     if not texts:

@@ -1,7 +1,8 @@
 """Read a device's file: what the device allows, and which measurements were made on such a device.
 
-``profiles/devices/*.toml`` describe real devices. Every limit in these files follows from the pages in `sources`, by
-the rule that stands beside it as a comment; a limit that no source gives is left to the user.
+``devices/*.toml``, beside this module, describe real devices, which are asked for by the names of their files. Every
+limit in these files follows from the pages in `sources`, by the rule that stands beside it as a comment; a limit that
+no source gives is left to the user.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from matexport.io.files import read_toml
 from matexport.pick.limits import Budget
 from matexport.spec.measured import HostPattern
 from matexport.spec.record import Record, read_record
+from matexport.spec.suggest import suggest
+
+SHIPPED = Path(__file__).with_name("devices")
 
 
 class Device(Record, frozen=True):
@@ -32,14 +36,43 @@ class Device(Record, frozen=True):
     host: HostPattern | None = None
 
 
-def load_device(path: Path | str) -> Device:
-    """Read a device's file.
+def list_devices() -> list[str]:
+    """Names of the devices that come with matexport."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def find_device(asked: Path | str) -> Path:
+    """The file of a device that comes with matexport, by its name; or the file at a path.
 
     Raises:
-        RequestError: the file cannot be read, or has unknown keys (the message lists the known ones), no source, or an
-            invalid value.
+        RequestError: there is neither a device of this name nor a file; the message lists the names.
     """
-    path = Path(path)
+    path, known = Path(asked), list_devices()
+    if str(asked) in known:
+        return SHIPPED / f"{asked}.toml"
+    if path.is_file() or (path.suffix == ".toml" and path.stem not in known):
+        return path  # which `load_device` refuses if it is not there
+    raise RequestError(
+        f"the device {str(asked)!r} was asked; neither a file nor one of those that come with matexport: "
+        f"{', '.join(known)}{suggest(path.stem, known)}"
+    )
+
+
+def load_device(device: Path | str) -> Device:
+    """Read a device's file.
+
+    Args:
+        device: the name of one that comes with matexport, such as ``raspberry-pi-5``, or the path of a TOML file.
+
+    Raises:
+        RequestError: there is no such device or file, or the file has unknown keys (the message lists the known ones),
+            no source, or an invalid value.
+    """
+    return read_device(find_device(device))
+
+
+def read_device(path: Path) -> Device:
+    """Read the file at a path; raises as `load_device` does."""
     device = read_record(read_toml(path, "device"), Device, str(path), RequestError)
     if not device.name.strip():
         raise RequestError(f"{path}: name is empty")
