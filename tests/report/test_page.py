@@ -410,8 +410,9 @@ def test_somebody_elses_file_stays(mine: str, family: Path, tmp_path: Path) -> N
 
 
 def test_a_listed_file_is_not_replaced(family: Path) -> None:
+    """No family lists one, or it is refused when it is read; so the card is never one of its own files."""
     edit_manifest(family, lambda data: data["files"].update({CARD: {"sha256": "0" * 64, "bytes": 1}}))
-    with pytest.raises(DestinationError, match=r"lists README\.md as a file of its own"):
+    with pytest.raises(FamilyError, match=r"lists the file 'README\.md', which is of no kind that export writes"):
         write_report(gather_findings(family))
 
 
