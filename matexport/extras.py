@@ -1,9 +1,11 @@
-"""Check for the packages that an optional extra installs, before any work is done."""
+"""Check for the packages that an optional extra installs, before any work is done, and say how to install it."""
 
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from matexport.errors import MissingExtraError
 
@@ -23,5 +25,14 @@ def require_extra(extra: str, doing: str, packages: Mapping[str, str]) -> None:
     if missing:
         raise MissingExtraError(
             f"{doing} needs {', '.join(missing)}, which is not installed here; "
-            f"install the [{extra}] extra, in matexport's own directory: pip install -c constraints.txt -e '.[{extra}]'"
+            f"install the [{extra}] extra: {spell_install(extra)}"
         )
+
+
+def spell_install(extra: str) -> str:
+    """The command that installs an extra as matexport itself was: from its checkout with its pins, or as a package."""
+    root = Path(__file__).resolve().parent.parent
+    pins = root / "constraints.txt"
+    if (root / "pyproject.toml").is_file() and pins.is_file():
+        return shlex.join(["pip", "install", "-c", str(pins), "-e", f"{root}[{extra}]"])
+    return f"pip install 'matexport[{extra}]'"

@@ -22,6 +22,7 @@ from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, wr
 from matexport.family.measurements import (
     HostMeasurements,
     Measurement,
+    keep_unlisted,
     load_measurements,
     record_bench,
     record_parity,
@@ -51,6 +52,7 @@ def pack_profile(
         family: the directory of a family, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
+        overwrite: replace what is in `out`, but for a README.md or report.html that somebody wrote, and measurements.
         progress: called with (stage, done, total).
 
     Returns:
@@ -89,6 +91,7 @@ def pack_profile(
             staged = load_family(stage)
             for measured in load_measurements(family).hosts:
                 _record(staged, profile, measured)
+            keep_unlisted(out, stage)
     return load_family(out)
 
 

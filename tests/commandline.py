@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 
 import numpy as np
@@ -37,6 +38,8 @@ class Result:
 class Run:
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.capsys, self.monkeypatch = capsys, monkeypatch
+        # On a slow machine a line for each stage would stand before what is tested.
+        monkeypatch.setattr("matexport.cli.progress.QUIET_SECONDS", math.inf)
 
     def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result:
         source = io.TextIOWrapper(io.BytesIO(stdin or b""), encoding="ascii")

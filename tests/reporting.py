@@ -80,6 +80,8 @@ def forge_large(family: Path, layers: int = 6, dims: tuple[int, ...] = (4, 8, 16
             for dim in dims
             for precision in ("fp32", "int8")
         }
+        used = {known["graph"], *data["exits"].values()}
+        data["files"] = {it: facts for it, facts in data["files"].items() if it in used or not it.endswith(".onnx")}
         data["trained"] = [{"layers": layer, "dim": dim} for layer in range(2, layers + 1, 2) for dim in dims]
         data["refused"] = {"L01-D004-q4": "L01-D004-q4: least cosine 0.8, allowed 0.85"}
 

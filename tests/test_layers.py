@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import matexport
+from matexport.extras import spell_install
 
 ROOT = Path(matexport.__file__).parent
 HEAVY = {
@@ -28,7 +29,7 @@ HEAVY = {
 #: The law by wing: imports only go down. `__init__` is the front door, which nobody inside goes through.
 WINGS = {
     "version": 0, "errors": 0, "spec": 0,
-    "host": 1, "extras": 1, "io": 1,
+    "host": 1, "extras": 1, "marks": 1, "io": 1,
     "family": 2,
     "runtime": 3, "pick": 3,
     "verify": 4,
@@ -245,18 +246,24 @@ def called(name: str) -> set[str]:
 
 
 SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
-#: A process of its own, whose standard output is its result.
-SPEAKS_TO_ITS_PARENT = "measure.trial"
+#: Processes of their own: their standard output is their result, and they end when whoever asked is gone.
+PROCESSES = {"measure.trial", "export.judge.child"}
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name != SPEAKS_TO_ITS_PARENT])
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name not in PROCESSES])
 def test_only_the_command_line_prints_or_exits(name: str) -> None:
     assert called(name) & SPEAKING == set()
 
 
 def test_the_walk_sees_what_is_printed() -> None:
-    for name in ("cli.output", "cli.commands.show", SPEAKS_TO_ITS_PARENT):
+    for name in ("cli.output", "cli.progress", *PROCESSES):
         assert called(name) & SPEAKING, name
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("cli.commands.")])
+def test_commands_print_what_a_terminal_can_be_shown(name: str) -> None:
+    """With `say` and `complain`, which escape what would control it; `init` writes a file, and asks on its own."""
+    assert name == "cli.commands.init" or "print" not in called(name)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -348,5 +355,5 @@ def test_without_the_export_extra_export_says_how_to_get_it(exported: Path, tmp_
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "matexport: exporting needs torch, which is not installed here; "
-        "install the [export] extra, in matexport's own directory: pip install -c constraints.txt -e '.[export]'\n"
+        f"install the [export] extra: {spell_install('export')}\n"
     )

@@ -1,38 +1,53 @@
 """The command line: parse it, run one command, and turn an error into one line and an exit code.
 
-Exit codes: 0 done; 1 a check failed (parity off its floor, a family that is not what was exported, a budget that
-nothing fits); 2 what was asked cannot be done; 130 interrupted. Only `cli` prints or chooses an exit code. torch is
-imported only by commands that look at a parent. Each command is a module of `commands`: options, call and printing.
+Exit codes: 0 done; 1 a gate said no (parity off its floor, a family that is not what was exported, a budget that
+nothing fits); 2 what was asked cannot be done, whatever the reason; 130 interrupted; 141 nobody reads the output any
+more. Only `cli` prints or chooses an exit code. torch is imported only by commands that look at a parent. Each command
+is a module of `commands`: options, call and printing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from matexport.cli.output import DONE, INTERRUPTED, REFUSED, UNUSABLE, complain
+from matexport.cli.options import shorten
+from matexport.cli.output import INTERRUPTED, REFUSED, UNREAD, UNUSABLE, complain
+from matexport.cli.streams import open_streams, settle_streams
 from matexport.errors import MatexportError, ParityError
+from matexport.io.files import describe_os_error
+from matexport.io.terminal import show_plain
 from matexport.spec.suggest import suggest
 from matexport.version import __version__
 
 #: Metavars of arguments that are completed as files although they take text, since a hub id or ``-`` is possible, too.
 FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml", "DEVICE")
+#: What a write to a stream without a name fails with.
+_UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 #: Names of the commands, in the order of ``--help``.
 COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if not open_streams():
+        return complain("standard output is closed, so there is nowhere to print to", UNUSABLE)
     options = argparse.Namespace()
     try:
-        options = parse_arguments(arguments)
-        run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        try:
+            options = parse_arguments(arguments)
+            run: Callable[[argparse.Namespace], int] = options.run
+            return run(options)
+        finally:
+            sys.stdout.flush()
     except ParityError as error:
         return complain(error, REFUSED)
     except MatexportError as error:
@@ -40,8 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain(_describe_interruption(options), INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
-        return DONE
+        return UNREAD
+    except OSError as error:
+        return complain(_describe_os_error(error), UNUSABLE)
+    except MemoryError:
+        return complain("there is not enough memory", UNUSABLE)
+    except Exception:
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exc()
+        return complain("this is a fault of matexport; please report it with the lines above", UNUSABLE)
+    finally:
+        settle_streams()
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -51,6 +75,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         SystemExit: the command line is wrong (one line on standard error, exit code 2), or only asks for help.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        parser = make_parser()
+        parser.print_help(sys.stderr)
+        parser.exit(UNUSABLE)
     # Making the parsers of all commands would be a third of a cold start; they are for help and unknown commands.
     parser = make_parser(words[:1] if words and words[0] in COMMANDS else COMMANDS)
     options, rest = parser.parse_known_args(arguments)
@@ -78,9 +106,14 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices or ()]
             raise argparse.ArgumentError(action, f"{error.message}{suggest(str(value), known)}") from None
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Unlike argparse's own, this does not keep to itself that help could not be printed."""
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message: str) -> NoReturn:
         """Print a message on one line and exit with code 2."""
-        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(UNUSABLE, show_plain(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 class PrintCompletion(argparse.Action):
@@ -116,8 +149,8 @@ def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         prog="matexport",
         description="Turn a 2D-Matryoshka encoder into a family of ONNX sub-models, one per (layers, dim) profile, "
         "each proven equal to its parent at that point.",
-        epilog="exit codes: 0 done, 1 a gate said no (parity, changed files, a budget), 2 what was asked cannot be "
-        "done",
+        epilog="exit codes: 0 done; 1 a gate said no (parity, changed files, a budget); 2 what was asked cannot be "
+        "done; 130 interrupted; 141 nobody reads the output any more",
     )
     parser.add_argument("-V", "--version", action="version", version=f"matexport {__version__}")
     parser.add_argument(
@@ -137,3 +170,17 @@ def _describe_interruption(options: argparse.Namespace) -> str:
     if getattr(options, "on", None) == "ray":
         return "interrupted; the same command goes on where it was"
     return "interrupted; no file was changed"
+
+
+def _describe_os_error(error: OSError) -> str:
+    """An error of the system that no command expected, and what it is about."""
+    reason = describe_os_error(error)
+    if error.filename is not None:
+        return f"{shorten(os.fsdecode(error.filename), 200)}: {reason}"
+    if not settle_streams() or error.errno in _UNWRITTEN:  # files that are written have names in their errors
+        return f"cannot write to standard output: {reason}"
+    try:
+        os.getcwd()  # noqa: PTH109  Path.cwd is the same, and says less of what is asked here
+    except OSError:
+        return "the working directory is gone: change to another one"
+    return reason

@@ -18,7 +18,39 @@ Command = Callable[[argparse.Namespace], int]
 #: Names of the precisions; argparse would show members of the enum by their representation.
 PRECISIONS = [str(precision) for precision in Precision]
 
+#: Threads that a session is asked for at most; a larger number is a slip, and onnxruntime counts them in 32 bits.
+MOST_THREADS = 1024
+#: Counts above this are out of range everywhere.
+MOST = 2**31 - 1
+#: Tokens of a shape, BATCH times TOKENS: more need terabytes.
+MOST_SHAPE_TOKENS = 1 << 20
+
 Parsers: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+class Once(argparse.Action):
+    """Store a value, and refuse a second one: the first would have no effect."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given = vars(namespace).setdefault("given", set())
+        if option is not None and self.dest in given:
+            raise argparse.ArgumentError(self, f"was given twice: {getattr(namespace, self.dest)} and {values}")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+class Each(argparse.Action):
+    """Collect values, and refuse one that was given before: it would be done twice, or not."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_option: Any
+    ) -> None:
+        before = getattr(namespace, self.dest) or []
+        if values in before:
+            raise argparse.ArgumentError(self, f"{values} was given twice")
+        setattr(namespace, self.dest, [*before, values])
 
 
 def add_command(
@@ -39,6 +71,8 @@ def add_command(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.register("action", None, Once)  # of options that do not say what they do
+    command.register("action", "append", Each)
     command.description = textwrap.fill(description, 80)
     command.set_defaults(run=run, parser=command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
@@ -54,7 +88,7 @@ def add_threads(
     command: argparse.ArgumentParser, explanation: str = "threads (default: all CPUs of this process)"
 ) -> None:
     """Add the option ``--threads``; `explanation` is its help."""
-    command.add_argument("--threads", type=read_count, metavar="N", help=explanation)
+    command.add_argument("--threads", type=read_threads, metavar="N", help=explanation)
 
 
 def read_shape(text: str) -> tuple[int, int]:
@@ -64,10 +98,12 @@ def read_shape(text: str) -> tuple[int, int]:
         ArgumentTypeError: the text is not two whole numbers of at least 1.
     """
     batch, _, tokens = text.partition("x")
-    try:
-        return read_count(batch), read_count(tokens)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxTOKENS, such as 1x16") from None
+    if not all(number.isascii() and number.isdigit() and number.strip("0") for number in (batch, tokens)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxTOKENS, such as 1x16")
+    shape = read_count(batch), read_count(tokens)
+    if shape[0] * shape[1] > MOST_SHAPE_TOKENS:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: {MOST_SHAPE_TOKENS} tokens together are the most")
+    return shape
 
 
 def read_limit(text: str) -> float:
@@ -103,7 +139,26 @@ def read_count(text: str) -> int:
     Raises:
         ArgumentTypeError: the text is none.
     """
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not digits:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if len(digits) > len(str(MOST)) or int(digits) > MOST:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is out of range: {MOST} is the most")
+    return int(digits)
+
+
+def read_threads(text: str) -> int:
+    """A number of threads: from 1 to `MOST_THREADS`.
+
+    Raises:
+        ArgumentTypeError: the text is none.
+    """
+    number = read_count(text)
+    if number > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: {MOST_THREADS} threads are the most")
     return number
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """The first characters of a text, for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,42 +1,69 @@
 """What commands print and return: exit codes, errors, JSON documents, and the table of profiles.
 
 A command writes its result to standard output (a table, vectors, or with ``--json`` one JSON document), and progress
-and errors to standard error.
+and errors to standard error. Text goes through `say` and `complain`, which escape what would control a terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matexport.io.terminal import format_table
+from matexport.io.terminal import format_table, show_lines, show_plain
 
 if TYPE_CHECKING:
     from matexport.errors import Problem
     from matexport.family.manifest import Family
     from matexport.verify.verdict import Verification
 
-#: Exit codes: done (0); a check failed (1); what was asked cannot be done (2); interrupted (130).
-DONE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+#: Exit codes: done (0); a gate said no (1); what was asked cannot be done (2); interrupted (130); whoever reads the
+#: output went away (141, as a shell says of a process that SIGPIPE ended).
+DONE, REFUSED, UNUSABLE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 
 def complain(message: object, code: int) -> int:
-    """Print a message to standard error, and return the exit code that was given."""
+    """Print a message as one line to standard error, and return the exit code that was given."""
     note(message)
     return code
 
 
 def note(message: object) -> None:
-    """Print a message to standard error, beside what a command's result is."""
-    print(f"matexport: {message}", file=sys.stderr)
+    """Print a message as one line to standard error, beside what a command's result is."""
+    with contextlib.suppress(OSError, ValueError):  # nobody can be told that nobody can be told
+        print(f"matexport: {show_plain(str(message))}", file=sys.stderr, flush=True)
+
+
+def say(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
+    """Print text to standard output; its lines stay lines, and other characters that control a terminal are escaped."""
+    print(show_lines(text), end=end, flush=flush)
 
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a document as JSON to standard output; numbers that are not finite, which JSON lacks, are null."""
-    print(json.dumps(_replace_nan(document), ensure_ascii=False, indent=1, allow_nan=False))
+    print(spell_json(_replace_nan(document), indent=1))
+
+
+def spell_json(document: object, indent: int | None = None) -> str:
+    """A document as JSON that any terminal and any encoding of standard output takes; the rest is escaped."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if encoding.lower().replace("-", "") != "utf8":
+        return json.dumps(document, indent=indent, allow_nan=False)
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escape_json, text)
+
+
+#: Outside of ASCII's own, which JSON escapes, and of the line breaks between its lines.
+_UNPRINTABLE = re.compile(r"[^\n -~]")
+
+
+def _escape_json(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _replace_nan(value: Any) -> Any:
@@ -107,11 +134,12 @@ def print_verification(path: Path, verification: Verification) -> None:
     from matexport.family.manifest import load_family
 
     family, host = load_family(path), verification.host
-    print(format_profiles(describe_rows(family, verification)))
-    print(f"\nparity on {host.cpu} ({', '.join(host.instruction_sets)}), onnxruntime {host.onnxruntime}")
+    say(format_profiles(describe_rows(family, verification)))
+    sets = ", ".join(host.instruction_sets)
+    say(f"\n{show_plain(f'parity on {host.cpu} ({sets}), onnxruntime {host.onnxruntime}')}")
     if _is_another(family, verification):
         first = ", ".join(family.facts.instruction_sets)
-        print(f"measured anew: the family's own parity was measured on another instruction set ({first})")
+        say(f"measured anew: the family's own parity was measured on another instruction set ({show_plain(first)})")
 
 
 def describe_verification(path: Path, verification: Verification) -> dict[str, object]:
@@ -176,11 +204,12 @@ def print_decisions(family: Family) -> None:
     for precision, facts in family.facts.precisions.items():
         if facts.kept:
             kept = ", ".join(f"{part} in {held}" for part, held in facts.kept.items())
-            print(f"\n{precision}: keeps {kept}")
+            say(f"\n{precision}: keeps {show_plain(kept)}")
     vocabulary = family.facts.vocabulary
     if vocabulary:
-        print(
-            f"\nvocabulary: {vocabulary.tokens} of {vocabulary.parent_tokens} tokens ({vocabulary.kept_by}); "
+        kept_by = show_plain(vocabulary.kept_by)
+        say(
+            f"\nvocabulary: {vocabulary.tokens} of {vocabulary.parent_tokens} tokens ({kept_by}); "
             f"{len(vocabulary.changed_probes)} probes have other tokens now and are left out"
         )
 
@@ -190,4 +219,4 @@ def print_unread(family: Family) -> None:
     unread = family.facts.parent.unread
     if unread:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
-        print(f"weights that the parent's own library reads nothing from: {', '.join(unread[:3])}{more}")
+        say(show_plain(f"weights that the parent's own library reads nothing from: {', '.join(unread[:3])}{more}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from matexport.cli.output import spell_json
 from matexport.errors import RequestError, one_line
 from matexport.extras import require_extra
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
@@ -117,7 +117,7 @@ def format_lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[str]:
     """A JSON object for each: a text, or the place of an array, and its vector."""
     for index, (item, vector) in enumerate(pairs):
         named = {"text": item} if isinstance(item, str) else {"index": index}
-        yield json.dumps(named | {"embedding": vector.tolist()}, ensure_ascii=False) + "\n"
+        yield spell_json(named | {"embedding": vector.tolist()}) + "\n"
 
 
 def write_npy(path: Path, vectors: Iterable[Any], embedder: Embedder) -> None:

@@ -33,6 +33,7 @@ from matexport.export.trace.exits import add_exits, name_layer
 from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
 from matexport.family.manifest import REFERENCE, SCHEMA, load_family, write_manifest
+from matexport.family.measurements import keep_unlisted
 from matexport.family.modality import MODALITIES
 from matexport.family.proof import Vectors
 from matexport.family.weights_file import NestedHeader
@@ -81,6 +82,7 @@ def run_export(
         refuse_occupied(out, overwrite=overwrite)
         with stage_directory(out) as stage:
             verification = _build(kind, plan, provenance, stage, report)
+            keep_unlisted(out, stage)
     return Exported(load_family(out), verification, up_to_date=False)
 
 

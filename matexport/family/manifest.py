@@ -17,6 +17,7 @@ import msgspec
 from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.modality import MODALITIES, find_modality
 from matexport.io.files import open_file, parse_json
+from matexport.marks import is_whole
 from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
@@ -160,6 +161,17 @@ def load_family(path: Path | str) -> Family:
     facts = read_record(data, FamilyFacts, str(manifest), _refuse)
     _check_names(facts, manifest)
     return Family(root, facts, hashlib.sha256(content).hexdigest())
+
+
+def list_words(family: Family) -> list[Path]:
+    """What people wrote in a family's folder: a README.md or report.html that holds more than `report` put there.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    paths = [family.path / name for name in (REPORT, CARD) if name not in family.facts.files]
+    present = [path for path in paths if path.is_file() and not path.is_symlink()]
+    return [path for path in present if not is_whole(path.read_bytes().decode("utf-8", "surrogateescape"))]
 
 
 def write_manifest(root: Path, facts: FamilyFacts) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from matexport.errors import FamilyError, Problem
-from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family
+from matexport.errors import FamilyError, Problem, ProblemKind
+from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family, list_words, load_family
 from matexport.io.files import hash_file, open_file, replace_file
 from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
 from matexport.spec.parity import RANGES_CHECK, Parity, Spread, TokenParity
@@ -124,7 +125,9 @@ def write_sections(
     Raises:
         FamilyError: another family lies there now than the one that was measured.
         OSError: the file cannot be written.
+        FamilyError: ``measurements`` is a link.
     """
+    refuse_linked(family)
     target = find_measurements(family, host)
     target.parent.mkdir(exist_ok=True)
     with _hold(target.parent):
@@ -133,10 +136,50 @@ def write_sections(
         new = sections() if callable(sections) else sections
         known = load_sections(family, host)
         known |= {"family": family.digest, "host": msgspec.to_builtins(host), **new}
-        text = json.dumps(known, indent=1, sort_keys=True, allow_nan=True) + "\n"
         with replace_file(target) as file:
-            file.write(text.encode("utf-8"))
+            file.write(_format(known).encode("utf-8"))
     return target
+
+
+def keep_unlisted(old: Path, new: Path) -> None:
+    """Copy what people wrote and what was measured from a family to the one that is about to take its place.
+
+    Measurements do not count for other files than those that they were made on. Where the new family was measured on
+    the same host, the old ones get another name.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    if not (old / MANIFEST).is_file():
+        return
+    for path in list_words(load_family(old)):
+        shutil.copyfile(path, new / path.name)
+    digest = hash_file(new / MANIFEST)
+    for path in sorted((old / MEASUREMENTS).glob("*.json")):
+        (new / MEASUREMENTS).mkdir(exist_ok=True)
+        target = new / MEASUREMENTS / path.name
+        if target.exists() and (known := _read(path, digest)):  # the same files, built again
+            target.write_text(_format(known | _read(target, digest)), encoding="utf-8")
+            continue
+        if target.exists():
+            target = target.with_suffix(f".{hash_file(old / MANIFEST)[:8]}.json")
+        shutil.copyfile(path, target)
+
+
+def _format(sections: Mapping[str, object]) -> str:
+    return json.dumps(sections, indent=1, sort_keys=True, allow_nan=True) + "\n"
+
+
+def refuse_linked(family: Family) -> None:
+    """Refuse to write measurements through a link, which may lead anywhere.
+
+    Raises:
+        FamilyError: ``measurements`` is a link or no folder.
+    """
+    folder = family.path / MEASUREMENTS
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        why = f"{folder} is a link or no folder; measurements are kept in a folder of the family's own: move it away"
+        raise FamilyError(why, kind=ProblemKind.EXTRA, file=MEASUREMENTS)
 
 
 def _read(path: Path, manifest_sha256: str) -> dict[str, Any]:

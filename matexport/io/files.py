@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import IO, Any
@@ -141,23 +142,58 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that replaces `path` when the block ends without an error; until then it is a file beside `path`.
 
-    The name of that file begins with the name of `path` and ends in ``.tmp``. If this process is killed, it stays, and
-    the checks of a family ignore it.
+    The name of that file begins with the name of `path` and ends in ``.tmp``; each writer has one of its own, so that
+    of two writers at once the last one's file is whole. If this process is killed, it stays: the checks of a family
+    ignore it, and whoever writes `path` next removes it.
 
     Raises:
         OSError: the file cannot be written; `path` is not changed then.
     """
-    import tempfile  # takes 4 ms, which a cold start that writes nothing should not pay
-
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=f"{path.suffix}.tmp")
-    temporary = Path(name)
+    _remove_leftovers(path)
+    file, temporary = _open_temporary(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             yield file
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _open_temporary(path: Path) -> tuple[IO[bytes], Path]:
+    """A new file beside `path`, locked for as long as it is open."""
+    import tempfile  # takes 4 ms, which a cold start that writes nothing should not pay
+
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=f"{path.suffix}.tmp")
+        file = os.fdopen(descriptor, "wb")
+        if not _lock(descriptor) or os.fstat(descriptor).st_nlink:
+            return file, Path(name)
+        file.close()  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of `path` that were killed: nobody holds their lock."""
+    name, suffix = re.escape(path.name), re.escape(path.suffix)
+    pattern = re.compile(rf"{name}\.[a-z0-9_]{{8}}{suffix}\.tmp")
+    with suppress(OSError):
+        for leftover in [entry.path for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]:
+            with suppress(OSError), Path(leftover).open("rb") as file:
+                if _lock(file.fileno()):
+                    Path(leftover).unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file without waiting; False where somebody else holds it, or where the system cannot."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

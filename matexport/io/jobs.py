@@ -18,6 +18,7 @@ from matexport.errors import RequestError
 from matexport.io.files import read_toml
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_calibration, load_probes
 from matexport.spec.job import TEXT, ExportJob, ParentSource
+from matexport.spec.probe import Probe
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record, read_record
@@ -81,6 +82,9 @@ def load_job(path: Path | str) -> ExportJob:
         raise RequestError(f"{path}: precisions must name at least one of {_join(Precision)}, each once")
     if not file.encodings or len(set(file.encodings)) != len(file.encodings):
         raise RequestError(f"{path}: encodings must name at least one of {_join(Encoding)}, each once")
+    for name in (file.probes and file.probes.file, file.calibration and file.calibration.file, file.vocabulary):
+        if name and "\0" in name:
+            raise RequestError(f"{path}: {name!r} has a null character, which no file's name can have")
     base = path.resolve().parent
     job = ExportJob(
         parent=file.parent,
@@ -98,7 +102,7 @@ def load_job(path: Path | str) -> ExportJob:
     )
     check_calibration(job)
     if job.parent.kind == TEXT:  # what is wrong with these files is said before the parent is looked at
-        load_probes(job.probes)
+        check_probes(load_probes(job.probes), job.name)
         if job.calibration:
             load_calibration(job.calibration)
     return job
@@ -142,10 +146,11 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str) -> None:
+def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str, where: str = "") -> None:
     """Refuse points that a parent does not contain.
 
     Args:
+        where: begins the message: the table that asks for them, if it is not ``[points]``.
         blocks: the parent's number of transformer blocks; None where that is not known yet.
         width: width of its sentence vector, after its heads; None where that is not known yet.
 
@@ -155,19 +160,39 @@ def check_points(points: Sequence[Point], blocks: int | None, width: int | None,
     for point in points:
         if point.tokens:
             raise RequestError(
-                f"tokens={point.tokens} was asked; {source} gives one vector and has no visual tokens: leave tokens out"
+                f"{where}tokens={point.tokens} was asked; {source} gives one vector and has no visual tokens: leave "
+                "tokens out"
             )
         if blocks == 0 and point.layers:
             raise RequestError(
-                f"layers={point.layers} was asked; {source} looks its tokens up in a table and has no blocks: ask for "
-                "layers = [0], and for dims alone"
+                f"{where}layers={point.layers} was asked; {source} looks its tokens up in a table and has no blocks: "
+                "ask for layers = [0], and for dims alone"
             )
         if blocks and not 1 <= point.layers <= blocks:
-            raise RequestError(f"layers={point.layers} was asked; {source} has {blocks} blocks: ask for 1 to {blocks}")
+            raise RequestError(
+                f"{where}layers={point.layers} was asked; {source} has {blocks} blocks: ask for 1 to {blocks}"
+            )
         if width is not None and point.dim > width:
             raise RequestError(
-                f"dim={point.dim} was asked; the vectors of {source} have {width} coordinates: ask for 1 to {width}"
+                f"{where}dim={point.dim} was asked; the vectors of {source} have {width} coordinates: ask for 1 to "
+                f"{width}"
             )
+
+
+def check_probes(probes: Sequence[Probe], where: str) -> None:
+    """Refuse probes that say nothing of a parent.
+
+    Raises:
+        RequestError: a text is not Unicode text, or all probes are the same one.
+    """
+    for index, probe in enumerate(probes):
+        if any("\ud800" <= character <= "\udfff" for character in probe.text):
+            raise RequestError(f"{where}: probe {index} has half of a surrogate pair, which is no text: take it out")
+    if len(set(probes)) < 2:
+        raise RequestError(
+            f"{where}: all {len(probes)} probes are the text {probes[0].text[:40]!r}; parity compares neighbours, so "
+            "give different texts"
+        )
 
 
 def check_calibration(job: ExportJob) -> None:

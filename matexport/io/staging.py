@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def lock_destination(destination: Path) -> Iterator[None]:
     """
     destination = destination.absolute()
     with explain_os_errors(destination):
+        _refuse_mount(destination)
         destination.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(destination.parent, os.W_OK):
             raise DestinationError(f"cannot write {destination}: nothing can be written in {destination.parent}")
@@ -49,6 +51,25 @@ def lock_destination(destination: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _refuse_mount(destination: Path) -> None:
+    """Refuse a mount point, such as a container's volume, before anything is made: no rename puts a folder there."""
+    if os.path.ismount(destination) or os.fsencode(destination.resolve()) in _list_mounts():
+        raise DestinationError(
+            f"{destination} is a mount point, where no folder can be put in place by renaming it: name a folder in it, "
+            f"such as {destination / 'family'}"
+        )
+
+
+def _list_mounts() -> set[bytes]:
+    """Where something is mounted; on Linux also folders of the same file system, which `os.path.ismount` misses."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    points = (line.split(b" ")[4] for line in lines if line.count(b" ") > 4)
+    return {re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), point) for point in points}
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Format rows as a table of plain text, whatever their content. Needs nothing but Python."""
+"""Plain text for a terminal, whatever its content, and tables of it. Needs nothing but Python.
+
+What comes from a family, a parent or a library may hold anything. Characters that control a terminal, reverse the order
+of what follows or cannot be seen are shown as escapes, as Python writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,17 @@ from collections.abc import Sequence
 
 
 def show_plain(text: str) -> str:
-    """A text from a file, with question marks in place of characters that control a terminal (escapes, line breaks)."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """A text on one line, with escapes such as ``\\x1b`` and ``\\n`` in place of characters that control a terminal."""
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def show_lines(text: str) -> str:
+    """Lines of text, each as `show_plain` shows it."""
+    return "\n".join(map(show_plain, text.split("\n")))
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:

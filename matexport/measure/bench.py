@@ -12,10 +12,13 @@ two profiles whose intervals meet are not told apart.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,8 +155,8 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError(f"{family.path} takes {noun}s: it is timed on its probes, and without its parent in torch")
     for name in plan.profiles:
         family.profile_facts(name)
-    if plan.runs < 1 or not plan.seconds > 0 or any(count < 1 for count in plan.threads):
-        raise RequestError("runs, seconds and threads must be above 0")
+    if plan.runs < 1 or not 0 < plan.seconds < math.inf or any(count < 1 for count in plan.threads):
+        raise RequestError("runs, seconds and threads must be above 0, and an end of seconds is needed")
     if any(batch < 1 or tokens < 1 for batch, tokens in plan.shapes):
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
     shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))
@@ -260,18 +263,42 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         seconds=plan.seconds / ROUNDS,
         parent=plan.parent or "",
     )
-    finished = subprocess.run(
-        [sys.executable, "-m", PARENT_TRIAL if trial.in_torch else TRIAL],
-        input=json.dumps(asdict(task)),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or [f"ended with {finished.returncode}"]
+    code, out, said = run_child(PARENT_TRIAL if trial.in_torch else TRIAL, json.dumps(asdict(task)))
+    if code:
+        lines = said.strip().splitlines() or [f"ended with {code}"]
         if trial.in_torch:
             raise ParentError(f"{trial}: {lines[-1]}")
-        error = RequestError if finished.returncode == 2 and "provider" in lines[-1] else FamilyError
+        error = RequestError if code == 2 and "provider" in lines[-1] else FamilyError
         raise error(f"{trial}: {lines[-1]}")
-    return msgspec.convert(json.loads(finished.stdout.splitlines()[-1]), TrialResult)
+    return msgspec.convert(json.loads(out.splitlines()[-1]), TrialResult)
+
+
+def run_child(module: str, task: str) -> tuple[int, str, str]:
+    """Run a module in a process of its own: its exit code, and what it printed to standard output and error.
+
+    Args:
+        task: one line for its standard input, which stays open: if this process is killed, it ends, and the child sees
+            that.
+    """
+    command = [sys.executable, "-m", module]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
+        ) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            try:
+                child.stdin.write(f"{task}\n")
+                child.stdin.flush()
+            except BrokenPipeError:  # it ended before it read, and its code says why
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
+            out = child.stdout.read()
+            code = child.wait()
+        finally:
+            child.kill()
+        errors.seek(0)
+        return code, out, errors.read()

@@ -1,8 +1,10 @@
 """One process of `matexport bench`: one profile with one number of threads, from process start to last vector.
 
 Run as ``python -m matexport.measure.trial`` (or ``matexport.export.parents.in_torch``, for the parent in torch).
-Takes a plan on standard input and gives a result on standard output, one JSON document each. Samples go out raw, so
-that those of several processes can be put together. Nothing here decides what a number means.
+Takes a plan on the first line of standard input and gives a result on standard output, one JSON document each. Samples
+go out raw, so that those of several processes can be put together. Nothing here decides what a number means.
+
+Standard input stays open for as long as the process that asks lives: when it ends, so does this one, at once.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -177,11 +180,24 @@ def read_peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def end_with_parent() -> None:
+    """End this process when standard input ends: whoever asked is gone, even if it was killed."""
+
+    def wait() -> None:
+        descriptor = sys.stdin.fileno()
+        while os.read(descriptor, 4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main(open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> int:
     """Read a plan, measure, print the result; what cannot be done is one line on standard error and exit code 2."""
     from matexport.errors import MatexportError
 
-    data = json.load(sys.stdin)
+    data = json.loads(sys.stdin.readline())
+    end_with_parent()
     data["shapes"] = tuple(tuple(shape) for shape in data["shapes"])
     hold_cpus(data["threads"])
     try:

@@ -1,7 +1,6 @@
 """Findings -> a model card: YAML that a hub reads, and Markdown that people do.
 
-Text from a manifest or a measurement is escaped: what it holds is shown, and is neither markup nor HTML. YAML is
-written here rather than with a library: a dozen keys, every string quoted.
+Text from a manifest or a measurement is escaped: what it holds is shown, and is neither markup nor HTML.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matexport.family.survey import Measured
+from matexport.marks import HTML, YAML, MarksError, is_edited
 from matexport.report.findings import MB, Findings
+from matexport.report.front_matter import format_yaml
 from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Precision, Profile
@@ -23,11 +24,33 @@ HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "R
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
-def render_card(findings: Findings, generator: str) -> str:
-    """The card, front matter first."""
+def render_card(findings: Findings, present: str | None = None) -> str:
+    """The card, front matter first.
+
+    Args:
+        present: a card that is there already. What stands between our marks in it is replaced and the rest is kept; a
+            key of the front matter that somebody wrote outside of the marks is theirs.
+
+    Raises:
+        MarksError: the marks in `present` are incomplete, or somebody wrote between them.
+    """
+    metadata, body = describe_metadata(findings), HTML.wrap(_render_body(findings))
+    old = HTML.find(present) if present is not None else None
+    if present is None or old is None:
+        return f"---\n{YAML.wrap(format_yaml(metadata))}\n---\n\n{body}\n"
+    front = YAML.find(present)
+    if is_edited(old) or (front and is_edited(front)):
+        raise MarksError("somebody wrote between the marks of the report: move that outside of them")
+    card = present.replace(old[0], body)
+    if front:
+        theirs = set(re.findall(r"^([\w-]+) *:", present[: old.start()].replace(front[0], ""), re.MULTILINE))
+        ours = {key: value for key, value in metadata.items() if key not in theirs}
+        card = card.replace(front[0], YAML.wrap(format_yaml(ours)))
+    return card
+
+
+def _render_body(findings: Findings) -> str:
     blocks = [
-        f"---\n{format_yaml(describe_metadata(findings))}\n---",
-        f"<!-- Written by {generator}, which replaces it. -->",
         f"# {escape_markdown(findings.name)}",
         escape_markdown(describe_family(findings)),
         f"Parent: {_code(findings.family.facts.parent.source)}.",
@@ -37,14 +60,16 @@ def render_card(findings: Findings, generator: str) -> str:
         *_describe_quality(findings),
         *_describe_limits(findings),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks)
 
 
 def describe_metadata(findings: Findings) -> dict[str, Any]:
-    """What the hub's YAML says. There is no licence in it: a manifest does not know the parent's."""
+    """What the hub's YAML says."""
     facts = findings.family.facts
     quantized = any(profile.precision not in (Precision.FP32, Precision.FP16) for profile in facts.profiles.values())
     metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "sentence-similarity"}
+    if facts.parent.license is not None:
+        metadata["license"] = facts.parent.license
     if is_hub_id(facts.parent.source):
         metadata["base_model"] = facts.parent.source
         if quantized:
@@ -146,20 +171,24 @@ def _describe_use(findings: Findings) -> list[str]:
     text = findings.family.facts.text
     given = ["a text", "another text"] if text else ["--input", "arrays.npy"]
     items = '["a text", "another text"]' if text else "arrays"
-    shell = command(findings, "embed", "--profile", profile.name, *given)
+    named = len(findings.family.profiles) > 1  # of a pack there is nothing to choose
+    shell = command(findings, "embed", *(["--profile", profile.name] if named else []), *given)
+    which = f", profile={profile.name!r}" if named else ""
     python = (
         "import matexport\n\n"
-        f"embedder = matexport.Embedder({findings.name!r}, profile={profile.name!r})\n"
+        f"embedder = matexport.Embedder({findings.place!r}{which})\n"
         f"vectors = embedder.embed({items})  # ({2 if text else 'n'}, {encoding.width(dim)}) {kind}"
     )
-    pack = command(findings, "pack", profile.name, "small")
+    pack = command(findings, "pack", profile.name, "../small" if findings.place == "." else "small")
+    packed = f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}."
     prompts = text.prompts if text else {}
     said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
     return [
         "## Use",
+        "Commands and code are to be run in the folder of this file.",
         _fence(shell, "console"),
         _fence(python, "python"),
-        f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}. {said}".strip(),
+        *filter(None, [f"{packed if named else ''} {said}".strip()]),
     ]
 
 
@@ -233,7 +262,12 @@ def _describe_quality(findings: Findings) -> list[str]:
 def _describe_limits(findings: Findings) -> list[str]:
     facts = findings.family.facts
     lines = [
-        "The sub-models have the parent's own limits, and its licence, which is not recorded here: see the parent.",
+        "The sub-models have the parent's own limits, and its licence, "
+        + (
+            f"which its model card calls {_code(facts.parent.license)}."
+            if facts.parent.license
+            else "not recorded here."
+        ),
         f"Taken: {facts.inputs.describe()}" + ("; longer texts are cut." if facts.text else "."),
         "Timings hold on the hosts that they were measured on, and nowhere else.",
     ]
@@ -278,42 +312,3 @@ def format_pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; cells are escaped."""
     lines = [header, ["---"] * len(header), *([escape_markdown(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-# --- YAML
-
-
-def format_yaml(value: Any, indent: int = 0) -> str:
-    """Mappings and lists of them in blocks, every string in double quotes: YAML 1.1 and 1.2 read the same."""
-    space = "  " * indent
-    if isinstance(value, dict):
-        lines = []
-        for key, item in value.items():
-            if isinstance(item, dict | list):
-                lines.append(f"{space}{key}:\n{format_yaml(item, indent + 1)}")
-            else:
-                lines.append(f"{space}{key}: {_scalar(item)}")
-        return "\n".join(lines)
-    lines = []
-    for item in value:
-        block = format_yaml(item, indent + 1).lstrip() if isinstance(item, dict | list) else _scalar(item)
-        lines.append(f"{space}- {block}")
-    return "\n".join(lines)
-
-
-def _scalar(value: object) -> str:
-    if isinstance(value, float):
-        text = f"{value:.6f}"
-        return text.rstrip("0") + ("0" if text.rstrip("0").endswith(".") else "")
-    if isinstance(value, int):
-        return str(value)
-    return '"' + "".join(map(_quote, str(value))) + '"'
-
-
-def _quote(character: str) -> str:
-    code = ord(character)
-    if character in '"\\':
-        return f"\\{character}"
-    if 0x20 <= code < 0x7F:
-        return character
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -66,6 +66,7 @@ class Findings:
         verdicts: (host, profile name -> verdict) for each host that recorded parity, `host` first.
         tasks: each task once, from the first host that evaluated it.
         benches: what was timed, one for each host and provider.
+        place: where the family is, seen from where the report is read: commands in it name the family so.
     """
 
     family: Family
@@ -78,10 +79,11 @@ class Findings:
     verdicts: tuple[tuple[Host, Mapping[str, ProfileVerdict]], ...]
     tasks: tuple[TaskScores, ...]
     benches: tuple[Bench, ...]
+    place: str = "."
 
     @property
     def name(self) -> str:
-        """The name of the family's folder, which the commands that a report proposes use."""
+        """The name of the family's folder."""
         return self.family.path.resolve().name
 
     @cached_property

@@ -13,8 +13,8 @@ from matexport.spec.profile import Encoding, Precision, Profile
 
 
 def command(findings: Findings, verb: str, *options: str) -> str:
-    """A command line for this family, quoted for a shell."""
-    return shlex.join(["matexport", verb, findings.name, *options])
+    """A command line for this family, quoted for a shell, to be run where the report is read."""
+    return shlex.join(["matexport", verb, findings.place, *options])
 
 
 def name_hosts(findings: Findings) -> Mapping[Host, str]:

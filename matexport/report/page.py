@@ -26,7 +26,7 @@ from matexport.report.naming import (
     name_group,
     name_hosts,
 )
-from matexport.report.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
+from matexport.report.plots import COLOURS, MARKERS, Spot, draw_lines, draw_tradeoff, pick_front
 from matexport.report.tables import (
     tabulate_failures,
     tabulate_files,
@@ -101,6 +101,8 @@ def lay_out(findings: Findings) -> dict[str, Any]:
         "failures": tabulate_failures(findings, letters),
         "unproven": _note_unproven(findings),
         "budget": describe_budget(findings),
+        "choice": describe_choice(findings),
+        "curves": draw_curves(findings),
         "retention": retention if kept else [],
         "retention_note": _note_retention(findings),
         "retention_scale": (f"{min(kept):.3f}", f"{max(kept):.3f}") if kept else ("", ""),
@@ -123,7 +125,7 @@ def lay_out(findings: Findings) -> dict[str, Any]:
         "floors": tabulate_floors(findings),
         "files": tabulate_files(findings),
         "files_note": "What the manifest says of each file. This page did not read them; to check every digest, and "
-        "parity on your machine:",
+        "parity on your machine (commands are to be run in the folder of this page):",
         "verify_command": command(findings, "verify"),
         "versions": [*sorted(facts.provenance.versions.items()), ("inputs sha256", facts.provenance.inputs_sha256)],
     }
@@ -199,6 +201,40 @@ def describe_budget(findings: Findings) -> str:
     return f"{'. '.join(said)}."
 
 
+def describe_choice(findings: Findings) -> str:
+    """Which profile `pick` chooses, and by what."""
+    choice = findings.choice
+    if choice.chosen is None:
+        return "Nothing fits, so there is no choice."
+    name, kept = choice.chosen.profile, choice.chosen.retention
+    limits = "within what could be checked of the budget" if choice.checks else "as no limit was set"
+    if not choice.quality_known:
+        limits += "; no retention was measured, so by trained points, depth and width"
+    elif kept:
+        limits += f", at a retention of {kept.value:.3f}"
+    warning = " It is off its parity floor, at which pick does not look." if name in findings.broken else ""
+    return f"The choice of pick: {name}, {limits}. It is outlined in the table, and ringed in the plots.{warning}"
+
+
+def draw_curves(findings: Findings) -> Plot | None:
+    """Retention over dims, a line per depth, of the first precision and encoding whose retention is known."""
+    for (precision, encoding), members in list_groups(findings):
+        names = {profile.name for profile in members}
+        lines: dict[int, list[tuple[int, float]]] = {}
+        for one in findings.survey.candidates:
+            if one.profile in names and one.retention and abs(one.retention.value) < MAX_DRAWN:
+                lines.setdefault(one.layers, []).append((one.dim, one.retention.value))
+        lines = {layers: sorted(lines[layers]) for layers in sorted(lines)}
+        if any(len(line) > 1 for line in lines.values()):
+            told = [
+                f"{count_noun(layers, 'layer')}: {', '.join(f'{kept:.3f} at {dim}' for dim, kept in line)}"
+                for layers, line in lines.items()
+            ]
+            title = f"Retention over dims, a line per number of layers ({name_group(precision, encoding)})"
+            return Plot(title, draw_lines(lines, "curves", description=f"{title}. {'; '.join(told)}"), told, len(lines))
+    return None
+
+
 def _note_retention(findings: Findings) -> str:
     tasks = findings.survey.tasks
     if not tasks:
@@ -235,6 +271,7 @@ def list_spots(findings: Findings, cost: str) -> list[Spot]:
                 candidate.profile, f"{candidate.layers}×{candidate.dim}", profile.precision, profile.encoding,
                 value / MB if cost.endswith("_bytes") else value, kept.value,
                 hollow=candidate.trained is False, crossed=candidate.profile in findings.broken,
+                ringed=candidate is findings.choice.chosen,
             )
         )  # fmt: skip
     return spots
@@ -285,6 +322,8 @@ def list_series(findings: Findings) -> list[tuple[str, str, str]]:
         series.append(("inherit", "○", "hollow: untrained point"))
     if findings.broken:
         series.append(("inherit", "×", "off its parity floor, on no front"))
+    if any(candidate is findings.choice.chosen for candidate in candidates):
+        series.append(("inherit", "◎", "ring: the choice of pick"))
     budget = findings.budget
     if any(limit is not None for limit in (budget.max_latency_ms, budget.max_ram_mb, budget.max_disk_mb)) or (
         budget.min_retention is not None

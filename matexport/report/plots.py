@@ -1,4 +1,4 @@
-"""Trade-offs as inline SVG: retention against a cost, the front, and the budget. matplotlib is imported when used.
+"""Plots as inline SVG: retention against a cost, and retention over dims. matplotlib is imported when used.
 
 The same points give the same bytes: ids come from a fixed salt, and no date is written. Text stays text. Axes, lines
 and text take the colour of the page's text, so that a plot can be read on light and on dark ground. Points carry a
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from matexport.pick.front import find_front
+from matexport.report.naming import count_noun
 from matexport.spec.profile import Encoding, Precision
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Spot:
         cost, retention: finite; a smaller cost and a larger retention are better.
         hollow: whether the marker is hollow, since the parent was not trained to be read at this point.
         crossed: whether a cross is drawn over it and it is kept off the front, since it is off its parity floor.
+        ringed: whether a ring is drawn around it, since it is the choice.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Spot:
     retention: float
     hollow: bool = False
     crossed: bool = False
+    ringed: bool = False
 
 
 def draw_tradeoff(
@@ -113,11 +116,50 @@ def draw_tradeoff(
         )
         _draw_spots(axes, spots)
         _label(figure, axes, front, spots)
-        buffer = io.StringIO()
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        svg = _save(figure)
     titles = {f"spot-{index}": spot.name for index, spot in enumerate(spots)}
-    return _embed(buffer.getvalue(), name, description, titles)
+    return _embed(svg, name, description, titles)
+
+
+def draw_lines(lines: Mapping[int, Sequence[tuple[int, float]]], name: str, *, description: str) -> str:
+    """Retention over dims, a line for each depth, as an ``<svg>`` element; deeper lines are darker and thicker.
+
+    Args:
+        lines: number of layers -> (dim, retention), by rising dim; at least one line with a point.
+        name: letters that begin the ids of this plot.
+        description: text for readers who do not see the plot.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    with matplotlib.rc_context(_make_style(name)):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        dims = sorted({dim for line in lines.values() for dim, _ in line})
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(dims))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([str(dim) for dim in dims], rotation=0 if len(dims) < _MAX_LABELS else 60)
+        axes.set_xlim(dims[0] / 1.15, dims[-1] * 1.6)  # room for the labels
+        axes.set_xlabel("dim")
+        axes.set_ylabel("retention")
+        axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+        deepest = max(lines)
+        for layers, line in lines.items():
+            share = layers / deepest if deepest else 1.0
+            axes.plot(*zip(*line, strict=True), "o-", color=_INK, alpha=0.35 + 0.65 * share, markersize=4,
+                      linewidth=0.8 + 1.4 * share, gid=f"line-{layers}")  # fmt: skip
+            axes.annotate(str(layers), line[-1], (6, 0), textcoords="offset points", va="center", fontsize=9)
+        svg = _save(figure)
+    return _embed(svg, name, description, {f"line-{layers}": count_noun(layers, "layer") for layers in lines})
+
+
+def _save(figure: Figure) -> str:
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _make_style(name: str) -> dict[str, Any]:
@@ -135,7 +177,7 @@ def _make_style(name: str) -> dict[str, Any]:
 
 
 def _draw_spots(axes: Axes, spots: Sequence[Spot]) -> None:
-    """Draw a marker for each spot, with its index as an id, and a cross over spots that are off their parity floor."""
+    """A marker for each spot, with its index as an id; a cross over those off their floor, a ring round the choice."""
     for index, spot in enumerate(spots):
         colour = COLOURS[spot.precision]
         axes.plot(
@@ -143,6 +185,8 @@ def _draw_spots(axes: Axes, spots: Sequence[Spot]) -> None:
             markerfacecolor="none" if spot.hollow else colour, gid=f"spot-{index}",
             markeredgecolor=colour if spot.hollow else _INK, zorder=4,
         )  # fmt: skip
+        if spot.ringed:
+            axes.plot([spot.cost], [spot.retention], "o", color=_INK, markersize=14, markerfacecolor="none", zorder=3)
         if spot.crossed:
             axes.plot([spot.cost], [spot.retention], "x", color=_INK, markersize=10, markeredgewidth=1.6, zorder=5)
 

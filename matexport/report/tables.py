@@ -104,7 +104,7 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
             kept = Cell(reason, "outside", style="bad narrow")
         rows.append(
             [
-                Cell(name, name),
+                Cell(name, name, style="chosen" if candidate is findings.choice.chosen else ""),
                 _number(candidate.layers, "d"),
                 _number(candidate.dim, "d"),
                 known(candidate.retention, ".4f"),

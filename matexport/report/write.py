@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import CARD, REPORT, Family
-from matexport.io.files import explain_write_errors, replace_file
+from matexport.io.files import describe_os_error, explain_write_errors, replace_file
+from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError
 from matexport.report.card import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient
@@ -28,25 +30,25 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-#: Both files name this generator, so that a report replaces only what a report wrote.
-GENERATOR = "matexport report"
-
-#: Whole lines by which a page or a card is recognised as written by us.
-MARKS = (
-    f'<meta name="generator" content="{GENERATOR}">'.encode(),
-    f"<!-- Written by {GENERATOR}, which replaces it. -->".encode(),
-)
+#: A card of earlier versions, which did not say where their text ends.
+_OLD_MARK = "<!-- Written by matexport report, which replaces it. -->"
 _PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The two files of a report. Sizes in bytes."""
+    """The two files of a report. Sizes in bytes.
+
+    Attributes:
+        page_did, card_did: what was done: ``written``, ``replaced``, or ``updated between its marks``.
+    """
 
     page: Path
     card: Path
     page_bytes: int
     card_bytes: int
+    page_did: str = "written"
+    card_did: str = "written"
 
 
 def require_report_extra() -> None:
@@ -58,25 +60,48 @@ def require_report_extra() -> None:
     require_extra("report", "a report", _PACKAGES)
 
 
-def write_report(findings: Findings, out: Path | None = None) -> Report:
-    """Write the page and the card.
+def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool = False) -> Report:
+    """Write the page and the card. In a card that is there, only what stands between the report's marks is replaced.
 
     Args:
         findings: what `findings.gather_findings` found.
         out: the page, ``*.html``; the card lies beside it with the suffix ``.md``. When left out,
             ``FAMILY/report.html`` and ``FAMILY/README.md``.
+        overwrite: replace both files whole, whoever wrote them.
 
     Raises:
         RequestError: the name of `out` does not end in ``.html``.
-        DestinationError: a file that no report wrote is in the way, the family lists a file of that name, `out` is
-            elsewhere inside the family, or a file cannot be written.
+        DestinationError: a file that no report wrote is in the way, or somebody wrote between the report's marks; the
+            family lists a file of that name, `out` is elsewhere inside the family, or a file cannot be written.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     require_report_extra()
     page, card = _choose_targets(findings.family, out)
-    contents = {page: render_page(findings), card: render_card(findings, GENERATOR)}
-    _write_together({path: text.encode("utf-8", "replace") for path, text in contents.items()})
-    return Report(page, card, page.stat().st_size, card.stat().st_size)
+    findings = replace(findings, place=_spell_place(findings.family, page))
+    present = {path: _read_present(path) for path in (page, card)}
+    try:
+        if not overwrite:
+            _refuse_other(page, present[page])
+            _refuse_unmarked(card, present[card])
+        text = render_card(findings, None if overwrite else present[card])
+    except MarksError as error:
+        raise DestinationError(f"{card}: {error}, or --overwrite to replace all of it") from None
+    _write_together({
+        page: render_page(findings).encode("utf-8", "replace"),
+        card: text.encode("utf-8", "surrogateescape"),  # whatever somebody wrote, byte by byte
+    })  # fmt: skip
+    did = ["written" if present[path] is None else "replaced" for path in (page, card)]
+    if present[card] is not None and not overwrite:
+        did[1] = "updated between its marks"
+    return Report(page, card, page.stat().st_size, card.stat().st_size, *did)
+
+
+def _spell_place(family: Family, page: Path) -> str:
+    """Where the family is, seen from the folder of the page: commands in it are to be run there."""
+    try:
+        return Path(os.path.relpath(family.path.resolve(), page.absolute().parent.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(family.path.resolve())
 
 
 def render_page(findings: Findings) -> str:
@@ -97,9 +122,10 @@ def render_page(findings: Findings) -> str:
     )
     page = lay_out(findings)
     plots = [vars(plot) | {"svg": Markup(plot.svg)} for plot in page["plots"]]
+    curves = page["curves"] and vars(page["curves"]) | {"svg": Markup(page["curves"].svg)}
     colours = list_gradient()
     return _open_templates().get_template("report.html.jinja").render(
-        page=page | {"plots": plots},
+        page=page | {"plots": plots, "curves": curves},
         css=css,
         script=script,
         policy=policy,
@@ -136,21 +162,37 @@ def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:
                 f"{out} is inside the family, where a report is called {REPORT}; leave out --out, or write elsewhere"
             )
         targets = out, out.with_suffix(".md")
-    for target in targets:
-        _refuse_other(target)
     return targets
 
 
-def _refuse_other(target: Path) -> None:
-    """Refuse to replace a file that no report wrote, such as a user's own README.md."""
+def _read_present(target: Path) -> str | None:
+    """What is there already; None where nothing is."""
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise DestinationError(f"{target} exists and is not a regular file; move it, or give --out")
     try:
-        ours = not target.exists() or any(line in MARKS for line in target.read_bytes().splitlines())
+        return target.read_bytes().decode("utf-8", "surrogateescape") if target.exists() else None
     except OSError as error:
-        raise DestinationError(f"cannot read {target}: {(error.strerror or str(error)).lower()}") from None
-    if not ours:
-        raise DestinationError(f"{target} exists and was not written by `{GENERATOR}`; move it, or give --out")
+        raise DestinationError(f"cannot read {target}: {describe_os_error(error)}") from None
+
+
+def _refuse_other(page: Path, present: str | None) -> None:
+    """Refuse to replace a page that no report wrote."""
+    if present is not None and PAGE_MARK not in present.splitlines():
+        raise DestinationError(
+            f"{page} exists and was not written by `{GENERATOR}`; move it, give --out, or --overwrite to replace it"
+        )
+
+
+def _refuse_unmarked(card: Path, present: str | None) -> None:
+    """Refuse to touch a card that has no marks between which it may be changed, such as a user's own README.md."""
+    if present is None or HTML.find(present):
+        return
+    wrote = "was not written by"
+    if _OLD_MARK in present.splitlines():
+        wrote = "has no marks that say where the report ends, as it was written by an earlier"
+    raise DestinationError(
+        f"{card} exists and {wrote} `{GENERATOR}`; move it, give --out, or --overwrite to replace all of it"
+    )
 
 
 def _write_together(contents: dict[Path, bytes]) -> None:

@@ -164,6 +164,7 @@ class ParentFacts(Record, frozen=True):
         judge: what said, in a process of its own, what the parent's vectors are: ``sentence-transformers 6.2.0``. None
             for families that were made before there was one.
         unread: weights in those files that the parent's own library reads nothing from.
+        license: what the parent's own model card calls its licence, such as ``apache-2.0``; None where it names none.
     """
 
     source: str
@@ -175,6 +176,7 @@ class ParentFacts(Record, frozen=True):
     weights: Mapping[str, str]
     judge: str | None = None
     unread: tuple[str, ...] = ()
+    license: str | None = None
 
 
 class TraceFacts(Record, frozen=True):

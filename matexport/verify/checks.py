@@ -8,6 +8,7 @@ its own, and no knowledge of pytest.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,8 +179,8 @@ class FamilyChecks:
         if known is None:
             return (
                 f"at least {floor:g} was asked, and nobody measured it on these files\n"
-                f"run: matexport evaluate {self.path} (it is kept in {self.path}/measurements, to be kept with the "
-                "family)"
+                f"run: matexport evaluate {shlex.quote(str(self.path))} (it is kept in {self.path}/measurements, to be "
+                "kept with the family)"
             )
         if known.value >= floor:  # NaN is not
             return None

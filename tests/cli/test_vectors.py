@@ -123,7 +123,7 @@ def test_parquet_without_its_extra(run: Run, exported: Path, tmp_path: Path, mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     common = ("embed", exported, "--profile", NAME, "--input")
     run(*common, tmp_path / "a.parquet").complains(
-        "a.parquet) needs pyarrow, which is not installed here; install the [parquet] extra, in matexport's own"
+        "a.parquet) needs pyarrow, which is not installed here; install the [parquet] extra: pip install"
     )
     assert read_lines(run(*common, tmp_path / "a.csv").out)[0] == ["a"], "needs no extra"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matexport.io.terminal import format_table, show_plain
+from matexport.io.terminal import format_table, show_lines, show_plain
 
 
 def test_columns_are_aligned() -> None:
@@ -21,5 +21,10 @@ def test_no_line_ends_in_blanks() -> None:
 
 def test_what_a_terminal_obeys_is_shown() -> None:
     """A processor's name from a file may hold anything."""
-    assert show_plain("\x1b[2Jcpu\nchoice: FAKE\u202e") == "?[2Jcpu?choice: FAKE?"
-    assert format_table(["a"], [["x\ny"]]).splitlines() == ["  a", "---", "x?y"]
+    assert show_plain("\x1b[2Jcpu\nchoice: FAKE\u202e") == "\\x1b[2Jcpu\\nchoice: FAKE\\u202e"
+    assert format_table(["a"], [["x\ny"]]).splitlines() == ["   a", "----", "x\\ny"]
+
+
+def test_lines_stay_lines() -> None:
+    assert show_lines("a\n\x9bb\r\n\ud800") == "a\n\\x9bb\\r\n\\ud800"
+    assert show_plain("Käse 猫 🙂") == "Käse 猫 🙂"

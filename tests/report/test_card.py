@@ -13,8 +13,9 @@ from properties import given, st
 from reporting import HOSTILE, forge_large, measure_large, record_parity, record_scores, spoil
 
 from matexport import load_family
-from matexport.report.card import escape_markdown, format_yaml, is_hub_id, render_card
+from matexport.report.card import escape_markdown, is_hub_id, render_card
 from matexport.report.findings import gather_findings
+from matexport.report.front_matter import format_yaml
 from matexport.spec.measured import TaskKind
 
 yaml = pytest.importorskip("yaml")
@@ -22,7 +23,7 @@ yaml = pytest.importorskip("yaml")
 
 def card_of(family: Path) -> tuple[dict[str, Any], str]:
     """Its metadata, and its Markdown."""
-    card = render_card(gather_findings(family), "matexport report")
+    card = render_card(gather_findings(family))
     _, front, body = card.split("---\n", 2)
     metadata = yaml.safe_load(front)
     assert isinstance(metadata, dict)
@@ -107,14 +108,14 @@ def test_a_table_has_a_line_per_profile(family: Path) -> None:
     assert len({line.count(" | ") for line in lines}) == 1
     assert "off its floor" in lines[0]
     assert "max abs difference 2e-05, allowed 1e-05" in body
-    assert "matexport evaluate family" in body
-    assert "matexport bench family" in body
+    assert "matexport evaluate ." in body
+    assert "matexport bench ." in body
 
 
 def test_hostile_text_is_shown_and_is_no_markup(family: Path) -> None:
     metadata, body = card_of(Path(spoil(family).path))
     assert metadata["model-index"][0]["results"][0]["dataset"]["name"] == HOSTILE
-    written = body.replace("<!-- Written by matexport report, which replaces it. -->", "", 1)
+    written = re.sub(r"<!-- matexport report: (begin|end)[^<>]* -->", "", body)
     assert "alert(1)" in written
     assert not re.search(r"<[a-zA-Z/!?]", written)
     assert "http://x.test" not in written, "no renderer makes a link of it"

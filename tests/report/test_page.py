@@ -125,7 +125,7 @@ def test_a_page_can_be_read_by_those_who_do_not_see_it(large: Path) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert len(elements.of("svg")) == 3
+    assert len(elements.of("svg")) == 4
     assert all(it["role"] == "img" and it["aria-label"] for it in elements.of("svg"))
     ids = [str(attributes["id"]) for _, attributes in elements.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -137,16 +137,40 @@ def text_of(path: Path, **options: Any) -> str:
     return " ".join(Elements(render_page(gather_findings(path, **options))).text.split())
 
 
+def test_the_choice_is_named_and_outlined(family: Path) -> None:
+    """The choice is that of `pick`; without limits it is the best, and without quality it is said to be a guess."""
+    loaded = load_family(family)
+    page = render_page(gather_findings(loaded))
+    assert "The choice of pick: L03-D032-fp32, as no limit was set; no retention was measured" in Elements(page).text
+    assert "Retention over dims" not in page
+    names = [profile.name for profile in loaded.profiles]
+    record_scores(loaded, {name: 0.5 + 0.1 * place for place, name in enumerate(names)})
+    record_timings(loaded, {name: 1.0 + place for place, name in enumerate(names)})
+    findings = gather_findings(loaded, budget=Budget(max_latency_ms=3.5))
+    assert findings.choice.chosen is not None
+    chosen = findings.choice.chosen.profile
+    elements = Elements(render_page(findings))
+    text = " ".join(elements.text.split())
+    assert f"The choice of pick: {chosen}, within what could be checked of the budget, at a retention of" in text
+    outlined = [attributes for attributes in elements.of("th") if "chosen" in (attributes.get("class") or "")]
+    assert [attributes["data-value"] for attributes in outlined] == [chosen]
+    assert "ring: the choice of pick" in text
+    assert "Retention over dims, a line per number of layers (fp32)" in text
+    assert "2 layers: 0.700 at 8, 0.800 at 32" in text
+    text = Elements(render_page(gather_findings(loaded, budget=Budget(max_latency_ms=0.5)))).text
+    assert "Nothing fits, so there is no choice." in text
+
+
 def test_what_was_not_measured_names_the_command(family: Path) -> None:
     shutil.rmtree(family / "measurements")
     text = text_of(family)
-    for verb in ("verify family --record", "evaluate family"):
+    for verb in ("verify . --record", "evaluate ."):
         assert f"matexport {verb}" in text
     assert "<svg" not in render_page(gather_findings(family))
     loaded = load_family(family)
     record_scores(loaded, {SMALL: 0.5})
     text = text_of(family)
-    assert "No latency was measured. Measure it with matexport bench family" in text
+    assert "No latency was measured. Measure it with matexport bench ." in text
     assert "Of 5 of 6 profiles no retention is known." in text
 
 
@@ -227,7 +251,7 @@ def test_the_page_renders(width: int, scheme: str, large: Path, browser: Any) ->
         ".map((it) => [it.tagName, it.getBoundingClientRect().width, it.getBoundingClientRect().height])"
     )
     assert [tag for tag, _, _ in sizes].count("SECTION") == 10
-    assert [tag.lower() for tag, _, _ in sizes].count("svg") == 3
+    assert [tag.lower() for tag, _, _ in sizes].count("svg") == 4
     assert all(wide > 30 and high > 30 for _, wide, high in sizes), sizes
     scroll, inner = browser.execute_script("return [document.scrollingElement.scrollWidth, window.innerWidth]")
     assert scroll <= inner == width
@@ -386,8 +410,9 @@ def test_somebody_elses_file_stays(mine: str, family: Path, tmp_path: Path) -> N
 
 
 def test_a_listed_file_is_not_replaced(family: Path) -> None:
+    """No family lists one, or it is refused when it is read; so the card is never one of its own files."""
     edit_manifest(family, lambda data: data["files"].update({CARD: {"sha256": "0" * 64, "bytes": 1}}))
-    with pytest.raises(DestinationError, match=r"lists README\.md as a file of its own"):
+    with pytest.raises(FamilyError, match=r"lists the file 'README\.md', which is of no kind that export writes"):
         write_report(gather_findings(family))
 
 

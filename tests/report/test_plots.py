@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from properties import given, st
 
 from matexport.pick.front import find_front
-from matexport.report.plots import COLOURS, MARKERS, Spot, draw_tradeoff, pick_front
+from matexport.report.plots import COLOURS, MARKERS, Spot, draw_lines, draw_tradeoff, pick_front
 from matexport.spec.profile import Encoding, Precision
 
 VALUES = st.one_of(st.integers(0, 4).map(float), st.floats(-1e6, 1e6))
@@ -93,6 +94,24 @@ def test_the_budget_is_drawn_where_it_is() -> None:
 )
 def test_odd_numbers_are_drawn(spots: list[Spot]) -> None:
     assert draw(spots, most=2.0, least=0.1).count("<title>") == len(spots)
+
+
+def test_the_choice_has_a_ring() -> None:
+    spots = make_spots()
+    ringed = [replace(spot, ringed=not index) for index, spot in enumerate(spots)]
+    assert draw(ringed).count("<path") == draw(spots).count("<path") + 1
+
+
+def test_a_line_for_each_depth() -> None:
+    lines = {2: [(8, 0.5), (32, 0.6)], 6: [(8, 0.7), (32, 1.0)], 12: [(32, 1.0)]}
+    svg = draw_lines(lines, "curves", description='a "plot"')
+    assert svg == draw_lines(lines, "curves", description='a "plot"')
+    root = ET.fromstring(svg)
+    assert root.get("aria-label") == 'a "plot"'
+    titles = [it.text for it in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["2 layers", "6 layers", "12 layers"]
+    assert not re.search(r"(href|src)=\"(?!#)", svg)
+    assert ET.fromstring(draw_lines({0: [(8, 1.0)]}, "curves", description="x")) is not None
 
 
 def test_every_precision_and_encoding_has_a_look_of_its_own() -> None:

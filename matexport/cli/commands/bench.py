@@ -12,11 +12,14 @@ from matexport.cli.options import (
     add_command,
     add_family,
     read_count,
+    read_limit,
     read_shape,
+    read_threads,
 )
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
@@ -57,7 +60,7 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--threads",
         action="append",
-        type=read_count,
+        type=read_threads,
         default=[],
         metavar="N",
         help="may be repeated (default: 1 and all CPUs of this process)",
@@ -79,7 +82,7 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument("--runs", type=read_count, default=200, metavar="N", help="runs of each shape (default: 200)")
     command.add_argument(
         "--seconds",
-        type=float,
+        type=read_limit,
         default=10.0,
         metavar="S",
         help="stop a shape after so long, if there were not enough runs by then (default: 10)",
@@ -135,10 +138,10 @@ def run(options: argparse.Namespace) -> int:
         bench = bench_family(family, plan, progress=progress)
     if not options.json:  # before it is kept: that may fail, and took minutes
         mix = next(iter(bench.profiles.values())).mix_texts
-        print(format_bench(bench))
-        print(f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, ", end="")
-        print(f"provider {bench.provider}; texts/s on {mix} {'texts of yours' if texts else 'probes'}")
-        print("medians, in brackets their 95 % interval", flush=True)
+        say(format_bench(bench))
+        say(f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, ", end="")
+        say(f"provider {bench.provider}; texts/s on {mix} {'texts of yours' if texts else 'probes'}")
+        say("medians, in brackets their 95 % interval", flush=True)
     with explain_write_errors(options.family):
         path = record_bench(family, bench)
     if options.json:
@@ -146,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
 
         print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(bench, str_keys=True))
     else:
-        print(f"kept in {path}")
+        say(f"kept in {path}")
     return DONE
 
 

@@ -16,6 +16,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.cli.vectors import embed_pairs, format_lines, open_items, write_npy
@@ -135,5 +136,5 @@ def _embed_on_ray(options: argparse.Namespace) -> int:
         print_json({"out": out, "rows": result.rows, "parts": result.parts, "done_before": result.parts_done_before})
     else:
         before = f", {result.parts_done_before} of them there before" if result.parts_done_before else ""
-        print(f"{out}: {result.rows} vectors in {result.parts} files{before}")
+        say(f"{out}: {result.rows} vectors in {result.parts} files{before}")
     return DONE

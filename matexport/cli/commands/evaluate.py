@@ -18,6 +18,7 @@ from matexport.cli.output import (
     format_number,
     note,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
@@ -68,7 +69,7 @@ def add_parser(parsers: Parsers) -> None:
         help="queries and documents in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, packed with gzip "
         "or not); documents that only the grades name count as never found; may be repeated",
     )
-    command.add_argument("--split", default="test", metavar="NAME", help="of the qrels (default: test)")
+    command.add_argument("--split", metavar="NAME", help="of the qrels (default: test)")
     command.add_argument(
         "--texts",
         action="append",
@@ -94,19 +95,22 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run ``matexport evaluate FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
-    from matexport.family.measurements import record_quality
+    from matexport.family.measurements import record_quality, refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
     from matexport.measure.tasks import RetrievalTask, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
+    if not options.retrieval:
+        for name in ("split", "shortlist"):
+            if getattr(options, name) is not None:
+                raise RequestError(f"--{name} is for --retrieval")
     require_evaluate_extra()
     family = load_family(options.family)
+    refuse_linked(family)  # before anything is computed
     tasks: list[Task] = [
         *(load_sts(path) for path in options.sts),
-        *(load_retrieval(path, options.split) for path in options.retrieval),
+        *(load_retrieval(path, options.split or "test") for path in options.retrieval),
         *(load_unlabelled(path) for path in options.texts),
     ]
-    if options.shortlist and not options.retrieval:
-        raise RequestError("--shortlist is for --retrieval")
     for task in tasks:
         if isinstance(task, RetrievalTask) and task.absent:
             note(describe_absent(task))
@@ -120,9 +124,9 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     if not options.json:  # printed before it is recorded, which may fail
-        print(format_quality(family, quality), flush=True)
+        say(format_quality(family, quality), flush=True)
         if any(task.adaptive for task in quality.tasks.values()):
-            print(f"\n{format_adaptive(quality)}", flush=True)
+            say(f"\n{format_adaptive(quality)}", flush=True)
     with explain_write_errors(options.family):
         path = record_quality(family, quality)
     if options.json:
@@ -131,8 +135,8 @@ def run(options: argparse.Namespace) -> int:
         print_json({"family": str(options.family), "recorded": str(path)} | msgspec.to_builtins(quality, str_keys=True))
         return DONE
     if all(task.parent is None for task in quality.tasks.values()):
-        print("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
-    print(f"\nkept in {path}")
+        say("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
+    say(f"\nkept in {path}")
     return DONE
 
 

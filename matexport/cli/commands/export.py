@@ -19,8 +19,10 @@ from matexport.cli.output import (
     print_json,
     print_unread,
     print_verification,
+    say,
 )
 from matexport.cli.progress import show_progress
+from matexport.io.terminal import show_plain
 from matexport.spec.profile import Precision
 
 SUMMARY = "export a family and prove every profile against the parent"
@@ -51,7 +53,12 @@ def add_parser(parsers: Parsers) -> None:
         metavar="NAME",
         help="instead of the job's precisions; may be repeated: " + ", ".join(Precision),
     )
-    command.add_argument("--overwrite", action="store_true", help="replace a family of other inputs in DIR")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a family of other inputs in DIR; what people wrote there "
+        "(README.md, report.html) and measurements stay",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,11 +90,11 @@ def run(options: argparse.Namespace) -> int:
         print_verification(out, exported.verification)
         state = "up to date" if exported.up_to_date else "written"
         if exported.family.facts.trace.fallback:
-            print(f"\ntraced with the TorchScript exporter: {exported.family.facts.trace.fallback}")
-            print("its graphs say no shapes, so a cls profile computes all tokens of its last block")
+            say(f"\ntraced with the TorchScript exporter: {show_plain(exported.family.facts.trace.fallback)}")
+            say("its graphs say no shapes, so a cls profile computes all tokens of its last block")
         print_decisions(exported.family)
         print_unread(exported.family)
-        print(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
+        say(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
     for reason in exported.family.facts.refused.values():
         complain(f"not in the family: {reason}", REFUSED)
     return DONE if exported.verification.passed and not exported.family.facts.refused else REFUSED

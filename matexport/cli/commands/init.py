@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matexport.cli.options import PRECISIONS, Parsers, add_command
-from matexport.cli.output import DONE
+from matexport.cli.output import DONE, say
 from matexport.errors import DestinationError, MatexportError, RequestError
 from matexport.io.files import describe_os_error, replace_file
 from matexport.io.job_file import name_job, render_job, spell_source
@@ -30,6 +30,7 @@ from matexport.io.proposal import (
     choose_precisions,
     describe_points,
 )
+from matexport.io.terminal import show_lines, show_plain
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Precision
 
@@ -160,9 +161,9 @@ def _finish(
         # In ASCII, since names in a stranger's files may have characters for which there is no UTF-8.
         print(json.dumps(_describe(outline, points, precisions, file, text), indent=1))
     elif file:
-        print(f"{file}: written\n\n{_summarise(outline)}\npoints      {describe_points(points)}")
-        print(f"profiles    {len(points) * len(precisions)}, in {' and '.join(precisions)}")
-        print(f"\nnext: matexport export {_spell(out)}")
+        say(f"{file}: written\n\n{_summarise(outline)}\npoints      {describe_points(points)}")
+        say(f"profiles    {len(points) * len(precisions)}, in {' and '.join(precisions)}")
+        say(f"\nnext: matexport export {_spell(out)}")
     else:
         print(text, end="")
     return DONE
@@ -225,7 +226,7 @@ def ask(question: str, read: Read[T], default: str | None = None) -> T:
         KeyboardInterrupt: the input ended, which counts as an interruption.
     """
     while True:
-        print(question + (f" [{default}]" if default else ""), end=": ", file=sys.stderr, flush=True)
+        print(show_plain(question + (f" [{default}]" if default else "")), end=": ", file=sys.stderr, flush=True)
         try:
             answer = input().strip() or default or ""
             return read(answer)
@@ -306,12 +307,7 @@ def _summarise(outline: Outline) -> str:
         *(("refused", sentence) for sentence in outline.refused),
         *(("ignored", sentence) for sentence in outline.ignored),
     ]
-    return "\n".join(f"{name:<11} {_one_line(text)}" for name, text in rows)
-
-
-def _one_line(text: str) -> str:
-    """A stranger's text, with replacement characters for what would control a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "\n".join(f"{name:<11} {show_plain(text)}" for name, text in rows)
 
 
 def _describe(
@@ -341,4 +337,4 @@ def _spell(out: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(show_lines(text), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 
@@ -30,7 +31,12 @@ def add_parser(parsers: Parsers) -> None:
     add_family(command)
     command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in OUT")
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the family or pack in OUT; what people wrote there "
+        "(README.md, report.html) and measurements stay",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
         files = {name: file.bytes for name, file in pack.facts.files.items()}
         print_json({"pack": str(options.out), "profile": options.profile, "bytes": total, "files": files})
     else:
-        print(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        say(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
     return DONE

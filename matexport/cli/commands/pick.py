@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,12 @@ from matexport.cli.output import (
     REFUSED,
     complain,
     print_json,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors
+from matexport.io.terminal import show_plain
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
@@ -86,7 +89,7 @@ def add_parser(parsers: Parsers) -> None:
         help="first bench the profiles that lack timings of this host, and keep them; takes minutes",
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="also write the choice there, as pack does")
-    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in DIR")
+    command.add_argument("--overwrite", action="store_true", help="replace the family or pack in DIR, as pack does")
     add_threads(command, "whose timings count (default: the most that were measured on a host)")
 
 
@@ -158,11 +161,11 @@ def _print_choice(
     from matexport.pick.wording import format_choice
 
     if device:
-        print(f"device: {device.name} ({', '.join(device.sources)})\n")
-    print(format_choice(survey, choice, str(options.family)))
+        say(show_plain(f"device: {device.name} ({', '.join(device.sources)})") + "\n")
+    say(format_choice(survey, choice, shlex.quote(str(options.family))))
     if pack:
         total = sum(file.bytes for file in pack.facts.files.values())
-        print(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        say(f"\n{options.out}: {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
 
 
 def _measure_missing(family: Family, device: Device | None, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from matexport.cli.options import (
 from matexport.cli.output import (
     DONE,
     print_json,
+    say,
 )
 
 SUMMARY = "write what is known of a family as one HTML page and a model card"
@@ -48,6 +49,12 @@ def add_parser(parsers: Parsers) -> None:
         "--task",
         metavar="NAME",
         help="the one that retention is of (default: the least over the tasks with labels, or over those without)",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace both files whole, whoever wrote them (default: of a card, only what stands between the "
+        "report's own marks; a page that no report wrote is refused)",
     )
     add_threads(command, "the timings with so many threads (default: the most that were measured)")
     for name, metavar, explanation in (
@@ -85,12 +92,19 @@ def run(options: argparse.Namespace) -> int:
         min_retention=options.min_retention,
     )
     findings = gather_findings(options.family, budget=budget, threads=options.threads, task=options.task)
-    report = write_report(findings, options.out)
+    report = write_report(findings, options.out, overwrite=options.overwrite)
     if options.json:
         files = {str(report.page): report.page_bytes, str(report.card): report.card_bytes}
         print_json(
-            {"family": str(options.family), "report": str(report.page), "card": str(report.card), "bytes": files}
+            {
+                "family": str(options.family),
+                "report": str(report.page),
+                "card": str(report.card),
+                "bytes": files,
+                "did": {str(report.page): report.page_did, str(report.card): report.card_did},
+            }
         )
     else:
-        print(f"{report.page}: {report.page_bytes / 1e3:.0f} kB; {report.card}: {report.card_bytes / 1e3:.0f} kB")
+        say(f"{report.page}: {report.page_bytes / 1e3:.0f} kB, {report.page_did}")
+        say(f"{report.card}: {report.card_bytes / 1e3:.0f} kB, {report.card_did}")
     return DONE

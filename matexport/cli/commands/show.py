@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from matexport.cli.options import (
     Parsers,
@@ -15,7 +16,9 @@ from matexport.cli.output import (
     print_decisions,
     print_json,
     print_unread,
+    say,
 )
+from matexport.io.terminal import show_plain
 
 SUMMARY = "print what a family contains"
 DESCRIPTION = (
@@ -50,21 +53,24 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     facts = family.facts
     heads = " -> ".join(filter(None, [" + ".join(facts.readout.pooling), *facts.readout.heads])) or "the last state"
-    print(f"parent    {facts.parent.source} ({facts.parent.architecture}, {facts.parent.blocks} blocks, ", end="")
-    print(f"{facts.parent.output_width} dims)")
-    print(f"read-out  {heads}, final norm {facts.readout.final_norm}, ", end="")
-    print("unit length after the cut" if facts.readout.normalize else "not scaled after the cut")
-    if facts.parent.judge:
-        print(f"judge     {facts.parent.judge}")
+    parent = facts.parent
+    scaled = "unit length after the cut" if facts.readout.normalize else "not scaled after the cut"
+    told = [
+        f"parent    {parent.source} ({parent.architecture}, {parent.blocks} blocks, {parent.output_width} dims)",
+        f"read-out  {heads}, final norm {facts.readout.final_norm}, {scaled}",
+        *([f"judge     {parent.judge}"] if parent.judge else []),
+    ]
     prompts = f"; prompts: {', '.join(facts.text.prompts) or 'none'}" if facts.text else ""
-    print(f"{facts.inputs.noun:<10}{facts.inputs.describe()}{prompts}\n")
-    print(format_profiles(rows))
+    told.append(f"{facts.inputs.noun:<10}{facts.inputs.describe()}{prompts}")
+    say("\n".join(map(show_plain, told)))
+    say(f"\n{format_profiles(rows)}")
     if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
-        print(f"\non this host, {difference}")
+        say(f"\non this host, {show_plain(difference)}")
     print_decisions(family)
     print_unread(family)
     for reason in facts.refused.values():
-        print(f"not in the family: {reason}")
+        say(f"not in the family: {show_plain(reason)}")
     if all(row["max_abs"] is None for row in rows):
-        print(f"\nparity was not measured on this host: run matexport verify {options.family} --record")
+        command = shlex.join(["matexport", "verify", str(options.family), "--record"])
+        say(f"\nparity was not measured on this host: run {command}")
     return DONE

@@ -24,11 +24,12 @@ from matexport.cli.output import (
     format_number,
     print_json,
     print_verification,
+    say,
 )
 from matexport.cli.progress import show_progress
 from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.io.files import explain_write_errors
-from matexport.io.terminal import format_table
+from matexport.io.terminal import format_table, show_plain
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
@@ -125,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
             complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
     passed = verification.passed and (drift is None or drift.compatible)
     if not options.json:
-        print(f"\n{_format_verdict(verification, drift)}")
+        say(f"\n{_format_verdict(verification, drift)}")
     return DONE if passed else REFUSED
 
 
@@ -206,22 +207,22 @@ def _describe_drift(drift: Drift) -> dict[str, Any]:
 def _print_drift(drift: Drift) -> None:
 
     parent = "the same parent" if drift.same_parent else "another parent (its weights have other digests)"
-    print(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
-    print(format_drift(drift))
+    say(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
+    say(format_drift(drift))
     for side, names in (("NEW", drift.only_new), ("OLD", drift.only_old)):
         if names:
-            print(f"only in {side}, so not compared: {', '.join(names)}")
+            say(f"only in {side}, so not compared: {', '.join(names)}")
     for note in drift.notes:
-        print(note)
+        say(show_plain(note))
     if drift.compatible:
         count = len(drift.profiles)
-        print(
+        say(
             f"an index that was built with OLD may be queried with NEW, and the other way round, by the {count} ",
             end="",
         )
-        print("profile(s) that both have")
+        say("profile(s) that both have")
         if drift.only_old:
-            print(f"an index of one of the {len(drift.only_old)} that only OLD has cannot be queried with NEW")
+            say(f"an index of one of the {len(drift.only_old)} that only OLD has cannot be queried with NEW")
 
 
 def _format_verdict(verification: Verification, drift: Drift | None) -> str:

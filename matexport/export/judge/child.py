@@ -6,7 +6,7 @@ is loaded and asked as its users do it: `SentenceTransformer(folder)`, then `enc
 user's to say, so that is done here with the textbook formulas, on one text's own states.
 
 One request per line of standard input, as JSON; one answer per line of standard output. Arrays go through files.
-The process ends when its standard input does.
+The process ends when its standard input does, whatever it is doing then: whoever asked is gone, or wants no answer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import queue
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -246,10 +248,24 @@ def answer(judge: Any, request: dict[str, Any]) -> dict[str, Any]:
     return {"judge": judge.name}
 
 
+def read_requests() -> Iterator[str]:
+    """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, None)
+
+
 def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print goes with the rest of what they say
     warnings.simplefilter("ignore")
+    requests = read_requests()
     import torch  # before the first request: it takes longest
     import transformers
 
@@ -259,7 +275,7 @@ def main() -> int:
     import sentence_transformers  # noqa: F401
 
     judge: Any = None
-    for line in sys.stdin:
+    for line in requests:
         request = json.loads(line)
         try:
             if request["do"] == "open":

@@ -10,6 +10,7 @@ from matexport.export.parents.asking import ask_probe
 from matexport.export.parents.plan import Calibration
 from matexport.export.parents.text import TextPlan, find_changed_texts
 from matexport.export.parents.vocabulary.script import SCRIPT_PREFIX
+from matexport.io.jobs import check_probes
 from matexport.io.texts import (
     MAX_CALIBRATION_TEXTS,
     MIN_CALIBRATION_TEXTS,
@@ -41,8 +42,19 @@ def choose_probes(plan: TextPlan) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
         RequestError: a probe cannot be used, or too few are left.
     """
     job = plan.job
-    probes = prepare_probes(plan, [*load_probes(job.probes), *sample_corpus(job)], shipped=job.probes is None)
+    given = load_probes(job.probes)
+    check_probes(given, job.name)
+    probes = prepare_probes(plan, [*given, *sample_corpus(job)], shipped=job.probes is None)
+    _refuse_one_vector(plan, probes)
     return leave_out_changed(plan, probes)
+
+
+def _refuse_one_vector(plan: TextPlan, probes: Sequence[Probe]) -> None:
+    """Refuse a parent for which all probes are the same tokens, so that all of them have one vector."""
+    first, *others = (ask_probe(plan.opened, probe, plan.text)["input_ids"].flatten().tolist() for probe in probes)
+    if all(tokens == first for tokens in others):
+        cut = f"texts are cut at {plan.text.max_tokens} tokens (max_tokens), special ones included: allow more"
+        raise RequestError(f"all {len(probes)} probes are the same {len(first)} tokens, so they have one vector; {cut}")
 
 
 def prepare_probes(plan: TextPlan, probes: Sequence[Probe], *, shipped: bool) -> tuple[Probe, ...]:

@@ -88,6 +88,7 @@ def _check_size(job: ExportJob, layout: Layout) -> None:
         pooling = job.readout.pooling
         output = width * (len(pooling) if isinstance(pooling, tuple) else 1)
     check_points(job.points, blocks, output, job.parent.source)
+    check_points(job.trained or (), blocks, output, job.parent.source, "[trained]: ")
 
 
 def _check_truncation(job: ExportJob, layout: Layout) -> None:

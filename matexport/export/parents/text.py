@@ -23,6 +23,7 @@ from matexport.export.parents.asking import Asking, describe_text, learn_asking,
 from matexport.export.parents.folder.files import CONFIG, read_json
 from matexport.export.parents.folder.layout import Layout
 from matexport.export.parents.folder.loading import Opened, open_fake, open_loaded
+from matexport.export.parents.folder.model_card import read_license
 from matexport.export.parents.folder.source import (
     check_pin,
     fetch_weights,
@@ -130,6 +131,7 @@ def plan_parent(job: ExportJob, located: Located | None = None) -> TextPlan:
     opened = settle_pooling(job, layout, opened, shape)
     output_width = measure_chain(opened.chain, shape, source)
     check_points(job.points, shape.blocks, output_width, source)
+    check_points(job.trained or (), shape.blocks, output_width, source, "[trained]: ")
     readout = settle_readout(job, opened.chain, shape)
     asking = _settle_asking(job, opened, source)
     _refuse_scaled_rope(opened, asking, source)
@@ -252,6 +254,7 @@ def _describe_parent(
         output_width=output_width,
         dtype=_read_dtype(layout),
         weights=weights,
+        license=read_license(layout.root),
     )
 
 

@@ -8,18 +8,18 @@ that are hashed and pinned are the files that are loaded. Needs no torch.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 from matexport.errors import ParentError, RequestError
 from matexport.export.parents.folder.files import ADAPTER, CONFIG, read_object, refuse_pointer
 from matexport.export.parents.folder.layout import WEIGHTY_KINDS, Layout, Module
+from matexport.export.parents.folder.place import find_local, locate_in_package, refuse_revision
 from matexport.io.files import hash_file
 from matexport.spec.job import ParentSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
+_HUB_FILES = ["README.md", "*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.bpe", "*.tiktoken"]
 _SETTINGS_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".py"}
 _HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 
@@ -38,11 +38,11 @@ def locate_parent(parent: ParentSource, base: Path) -> Path:
     if not source.strip():
         raise RequestError("the parent's source is empty; give a directory, a hub id, or package:NAME/path")
     if source.startswith("package:"):
-        return _locate_in_package(source.removeprefix("package:"))
-    local = base / Path(source).expanduser()
+        refuse_revision(parent, "a package")
+        return locate_in_package(source.removeprefix("package:"))
+    local = find_local(source, base)
     if local.is_dir():
-        if parent.revision is not None:
-            raise RequestError(f"revision = {parent.revision!r} was asked; {source} is a directory: leave it out")
+        refuse_revision(parent, "a directory")
         return local.resolve()
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise ParentError(
@@ -94,7 +94,7 @@ def has_local_weights(parent: ParentSource, base: Path) -> bool:
     Args:
         base: directory that a relative path starts from.
     """
-    return parent.source.startswith("package:") or (base / Path(parent.source).expanduser()).is_dir()
+    return parent.source.startswith("package:") or find_local(parent.source, base).is_dir()
 
 
 def find_weights(parent: ParentSource, layout: Layout) -> dict[str, str]:
@@ -296,23 +296,6 @@ def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
             raise ParentError(f"{name} of {parent.source} has the sha256 {actual}; the job pins {digest}")
     if unpinned := sorted(set(weights) - set(pinned)):
         raise ParentError(f"the job pins some weights of {parent.source}, but not {', '.join(unpinned)}")
-
-
-def _locate_in_package(rest: str) -> Path:
-    name, _, inner = rest.partition("/")
-    module = name.replace("-", "_")
-    if not module.isidentifier():
-        raise RequestError(f"package:{rest} names no package; the form is package:NAME/path")
-    spec = importlib.util.find_spec(module)  # finds a top-level package without importing it
-    if spec is None or not spec.submodule_search_locations:
-        raise ParentError(f"the package {name!r} is not installed; install it with: pip install {name}")
-    root = Path(next(iter(spec.submodule_search_locations))).resolve()
-    directory = (root / inner).resolve()
-    if not directory.is_relative_to(root):
-        raise RequestError(f"package:{rest} leads out of the package")
-    if not directory.is_dir():
-        raise ParentError(f"the package {name!r} is installed, but has no directory {inner!r}")
-    return directory
 
 
 def _download(parent: ParentSource, patterns: list[str]) -> Path:
