@@ -117,3 +117,13 @@ def _read_cpuinfo() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in block.splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def isolate_environment() -> dict[str, str]:
+    """The environment of a child that finds libraries where this process finds them, but not where it was started.
+
+    This package comes last: where it is run from its own checkout, nothing else there is found before a library.
+    """
+    here = {"", str(Path.cwd())}
+    found = [path for path in sys.path if path not in here]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*found, str(Path(__file__).resolve().parents[1])])}

@@ -31,7 +31,7 @@ from matexport.errors import FamilyError, ParentError, RequestError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import Family, load_family
 from matexport.family.proof import load_probes, open_proof
-from matexport.host import count_cpus, read_host
+from matexport.host import count_cpus, isolate_environment, read_host
 from matexport.io.progress import Progress
 from matexport.measure.trial import TrialPlan, TrialResult
 from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
@@ -280,11 +280,17 @@ def run_child(module: str, task: str) -> tuple[int, str, str]:
         task: one line for its standard input, which stays open: if this process is killed, it ends, and the child sees
             that.
     """
-    command = [sys.executable, "-m", module]
+    # Isolated from where it runs (-P): no file that lies there, or in a family, takes a library's place.
+    command = [sys.executable, "-P", "-m", module]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            env=isolate_environment(),
         ) as child,
     ):
         assert child.stdin is not None

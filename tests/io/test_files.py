@@ -14,7 +14,11 @@ from matexport.errors import Problem, ProblemKind
 from matexport.io.files import find_file_problem, parse_json
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 53), 1 << 53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -30,6 +34,12 @@ def test_what_was_written_is_read(value: object) -> None:
 def test_a_name_that_occurs_twice(text: str) -> None:
     with pytest.raises(ValueError, match=r"^the name 'a' occurs twice$"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("literal", ["9007199254740993", "-9007199254740993", "1" * 400, "-" + "1" * 5000])
+def test_whole_numbers_that_not_every_reader_reads_alike(literal: str) -> None:
+    with pytest.raises(ValueError, match=r"is larger than 2\^53"):
+        parse_json(f'{{"a": {literal}}}')
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e309", "-1e309"])

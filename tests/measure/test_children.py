@@ -97,7 +97,19 @@ def test_a_child_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "import sys\nprint(sys.stdin.readline())\nprint('oops', file=sys.stderr)\nsys.exit(3)"
     )
     (tmp_path / "dies.py").write_text("raise SystemExit(4)")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(tmp_path))
     code, out, said = run_child("says", '{"a": "ä"}')
     assert (code, out.strip(), said) == (3, '{"a": "ä"}', "oops\n")
     assert run_child("dies", "x" * 1_000_000)[0] == 4
+
+
+def test_nothing_that_lies_where_it_is_run_takes_the_place_of_a_library(exported: Path, tmp_path: Path) -> None:
+    """As the working directory of a bench, somebody's own files; in a family, none could lie at all."""
+    for name in ("numpy", "onnxruntime", "json", "tokenizers", "msgspec"):
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
+        )
+    command = [sys.executable, "-P", "-m", "matexport", "bench", str(exported), "--profile", "L01-D008-fp32"]
+    command += ["--runs", "1", "--threads", "1", "--shape", "1x4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, (tmp_path / "ran").exists()) == (0, False), done.stderr
