@@ -84,7 +84,6 @@ class Embedder:
         self._session: InferenceSession | None = open_checked(
             checked, facts.graph, threads=self._shared.threads, provider=provider
         )
-        self._contents = checked  # onnxruntime reads its weights in place
 
     def embed(
         self,

@@ -39,7 +39,7 @@ def open_checked(
     onnxruntime is given what was digested and looked at, the graph's bytes and the mapped weights, and opens no file.
 
     Args:
-        contents: has the graph and its weights; it is kept for as long as the session.
+        contents: has the graph and its weights; the session keeps it.
         threads: intra-op threads; all CPUs of this process by default.
         provider: a key of `matexport.spec.measured.PROVIDERS`.
 
@@ -55,7 +55,9 @@ def open_checked(
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     # What the bytes are is not left to be guessed: only ONNX was looked at.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    return _open(graph, bytes(contents.read(graph)), options, provider)
+    session = _open(graph, bytes(contents.read(graph)), options, provider)
+    session.matexport_contents = contents  # it reads the weights in place: they must live as long as it does
+    return session
 
 
 def _make_options(threads: int | None) -> SessionOptions:

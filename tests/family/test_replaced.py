@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -231,6 +232,17 @@ def test_the_weights_are_shared_and_not_copied(pair: tuple[Path, Path]) -> None:
         before = embedder.embed(TEXTS)
         shutil.rmtree(pair[0])
         np.testing.assert_array_equal(embedder.embed(TEXTS), before)
+
+
+def test_a_session_keeps_the_weights_that_it_reads(pair: tuple[Path, Path]) -> None:
+    """Whoever holds it, after the embedder and the folder are gone."""
+    embedder = Embedder(pair[0], NAME)
+    feeds, session, expected = embedder.feed(embedder.prepare(TEXTS)), embedder.session, embedder.embed(TEXTS)
+    embedder.close()
+    del embedder
+    shutil.rmtree(pair[0])
+    gc.collect()
+    np.testing.assert_array_equal(session.run(None, feeds)[0], expected)
 
 
 def test_the_digest_is_that_of_the_manifest_that_was_read(pair: tuple[Path, Path]) -> None:
