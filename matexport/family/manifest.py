@@ -63,7 +63,11 @@ class Family(Record, frozen=True):
         return tuple(
             sorted(
                 (Profile.parse(name) for name in self.facts.profiles),
-                key=lambda it: (it.point, precisions.index(it.precision), encodings.index(it.encoding)),
+                key=lambda profile: (
+                    profile.point,
+                    precisions.index(profile.precision),
+                    encodings.index(profile.encoding),
+                ),
             )
         )
 
@@ -201,7 +205,7 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
         raise _refuse(f"{manifest} has int8 outputs and does not list {RANGES}")
     for precision, file_name in facts.exits.items():
-        if file_name not in facts.files or precision not in {it.precision for it in facts.profiles.values()}:
+        if file_name not in facts.files or precision not in {profile.precision for profile in facts.profiles.values()}:
             raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
     _check_kinds(facts, manifest)
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
@@ -230,7 +234,7 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
     for precision in sorted({profile.precision for profile in facts.profiles.values()}):
-        weights = sorted({it.weights for it in facts.profiles.values() if it.precision is precision})
+        weights = sorted({profile.weights for profile in facts.profiles.values() if profile.precision is precision})
         if len(weights) > 1:  # the graph of all exits reads one
             raise _refuse(f"{manifest}: the profiles in {precision} read {' and '.join(weights)}; they share one file")
 

@@ -35,8 +35,8 @@ def find_bound(new: Family, old: Family, name: str, count: int) -> Tolerance:
     signs = [encode_tolerance(tolerance, facts.encoding, facts.dim, count or None) for tolerance in pair]
     return Tolerance(
         max_abs=combined.max_abs,
-        cosine_mean=_add_shares([it.cosine_mean for it in signs]),
-        cosine_min=_add_shares([it.cosine_min for it in signs]),
+        cosine_mean=_add_shares([sign.cosine_mean for sign in signs]),
+        cosine_min=_add_shares([sign.cosine_min for sign in signs]),
     )
 
 

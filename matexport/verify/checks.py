@@ -66,8 +66,8 @@ class Requirements:
 class FamilyChecks:
     """One family and what is asked of it. Nothing is read until a check is listed or made, and all of it once."""
 
-    def __init__(self, path: Path, demand: Requirements) -> None:
-        self.path, self.demand = path, demand
+    def __init__(self, path: Path, requirements: Requirements) -> None:
+        self.path, self.requirements = path, requirements
         self._verdicts: dict[str, ProfileVerdict | str] = {}
 
     def list_checks(self) -> list[Check]:
@@ -80,7 +80,7 @@ class FamilyChecks:
             checks.append(Check(TOKEN_IDS))
         for profile in family.profiles:
             names = [SHORT.get(name, name) for name in list_expected_checks(family, profile.name)]
-            if self.demand.min_retention is not None:
+            if self.requirements.min_retention is not None:
                 names.append(RETENTION)
             checks += [Check(name, profile.name) for name in names]
         return checks
@@ -148,7 +148,7 @@ class FamilyChecks:
     def _run(self, case: Case, name: str) -> ProfileVerdict | str:
         if name not in self._verdicts:
             try:
-                self._verdicts[name] = judge_profile(case, name, threads=self.demand.threads)
+                self._verdicts[name] = judge_profile(case, name, threads=self.requirements.threads)
             except (MatexportError, OSError) as error:
                 self._verdicts[name] = "\n".join(map(_join_lines, _list_problems(error)))
         return self._verdicts[name]
@@ -165,16 +165,16 @@ class FamilyChecks:
     def _survey(self) -> Survey | str:
         assert isinstance(self._family, Family), "asked for of families that could be read"
         try:
-            return survey_family(self._family, read_host(), task=self.demand.task)
+            return survey_family(self._family, read_host(), task=self.requirements.task)
         except MatexportError as error:
             return str(error)
 
     def _find_retention_failure(self, name: str) -> str | None:
-        survey, floor = self._survey, self.demand.min_retention
+        survey, floor = self._survey, self.requirements.min_retention
         assert floor is not None, "listed only where it is asked"
         if isinstance(survey, str):
             return survey
-        (candidate,) = (it for it in survey.candidates if it.profile == name)
+        (candidate,) = (found for found in survey.candidates if found.profile == name)
         known = candidate.retention
         if known is None:
             return (

@@ -139,7 +139,7 @@ def compare_families(
         RequestError: they have no profile in common; both are listed.
         FamilyError: files of either are missing, changed, extra or unsafe. No session was created then.
     """
-    ours, theirs = (it if isinstance(it, Case) else open_case(it) for it in (new, old))
+    ours, theirs = (given if isinstance(given, Case) else open_case(given) for given in (new, old))
     common = find_common(ours.family, theirs.family)
     texts = tuple(dict.fromkeys((*ours.probes, *theirs.probes)))
     pairs = prepare_pairs(ours.contents, theirs.contents, texts)
@@ -189,9 +189,14 @@ def _compare_read_outs(new: Family, old: Family) -> Findings:
         scaled, raw = ("NEW", "OLD") if new.facts.readout.normalize else ("OLD", "NEW")
         reasons.append(f"vectors of {scaled} are scaled to unit length, those of {raw} are not")
     if new.facts.vocabulary != old.facts.vocabulary:
-        sizes = [str(it.facts.vocabulary.tokens) if it.facts.vocabulary else "not cut" for it in (new, old)]
+        sizes = [_count_tokens(family) for family in (new, old)]
         notes.append(f"vocabulary: {sizes[0]}, in OLD {sizes[1]}")
     return reasons, notes
+
+
+def _count_tokens(family: Family) -> str:
+    vocabulary = family.facts.vocabulary
+    return str(vocabulary.tokens) if vocabulary else "not cut"
 
 
 def _compare_profile(
@@ -306,7 +311,7 @@ def _search(new: Array, old: Array) -> Search | None:
             ranked.append(np.argsort(-similarity, axis=1, kind="stable")[:, :nearest])
         first[queries] = ranked[0][:, 0] == ranked[1][:, 0]
         overlap[queries] = [len(set(a) & set(b)) / nearest for a, b in zip(*ranked, strict=True)]
-        margins[queries], old_margins[queries] = (_lead(it, ranked[1][:, 0]) for it in similarities)
+        margins[queries], old_margins[queries] = (_lead(similarity, ranked[1][:, 0]) for similarity in similarities)
     return Search(float(first.mean()), float(overlap.mean()), float(margins.mean()), float(old_margins.mean()))
 
 

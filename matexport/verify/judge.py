@@ -122,7 +122,7 @@ def verify_case(case: Case, *, threads: int | None = None, progress: Progress | 
     for precision in family.facts.exits:
         case.run_exits(precision, threads)
     # The largest first, so that no thread is left with one at the end.
-    order = sorted(family.profiles, key=lambda it: -family.profile_facts(it.name).weights_prefix_bytes)
+    order = sorted(family.profiles, key=lambda profile: -family.profile_facts(profile.name).weights_prefix_bytes)
     workers, threads_each = _share_threads(family, threads or count_cpus())
     verdicts = {}
     with ThreadPoolExecutor(workers) as pool:

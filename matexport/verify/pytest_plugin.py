@@ -77,61 +77,61 @@ def _make_families(session: pytest.Session) -> Iterator[FamilyCollector]:
         return
     from matexport.verify.checks import FamilyChecks, Requirements
 
-    demand = Requirements(
+    requirements = Requirements(
         threads=_read_threads(session.config),
         min_retention=_read_floor(session.config),
         task=_read_task(session.config),
     )
     for name, path in paths.items():
-        yield FamilyCollector.from_parent(session, name=name, nodeid=name, gate=FamilyChecks(path, demand))
+        yield FamilyCollector.from_parent(session, name=name, nodeid=name, family=FamilyChecks(path, requirements))
 
 
 class FamilyCollector(pytest.Collector):
     """The checks of one family."""
 
-    def __init__(self, *, gate: FamilyChecks, **options: Any) -> None:
+    def __init__(self, *, family: FamilyChecks, **options: Any) -> None:
         super().__init__(**options)
-        self.gate = gate
+        self.family = family
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
         """The checks of the files and of the tokenizer, then a collector for each profile."""
         profiles: dict[str, list[Check]] = {}
-        for check in self.gate.list_checks():
+        for check in self.family.list_checks():
             if check.profile is None:
-                yield CheckItem.from_parent(self, name=check.name, gate=self.gate, check=check)
+                yield CheckItem.from_parent(self, name=check.name, family=self.family, check=check)
             else:
                 profiles.setdefault(check.profile, []).append(check)
         for profile, checks in profiles.items():
-            yield ProfileCollector.from_parent(self, name=profile, gate=self.gate, checks=checks)
+            yield ProfileCollector.from_parent(self, name=profile, family=self.family, checks=checks)
 
 
 class ProfileCollector(pytest.Collector):
     """The checks of one profile."""
 
-    def __init__(self, *, gate: FamilyChecks, checks: list[Check], **options: Any) -> None:
+    def __init__(self, *, family: FamilyChecks, checks: list[Check], **options: Any) -> None:
         super().__init__(**options)
-        self.gate, self.checks = gate, checks
+        self.family, self.checks = family, checks
 
     def collect(self) -> Iterator[pytest.Item]:
         for check in self.checks:
-            yield CheckItem.from_parent(self, name=check.name, gate=self.gate, check=check)
+            yield CheckItem.from_parent(self, name=check.name, family=self.family, check=check)
 
 
 class CheckItem(pytest.Item):
     """One check of a family."""
 
-    def __init__(self, *, gate: FamilyChecks, check: Check, **options: Any) -> None:
+    def __init__(self, *, family: FamilyChecks, check: Check, **options: Any) -> None:
         super().__init__(**options)
-        self.gate, self.check = gate, check
+        self.family, self.check = family, check
         if self.config.pluginmanager.hasplugin("xdist"):
-            self.add_marker(pytest.mark.xdist_group(gate.name_group(check)))
+            self.add_marker(pytest.mark.xdist_group(family.name_group(check)))
 
     def runtest(self) -> None:
         """Fail, or skip what cannot be made, unless nobody else would say why."""
-        obstacle = self.gate.find_obstacle(self.check)
+        obstacle = self.family.find_obstacle(self.check)
         if obstacle and self is not self._find_speaker():
             pytest.skip(obstacle)
-        reason = self.gate.find_failure(self.check)
+        reason = self.family.find_failure(self.check)
         if reason:
             raise CheckFailed(reason)
 
@@ -140,8 +140,8 @@ class CheckItem(pytest.Item):
 
         Workers of -n have all items in their session, so they agree.
         """
-        items = [item for item in self.session.items if isinstance(item, CheckItem) and item.gate is self.gate]
-        return next((item for item in items if self.gate.find_obstacle(item.check) is None), items[0])
+        items = [item for item in self.session.items if isinstance(item, CheckItem) and item.family is self.family]
+        return next((item for item in items if self.family.find_obstacle(item.check) is None), items[0])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The reason alone: where in the plugin it was raised helps nobody."""
@@ -150,7 +150,7 @@ class CheckItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        return self.gate.path, None, self.nodeid
+        return self.family.path, None, self.nodeid
 
 
 class CheckFailed(Exception):  # noqa: N818 - a verdict, not an error

@@ -133,11 +133,11 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 DIE = """
 import os, pickle, signal, sys
 from pathlib import Path
-from matexport.runtime.corpus import parquet, ray as bulk
+from matexport.runtime.corpus import parquet, ray as corpus_on_ray
 parquet.CHUNK_ROWS = 10
 folder = Path(sys.argv[1])
 plan = pickle.loads((folder / "plan").read_bytes())
-worker = bulk.PartEmbedder(plan, str(folder / "out"), 1)
+worker = corpus_on_ray.PartEmbedder(plan, str(folder / "out"), 1)
 embed, calls = worker._embedder.embed, iter(range(99))
 def embed_or_die(*texts, **options):
     if next(calls) == 3:

@@ -12,7 +12,7 @@ import pytest
 
 from matexport import Embedder
 from matexport.errors import FamilyError, RequestError
-from matexport.runtime import engine as session
+from matexport.runtime import engine
 from matexport.runtime.engine import open_session
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import PROVIDERS
@@ -47,7 +47,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, running: list[str], assigned: list[
         ],
     )
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(session, "_create", lambda *_, **__: made)
+    monkeypatch.setattr(engine, "_create", lambda *_, **__: made)
     return made
 
 

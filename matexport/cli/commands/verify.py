@@ -145,17 +145,17 @@ def format_drift(drift: Drift) -> str:
     )
     cells = [
         (
-            it.profile,
-            format_number(it.max_abs, ".1e"),
-            format_number(it.cosine_mean, ".6f"),
-            format_number(it.cosine_min, ".6f"),
-            format_number(it.equal, ".4f"),
-            format_number(it.search and it.search.top_1, ".3f"),
-            format_number(it.search and it.search.top_10, ".3f"),
-            f"{it.search.margin:.3f} ({it.search.old_margin:.3f})" if it.search else "-",
-            "compatible" if it.compatible else "not compatible: rebuild it",
+            profile.profile,
+            format_number(profile.max_abs, ".1e"),
+            format_number(profile.cosine_mean, ".6f"),
+            format_number(profile.cosine_min, ".6f"),
+            format_number(profile.equal, ".4f"),
+            format_number(profile.search and profile.search.top_1, ".3f"),
+            format_number(profile.search and profile.search.top_10, ".3f"),
+            f"{profile.search.margin:.3f} ({profile.search.old_margin:.3f})" if profile.search else "-",
+            "compatible" if profile.compatible else "not compatible: rebuild it",
         )
-        for it in drift.profiles
+        for profile in drift.profiles
     ]
     return format_table(header, cells, left=(0, 8))
 

@@ -16,7 +16,7 @@ from parents import SHAPES, WIDTH, make_parent
 from matexport import Embedder, load_family
 from matexport.errors import ParityError
 from matexport.export import export_family
-from matexport.export.graph import narrow as rewrite
+from matexport.export.graph import narrow
 from matexport.export.graph.edit import add_constant, assert_sound
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
@@ -25,7 +25,7 @@ from matexport.spec.readout import FinalNorm, ReadoutRequest
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
 NORMS = {"modernbert": "final_norm"}
-INSERT_SLICE = rewrite._insert_slice
+INSERT_SLICE = narrow._insert_slice
 ENCODERS = ["bert", "xlm-roberta", "mpnet", "distilbert", "modernbert"]
 
 
@@ -85,8 +85,8 @@ def test_mean_pooling_narrows_nothing(family: Path) -> None:
     assert {shape[1] for shape in found["Gelu"] if len(shape) == 3} == {9}
 
 
-def test_the_wrong_token_is_blamed_on_the_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewrite, "_insert_slice", _insert_second_token)
+def test_the_wrong_token_is_blamed_on_narrowing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "_insert_slice", _insert_second_token)
     parent = make_parent(tmp_path / "parent", "bert", pooling="cls")
     with pytest.raises(ParityError) as caught:
         export_family(ExportJob(ParentSource(str(parent)), (Point(2, WIDTH),)), tmp_path / "family")

@@ -17,7 +17,7 @@ from matexport import load_family
 from matexport.cli.commands.bench import format_bench
 from matexport.errors import ParentError
 from matexport.export import export_family
-from matexport.export.parents import in_torch as live
+from matexport.export.parents import in_torch
 from matexport.export.parents.in_torch import ParentInTorch
 from matexport.family.manifest import Family
 from matexport.family.measurements import load_bench, record_bench
@@ -61,8 +61,8 @@ def test_the_final_norm_is_that_of_the_family(final_norm: FinalNorm, left_parent
 
 
 def test_a_block_too_many_is_noticed(exported: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut = live.cut_blocks
-    monkeypatch.setattr(live, "cut_blocks", lambda model, layers, norm: cut(model, layers + 1, norm))
+    cut = in_torch.cut_blocks
+    monkeypatch.setattr(in_torch, "cut_blocks", lambda model, layers, norm: cut(model, layers + 1, norm))
     with pytest.raises(ParentError, match=r"cut to L01-D008, does not give the vectors that the family was made from"):
         open_live(load_family(exported), Point(1, 8), parent).check()
 
@@ -75,7 +75,7 @@ def test_another_parent_is_noticed(exported: Path, tmp_path: Path) -> None:
 
 def test_it_is_measured_as_a_profile_is(exported: Path, parent: Path) -> None:
     plan = TrialPlan(0, str(exported), SMALL, 1, "cpu", ((1, 4), (2, 8)), tuple(TEXTS), 3, 60.0, str(parent))
-    result = run_trial(plan, live.open_parent)
+    result = run_trial(plan, in_torch.open_parent)
     assert {shape: len(samples) for shape, samples in result.latency_s.items()} == {"1x4": 3, "2x8": 3}
     assert len(result.call_s) == len(result.graph_s) == len(result.mix_s) == 3
 
