@@ -48,7 +48,7 @@ def test_every_form_gives_the_same_vectors(
 ) -> None:
     data = BOM + PLAIN[name]
     path = tmp_path / (f"{name}.gz" if packed and name != "texts.csv" else name)  # by its content, not by its name
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     texts, numbers = read_lines(run("embed", exported, "--profile", NAME, "--input", path).out)
     assert texts == TEXTS
     np.testing.assert_array_equal(numbers, vectors)
@@ -69,7 +69,7 @@ def test_parquet_without_ray(
 
 
 @pytest.mark.parametrize(
-    "data", [BOM + PLAIN["texts.txt"], gzip.compress(BOM + PLAIN["texts.txt"])], ids=["BOM", "gzip"]
+    "data", [BOM + PLAIN["texts.txt"], gzip.compress(BOM + PLAIN["texts.txt"], mtime=0)], ids=["BOM", "gzip"]
 )
 def test_standard_input_as_files(data: bytes, run: Run, exported: Path, vectors: np.ndarray) -> None:
     texts, numbers = read_lines(run("embed", exported, "--profile", NAME, stdin=data).out)
@@ -111,7 +111,7 @@ def test_a_line_of_20_mb_is_named(run: Run, exported: Path, tmp_path: Path) -> N
 
 def test_a_bomb_is_refused(run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matexport.io.reading.FREE_UNPACKED_BYTES", 1 << 16)
-    (tmp_path / "a.txt").write_bytes(gzip.compress(b"\n" * (1 << 20)))
+    (tmp_path / "a.txt").write_bytes(gzip.compress(b"\n" * (1 << 20), mtime=0))
     result = run("embed", exported, "--profile", NAME, "--input", tmp_path / "a.txt", "--output", tmp_path / "v.npy")
     result.complains("a.txt: ", "bytes of gzip became more than ", "over 200 times as many")
     assert not list(tmp_path.glob("v.npy*"))

@@ -35,14 +35,14 @@ def test_lines(pack: type[bytes], tmp_path: Path) -> None:
 
 
 def test_a_gzip_file_is_told_by_its_content(tmp_path: Path) -> None:
-    assert list(read_lines(write(tmp_path / "packed.txt", gzip.compress(b"a\n")), "it")) == ["a\n"]
+    assert list(read_lines(write(tmp_path / "packed.txt", gzip.compress(b"a\n", mtime=0)), "it")) == ["a\n"]
     assert list(read_lines(write(tmp_path / "plain.gz", b"a\n"), "it")) == ["a\n"]
-    two = gzip.compress(b"a\n") + gzip.compress(b"b\n")  # as `cat a.gz b.gz` makes it
+    two = gzip.compress(b"a\n", mtime=0) + gzip.compress(b"b\n")  # as `cat a.gz b.gz` makes it
     assert list(read_lines(write(tmp_path / "two.gz", two), "it")) == ["a\n", "b\n"]
 
 
 def test_an_open_file_is_read_and_left_open() -> None:
-    for data in (BOM + b"a\nb", gzip.compress(BOM + b"a\nb")):
+    for data in (BOM + b"a\nb", gzip.compress(BOM + b"a\nb", mtime=0)):
         file = io.BytesIO(data)
         assert list(read_lines(file, "it")) == ["a\n", "b"]
         assert not file.closed
@@ -72,9 +72,9 @@ def test_a_named_pipe_is_read_once(tmp_path: Path) -> None:
         (b"a\nb\xff\n", r"here, line 2: not UTF-8 text \(byte 2 is 0xff\)"),
         (b"\xff\xfea\x00", r"here, line 1: not UTF-8 text \(it begins with the byte order mark of UTF-16: save it as"),
         (b"PAR1....PAR1", "here: a Parquet file, where text was expected"),
-        (gzip.compress(b"a\n" * 999)[:-9], "here: a damaged gzip file"),
-        (gzip.compress(b"a\n" * 999)[:20], "here: a damaged gzip file"),
-        (gzip.compress(b"a")[:-8] + bytes(8), "here: a damaged gzip file .*CRC"),
+        (gzip.compress(b"a\n" * 999, mtime=0)[:-9], "here: a damaged gzip file"),
+        (gzip.compress(b"a\n" * 999, mtime=0)[:20], "here: a damaged gzip file"),
+        (gzip.compress(b"a", mtime=0)[:-8] + bytes(8), "here: a damaged gzip file .*CRC"),
         (b"\x1f\x8b no gzip", "here: a damaged gzip file"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_line_without_end_is_not_held(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
-    bomb = write(tmp_path / "bomb.gz", gzip.compress((b"a" * 65_535 + b"\n") * 2048))
+    bomb = write(tmp_path / "bomb.gz", gzip.compress((b"a" * 65_535 + b"\n") * 2048, mtime=0))
     assert bomb.stat().st_size < 200_000
     tracemalloc.start()
     with pytest.raises(RequestError, match=r"bytes of gzip became more than 6\d{7}, over 200 times as many") as caught:
@@ -133,7 +133,7 @@ def test_what_packs_as_text_does_is_no_bomb(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(reading, "FREE_UNPACKED_BYTES", 1 << 16)
     words = random.Random(0).choices(["cat", "dog", "tree", "house"], k=400_000)
     data = "\n".join(words).encode() + b"\nsame" * 100_000
-    assert len(list(read_lines(write(tmp_path / "x", gzip.compress(data)), "x"))) == 500_000
+    assert len(list(read_lines(write(tmp_path / "x", gzip.compress(data, mtime=0)), "x"))) == 500_000
 
 
 def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
     assert read_texts(write(tmp_path / "a.txt", BOM + b"a\nb\n"), 9, "the texts") == ("a", "b")
     probes = BOM + b'{"text": "a"}\n{"text": "b"}\n'
     assert load_probes(write(tmp_path / "a.jsonl", probes)) == (Probe("a"), Probe("b"))
-    assert load_probes(write(tmp_path / "b.jsonl", gzip.compress(probes))) == (Probe("a"), Probe("b"))
+    assert load_probes(write(tmp_path / "b.jsonl", gzip.compress(probes, mtime=0))) == (Probe("a"), Probe("b"))
     assert read_toml(write(tmp_path / "a.toml", BOM + b"x = 1\n"), "job") == {"x": 1}
 
 

@@ -81,7 +81,7 @@ def test_the_layout_of_sts_b(name: str, tmp_path: Path) -> None:
     """As it was first published: tabs under the name .csv, quotes that are characters, no header."""
     path = write(tmp_path / name, STSB)
     if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(path.read_bytes()))
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     task = load_sts(path)
     assert task.name == "sts-dev"
     assert task.left == ("A plane is taking off.", "A, b", "e")
@@ -115,7 +115,7 @@ def test_pairs_as_people_have_them(name: str, text: str, tmp_path: Path) -> None
     for packed in (False, True):
         path = write(tmp_path / name, more)
         if packed:
-            path.write_bytes(gzip.compress(path.read_bytes()))
+            path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         task = load_sts(path)
         assert (task.left, task.right, task.scores) == (("a, x", "c", "c"), ('"b"', "d", "d"), (5, 1, 1))
 
@@ -239,7 +239,7 @@ def test_files_with_a_mark_or_packed_are_the_same_task(beir: Path) -> None:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_retrieval(beir) == plain
     for path in files:
-        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         path.unlink()
     assert load_retrieval(beir) == plain
 
@@ -278,7 +278,7 @@ def test_texts_may_be_the_column_of_a_table(name: str, tmp_path: Path) -> None:
     if name == "t.parquet":
         pq.write_table(pa.table({"text": texts}), tmp_path / name)
     else:
-        (tmp_path / name).write_bytes(gzip.compress(data[name].encode()))
+        (tmp_path / name).write_bytes(gzip.compress(data[name].encode(), mtime=0))
     task = load_unlabelled(tmp_path / name)
     assert (task.name, task.texts) == ("t", texts)
 

@@ -436,10 +436,10 @@ def test_a_bad_request_is_refused(trained: dict[str, str], tmp_path: Path, reque
 
 def test_a_corpus_may_be_packed_and_have_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "corpus.txt"
-    path.write_bytes(gzip.compress("\ufeffa cat\r\n\na dog".encode()))
+    path.write_bytes(gzip.compress("\ufeffa cat\r\n\na dog".encode(), mtime=0))
     assert list(corpus.read_corpus(path, "corpus.txt")) == [["a cat", "a dog"]]
     monkeypatch.setattr("matexport.export.parents.vocabulary.corpus.MAX_CORPUS_BYTES", 50)
-    path.write_bytes(gzip.compress(b"a cat\n" * 100))
+    path.write_bytes(gzip.compress(b"a cat\n" * 100, mtime=0))
     assert path.stat().st_size <= 50
     with pytest.raises(RequestError, match="has more than 50 characters: give a sample of it"):
         list(corpus.read_corpus(path, "corpus.txt"))
