@@ -5,8 +5,9 @@
 A case is a family of `tests/golden` with one to three changes in its manifest, a graph, a header, the tokenizer, the
 probes, the parent's vectors or a measurement; it is verified, embedded with, surveyed and picked from. Each may be
 refused in one line or work. A traceback, a process that dies, takes over ten seconds or comes above a gigabyte, and a
-file that appears outside of the family are counted, with the seed that makes them again. `tests/family/test_fuzz.py`
-runs some thousands.
+file that appears outside of the family are counted, with the seed that makes them again.
+`tests/family/test_fuzz_families.py` runs some thousands. Growing operators are not added: what the guard leaves open
+there is said in `matexport/family/guard/sizes.py`.
 """
 
 from __future__ import annotations

@@ -111,6 +111,10 @@ class FamilyError(MatexportError):
         self.problems = tuple(problems) or (Problem(kind, file, message),)
 
 
+#: Characters of a reason, which may quote a name of any length.
+MAX_REASON = 400
+
+
 def refuse_file(name: str, why: str) -> FamilyError:
     """The error to raise for a file of a family that must not be given to a runtime.
 
@@ -118,7 +122,8 @@ def refuse_file(name: str, why: str) -> FamilyError:
         name: the file, as it is called in the family's folder.
         why: what is wrong with it.
     """
-    return FamilyError(f"{name}: {why}", kind=ProblemKind.REFUSED, file=name)
+    shown = why if len(why) <= MAX_REASON else f"{why[: MAX_REASON - 3]}..."
+    return FamilyError(f"{name}: {shown}", kind=ProblemKind.REFUSED, file=name)
 
 
 class ParityError(MatexportError):

@@ -53,3 +53,4 @@ def _open_nothing(number: int) -> None:
     if descriptor != number:
         os.dup2(descriptor, number)
         os.close(descriptor)
+    os.set_inheritable(number, True)

@@ -1,9 +1,10 @@
-"""What an ONNX file says about its external data, checked before any runtime sees the file. Needs no onnx.
+"""What an ONNX file holds, and what it says about its external data, checked before any runtime sees it. Needs no onnx.
 
 A model may point anywhere: ``location`` is a path, ``offset`` and ``length`` are numbers, and each has been the way
 into a published attack. `onnx.checker` accepts ranges past the end of the file, so the ranges are checked here:
 bare file name from the manifest, keys {location, offset, length}, length equal to dtype × dims, range inside the
-file. Only the standard operators and onnxruntime's own are let through.
+file. Only operators that export writes are let through (`guard.operators`), none of which alone may make something huge
+(`guard.sizes`).
 
 The fields come from onnx.proto (field numbers never change); protobuf parses the bytes, as a subset schema that is
 declared here ignores everything that does not matter for the check.
@@ -20,7 +21,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from matexport.errors import refuse_file
-from matexport.family.guard.operators import MAX_GRAPH_BYTES, MAX_NODES, OPERATORS, STRING
+from matexport.family.guard.operators import MAX_GRAPH_BYTES, MAX_LENGTH, MAX_NODES, MAX_RANK, OPERATORS, STRING
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
 
@@ -89,12 +90,12 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> Any:
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
             raise refuse_file(name, f"uses operators of the domain {domain!r}; matexport writes none of those")
-    if problem := _find_foreign_part(model) or find_size_problem(model.graph):
-        raise refuse_file(name, problem)
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
+    if problem := _find_foreign_part(model) or find_size_problem(model.graph):
+        raise refuse_file(name, problem)
     return model
 
 
@@ -191,6 +192,8 @@ def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
         return "has an offset or a length that is no whole number"
     if tensor.data_type not in _ITEM_BITS or any(dim < 0 for dim in tensor.dims):
         return f"is of the unknown data type {tensor.data_type} or has negative dims"
+    if len(tensor.dims) > MAX_RANK or any(dim > MAX_LENGTH for dim in tensor.dims):
+        return f"has more than {MAX_RANK} axes, or one longer than {MAX_LENGTH}"
     offset, length = int(where["offset"]), int(where["length"])
     needed = -(-math.prod(tensor.dims) * _ITEM_BITS[tensor.data_type] // 8)
     if length != needed:
@@ -202,6 +205,8 @@ def _find_range_problem(tensor: Any, weights: Mapping[str, int]) -> str | None:
 
 def _find_shape_problem(tensor: Any) -> str | None:
     """Whether a tensor inside of a graph says another size than it has: a runtime makes room for what it says."""
+    if len(tensor.dims) > MAX_RANK or any(dim > MAX_LENGTH for dim in tensor.dims):
+        return f"has more than {MAX_RANK} axes, or one longer than {MAX_LENGTH}"
     if tensor.data_type == STRING or tensor.data_type not in _ITEM_BITS or any(dim < 0 for dim in tensor.dims):
         return f"is of the unknown data type {tensor.data_type} or has negative dims"
     count = math.prod(tensor.dims)
@@ -224,14 +229,18 @@ def _tensors(model: Any) -> Iterator[Any]:
     for graph in _graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
+            yield from _list_parts(sparse)
     for attribute in _attributes(model):
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
         single = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
         for sparse in (*single, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
+            yield from _list_parts(sparse)
+
+
+def _list_parts(sparse: Any) -> list[Any]:
+    return [getattr(sparse, part) for part in ("values", "indices") if sparse.HasField(part)]
 
 
 def _attributes(model: Any) -> Iterator[Any]:

@@ -43,7 +43,8 @@ def describe_files(root: Path) -> dict[str, FileFacts]:
 class Contents:
     """Files of a family, each opened once: what was digested is what is read, whoever replaces the folder meanwhile.
 
-    A weights file is mapped, so that all who read it share its pages; every other file is held.
+    A safetensors file is mapped, so that all who read it share its pages: it must not be written over in place. Every
+    other file is held.
 
     Attributes:
         family: whose files they are.

@@ -14,7 +14,7 @@ from matexport.errors import FamilyError, Problem, ProblemKind, RequestError
 from matexport.family.graph_file import find_nan_tensor
 from matexport.family.integrity import Contents, check_files
 from matexport.family.manifest import RANGES, REFERENCE, Family
-from matexport.family.modality import find_modality
+from matexport.family.modality import MAX_SIDE_FILE_BYTES, find_modality
 from matexport.family.weights_file import PADDING_NAME, Buffer, TensorEntry, parse_header
 from matexport.spec.probe import AnyProbe
 from matexport.spec.profile import Encoding
@@ -56,6 +56,8 @@ def load_references(contents: Contents) -> tuple[tuple[AnyProbe, ...], dict[str,
     stored = read_tensors(contents, REFERENCE)
     references: dict[str, Vectors] = {}
     for point in dict.fromkeys(profile.point for profile in family.profiles):
+        if 4 * len(probes) * point.dim > MAX_SIDE_FILE_BYTES:
+            raise _refuse_proof(REFERENCE, f"{REFERENCE}: {len(probes)} vectors of {point.dim} are too many to hold")
         vectors = _view(contents, REFERENCE, stored.get(point.name), (len(probes), point.dim))
         if vectors is None:
             raise _refuse_proof(REFERENCE, f"{REFERENCE} has no ({len(probes)}, {point.dim}) vectors for {point.name}")

@@ -31,6 +31,9 @@ DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
 PADDING_NAME = "__pad__."
 
+#: Axes of a tensor.
+MAX_RANK = 16
+
 #: Largest header that the safetensors library accepts.
 MAX_HEADER_BYTES = 100_000_000
 
@@ -196,6 +199,8 @@ def _read_entry(name: str, item: dict[str, Any], data_start: int) -> TensorEntry
     if set(item) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name!r} has the keys {sorted(item)}")
     dtype, shape, (begin, end) = str(item["dtype"]), tuple(item["shape"]), item["data_offsets"]
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"tensor {name[:40]!r} has {len(shape)} axes")
     if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has sizes that are not whole numbers")
     nbytes = math.prod(shape) * ITEM_BYTES[dtype]

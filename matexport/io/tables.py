@@ -127,9 +127,10 @@ def read_separated(
     else:
         return
     separator = separator or _choose_separator(held[-1], fits)
-    reader = _make_reader(chain(held, lines), separator, strict=True)
+    blank = len(held) - 1  # a line of spaces in front is no header
+    reader = _make_reader(chain(held[-1:], lines), separator, strict=True)
     while True:
-        number = reader.line_num + 1
+        number = reader.line_num + 1 + blank
         try:
             with _long_cells():
                 cells = next(reader, None)

@@ -262,6 +262,7 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         runs=0 if only_start else -(-plan.runs // ROUNDS),
         seconds=plan.seconds / ROUNDS,
         parent=plan.parent or "",
+        digest=family.digest,
     )
     code, out, said = run_child(PARENT_TRIAL if trial.in_torch else TRIAL, json.dumps(asdict(task)))
     if code:

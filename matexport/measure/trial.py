@@ -38,6 +38,7 @@ class TrialPlan:
         runs: of each shape, at most; 0 to end at the first vector.
         seconds: for each shape, at most.
         parent: where the parent is, for the process that times it; its point is the profile's.
+        digest: of the manifest of the family that is to be timed.
     """
 
     started_ns: int
@@ -50,6 +51,7 @@ class TrialPlan:
     runs: int
     seconds: float
     parent: str = ""
+    digest: str = ""
 
 
 class Subject(Protocol):
@@ -100,9 +102,14 @@ class TrialResult:
 
 def open_embedder(plan: TrialPlan) -> Subject:
     """A profile of a family."""
+    from matexport.errors import FamilyError
+    from matexport.family.manifest import load_family
     from matexport.runtime.embedder import Embedder
 
-    return Embedder(plan.family, plan.profile, threads=plan.threads, provider=plan.provider)
+    family = load_family(plan.family)
+    if plan.digest and family.digest != plan.digest:
+        raise FamilyError(f"{plan.family} was replaced while it was timed: do it again")
+    return Embedder(family, plan.profile, threads=plan.threads, provider=plan.provider)
 
 
 def run_trial(plan: TrialPlan, open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> TrialResult:

@@ -197,7 +197,7 @@ class Embedder:
         return vectors  # type: ignore[no-any-return]
 
     def check(self) -> None:
-        """Check digests and graph, as is done before a session is made unless that was turned off.
+        """Check digests and graph, as is done before a session is made.
 
         Raises:
             FamilyError: the files are not the ones that were exported.
@@ -225,7 +225,7 @@ class Embedder:
 
     def _embed_windows(self, items: Iterable[Any], asked: Asked, batch_budget: int | None) -> Iterator[Vectors]:
         """Vectors of one window of items after the other; the next is prepared while one is run."""
-        inputs = self.inputs
+        inputs, _open = self.inputs, self.session  # or it was closed
         if isinstance(items, str):
             raise RequestError(f"embed takes a list of {inputs.facts.noun}s; one string was given")
         budget = inputs.budget if batch_budget is None else batch_budget

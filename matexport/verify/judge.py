@@ -139,7 +139,7 @@ def verify_case(case: Case, *, threads: int | None = None, progress: Progress | 
     if progress:
         progress("verify", len(order), len(order))
     ordered = hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles])
-    return Verification(read_host(), ordered, case.token_ids)
+    return Verification(read_host(), ordered, case.token_ids, family.digest)
 
 
 def judge_profile(case: Case, name: str, *, threads: int | None = None) -> ProfileVerdict:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matexport.errors import Problem
+from matexport.errors import FamilyError, Problem
 from matexport.family.manifest import Family
 from matexport.family.measurements import Measurement, load_measurement, record_parity
 from matexport.family.proof import load_probes, open_proof
@@ -79,11 +79,13 @@ class Verification:
 
     Attributes:
         token_ids: the probes' token ids here against the parent's; None where the family does not store those.
+        digest: of the manifest of the family that was verified.
     """
 
     host: Host
     verdicts: tuple[ProfileVerdict, ...]
     token_ids: TokenParity | None = None
+    digest: str = ""
 
     @property
     def passed(self) -> bool:
@@ -156,7 +158,12 @@ def record_measurement(family: Family, verification: Verification) -> Path:
 
     Returns:
         the file. Written beside it and renamed, so that it is never half there.
+
+    Raises:
+        FamilyError: it is of another family, which lay there before or lies there now.
     """
+    if verification.digest and verification.digest != family.digest:
+        raise FamilyError(f"{family.path} was replaced while it was verified: nothing was recorded; do it again")
     return record_parity(family, verification.host, verification.measured)
 
 
@@ -173,7 +180,7 @@ def load_verification(family: Family, host: Host) -> Verification | None:
         recorded.token_ids is None or recorded.token_ids.tokenizers != read_tokenizers_version()
     ):
         return None
-    return Verification(host, verdicts, recorded.token_ids)
+    return Verification(host, verdicts, recorded.token_ids, family.digest)
 
 
 def judge_recorded(family: Family, recorded: Measurement) -> tuple[ProfileVerdict, ...]:

@@ -94,7 +94,7 @@ def test_what_is_recorded_is_recorded_of_the_family_that_was_measured(pair: tupl
     assert len(set(spreads.values())) == 2
     recorded = refused = 0
     with exchanging(*pair):
-        while recorded + refused < 60:
+        while recorded + refused < 60 or not recorded:
             try:
                 family = load_family(pair[0])
                 record_measurement(family, verify_family(pair[0]))
@@ -102,6 +102,7 @@ def test_what_is_recorded_is_recorded_of_the_family_that_was_measured(pair: tupl
                 refused += 1
             else:
                 recorded += 1
+    assert recorded
     for path in pair:
         family = load_family(path)
         for host in load_measurements(family).hosts:

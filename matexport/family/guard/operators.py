@@ -33,5 +33,8 @@ MAX_GRAPH_BYTES = 64 << 20
 #: Nodes of one graph. A parent of 48 layers with int8 products has about 10,000.
 MAX_NODES = 1 << 18
 
+#: Axes of a tensor, and the length of one.
+MAX_RANK, MAX_LENGTH = 16, 1 << 40
+
 #: An ONNX type that no tensor of ours has: text.
 STRING = 8

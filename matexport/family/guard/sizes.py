@@ -1,8 +1,10 @@
-"""How large a graph can make its tensors: operators whose output is as large as a number in the graph says.
+"""How large one operator can make its output by a number in the graph: constants of a shape, expansions, tiles, pads.
 
-Every other operator gives about as much as it is given. Of these, the sizes are followed back: to constants, to lengths
-of the inputs, and to arithmetic on both. What they multiply to is bounded, so that no small file makes a huge tensor of
-a short text. A size that cannot be followed is refused, since no graph of ours has one.
+The sizes are followed back: to constants, to lengths of the inputs, and to arithmetic on both. What they multiply to is
+bounded for each of these operators. A size that cannot be followed is refused, since no graph of ours has one.
+
+This is no bound on a whole graph: several in a row, broadcasting and products of constants multiply, and need the shape
+of every tensor to be followed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ MAX_FACTOR = 1 << 22
 
 #: How many lengths of the inputs may stand in the size of one tensor: batch, heads' rows and columns, and one more.
 MAX_LENGTHS = 4
+
+#: Where counting ends.
+TOO_MUCH = 1 << 62
 
 #: Constants of more numbers are no sizes.
 MAX_SIZES = 64
@@ -59,7 +64,7 @@ def find_size_problem(graph: Any) -> str | None:
         if node.op_type in GROWING:
             given = [known.get(node.input[place]) for place in GROWING[node.op_type] if place < len(node.input)]
             parts = [sizes for sizes in given if sizes is not None]
-            if len(parts) < len(given):
+            if len(parts) < len(given) or not parts:
                 return f"{node.op_type} {node.name!r} makes a tensor of a size that cannot be followed"
             made = _larger([*parts[0], *parts[-1]]) if node.op_type == "Range" else _multiply(parts[0])
             if made.factor > MAX_FACTOR or made.lengths > MAX_LENGTHS:
@@ -131,11 +136,19 @@ def _larger(row: Sequence[Size]) -> Size:
 
 
 def _multiply(row: Sequence[Size]) -> Size:
-    return Size(math.prod(max(size.factor, 1) for size in row), sum(size.lengths for size in row))
+    factor, lengths = 1, 0
+    for size in row:
+        factor, lengths = _bound(factor * max(size.factor, 1), lengths + size.lengths)
+    return Size(factor, lengths)
 
 
 def _add(row: Sequence[Size]) -> Size:
-    return Size(sum(size.factor for size in row), max((size.lengths for size in row), default=0))
+    return _bound(sum(size.factor for size in row), max((size.lengths for size in row), default=0))
+
+
+def _bound(factor: int, lengths: int) -> Size:
+    """Numbers that stay small: above what is allowed, one is as good as another."""
+    return Size(min(factor, TOO_MUCH), min(lengths, MAX_LENGTHS + 1))
 
 
 #: Operators that give the sizes that they are given, in one order or another.
@@ -146,6 +159,8 @@ _COMBINING = {"Mul": _multiply, "Add": _add, "Sub": _add, "Div": lambda row: row
 
 def _read_constant(tensor: Any) -> Sizes | None:
     """The numbers of a small constant of whole numbers that lies in the graph."""
+    if len(tensor.dims) > 1 or any(dim > MAX_SIZES for dim in tensor.dims):
+        return None  # no list of sizes
     count = math.prod(tensor.dims)
     if tensor.data_type not in (_INT32, _INT64) or tensor.external_data or not 0 <= count <= MAX_SIZES:
         return None

@@ -88,9 +88,18 @@ class ArrayInputs:
         facts = self.facts
         try:
             array = np.asarray(item)
-            fits = array.shape == facts.shape and np.can_cast(array.dtype, facts.dtype, "same_kind")
         except (ValueError, TypeError):  # lists of unequal length
             raise RequestError(f"array {index} is no array; {facts.describe()} is taken") from None
-        if not fits:
+        if array.shape != facts.shape or array.dtype.kind not in "biuf":
             raise RequestError(f"array {index} is {array.dtype} of shape {array.shape}; {facts.describe()} is taken")
-        return array.astype(facts.dtype, copy=False)
+        if array.dtype == facts.dtype:
+            return array
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = array.astype(facts.dtype)
+            # Whole numbers must stay what they are; of fractions a float may round, but none may become infinite.
+            fractions = cast.dtype.kind == "f"
+            kept = np.isfinite(cast) == np.isfinite(array) if fractions else cast.astype(array.dtype) == array
+        if not kept.all():
+            lost = f"{array[~kept][0]}, which {facts.dtype} does not"
+            raise RequestError(f"array {index} holds {lost}; {facts.describe()} is taken")
+        return cast

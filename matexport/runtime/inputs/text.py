@@ -192,7 +192,7 @@ def tokenize_texts(
     task: str | None = None,
     first: int = 0,
 ) -> list[Tokens]:
-    """`Embedder.tokenize` without a session.
+    """`Embedder.prepare` without a session.
 
     Args:
         first: what messages call the first of the texts.

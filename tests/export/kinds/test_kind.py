@@ -11,6 +11,7 @@ import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,6 +29,7 @@ from matexport.export import export_family
 from matexport.export.kinds.kind import KINDS, Kind, find_kind
 from matexport.export.parents.plan import Calibration, Example, Plan, Reference
 from matexport.family.manifest import load_family
+from matexport.runtime.inputs.array import ArrayInputs
 from matexport.spec.facts import BATCH_AXIS, ArrayFacts, ParentFacts
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.probe import ArrayProbe, Dtype
@@ -181,6 +183,31 @@ def test_a_graph_holds_its_own_blocks_alone(mlp_family: Path) -> None:
 def test_what_is_no_array_of_its(items: object, asked: dict[str, str], words: str, mlp_family: Path) -> None:
     with matexport.Embedder(mlp_family, "L01-D008-fp32") as embedder, pytest.raises(RequestError, match=words):
         embedder.embed(items, **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "words"),
+    [
+        (Dtype.UINT8, np.array([1, 300], np.uint16), "array 0 holds 300, which uint8 does not"),
+        (Dtype.UINT8, np.array([1, -1]), "array 0 holds -1, which uint8 does not"),
+        (Dtype.INT64, np.array([1, 1.5]), "array 0 holds 1.5, which int64 does not"),
+        (Dtype.FLOAT32, np.array([1, 1e300]), "array 0 holds 1e.300, which float32 does not"),
+    ],
+)
+def test_numbers_that_the_type_does_not_hold(dtype: Dtype, given: NDArray[Any], words: str) -> None:
+    inputs = ArrayInputs(ArrayFacts("features", (2,), dtype))
+    with pytest.raises(RequestError, match=words):
+        inputs.prepare([given])
+    (row,) = inputs.prepare([[3, 4]])
+    assert (row.dtype, row.tolist()) == (np.dtype(dtype), [3, 4])
+
+
+def test_an_embedder_that_was_closed_says_so(mlp_family: Path) -> None:
+    embedder = matexport.Embedder(mlp_family, "L01-D008-fp32")
+    embedder.close()
+    for items in (ITEMS[:1], ITEMS):
+        with pytest.raises(RequestError, match="the embedder of L01-D008-fp32 was closed"):
+            embedder.embed(items)
 
 
 def test_its_commands(mlp_family: Path, tmp_path: Path, run: Run) -> None:

@@ -117,7 +117,26 @@ def give_a_sequence(graph: onnx.GraphProto) -> None:
     graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(inside))
 
 
+def square_on_and_on(graph: onnx.GraphProto) -> None:
+    """Whole numbers of Python have no end."""
+    number = hold(graph, 1000)
+    for _ in range(60):
+        number = append(graph, "Mul", [number, number])
+    append(graph, "ConstantOfShape", [number])
+
+
+def say_many_axes(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(TensorProto(name="deep", data_type=TensorProto.FLOAT, dims=[1 << 62] * 50_000))
+
+
 CASES: dict[str, tuple[Change, str]] = {
+    "numbers without end": (square_on_and_on, "ConstantOfShape .* numbers or more"),
+    "axes without end": (say_many_axes, "has more than 16 axes"),
+    "a pad without its sizes": (lambda graph: append(graph, "Pad", [hold(graph, 1)]), "cannot be followed"),
+    "a range without its inputs": (lambda graph: append(graph, "Range", []), "cannot be followed"),
+    "a long name": (
+        lambda graph: graph.initializer.append(TensorProto(name="x" * 5_000_000, data_type=99, dims=[1])), r"\.\.\.$"),
+
     "a constant of a huge shape": (
         lambda graph: append(graph, "ConstantOfShape", [hold(graph, 1 << 40)]), "ConstantOfShape .* numbers or more"),
     "an expansion": (
@@ -132,7 +151,7 @@ CASES: dict[str, tuple[Change, str]] = {
         "uses the operator ai.onnx.OneHot, which matexport does not write"),
     "arithmetic": (grow_by_arithmetic, "ConstantOfShape .*10000000000 numbers"),
     "lengths of the inputs": (grow_by_lengths, "Expand .* of a short input"),
-    "two steps": (grow_by_steps, "Expand .*10{40,} numbers"),
+    "two steps": (grow_by_steps, "Expand .*4611686018427387904 numbers"),
     "what cannot be followed": (grow_by_what_cannot_be_followed, "ConstantOfShape .* cannot be followed"),
     "a loop": (loop, "uses the operator ai.onnx.Loop"),
     "a branch": (branch, "uses the operator ai.onnx.If"),
