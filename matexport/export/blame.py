@@ -160,7 +160,9 @@ def refuse_failures(
         msgspec.structs.replace(family.facts, profiles=kept, refused=refused, exits=exits, files=describe_files(stage)),
     )
     return replace(
-        verification, verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept)
+        verification,
+        verdicts=tuple(verdict for verdict in verification.verdicts if verdict.profile in kept),
+        digest=load_family(stage).digest,  # the same files, but for those that were taken out
     )
 
 
