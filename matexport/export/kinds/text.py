@@ -79,7 +79,7 @@ def begin(job: ExportJob, out: Path) -> Iterator[Begun]:
     from matexport.export.parents.preflight import locate
 
     located = locate(job)
-    with ExitStack() as after, Judge(job, located) as judge:
+    with Judge(job, located) as judge, ExitStack() as after:  # who asks it ends before it
         # What is there may be up to date, and a hub parent's weights are fetched when all else was accepted.
         if located.weights is not None and not located.layout.is_plain and not (out / MANIFEST).exists():
             judge.start()
