@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from matexport.errors import FamilyError, RequestError
+from matexport.errors import FamilyError, RequestError, one_line
 from matexport.host import count_cpus
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
@@ -123,4 +123,4 @@ def _create(
         )
         return session
     except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {name}: {error}") from None
+        raise FamilyError(f"onnxruntime {onnxruntime.__version__} cannot load {name}: {one_line(error)}") from None

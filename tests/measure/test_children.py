@@ -103,13 +103,13 @@ def test_a_child_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run_child("dies", "x" * 1_000_000)[0] == 4
 
 
-def test_nothing_that_lies_where_it_is_run_takes_the_place_of_a_library(exported: Path, tmp_path: Path) -> None:
+def test_nothing_that_lies_where_it_is_run_takes_the_place_of_a_library(family: Path, tmp_path: Path) -> None:
     """As the working directory of a bench, somebody's own files; in a family, none could lie at all."""
     for name in ("numpy", "onnxruntime", "json", "tokenizers", "msgspec"):
         (tmp_path / f"{name}.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
         )
-    command = [sys.executable, "-P", "-m", "matexport", "bench", str(exported), "--profile", "L01-D008-fp32"]
+    command = [sys.executable, "-P", "-m", "matexport", "bench", str(family), "--profile", "L01-D008-fp32"]
     command += ["--runs", "1", "--threads", "1", "--shape", "1x4"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, (tmp_path / "ran").exists()) == (0, False), done.stderr
