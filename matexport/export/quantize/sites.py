@@ -7,7 +7,8 @@ belongs to no group, and stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -84,13 +85,22 @@ def find_blocks(traced: Traced) -> dict[ir.Node, int]:
     return blocks
 
 
-def group_by_weight(groups: Sequence[ProductGroup]) -> dict[str, list[ProductGroup]]:
-    """Weight name -> the product groups that it is in; more than one where blocks share their weights (ALBERT)."""
-    found: dict[str, list[ProductGroup]] = {}
-    for group in groups:
-        for weight in group.weights:
-            found.setdefault(str(weight.name), []).append(group)
-    return found
+def walk_groups(
+    traced: Traced, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[ProductGroup, bool]]:
+    """Each product group of a graph, and whether its weights are its own: blocks may share them (ALBERT).
+
+    Args:
+        progress: called with (done, total) product groups.
+    """
+    groups = find_products(traced)
+    uses = Counter(str(weight.name) for group in groups for weight in group.weights)
+    for done, group in enumerate(groups):
+        if progress:
+            progress(done, len(groups))
+        yield group, all(uses[str(weight.name)] == 1 for weight in group.weights)
+    if progress:
+        progress(len(groups), len(groups))
 
 
 def _is_matrix(value: ir.Value | None) -> bool:

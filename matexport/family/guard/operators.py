@@ -1,7 +1,7 @@
-"""What a graph may hold: the operators that `export` writes, each of which a parent of some kind needs.
+"""What a graph may hold: the operators that `export` writes, and their like that compute on tensors alone.
 
-An allow-list, held by tests over every precision and by `benchmarks/architectures.py` over every text encoder. What
-loops, branches, brings functions, makes sequences or strings, draws random numbers or reads files is not on it.
+An allow-list. Every export verifies what it wrote, so an operator that is missing here fails it by name. What loops,
+branches, brings functions, makes sequences or strings, draws random numbers or reads files is not on it.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from matexport.export.graph.edit import (
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import store_rows_as_int8
 from matexport.export.quantize.rounding import choose_scales, round_columns
-from matexport.export.quantize.sites import ProductGroup, find_products, find_tables, group_by_weight
+from matexport.export.quantize.sites import ProductGroup, find_tables, walk_groups
 
 #: SmoothQuant's strength alpha: 0 leaves the outliers in the activations, 1 moves them into the weights. On
 #: all-MiniLM-L6-v2 the errors of 0.5 and 0.7 are within a tenth of that of 0.6 (benchmarks/LOG.md).
@@ -85,20 +85,14 @@ def apply_int8(traced: Traced, rows: Mapping[str, Floats], progress: Callable[[i
         rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
         progress: called with (done, total) product groups.
     """
-    model, groups = traced.model, find_products(traced)
-    shared = group_by_weight(groups)
-    for done, group in enumerate(groups):
-        if progress:
-            progress(done, len(groups))
-        alone = all(len(shared[str(weight.name)]) == 1 for weight in group.weights)
+    model = traced.model
+    for group, alone in walk_groups(traced, progress):
         smoothing = find_smoothing(group, rows[group.name]) if alone and choose_codes(group).minimum is None else None
         _rewrite_group(model, group, rows[group.name], smoothing)
     for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
     use_contrib(model)
-    if progress:
-        progress(len(groups), len(groups))
 
 
 def choose_codes(group: ProductGroup) -> Codes:

@@ -17,7 +17,7 @@ from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import store_rows_as_int8
 from matexport.export.quantize.precisions.int8 import find_smoothing
 from matexport.export.quantize.rounding import choose_scales, round_columns
-from matexport.export.quantize.sites import ProductGroup, find_products, find_tables, group_by_weight
+from matexport.export.quantize.sites import ProductGroup, find_tables, walk_groups
 
 #: Shares of a value's numbers that its range may cover; larger numbers are clipped.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
@@ -35,18 +35,12 @@ def apply_static_int8(
         rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
         progress: called with (done, total) product groups.
     """
-    model, groups = traced.model, find_products(traced)
-    shared = group_by_weight(groups)
-    for done, group in enumerate(groups):
-        if progress:
-            progress(done, len(groups))
-        alone = all(len(shared[str(weight.name)]) == 1 for weight in group.weights)
+    model = traced.model
+    for group, alone in walk_groups(traced, progress):
         _rewrite_group(model, group, rows[group.name], find_smoothing(group, rows[group.name]) if alone else None)
     for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
-    if progress:
-        progress(len(groups), len(groups))
 
 
 def _rewrite_group(model: ir.Model, group: ProductGroup, rows: Floats, smoothing: Floats | None) -> None:
