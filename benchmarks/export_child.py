@@ -11,14 +11,13 @@ bar: the scripts that start it are.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import MAXRSS_UNIT_BYTES
+from common import read_peak_bytes
 
 
 class StageClock:
@@ -65,11 +64,6 @@ def run_job(spec: Mapping[str, Any], clock: StageClock) -> dict[str, Any]:
         "refused": dict(exported.family.facts.refused),
         "exporter": exported.family.facts.trace.exporter,
     }
-
-
-def read_peak_bytes() -> int:
-    """Peak of this process's resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT_BYTES
 
 
 if __name__ == "__main__":

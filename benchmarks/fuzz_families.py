@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -256,7 +255,7 @@ def run_chunk(first: int, count: int, sink: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="matexport-fuzz-") as scratch:
         for seed in range(first, first + count):
             sink.send(try_case(seed, Path(scratch) / "case"))
-    sink.send({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * common.MAXRSS_UNIT_BYTES})
+    sink.send({"peak": common.read_peak_bytes()})
 
 
 def run_cases(first: int, count: int) -> dict[str, Any]:
