@@ -6,8 +6,8 @@ A case is a family of `tests/golden` with one to three changes in its manifest, 
 probes, the parent's vectors or a measurement; it is verified, embedded with, surveyed and picked from. Each may be
 refused in one line or work. A traceback, a process that dies, takes over ten seconds or comes above a gigabyte, and a
 file that appears outside of the family are counted, with the seed that makes them again.
-`tests/family/test_fuzz_families.py` runs some thousands. Growing operators are not added: what the guard leaves open
-there is said in `matexport/family/guard/sizes.py`.
+`tests/family/test_fuzz_families.py` runs some thousands. Every tenth graph gets operators that make something large,
+one after the other, whose sum is added to the vectors.
 """
 
 from __future__ import annotations
@@ -114,6 +114,9 @@ def change_graph(content: bytes, dice: random.Random) -> bytes:
         return change_bytes(content, dice)
     model = onnx.load_model_from_string(content)
     graph = model.graph
+    if dice.random() < 0.1:
+        _grow(graph, dice)
+        return model.SerializeToString()
     names = [schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""]
     node, tensor = dice.choice(graph.node), dice.choice(graph.initializer)
     values = [name for one in graph.node for name in (*one.input, *one.output)]
@@ -136,6 +139,51 @@ def change_graph(content: bytes, dice: random.Random) -> bytes:
     ]  # fmt: skip
     dice.choice(changes)()
     return model.SerializeToString()
+
+
+def _grow(graph: Any, dice: random.Random) -> None:
+    """Operators that make more and more of a few numbers, and their sum in every vector."""
+    import onnx
+
+    def hold(*numbers: float) -> str:
+        whole = all(isinstance(number, int) for number in numbers)
+        kind = onnx.TensorProto.INT64 if whole else onnx.TensorProto.FLOAT
+        name = f"held_{len(graph.initializer)}"
+        graph.initializer.append(onnx.helper.make_tensor(name, kind, [len(numbers)], numbers))
+        return name
+
+    def add(operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"grown_{len(graph.node)}"
+        graph.node.append(onnx.helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def draw() -> int:
+        return int(2 ** (dice.random() * dice.choice((4, 12, 20, 34))))
+
+    size, ids = draw(), graph.input[0].name
+    last = graph.output[0].name
+    grown = add("Expand", hold(1.0), hold(min(size, 1 << 20)))
+    for _ in range(dice.randrange(1, 12)):
+        steps: list[Callable[[str], str]] = [
+            lambda value: add("Concat", value, value, axis=0),
+            lambda value: add("Tile", value, hold(draw())),
+            lambda value: add("Pad", value, hold(draw(), draw())),
+            lambda value: add("Expand", value, hold(draw(), 1)),
+            lambda value: add("Add", value, add("Unsqueeze", value, hold(-1))),
+            lambda value: add("MatMul", add("Unsqueeze", value, hold(-1)), add("Unsqueeze", value, hold(-2))),
+            lambda value: add("Gather", value, add("ConstantOfShape", hold(draw())), axis=0),
+            lambda value: add("Reshape", value, hold(-1)),
+            lambda value: add("Mul", value, add("Cast", add("Unsqueeze", ids, hold(-1)), to=1)),
+            lambda value: add("Expand", value, add("Shape", ids)),
+            lambda _: add("Cast", add("ConstantOfShape", add("Mul", add("Shape", ids), hold(draw()))), to=1),
+            lambda _: add("Cast", add("Range", hold(0), hold(draw()), hold(1)), to=1),
+            lambda value: add("Einsum", value, value, value, equation="...a,...b,...c->...abc"),
+        ]  # fmt: skip
+        grown = dice.choice(steps)(grown)
+    for node in graph.node:
+        node.output[:] = ["before" if name == last else name for name in node.output]
+    add("Add", "before", add("ReduceSum", grown, keepdims=0))
+    graph.node[-1].output[0] = last
 
 
 def _draw_attribute(dice: random.Random) -> Any:

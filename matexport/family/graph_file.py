@@ -3,8 +3,8 @@
 A model may point anywhere: ``location`` is a path, ``offset`` and ``length`` are numbers, and each has been the way
 into a published attack. `onnx.checker` accepts ranges past the end of the file, so the ranges are checked here:
 bare file name from the manifest, keys {location, offset, length}, length equal to dtype × dims, range inside the
-file. Only operators that export writes are let through (`guard.operators`), none of which alone may make something huge
-(`guard.sizes`).
+file. Only operators that export writes are let through (`guard.operators`), and they may make nothing huge, alone
+(`guard.sizes`) or one after the other (`guard.shapes`).
 
 The fields come from onnx.proto (field numbers never change); protobuf parses the bytes, as a subset schema that is
 declared here ignores everything that does not matter for the check.
@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from matexport.errors import refuse_file
 from matexport.family.guard.operators import MAX_GRAPH_BYTES, MAX_LENGTH, MAX_NODES, MAX_RANK, OPERATORS, STRING
+from matexport.family.guard.shapes import find_shape_problem
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
 
@@ -55,13 +56,15 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
               ("input", 11, "ValueInfo", True), ("output", 12, "ValueInfo", True)),
     "ValueInfo": (("name", 1, "string", False), ("type", 2, "Type", False)),
     "Type": (("tensor_type", 1, "TensorType", False),),
-    "TensorType": (("elem_type", 1, "int32", False),),
+    "TensorType": (("elem_type", 1, "int32", False), ("shape", 2, "Shape", False)),
+    "Shape": (("dim", 1, "Dim", True),),
+    "Dim": (("dim_value", 1, "int64", False), ("dim_param", 2, "string", False)),
     "Node": (("input", 1, "string", True), ("output", 2, "string", True), ("name", 3, "string", False),
              ("op_type", 4, "string", False), ("attribute", 5, "Attribute", True), ("domain", 7, "string", False)),
-    "Attribute": (("name", 1, "string", False), ("i", 3, "int64", False), ("t", 5, "Tensor", False),
-                  ("g", 6, "Graph", False), ("tensors", 10, "Tensor", True),
-                  ("graphs", 11, "Graph", True), ("sparse_tensor", 22, "Sparse", False),
-                  ("sparse_tensors", 23, "Sparse", True)),
+    "Attribute": (("name", 1, "string", False), ("i", 3, "int64", False), ("s", 4, "bytes", False),
+                  ("t", 5, "Tensor", False), ("g", 6, "Graph", False), ("ints", 8, "int64", True),
+                  ("tensors", 10, "Tensor", True), ("graphs", 11, "Graph", True),
+                  ("sparse_tensor", 22, "Sparse", False), ("sparse_tensors", 23, "Sparse", True)),
     "Sparse": (("values", 1, "Tensor", False), ("indices", 2, "Tensor", False)),
     "Tensor": (("dims", 1, "int64", True), ("data_type", 2, "int32", False), ("name", 8, "string", False),
                ("float_data", 4, "float", True), ("int32_data", 5, "int32", True), ("double_data", 10, "double", True),
@@ -72,13 +75,14 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
 }  # fmt: skip
 
 
-def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> Any:
+def check_graph(name: str, content: Buffer, weights: Mapping[str, int], longest: int) -> Any:
     """Refuse a graph that reads anything but ranges of its family's weights files.
 
     Args:
         name: of the ``.onnx`` file.
         content: what it holds.
         weights: allowed ``location`` -> size of that file in bytes.
+        longest: the largest size of what one vector is of (`TextFacts.longest`).
 
     Returns:
         the graph as `parse_graph` gives it.
@@ -94,7 +98,8 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int]) -> Any:
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
-    if problem := _find_foreign_part(model) or find_size_problem(model.graph):
+    problem = _find_foreign_part(model) or find_size_problem(model.graph) or find_shape_problem(model.graph, longest)
+    if problem:
         raise refuse_file(name, problem)
     return model
 

@@ -15,6 +15,7 @@ from matexport.family.graph_file import check_graph, find_nan_tensor, parse_grap
 
 WEIGHTS = "weights.fp32.safetensors"
 SIZE = 4096 + 96
+LONGEST = 512
 SOUND = {"location": WEIGHTS, "offset": "4096", "length": "96"}
 
 
@@ -43,7 +44,7 @@ def make_model(*initializers: TensorProto) -> onnx.ModelProto:
 def check(folder: Path, model: onnx.ModelProto | bytes, size: int = SIZE) -> None:
     path = folder / "L01-D008.fp32.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    check_graph(path.name, path.read_bytes(), {WEIGHTS: size})
+    check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, LONGEST)
 
 
 def refuse(folder: Path, model: onnx.ModelProto | bytes, *words: str) -> None:
@@ -56,7 +57,7 @@ def refuse(folder: Path, model: onnx.ModelProto | bytes, *words: str) -> None:
 def message_of(path: Path, size: int) -> str | None:
     """Why a graph is refused, or None where it is not."""
     try:
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: size})
+        check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, LONGEST)
     except FamilyError as error:
         return str(error)
     return None
@@ -379,7 +380,7 @@ def test_the_schema_is_onnxs(tmp_path: Path) -> None:
 
 def test_the_exported_graphs_pass(exported: Path) -> None:
     for path in sorted(exported.glob("*.onnx")):
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: (exported / WEIGHTS).stat().st_size})
+        check_graph(path.name, path.read_bytes(), {WEIGHTS: (exported / WEIGHTS).stat().st_size}, LONGEST)
 
 
 @settings(max_examples=300)
@@ -414,7 +415,7 @@ def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, cont
     path = tmp_path_factory.getbasetemp() / "random.onnx"
     path.write_bytes(content)
     with pytest.raises(FamilyError, match=r"^random\.onnx: not an ONNX model"):
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: SIZE})
+        check_graph(path.name, path.read_bytes(), {WEIGHTS: SIZE}, LONGEST)
 
 
 def varint(number: int) -> bytes:

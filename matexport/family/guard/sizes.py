@@ -3,8 +3,8 @@
 The sizes are followed back: to constants, to lengths of the inputs, and to arithmetic on both. What they multiply to is
 bounded for each of these operators. A size that cannot be followed is refused, since no graph of ours has one.
 
-This is no bound on a whole graph: several in a row, broadcasting and products of constants multiply, and need the shape
-of every tensor to be followed.
+These bounds hold for any input, and for one operator each. What several make together, with broadcasting and products,
+is `guard.shapes`' to find.
 """
 
 from __future__ import annotations
