@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import multiprocessing
@@ -10,21 +9,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
 
 import numpy as np
 import pytest
 from commandline import Run
 from forge import edit_manifest, overwrite_values, reseal
-from places import GOLDEN
+from places import GOLDEN, ROOT
 
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import FamilyError
 from matexport.family.manifest import MANIFEST
-from matexport.family.measurements import load_measurements
 from matexport.family.weights_file import read_header
 from matexport.verify.verdict import record_measurement
 
@@ -45,69 +41,20 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return first, second
 
 
-@contextmanager
-def exchanging(first: Path, second: Path) -> Iterator[list[int]]:
-    """The two change places all the time, each time in one step, as an export replaces a family."""
-    libc, stop, times = ctypes.CDLL(None, use_errno=True), Event(), [0]
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2 is Linux's")
+def test_what_is_read_or_recorded_is_of_one_of_two_families_that_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of one of both, or an error; and measurements with the family that they are of."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from replaced_families import make_pair, read_replaced, record_replaced
 
-    def exchange() -> None:
-        paths = os.fsencode(first), os.fsencode(second)
-        while not stop.is_set():
-            assert libc.renameat2(-100, paths[0], -100, paths[1], 2) == 0, os.strerror(ctypes.get_errno())
-            times[0] += 1
-
-    thread = Thread(target=exchange)
-    thread.start()
-    try:
-        yield times
-    finally:
-        stop.set()
-        thread.join()
-
-
-needs_exchange = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2 is Linux's")
-
-
-@needs_exchange
-def test_a_reader_gets_the_vectors_of_one_of_both_or_an_error(pair: tuple[Path, Path]) -> None:
-    expected = [Embedder(path, NAME).embed(TEXTS) for path in pair]
-    assert np.abs(expected[0] - expected[1]).max() > 0.1
-    opened = refused = 0
-    with exchanging(*pair) as times:
-        while opened + refused < 150 or not opened or times[0] < 150:
-            try:
-                with Embedder(pair[0], NAME, threads=1) as embedder:
-                    vectors = embedder.embed(TEXTS)
-            except FamilyError:
-                refused += 1
-                continue
-            opened += 1
-            assert min(np.abs(vectors - other).max() for other in expected) < 1e-5, "vectors of neither"
-
-
-@needs_exchange
-def test_what_is_recorded_is_recorded_of_the_family_that_was_measured(pair: tuple[Path, Path]) -> None:
-    spreads = {}
-    for path in pair:  # told apart by a number that only one of them has
-        family, verification = load_family(path), verify_family(path)
-        spreads[family.digest] = verification.measured.parity[NAME]["single"].max_abs
-    assert len(set(spreads.values())) == 2
-    recorded = refused = 0
-    with exchanging(*pair):
-        while recorded + refused < 60 or not recorded:
-            try:
-                family = load_family(pair[0])
-                record_measurement(family, verify_family(pair[0]))
-            except (FamilyError, OSError):
-                refused += 1
-            else:
-                recorded += 1
-    assert recorded
-    for path in pair:
-        family = load_family(path)
-        for host in load_measurements(family).hosts:
-            assert host.parity is not None
-            assert host.parity.parity[NAME]["single"].max_abs == spreads[family.digest]
+    read = read_replaced(make_pair(tmp_path / "read"), 150)
+    assert read.done
+    assert read.wrong == 0
+    recorded = record_replaced(make_pair(tmp_path / "recorded"), 60)
+    assert recorded.done
+    assert recorded.wrong == 0
 
 
 def test_a_family_that_was_replaced_is_not_recorded(pair: tuple[Path, Path]) -> None:
