@@ -3,10 +3,12 @@ tests that change a family work on a copy."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     os.environ["MATEXPORT_TEST_TRACES"] = str(folder)  # read by `memory`
     return folder
+
+
+_frozen = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_libraries() -> None:
+    """Every export collects garbage, which takes half a second where torch and transformers are looked through."""
+    global _frozen
+    if len(sys.modules) > _frozen + 300:
+        import hypothesis  # noqa: F401 - when it is imported, it asks the collector, which does not see what is frozen
+
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 def make_once(path: Path, make: Callable[[], object]) -> Path:

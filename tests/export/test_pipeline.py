@@ -50,7 +50,7 @@ from matexport.errors import DestinationError
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 
-parent, out, probes, *stages = sys.argv[2:]
+parent, probes, *ways = sys.argv[2:]
 job = ExportJob(ParentSource(parent), (Point(1, 8), Point(3, 32)), probes=Path(probes))
 pipeline.trace_exits = trace_once
 patch_judge(pytest.MonkeyPatch())
@@ -63,7 +63,8 @@ def die_in(stage):
             os.kill(os.getpid(), signal.SIGKILL)
     return report
 
-for stage in stages:
+for way in ways:
+    stage, out = way.split("=")
     child = os.fork()
     if child == 0:
         if stage == "full":
@@ -79,7 +80,7 @@ for stage in stages:
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     there = sorted(os.listdir(out)) if os.path.exists(out) else None
-    print(stage, os.waitstatus_to_exitcode(status), there, flush=True)
+    print(Path(out).name, stage, os.waitstatus_to_exitcode(status), there, flush=True)
 """
 
 
@@ -149,43 +150,56 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, 
     assert [name for name in first if first[name] != second[name]] == []
 
 
-@pytest.fixture
-def few_probes(tmp_path: Path) -> Path:
-    path = tmp_path / "few.jsonl"
-    path.write_text('{"text": "the cat"}\n{"text": "a dog in the snow"}\n{"text": "red house"}\n')
-    return path
+@pytest.fixture(scope="module")
+def crashed(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, bytes]]:
+    """A folder in which exports died: what was said of each, and what a destination held that was there before."""
+    folder = tmp_path_factory.mktemp("crashed")
+    probes = folder / "few.jsonl"
+    probes.write_text('{"text": "the cat"}\n{"text": "a dog in the snow"}\n{"text": "red house"}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "trace_exits", trace_once)
+        export_family(ExportJob(ParentSource(str(parent)), (Point(2, 16),)), folder / "overwritten")
+    before = read_all(folder / "overwritten")
+    ways = [*((stage, "new") for stage in STAGES), *((stage, "overwritten") for stage in ("trace", "cut", "verify"))]
+    ways.append(("full", "disk"))
+    said = run_script(CRASH, TESTS, parent, probes, *(f"{stage}={folder / name}" for stage, name in ways))
+    return folder, said.splitlines(), before
 
 
 def test_killed_in_any_stage_nothing_appears_and_a_rerun_succeeds(
-    parent: Path, few_probes: Path, tmp_path: Path
+    crashed: tuple[Path, list[str], dict[str, bytes]], parent: Path
 ) -> None:
-    out = tmp_path / "family"
-    lines = run_script(CRASH, TESTS, parent, out, few_probes, *STAGES).splitlines()
-    assert lines == [f"{stage} -9 None" for stage in STAGES]
-    assert hidden_beside(out) == [".family.staging"]  # what the last one left behind
+    folder, lines, _ = crashed
+    out = folder / "new"
+    assert [line for line in lines if line.startswith("new ")] == [f"new {stage} -9 None" for stage in STAGES]
+    assert f".{out.name}.staging" in hidden_beside(out)  # what the last one left behind
     export_family(ExportJob(ParentSource(str(parent)), FEW), out)
-    assert hidden_beside(out) == []
+    assert f".{out.name}.staging" not in hidden_beside(out)
     assert verify_family(out).passed
 
 
-def test_killed_while_overwriting_the_old_family_stays(parent: Path, few_probes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "family"
-    export_family(ExportJob(ParentSource(str(parent)), (Point(2, 16),)), out)
-    before = read_all(out)
-    run_script(CRASH, TESTS, parent, out, few_probes, "trace", "cut", "verify")
+def test_killed_while_overwriting_the_old_family_stays(
+    crashed: tuple[Path, list[str], dict[str, bytes]], parent: Path
+) -> None:
+    folder, lines, before = crashed
+    out = folder / "overwritten"
+    assert [line.split()[:3] for line in lines if line.startswith("overwritten ")] == [
+        ["overwritten", stage, "-9"] for stage in ("trace", "cut", "verify")
+    ]
     assert read_all(out) == before
     assert verify_family(out).passed
     exported = export_family(ExportJob(ParentSource(str(parent)), FEW), out, overwrite=True)
     assert [profile.point for profile in exported.family.profiles] == list(FEW)
-    assert hidden_beside(out) == []
+    assert f".{out.name}.staging" not in hidden_beside(out)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(parent: Path, few_probes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "family"
-    message, outcome = run_script(CRASH, TESTS, parent, out, few_probes, "full").splitlines()
-    assert outcome == "full 7 None"
+def test_a_full_disk_is_said_and_leaves_nothing(crashed: tuple[Path, list[str], dict[str, bytes]]) -> None:
+    folder, lines, _ = crashed
+    out = folder / "disk"
+    message, outcome = lines[-2:]
+    assert outcome == "disk full 7 None"
     assert message.startswith(f"cannot write {out}: the file size limit was reached")
-    assert hidden_beside(out) == []
+    assert f".{out.name}.staging" not in hidden_beside(out)
 
 
 def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(

@@ -50,7 +50,9 @@ class Outcome:
 
 def check(folder: Path, *arguments: object) -> Outcome:
     """``pytest -v ARGUMENTS`` in a folder."""
-    plugin = [] if INSTALLED else ["-p", "matexport.verify.pytest_plugin"]
+    # Of the other plugins, these two take most of the time that it takes to start.
+    plugin = ["-p", "no:hypothesispytest", "-p", "no:anyio"]
+    plugin += [] if INSTALLED else ["-p", "matexport.verify.pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "-v", "-p", "no:cacheprovider", *map(str, arguments)],

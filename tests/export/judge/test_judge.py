@@ -30,7 +30,7 @@ from matexport.spec.probe import Probe
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
 
-pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces", "cold_judges")]
+pytestmark = [pytest.mark.loads, pytest.mark.usefixtures("quick_traces")]
 
 FULL = (Point(BLOCKS, WIDTH),)
 EARLY = (Point(1, 8), Point(BLOCKS, WIDTH))
@@ -185,6 +185,7 @@ def test_a_judge_that_dies_is_said_to_have(parent: Path) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+@pytest.mark.usefixtures("cold_judges")
 def test_the_process_is_kept_for_the_next_parent(parent: Path, tmp_path: Path) -> None:
     job = make_job(parent)
     with Judge(job, locate(job)) as first:
