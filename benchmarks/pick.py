@@ -39,7 +39,7 @@ from common import (
 from msgspec.structs import replace
 
 from matexport.family.manifest import load_family, write_manifest
-from matexport.family.measurements import record_bench, record_quality
+from matexport.family.measurements.records import record_bench, record_quality
 from matexport.host import read_host
 from matexport.spec.facts import (
     FamilyFacts,

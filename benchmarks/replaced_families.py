@@ -109,7 +109,7 @@ def record_replaced(pair: tuple[Path, Path], records: int) -> Counted:
     """Verify and record so often. A record is told by a number that only one of the families has."""
     from matexport import load_family, verify_family
     from matexport.errors import FamilyError
-    from matexport.family.measurements import load_measurements
+    from matexport.family.measurements.records import load_measurements
     from matexport.verify.verdict import record_measurement
 
     numbers = {}

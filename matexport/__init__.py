@@ -16,7 +16,13 @@ from matexport.version import __version__
 if TYPE_CHECKING:
     from matexport.errors import MatexportError
     from matexport.family.manifest import Family, load_family
-    from matexport.family.measurements import load_bench, load_measurement, load_quality, record_bench, record_quality
+    from matexport.family.measurements.records import (
+        load_bench,
+        load_measurement,
+        load_quality,
+        record_bench,
+        record_quality,
+    )
     from matexport.family.summary import describe_profiles
     from matexport.family.survey import Survey, survey_family
     from matexport.host import read_host
@@ -47,11 +53,11 @@ _HOMES = {
     "MatexportError": "matexport.errors",
     "Family": "matexport.family.manifest",
     "load_family": "matexport.family.manifest",
-    "load_bench": "matexport.family.measurements",
-    "load_measurement": "matexport.family.measurements",
-    "load_quality": "matexport.family.measurements",
-    "record_bench": "matexport.family.measurements",
-    "record_quality": "matexport.family.measurements",
+    "load_bench": "matexport.family.measurements.records",
+    "load_measurement": "matexport.family.measurements.records",
+    "load_quality": "matexport.family.measurements.records",
+    "record_bench": "matexport.family.measurements.records",
+    "record_quality": "matexport.family.measurements.records",
     "describe_profiles": "matexport.family.summary",
     "Survey": "matexport.family.survey",
     "survey_family": "matexport.family.survey",

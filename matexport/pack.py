@@ -19,15 +19,15 @@ from safetensors.numpy import save
 from matexport.errors import DestinationError, ParityError
 from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
 from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
-from matexport.family.measurements import (
+from matexport.family.measurements.records import (
     HostMeasurements,
     Measurement,
-    keep_unlisted,
     load_measurements,
     record_bench,
     record_parity,
     record_quality,
 )
+from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix

@@ -10,7 +10,8 @@ from forge import edit_manifest
 
 from matexport import load_family
 from matexport.family.manifest import Family
-from matexport.family.measurements import record_bench, record_quality, write_sections
+from matexport.family.measurements.records import record_bench, record_quality
+from matexport.family.measurements.sections import write_sections
 from matexport.host import read_host
 from matexport.spec.measured import Bench, Host, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
 

@@ -19,7 +19,8 @@ from reporting import record_scores, record_timings
 from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError
 from matexport.family.manifest import CARD, MANIFEST, MEASUREMENTS, REPORT
-from matexport.family.measurements import find_measurements, keep_unlisted, load_bench, load_quality
+from matexport.family.measurements.records import load_bench, load_quality
+from matexport.family.measurements.sections import find_measurements, keep_unlisted
 from matexport.host import read_host
 from matexport.io import staging
 from matexport.io.files import hash_file, replace_file

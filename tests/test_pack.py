@@ -17,7 +17,7 @@ from matexport import Embedder, gather_findings, load_family, pack_profile, reco
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, REFERENCE
-from matexport.family.measurements import load_measurements, record_quality
+from matexport.family.measurements.records import load_measurements, record_quality
 from matexport.family.survey import Measured
 from matexport.host import read_host
 from matexport.spec.measured import Adaptive, Score

@@ -25,7 +25,12 @@ from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
 from matexport.export.kinds.kind import Kind
 from matexport.export.parents.plan import Example, Plan
-from matexport.export.prepare import Exported, describe_provenance, find_up_to_date
+from matexport.export.prepare import (
+    Exported,
+    describe_differences,
+    describe_provenance,
+    find_up_to_date,
+)
 from matexport.export.profiles import Cut, cut_family, make_precisions, weights_file
 from matexport.export.quantize.support import check_runtime
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
@@ -33,7 +38,7 @@ from matexport.export.trace.exits import add_exits, name_layer
 from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
 from matexport.family.manifest import REFERENCE, SCHEMA, load_family, write_manifest
-from matexport.family.measurements import keep_unlisted
+from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.modality import MODALITIES
 from matexport.family.proof import Vectors
 from matexport.family.weights_file import NestedHeader
@@ -76,10 +81,10 @@ def run_export(
     provenance = describe_provenance(kind, plan)
     report("plan", 1, 1)
     with lock_destination(out):
-        present = find_up_to_date(out, provenance, set(job.profiles), overwrite, report)
+        present = find_up_to_date(out, plan, provenance, overwrite=overwrite, report=report)
         if present:
             return present
-        refuse_occupied(out, overwrite=overwrite)
+        refuse_occupied(out, overwrite=overwrite, differs=describe_differences(out, plan, provenance))
         with stage_directory(out) as stage:
             verification = _build(kind, plan, provenance, stage, report)
             keep_unlisted(out, stage)

@@ -233,8 +233,11 @@ def _raise_problems(family: Family, problems: list[Problem]) -> None:
         raise FamilyError(f"{family.path} is not the family that was exported: {said}", problems)
 
 
-def refuse_occupied(out: Path, *, overwrite: bool) -> None:
+def refuse_occupied(out: Path, *, overwrite: bool, differs: str = "") -> None:
     """Refuse a destination that exists, unless it is ours to replace.
+
+    Args:
+        differs: how the family that is there differs from what would be written, in words.
 
     Raises:
         DestinationError: saying what is there and what to do.
@@ -253,4 +256,5 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
     if foreign:
         raise DestinationError(f"{out} holds files that are not the family's ({foreign[0]}); move them first")
     if not overwrite:
-        raise DestinationError(f"{out} exists and holds another family; pass --overwrite to replace it")
+        how = f": {differs}" if differs else ""
+        raise DestinationError(f"{out} exists and holds another family{how}; pass --overwrite to replace it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from matexport.family.manifest import Family
-from matexport.family.measurements import Measurement
+from matexport.family.measurements.records import Measurement
 from matexport.spec.parity import Parity, worst_of
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from matexport.errors import RequestError
 from matexport.family.manifest import Family
-from matexport.family.measurements import Measurements, load_bench, load_measurements
+from matexport.family.measurements.records import Measurements, load_bench, load_measurements
 from matexport.spec.measured import CPU, Bench, Host, HostPattern, Quality, TaskQuality, Timing, read_resamples
 from matexport.spec.profile import Profile
 from matexport.spec.record import Record

@@ -96,7 +96,7 @@ class Trial:
 def bench_family(
     family: Family | Path | str, plan: BenchPlan | None = None, *, progress: Progress | None = None
 ) -> Bench:
-    """Measure profiles of a family on this host. Writes nothing; see `matexport.family.measurements.record_bench`.
+    """Measure profiles of a family on this host. Writes nothing: `family.measurements.records.record_bench` does.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.

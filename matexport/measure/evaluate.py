@@ -52,7 +52,7 @@ def evaluate_family(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quality:
-    """Score profiles of a family. Writes nothing; see `matexport.family.measurements.record_quality`.
+    """Score profiles of a family. Writes nothing: `family.measurements.records.record_quality` does.
 
     Args:
         family: the directory of a family or a pack, or a loaded `Family`.

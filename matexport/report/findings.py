@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matexport.family.integrity import check_files
 from matexport.family.manifest import Family, load_family
-from matexport.family.measurements import HostMeasurements, load_measurements
+from matexport.family.measurements.records import HostMeasurements, load_measurements
 from matexport.family.survey import Survey, is_same_host, survey_family
 from matexport.host import read_host
 from matexport.pick.choose import Choice, choose

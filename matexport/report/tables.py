@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from matexport.family.measurements import Measurement
+from matexport.family.measurements.records import Measurement
 from matexport.family.summary import describe_profiles
 from matexport.family.survey import Measured, is_same_host
 from matexport.pick.limits import Budget

@@ -250,10 +250,17 @@ class FileFacts(Record, frozen=True):
 
 
 class Provenance(Record, frozen=True):
-    """`inputs_sha256` covers the job, the parent's files, the probes and `versions`: same digest, same bytes."""
+    """What a family was made from.
+
+    Attributes:
+        inputs_sha256: covers the job, the parent's files, the probes and `versions`: same digest, same bytes.
+        versions: package -> version.
+        parts: what `inputs_sha256` covers, one by one -> the first 16 digits of its sha256, to say what differs.
+    """
 
     inputs_sha256: str
     versions: Mapping[str, str]
+    parts: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class FamilyFacts(Record, frozen=True):

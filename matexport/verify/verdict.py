@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matexport.errors import FamilyError, Problem
 from matexport.family.manifest import Family
-from matexport.family.measurements import Measurement, load_measurement, record_parity
+from matexport.family.measurements.records import Measurement, load_measurement, record_parity
 from matexport.family.proof import load_probes, open_proof
 from matexport.family.token_rows import stores_token_rows
 from matexport.runtime.inputs.modality import list_ways

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 import matexport
 from matexport import Embedder, load_family, verify_family
 from matexport.family.manifest import SCHEMA
-from matexport.family.measurements import load_measurement
+from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
 
 NAME = "L02-D032-fp32"

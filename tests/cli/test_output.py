@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matexport.cli.output import format_profiles
 from matexport.family.manifest import load_family
-from matexport.family.measurements import Measurement
+from matexport.family.measurements.records import Measurement
 from matexport.family.summary import describe_profiles
 from matexport.spec.parity import Parity, Spread
 

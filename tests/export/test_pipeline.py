@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from conftest import POINTS, write_texts
 from filelock import FileLock
 from folders import hidden_beside, read_all
+from forge import edit_manifest
 from memory import trace_once
 from parents import make_parent
 from places import TESTS
@@ -29,7 +31,10 @@ from matexport.errors import DestinationError, ParityError, RequestError
 from matexport.export import blame, export_family, profiles
 from matexport.export import pipeline as export
 from matexport.export.graph.traced import Traced
+from matexport.family.measurements.records import load_quality, record_quality
+from matexport.host import read_host
 from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.measured import Quality, TaskKind, TaskQuality
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.tolerance import Tolerance
@@ -214,15 +219,72 @@ def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(
     assert again.up_to_date
     assert again.verification.passed
     assert read_all(out) == before
-    others = [
-        msgspec.structs.replace(job, points=FEW[:1]),
-        msgspec.structs.replace(job, readout=ReadoutRequest(normalize=False)),
-        msgspec.structs.replace(job, tolerances={Precision.FP32: Tolerance(5e-6)}),
-    ]
-    for other in others:
-        with pytest.raises(DestinationError, match="pass --overwrite to replace it"):
-            export_family(other, out)
+    point = Point(2, 16)
+    others = {
+        "points (left out: L03-D032)": {"points": FEW[:1]},
+        "points (new: L02-D016)": {"points": (FEW[0], point, FEW[1])},
+        "points (new: L02-D016; left out: L01-D008, L03-D032)": {"points": (point,)},
+        "read-out": {"readout": ReadoutRequest(normalize=False)},
+        "tolerances": {"tolerances": {Precision.FP32: Tolerance(5e-6)}},
+        "points (in another order)": {"points": FEW[::-1]},
+        "precisions": {"precisions": (Precision.FP32, Precision.FP16)},
+    }
+    for words, changes in others.items():
+        said = re.escape(f"holds another family: it was made from other {words}; pass --overwrite to replace it")
+        with pytest.raises(DestinationError, match=said):
+            export_family(msgspec.structs.replace(job, **changes), out)
     assert read_all(out) == before
+
+
+def test_what_only_the_manifest_says_is_written_and_nothing_else_is_made(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, out = ExportJob(ParentSource(str(parent)), FEW), tmp_path / "family"
+    export_family(job, out)
+    (out / "README.md").write_text("our own words")
+    quality = Quality(read_host(), {"sts": TaskQuality(TaskKind.STS, "Spearman", 9, "0" * 64, None, {})})
+    record_quality(load_family(out), quality)
+    before = read_all(out)
+    monkeypatch.setattr("matexport.export.parents.text.load_parent", lambda plan: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("matexport.export.prepare.verify_family", lambda *_, **__: pytest.fail("verified again"))
+    trained = msgspec.structs.replace(job, trained=(Point(3, 32),))
+    renewed = export_family(trained, out)
+    assert (renewed.up_to_date, renewed.renewed) == (True, ("trained",))
+    assert renewed.family.facts.trained == (Point(3, 32),)
+    assert load_quality(load_family(out), read_host()) is not None
+    after = read_all(out)
+    changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert {name.partition("/")[0] for name in changed} == {"family.json", "measurements"}
+    assert export_family(trained, out).renewed == ()
+
+    monkeypatch.undo()
+    monkeypatch.setattr(export, "trace_exits", trace_once)
+    export_family(trained, tmp_path / "anew")
+    assert (tmp_path / "anew" / "family.json").read_bytes() == after["family.json"], "as if it was made today"
+
+
+def test_a_renewal_that_dies_leaves_the_family(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, out = ExportJob(ParentSource(str(parent)), FEW), tmp_path / "family"
+    export_family(job, out)
+    before = read_all(out)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matexport.export.prepare.keep_unlisted", die)
+    with pytest.raises(KeyboardInterrupt):
+        export_family(msgspec.structs.replace(job, trained=FEW), out)
+    assert read_all(out) == before
+    assert hidden_beside(out) == []
+
+
+def test_a_family_that_does_not_say_what_it_was_made_from_is_other_inputs(parent: Path, tmp_path: Path) -> None:
+    job, out = ExportJob(ParentSource(str(parent)), FEW), tmp_path / "family"
+    export_family(job, out)
+    edit_manifest(out, lambda data: data["provenance"].pop("parts"))
+    assert export_family(job, out).up_to_date
+    with pytest.raises(DestinationError, match="it was made from other inputs; pass --overwrite"):
+        export_family(msgspec.structs.replace(job, trained=FEW), out)
 
 
 @pytest.mark.parametrize(

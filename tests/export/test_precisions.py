@@ -32,7 +32,7 @@ from matexport.export.graph.traced import Traced
 from matexport.export.quantize import support as runtime
 from matexport.export.quantize.support import check_runtime
 from matexport.family.integrity import check_family
-from matexport.family.measurements import load_measurement
+from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_probes, load_shipped_calibration
 from matexport.runtime.all_points import ExitsEmbedder

@@ -26,9 +26,10 @@ from msgspec import inspect
 from places import ROOT
 from safetensors.numpy import load_file
 
-from matexport.family import graph_file, manifest, measurements, token_rows, weights_file
+from matexport.family import graph_file, manifest, token_rows, weights_file
 from matexport.family import modality as family_modality
 from matexport.family.guard import sizes
+from matexport.family.measurements import records, sections
 from matexport.io import texts
 from matexport.pack import pack_profile
 from matexport.runtime.inputs import modality
@@ -293,7 +294,7 @@ LIMITS: Mapping[str, tuple[int, ...]] = {
     "a prompt, `before` and `after` of a frame": (family_modality.MAX_PROMPT_CHARACTERS,),
     "`layers`, `dim`, `tokens` of a profile": (manifest.MAX_LAYERS, manifest.MAX_DIM, manifest.MAX_TOKENS),
     "digits of `offset` and `length`": (graph_file._MAX_DIGITS,),
-    "a file of `measurements/`": (measurements.MAX_BYTES,),
+    "a file of `measurements/`": (sections.MAX_BYTES,),
 }
 
 
@@ -446,13 +447,13 @@ def find_measurement_problems(page: str) -> list[str]:
         "ranges",
         "spread",
         "token_ids",
-        measurements.BENCH_SECTION,
-        measurements.QUALITY_SECTION,
+        records.BENCH_SECTION,
+        records.QUALITY_SECTION,
     }
     others = {
         "measurements/HOST.json",
         manifest.MANIFEST,
-        f"{measurements.BENCH_SECTION} on PROVIDER",
+        f"{records.BENCH_SECTION} on PROVIDER",
         "NaN",
         "Infinity",
     }

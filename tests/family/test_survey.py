@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from matexport import load_family, record_bench, survey_family
 from matexport.errors import RequestError
 from matexport.family.manifest import MEASUREMENTS, Family
-from matexport.family.measurements import load_quality, record_quality
+from matexport.family.measurements.records import load_quality, record_quality
 from matexport.family.survey import Candidate, Measured, list_unmeasured
 from matexport.host import read_host
 from matexport.spec.measured import Host, HostPattern, Score

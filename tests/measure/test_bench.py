@@ -23,7 +23,8 @@ from msgspec.structs import replace
 from matexport import load_family, pack_profile, verify_family
 from matexport.cli.commands.bench import format_bench
 from matexport.errors import FamilyError, RequestError
-from matexport.family.measurements import find_measurements, load_bench, load_measurement, load_sections, record_bench
+from matexport.family.measurements.records import load_bench, load_measurement, record_bench
+from matexport.family.measurements.sections import find_measurements, load_sections
 from matexport.host import read_host
 from matexport.measure import bench as bench_module
 from matexport.measure.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise

@@ -21,7 +21,7 @@ from places import GOLDEN
 from matexport import Embedder, load_family, pack_profile
 from matexport.errors import FamilyError, MissingExtraError, RequestError
 from matexport.family.manifest import MANIFEST
-from matexport.family.measurements import load_quality, record_quality
+from matexport.family.measurements.records import load_quality, record_quality
 from matexport.measure import vectors as vectors_module
 from matexport.measure.bootstrap import RESAMPLES, draw_resamples
 from matexport.measure.evaluate import evaluate_family

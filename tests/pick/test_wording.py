@@ -14,7 +14,7 @@ from msgspec.structs import replace
 import matexport.measure.bench
 from matexport import load_family, record_bench, verify_family
 from matexport.family.manifest import Family
-from matexport.family.measurements import load_bench, record_quality
+from matexport.family.measurements.records import load_bench, record_quality
 from matexport.host import read_host
 from matexport.measure.bench import DEFAULT_SHAPES, BenchPlan
 from matexport.spec.measured import Bench

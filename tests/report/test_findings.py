@@ -13,8 +13,8 @@ from reporting import OTHER, record_parity, record_scores, record_timings
 
 from matexport import load_family, survey_family
 from matexport.errors import FamilyError
-from matexport.family import measurements
-from matexport.family.measurements import load_measurement, load_quality
+from matexport.family.measurements import sections
+from matexport.family.measurements.records import load_measurement, load_quality, record_quality
 from matexport.host import read_host
 from matexport.pick.choose import choose
 from matexport.pick.limits import Budget
@@ -126,7 +126,7 @@ def test_the_report_names_ties_as_pick_does(family: Path) -> None:
     scores = {
         name: replace(score, resampled=struct.pack("<200f", *resamples[name])) for name, score in task.profiles.items()
     }
-    measurements.record_quality(loaded, replace(known, tasks={"sts": replace(task, profiles=scores)}))
+    record_quality(loaded, replace(known, tasks={"sts": replace(task, profiles=scores)}))
     first, second, *_ = retentions
     record_timings(loaded, dict.fromkeys(retentions, 3.0) | {second: 2.0})
     said = describe_budget(gather_findings(loaded, budget=Budget(max_disk_mb=1000.0)))
@@ -142,9 +142,9 @@ def test_what_was_measured_is_read_once(family: Path, monkeypatch: pytest.Monkey
     assert len(files) == 2
     reads: list[Path] = []
     hashes: list[Path] = []
-    open_file, hash_file = measurements.open_file, measurements.hash_file
-    monkeypatch.setattr(measurements, "open_file", lambda path, most: (reads.append(path), open_file(path, most))[1])
-    monkeypatch.setattr(measurements, "hash_file", lambda path: (hashes.append(path), hash_file(path))[1])
+    open_file, hash_file = sections.open_file, sections.hash_file
+    monkeypatch.setattr(sections, "open_file", lambda path, most: (reads.append(path), open_file(path, most))[1])
+    monkeypatch.setattr(sections, "hash_file", lambda path: (hashes.append(path), hash_file(path))[1])
     gather_findings(loaded)
     assert sorted(reads) == files
     assert hashes == [], "the digest is that of the manifest that was read"

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.errors import FamilyError, RequestError
 from matexport.family.manifest import MANIFEST, RANGES, REFERENCE
-from matexport.family.measurements import load_measurement
+from matexport.family.measurements.records import load_measurement
 from matexport.family.proof import load_ranges
 from matexport.family.summary import describe_profiles
 from matexport.host import read_host

@@ -27,7 +27,7 @@ from matexport import load_family, verify_family
 from matexport.errors import FamilyError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import MEASUREMENTS, REFERENCE
-from matexport.family.measurements import Measurement, load_measurement
+from matexport.family.measurements.records import Measurement, load_measurement
 from matexport.family.modality import PROBES
 from matexport.family.proof import check_finite_weights, load_references
 from matexport.family.weights_file import encode_header, plan_header, read_header

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from matexport import load_family, pack_profile, verify_family
 from matexport.family.manifest import MANIFEST, REFERENCE
-from matexport.family.measurements import record_quality
+from matexport.family.measurements.records import record_quality
 from matexport.family.weights_file import read_header
 from matexport.host import read_host
 from matexport.spec.measured import Quality, Score, TaskKind, TaskQuality

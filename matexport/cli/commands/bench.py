@@ -110,7 +110,7 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """``matexport bench FAMILY``"""
     from matexport.family.manifest import load_family
-    from matexport.family.measurements import record_bench
+    from matexport.family.measurements.records import record_bench
     from matexport.io.texts import MAX_MIX_TEXTS, read_texts
     from matexport.measure.bench import BenchPlan, bench_family
 

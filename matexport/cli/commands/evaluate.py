@@ -95,7 +95,8 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run ``matexport evaluate FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
-    from matexport.family.measurements import record_quality, refuse_linked
+    from matexport.family.measurements.records import record_quality
+    from matexport.family.measurements.sections import refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
     from matexport.measure.tasks import RetrievalTask, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 

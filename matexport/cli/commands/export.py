@@ -83,12 +83,15 @@ def run(options: argparse.Namespace) -> int:
         document = {
             "family": str(out),
             "up_to_date": exported.up_to_date,
+            "renewed": list(exported.renewed),
             "refused": dict(exported.family.facts.refused),
         }
         print_json(document | describe_verification(out, exported.verification))
     else:
         print_verification(out, exported.verification)
         state = "up to date" if exported.up_to_date else "written"
+        if exported.renewed:
+            state = f"says what the job says of {', '.join(exported.renewed)}, all else was up to date"
         if exported.family.facts.trace.fallback:
             say(f"\ntraced with the TorchScript exporter: {show_plain(exported.family.facts.trace.fallback)}")
             say("its graphs say no shapes, so a cls profile computes all tokens of its last block")

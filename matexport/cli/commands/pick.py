@@ -174,7 +174,7 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
     Raises:
         RequestError: the device in question is not this machine.
     """
-    from matexport.family.measurements import record_bench
+    from matexport.family.measurements.records import record_bench
     from matexport.family.survey import list_unmeasured
     from matexport.host import read_host
     from matexport.measure.bench import BenchPlan, bench_family, list_default_shapes

@@ -38,7 +38,7 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """``matexport show FAMILY``"""
     from matexport.family.manifest import load_family
-    from matexport.family.measurements import load_measurement
+    from matexport.family.measurements.records import load_measurement
     from matexport.family.summary import describe_profiles
     from matexport.host import read_host
 

@@ -20,7 +20,7 @@ from matexport.export import export_family
 from matexport.export.parents import in_torch
 from matexport.export.parents.in_torch import ParentInTorch
 from matexport.family.manifest import Family
-from matexport.family.measurements import load_bench
+from matexport.family.measurements.records import load_bench
 from matexport.host import read_host
 from matexport.measure.bench import BenchPlan, Trial, list_trials
 from matexport.measure.trial import TrialPlan, run_trial

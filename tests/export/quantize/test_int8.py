@@ -22,7 +22,7 @@ from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.export.quantize.precisions.int8 import apply_int8
-from matexport.family.measurements import load_measurement
+from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
 from matexport.runtime.inputs.text import Tokens
 from matexport.spec.facts import PaddingSide
