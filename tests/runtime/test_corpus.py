@@ -8,8 +8,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from places import GOLDEN
 
 from matexport import Embedder, embed_corpus, load_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError, RequestError
+from matexport.runtime.corpus import ray as corpus_on_ray
 from matexport.runtime.corpus.parquet import Part
 from matexport.runtime.corpus.plan import PLAN, SUCCESS, claim_output, finish_output, plan_corpus
 from matexport.runtime.corpus.ray import CorpusJob, PartEmbedder
@@ -79,7 +82,8 @@ def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Pat
         progress=lambda _, done, all: seen.append((done, all)),
     )
     assert (result.rows, result.parts, result.parts_done_before) == (300, 4, 0)
-    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (seen[0], seen[-1]) == ((0, 300), (300, 300))
+    assert seen == sorted(set(seen))
     vectors = read_vectors(tmp_path / "out")
     assert sorted(vectors) == list(range(300))
     texts = [f"{TEXTS[number % 4]} {number}" for number in range(300)]
@@ -90,6 +94,33 @@ def test_every_row_has_its_vector(cluster: Any, small_parts: None, exported: Pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *(f"part-{number:06d}.parquet" for number in range(4)), PLAN, SUCCESS,
     }  # fmt: skip
+
+
+def test_the_bar_moves_within_a_part(cluster: Any, exported: Path, tmp_path: Path) -> None:
+    counter = cluster.remote(num_cpus=0)(corpus_on_ray.RowCounter).remote()
+    plan = plan_corpus(
+        load_family(exported), write_corpus(tmp_path / "c.parquet", 40), profile=NAME, column="text", prompt=None
+    )
+    (tmp_path / "out").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matexport.runtime.corpus.parquet.CHUNK_ROWS", 15)
+        counts: list[tuple[int, int]] = []
+        listening = SimpleNamespace(count=SimpleNamespace(remote=lambda part, rows: counts.append((part, rows))))
+        PartEmbedder(plan, str(tmp_path / "out"), 1, None, listening).write(plan.parts[0])
+    assert counts == [(0, 15), (0, 30), (0, 40)]
+
+    seen: list[tuple[str, int, int]] = []
+    moves = corpus_on_ray._Moves(lambda *step: seen.append(step), 100, 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_on_ray, "LOOK_SECONDS", 0.05)
+        with corpus_on_ray._looking_at(counter, moves):
+            for part, rows in ((0, 15), (1, 30), (0, 10)):  # the last: its worker died, and another began anew
+                cluster.get(counter.count.remote(part, rows))
+                deadline = time.monotonic() + 30
+                while part + 1 > len(seen) - 1 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            time.sleep(0.2)
+    assert seen == [("embed", 100, 200), ("embed", 115, 200), ("embed", 145, 200)]
 
 
 def find_workers() -> list[int]:
@@ -117,7 +148,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     corpus, killed = write_corpus(tmp_path / "corpus.parquet", 3000), []
 
     def kill(_stage: str, done: int, _total: int) -> None:
-        if done in (2, 12):
+        if done >= (200, 1200, 9999)[len(killed)]:
             killed.append(max(find_workers()))
             os.kill(killed[-1], signal.SIGKILL)
 

@@ -16,8 +16,10 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock, Thread
 from typing import Any
 
 from matexport.errors import FamilyError, MatexportError, RequestError
@@ -42,6 +44,9 @@ DEFAULT_WORKER_THREADS = 2
 #: How often a part whose worker died is tried again: one that kills whoever takes it (too large for the memory, say)
 #: must not do so for ever, as Ray Data's default is.
 MAX_RETRIES = 4
+
+#: Between two looks at how far the parts are.
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def embed_corpus(
             out, as Parquet writers use them for what is no data.
         out: a folder; one Parquet file per part appears in it, and `_SUCCESS` when all are there.
         job: how; with the defaults of `CorpusJob` when left out.
-        progress: called with (stage, done, total) parts.
+        progress: called with (stage, done, total) rows, also from a thread of its own while parts are under way.
 
     Raises:
         RequestError: the corpus cannot be read or has no such column, or a row has no text.
@@ -108,20 +113,57 @@ def embed_corpus(
     (out / SUCCESS).unlink(missing_ok=True)  # of a run before, of which something may be missing now
     done = {part.number for part in plan.parts if (out / part.name).is_file()}
     missing = [part for part in plan.parts if part.number not in done]
-    report = progress or (lambda _stage, _done, _total: None)
-    report("embed", len(done), len(plan.parts))
+    rows = sum(part.rows for part in plan.parts)
+    moves = _Moves(progress or (lambda _stage, _done, _total: None), rows - sum(part.rows for part in missing), rows)
     if missing:
-        for count, _ in enumerate(_run_on_ray(plan, missing, out, job), len(done) + 1):
-            report("embed", count, len(plan.parts))
+        _run_on_ray(plan, missing, out, job, moves)
     finish_output(out, plan)
-    return CorpusResult(out, sum(part.rows for part in plan.parts), len(plan.parts), len(done))
+    return CorpusResult(out, rows, len(plan.parts), len(done))
+
+
+class _Moves:
+    """Progress in rows, which never goes back: a part that is tried again begins anew."""
+
+    def __init__(self, report: Progress, before: int, total: int) -> None:
+        self._report, self._before, self._total = report, before, total
+        self._furthest = 0
+        self._lock = Lock()
+        report("embed", before, total)
+
+    def move(self, rows: int) -> None:
+        """Say that so many rows of this run are embedded."""
+        with self._lock:
+            if rows > self._furthest:
+                self._furthest = rows
+                self._report("embed", self._before + rows, self._total)
+
+
+class RowCounter:
+    """What an actor of Ray holds: how many rows of each part are embedded, by whichever worker has it now."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+
+    def count(self, part: int, rows: int) -> None:
+        self._rows[part] = rows
+
+    def add_up(self) -> int:
+        return sum(self._rows.values())
 
 
 class PartEmbedder:
-    """What a worker of Ray holds: one embedder. Called with the numbers of parts, it writes their files."""
+    """What a worker of Ray holds: one embedder. Called with the numbers of parts, it writes their files.
 
-    def __init__(self, plan: CorpusPlan, out: str, threads: int, batch_budget: int | None = None) -> None:
+    Args:
+        counter: an actor that holds a `RowCounter`, to be told how far a part is.
+    """
+
+    def __init__(
+        self, plan: CorpusPlan, out: str, threads: int, batch_budget: int | None = None, counter: Any = None
+    ) -> None:
         from matexport.runtime.embedder import Embedder
+
+        self._counter = counter
 
         self._plan, self._out, self._batch_budget = plan, Path(out), batch_budget
         self._embedder = Embedder(plan.family, plan.profile, threads=threads)
@@ -169,6 +211,8 @@ class PartEmbedder:
                         vectors = self._embed(table.column(self._plan.column).to_pylist(), f"{part.file}, row", row)
                         writer.write_batch(table.append_column(field, make_vector_column(vectors, field.type)))
                         row += len(vectors)
+                        if self._counter is not None:  # an answer is not waited for
+                            self._counter.count.remote(part.number, row - part.first)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(target)
@@ -191,8 +235,8 @@ class PartEmbedder:
             raise RequestError(f"{where}s from {first} on: {error}") from None
 
 
-def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob) -> Iterator[int]:
-    """Let Ray's workers write parts; their numbers as they are done."""
+def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob, moves: _Moves) -> None:
+    """Let Ray's workers write parts."""
     ray, threads = _import_ray(), job.threads
     started = not ray.is_initialized()
     if started:
@@ -212,19 +256,23 @@ def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob) 
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
         count = min(job.workers or max(1, cpus // threads), len(parts))
+        counter = ray.remote(num_cpus=0)(RowCounter).remote()
         numbers = ray.data.from_items([{"part": part.number} for part in parts], override_num_blocks=len(parts))
         done = numbers.map_batches(
             PartEmbedder,
             batch_size=1,
             concurrency=count,
             num_cpus=threads,
-            fn_constructor_args=(plan, str(out), threads, job.batch_budget),
+            fn_constructor_args=(plan, str(out), threads, job.batch_budget, counter),
             ray_remote_args_fn=lambda: {"max_task_retries": retries},
         )
-        for row in done.iter_rows():
-            if row["problem"]:
-                raise RequestError(row["problem"])
-            yield int(row["part"])
+        rows = 0
+        with _looking_at(counter, moves):
+            for row in done.iter_rows():
+                if row["problem"]:
+                    raise RequestError(row["problem"])
+                rows += plan.parts[int(row["part"])].rows
+                moves.move(rows)
     except ray.exceptions.RayError as error:
         raise RequestError(
             f"Ray gave up: {str(error).strip().splitlines()[-1]} Parts that are done stay; the same command goes on"
@@ -232,6 +280,27 @@ def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob) 
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _looking_at(counter: Any, moves: _Moves) -> Iterator[None]:
+    """Say how far the parts are that are under way, every now and then."""
+    import ray
+
+    ended = Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(ray.exceptions.RayError, TimeoutError):  # the run itself says what is wrong
+                moves.move(ray.get(counter.add_up.remote(), timeout=LOOK_SECONDS))
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _import_ray() -> Any:
