@@ -1,8 +1,8 @@
 """Write what was measured into README.md: the only way in which a number gets there.
 
-Reads `results/*.json` as the benchmarks left them and replaces the lines between ``<!-- measured -->`` and
-``<!-- /measured -->``. With ``--check`` nothing is written and the exit code says whether the README is what the
-results say.
+Reads `results/*.json` as the benchmarks left them, replaces the lines between ``<!-- measured -->`` and
+``<!-- /measured -->``, and draws `docs/retention.svg`. With ``--check`` nothing is written and the exit code says
+whether both are what the results say.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "retention.svg"
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 ORDER = (
     "architectures",
@@ -80,6 +81,19 @@ def unit_of(limit: str) -> str:
     return f" {unit}" if unit else ""
 
 
+def draw_retention(result: dict[str, Any]) -> str:
+    """Retention over dims, a line for each depth, as a file."""
+    from matexport.report.plots import draw_lines, stand_alone
+    from matexport.spec.profile import Profile
+
+    lines: dict[int, list[tuple[int, float]]] = {}
+    for name, retention in sorted(result["measured"]["retention"].items()):
+        point = Profile.parse(name).point
+        lines.setdefault(point.layers, []).append((point.dim, retention))
+    said = f"Retention of all-MiniLM-L6-v2 over dims, a line for each number of layers: {result['settings']['pairs']}"
+    return stand_alone(draw_lines(lines, "retention", description=said)) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
@@ -89,12 +103,21 @@ def main() -> int:
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     wanted = f"{head}{BEGIN}{render_table(results)}{END}{tail}"
-    if options.check and wanted != text:
-        print("README.md is not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr)
-        return 1
+    picture = draw_retention(json.loads((RESULTS / "retention.json").read_text(encoding="utf-8")))
     if not options.check:
         README.write_text(wanted, encoding="utf-8")
-    return 0
+        PICTURE.write_text(picture, encoding="utf-8")
+        return 0
+    old = [path.name for path, content in ((README, wanted), (PICTURE, picture)) if read(path) != content]
+    if old:
+        print(
+            f"{' and '.join(old)}: not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr
+        )
+    return bool(old)
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 if __name__ == "__main__":

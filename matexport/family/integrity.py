@@ -16,10 +16,9 @@ from pathlib import Path
 from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
 from matexport.family.guard.operators import MAX_GRAPH_BYTES
 from matexport.family.manifest import (
-    CARD,
     MANIFEST,
     MEASUREMENTS,
-    REPORT,
+    REPORTED,
     Family,
     load_family,
 )
@@ -35,7 +34,7 @@ from matexport.spec.profile import Precision
 
 def describe_files(root: Path) -> dict[str, FileFacts]:
     """Digest and size of every file in `root` that a manifest lists, by name."""
-    others = {MANIFEST, REPORT, CARD}
+    others = {MANIFEST, *REPORTED}
     names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name not in others)
     return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
 
@@ -141,8 +140,7 @@ def _is_measurement(path: Path) -> bool:
 def _is_report(path: Path) -> bool:
     """Or what an interrupted `report` left of one."""
     known = any(
-        path.name == name or (path.name.startswith(f"{name}.") and path.name.endswith(".tmp"))
-        for name in (REPORT, CARD)
+        path.name == name or (path.name.startswith(f"{name}.") and path.name.endswith(".tmp")) for name in REPORTED
     )
     return known and stat.S_ISREG(path.lstat().st_mode)
 

@@ -31,6 +31,8 @@ MEASUREMENTS = "measurements"
 #: What `matexport report` writes. They hold measurements, so no digest covers them; they may lie there or not.
 REPORT = "report.html"
 CARD = "README.md"
+PICTURE = "report.svg"
+REPORTED = (REPORT, CARD, PICTURE)
 
 #: 2 added precisions and encodings; 3 graphs of all exits and the trained points; 4 the judge, the parent's own token
 #: ids, and how it asks for tokens (tasks, chat templates, the side that is cut). What older ones lack has a default.
@@ -168,12 +170,12 @@ def load_family(path: Path | str) -> Family:
 
 
 def list_words(family: Family) -> list[Path]:
-    """What people wrote in a family's folder: a README.md or report.html that holds more than `report` put there.
+    """What people wrote in a family's folder: a file of `REPORTED` that holds more than `report` put there.
 
     Raises:
         OSError: a file cannot be read.
     """
-    paths = [family.path / name for name in (REPORT, CARD) if name not in family.facts.files]
+    paths = [family.path / name for name in REPORTED if name not in family.facts.files]
     present = [path for path in paths if path.is_file() and not path.is_symlink()]
     return [path for path in present if not is_whole(path.read_bytes().decode("utf-8", "surrogateescape"))]
 

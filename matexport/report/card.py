@@ -24,17 +24,18 @@ HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "R
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
-def render_card(findings: Findings, present: str | None = None) -> str:
+def render_card(findings: Findings, present: str | None = None, picture: str | None = None) -> str:
     """The card, front matter first.
 
     Args:
         present: a card that is there already. What stands between our marks in it is replaced and the rest is kept; a
             key of the front matter that somebody wrote outside of the marks is theirs.
+        picture: the file beside the card that shows retention over dims.
 
     Raises:
         MarksError: the marks in `present` are incomplete, or somebody wrote between them.
     """
-    metadata, body = describe_metadata(findings), HTML.wrap(_render_body(findings))
+    metadata, body = describe_metadata(findings), HTML.wrap(_render_body(findings, picture))
     old = HTML.find(present) if present is not None else None
     if present is None or old is None:
         return f"---\n{YAML.wrap(format_yaml(metadata))}\n---\n\n{body}\n"
@@ -49,12 +50,13 @@ def render_card(findings: Findings, present: str | None = None) -> str:
     return card
 
 
-def _render_body(findings: Findings) -> str:
+def _render_body(findings: Findings, picture: str | None) -> str:
     blocks = [
         f"# {escape_markdown(findings.name)}",
         escape_markdown(describe_family(findings)),
         f"Parent: {_code(findings.family.facts.parent.source)}.",
         *_describe_profiles(findings),
+        *([f"![Retention over dims, a line for each number of layers](<{picture}>)"] if picture else []),
         *_describe_use(findings),
         *_describe_parity(findings),
         *_describe_quality(findings),

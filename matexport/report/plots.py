@@ -8,6 +8,7 @@ title that browsers show. Only numbers and profile names, which have a fixed spe
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ _SIZE = (5.0, 4.0)
 
 #: Names of profiles that are written into a plot; more would hide each other. The text under the plot lists them all.
 _MAX_LABELS = 7
+
+#: Of labels beside each other, in units.
+_LINE_HEIGHT = 10.0
 
 #: The axis of costs is logarithmic where the largest cost is more than this many times the smallest.
 _LOG_RATIO = 20.0
@@ -141,7 +145,7 @@ def draw_lines(lines: Mapping[int, Sequence[tuple[int, float]]], name: str, *, d
         axes.xaxis.set_major_locator(FixedLocator(dims))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([str(dim) for dim in dims], rotation=0 if len(dims) < _MAX_LABELS else 60)
-        axes.set_xlim(dims[0] / 1.15, dims[-1] * 1.6)  # room for the labels
+        axes.set_xlim(dims[0] / 1.15, dims[-1] * 2)  # room for the labels
         axes.set_xlabel("dim")
         axes.set_ylabel("retention")
         axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
@@ -150,9 +154,27 @@ def draw_lines(lines: Mapping[int, Sequence[tuple[int, float]]], name: str, *, d
             share = layers / deepest if deepest else 1.0
             axes.plot(*zip(*line, strict=True), "o-", color=_INK, alpha=0.35 + 0.65 * share, markersize=4,
                       linewidth=0.8 + 1.4 * share, gid=f"line-{layers}")  # fmt: skip
-            axes.annotate(str(layers), line[-1], (6, 0), textcoords="offset points", va="center", fontsize=9)
+        _label_lines(figure, axes, lines)
         svg = _save(figure)
     return _embed(svg, name, description, {f"line-{layers}": count_noun(layers, "layer") for layers in lines})
+
+
+def _label_lines(figure: Figure, axes: Axes, lines: Mapping[int, Sequence[tuple[int, float]]]) -> None:
+    """The number of layers at the end of each line; labels of lines that end together are moved apart."""
+    figure.draw_without_rendering()
+    ends = [(float(axes.transData.transform(line[-1])[1]) * 72 / figure.dpi, layers) for layers, line in lines.items()]
+    above = -math.inf
+    for height, layers in sorted(ends):
+        above = max(height, above + _LINE_HEIGHT)
+        name = count_noun(layers, "layer") if layers == max(lines) else str(layers)
+        axes.annotate(name, lines[layers][-1], (6, above - height), textcoords="offset points", va="center", fontsize=9)
+
+
+def stand_alone(svg: str) -> str:
+    """A plot of a page as the content of a file of its own: dark on white, whatever is around it."""
+    ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    place = svg.index(">") + 1
+    return svg[:place].replace("<svg ", '<svg color="#1f2328" font-family="sans-serif" ') + ground + svg[place:]
 
 
 def _save(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""Write the report of a family: one HTML page that loads nothing, and a Markdown model card beside it.
+"""Write the report of a family: one HTML page that loads nothing, a Markdown model card beside it, and its picture.
 
 Text from a manifest or a measurement is untrusted: the template escapes all of it, and the page's content security
 policy allows one script, by its digest, and lets the page load nothing. The same family, measurements and host give the
@@ -10,21 +10,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
-from matexport.family.manifest import CARD, REPORT, Family
+from matexport.family.manifest import CARD, PICTURE, REPORT, REPORTED, Family
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
 from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError
 from matexport.report.card import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient
 from matexport.report.page import lay_out
+from matexport.report.plots import stand_alone
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,19 +38,33 @@ _PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True)
-class Report:
-    """The two files of a report. Sizes in bytes.
+class Written:
+    """One file of a report.
 
     Attributes:
-        page_did, card_did: what was done: ``written``, ``replaced``, or ``updated between its marks``.
+        did: what was done: ``written``, ``replaced``, or ``updated between its marks``.
     """
 
-    page: Path
-    card: Path
-    page_bytes: int
-    card_bytes: int
-    page_did: str = "written"
-    card_did: str = "written"
+    path: Path
+    bytes: int
+    did: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of a report.
+
+    Attributes:
+        picture: of the card; None where no retention is known that it could show.
+    """
+
+    page: Written
+    card: Written
+    picture: Written | None
+
+    @property
+    def files(self) -> list[Written]:
+        return [file for file in (self.page, self.card, self.picture) if file]
 
 
 def require_report_extra() -> None:
@@ -61,13 +77,14 @@ def require_report_extra() -> None:
 
 
 def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool = False) -> Report:
-    """Write the page and the card. In a card that is there, only what stands between the report's marks is replaced.
+    """Write the page, the card and its picture. In a card that is there, only what stands between the report's marks is
+    replaced.
 
     Args:
         findings: what `findings.gather_findings` found.
-        out: the page, ``*.html``; the card lies beside it with the suffix ``.md``. When left out,
-            ``FAMILY/report.html`` and ``FAMILY/README.md``.
-        overwrite: replace both files whole, whoever wrote them.
+        out: the page, ``*.html``; the card lies beside it with the suffix ``.md``, the picture with ``.svg``. When left
+            out, ``FAMILY/report.html``, ``FAMILY/README.md`` and ``FAMILY/report.svg``.
+        overwrite: replace the files whole, whoever wrote them.
 
     Raises:
         RequestError: the name of `out` does not end in ``.html``.
@@ -76,24 +93,33 @@ def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     require_report_extra()
-    page, card = _choose_targets(findings.family, out)
+    page, card, picture = _choose_targets(findings.family, out)
     findings = replace(findings, place=_spell_place(findings.family, page))
-    present = {path: _read_present(path) for path in (page, card)}
+    layout = lay_out(findings)
+    curves = layout["curves"]
+    present = {path: _read_present(path) for path in (page, card, picture)}
     try:
         if not overwrite:
             _refuse_other(page, present[page])
             _refuse_unmarked(card, present[card])
-        text = render_card(findings, None if overwrite else present[card])
+            _refuse_unmarked(picture, present[picture])
+        text = render_card(findings, None if overwrite else present[card], picture.name if curves else None)
     except MarksError as error:
         raise DestinationError(f"{card}: {error}, or --overwrite to replace all of it") from None
-    _write_together({
-        page: render_page(findings).encode("utf-8", "replace"),
+    contents = {
+        page: _render(layout).encode("utf-8", "replace"),
         card: text.encode("utf-8", "surrogateescape"),  # whatever somebody wrote, byte by byte
-    })  # fmt: skip
-    did = ["written" if present[path] is None else "replaced" for path in (page, card)]
+    }
+    if curves:
+        contents[picture] = (HTML.wrap(stand_alone(curves.svg)) + "\n").encode()
+    _write_together(contents)
+    if not curves and present[picture] is not None:
+        picture.unlink()
+    did = {path: "written" if present[path] is None else "replaced" for path in contents}
     if present[card] is not None and not overwrite:
-        did[1] = "updated between its marks"
-    return Report(page, card, page.stat().st_size, card.stat().st_size, *did)
+        did[card] = "updated between its marks"
+    written = {path: Written(path, path.stat().st_size, done) for path, done in did.items()}
+    return Report(written[page], written[card], written.get(picture))
 
 
 def _spell_place(family: Family, page: Path) -> str:
@@ -111,6 +137,10 @@ def render_page(findings: Findings) -> str:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
     require_report_extra()
+    return _render(lay_out(findings))
+
+
+def _render(page: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     # These files come with the package, so they need no escaping.
@@ -120,12 +150,11 @@ def render_page(findings: Findings) -> str:
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    page = lay_out(findings)
     plots = [vars(plot) | {"svg": Markup(plot.svg)} for plot in page["plots"]]
     curves = page["curves"] and vars(page["curves"]) | {"svg": Markup(page["curves"].svg)}
     colours = list_gradient()
     return _open_templates().get_template("report.html.jinja").render(
-        page=page | {"plots": plots, "curves": curves},
+        page={**page} | {"plots": plots, "curves": curves},
         css=css,
         script=script,
         policy=policy,
@@ -145,11 +174,12 @@ def _read_data(name: str) -> str:
     return resources.files("matexport.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:
+def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path, Path]:
+    """The page, the card and its picture."""
     inside = family.path / REPORT
     if out is None or out.absolute().resolve() == inside.absolute().resolve():
-        targets = inside, family.path / CARD
-        if listed := {REPORT, CARD} & family.facts.files.keys():
+        targets = inside, family.path / CARD, family.path / PICTURE
+        if listed := {*REPORTED} & family.facts.files.keys():
             raise DestinationError(
                 f"{family.path} lists {sorted(listed)[0]} as a file of its own, and a report would replace it: "
                 "give --out"
@@ -161,7 +191,7 @@ def _choose_targets(family: Family, out: Path | None) -> tuple[Path, Path]:
             raise DestinationError(
                 f"{out} is inside the family, where a report is called {REPORT}; leave out --out, or write elsewhere"
             )
-        targets = out, out.with_suffix(".md")
+        targets = out, out.with_suffix(".md"), out.with_suffix(".svg")
     return targets
 
 
@@ -184,7 +214,7 @@ def _refuse_other(page: Path, present: str | None) -> None:
 
 
 def _refuse_unmarked(card: Path, present: str | None) -> None:
-    """Refuse to touch a card that has no marks between which it may be changed, such as a user's own README.md."""
+    """Refuse to touch a file that has no marks between which it may be changed, such as a user's own README.md."""
     if present is None or HTML.find(present):
         return
     wrote = "was not written by"

@@ -258,7 +258,7 @@ def find_file_problems(page: str) -> list[str]:
         manifest.REFERENCE,
         manifest.RANGES,
     }
-    whole |= {f"{manifest.MEASUREMENTS}/", manifest.REPORT, manifest.CARD}
+    whole |= {f"{manifest.MEASUREMENTS}/", *manifest.REPORTED}
     parents = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
     named = {name for name in said if "PRECISION" in name}
     problems = [f"{name} is on one side alone" for name in (said - named) ^ (whole | parents)]

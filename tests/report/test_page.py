@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from commandline import Run
@@ -22,7 +23,7 @@ from reporting import OTHER, forge_large, measure_large, record_parity, record_s
 from matexport import load_family, pack_profile, verify_family
 from matexport.errors import DestinationError, FamilyError, MissingExtraError
 from matexport.family.integrity import check_family
-from matexport.family.manifest import CARD, MANIFEST, REPORT
+from matexport.family.manifest import CARD, MANIFEST, PICTURE, REPORT
 from matexport.pick.limits import Budget
 from matexport.report.findings import gather_findings
 from matexport.report.write import render_page, write_report
@@ -344,7 +345,7 @@ def test_columns_sort_both_ways(large: Path, tmp_path: Path, browser: Any) -> No
 
 
 def test_hostile_text_does_nothing_in_a_browser(family: Path, browser: Any) -> None:
-    path = write_report(gather_findings(spoil(family))).page
+    path = write_report(gather_findings(spoil(family))).page.path
     open_page(browser, path, 360)
     assert browser.execute_script("return [document.scripts.length, document.images.length]") == [1, 0]
     assert browser.get_log("browser") == []
@@ -359,8 +360,8 @@ def test_hostile_text_does_nothing_in_a_browser(family: Path, browser: Any) -> N
 def test_a_family_with_a_report_is_the_same_family(family: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in family.iterdir() if path.is_file()}
     report = write_report(gather_findings(family))
-    assert (report.page, report.card) == (family / REPORT, family / CARD)
-    assert (report.page_bytes, report.card_bytes) == tuple(path.stat().st_size for path in (report.page, report.card))
+    assert [file.path for file in report.files] == [family / REPORT, family / CARD]
+    assert [file.bytes for file in report.files] == [file.path.stat().st_size for file in report.files]
     after = {path.name: path.read_bytes() for path in family.iterdir() if path.is_file()}
     assert after.keys() - before.keys() == {REPORT, CARD}
     assert all(after[name] == content for name, content in before.items())
@@ -372,7 +373,34 @@ def test_a_family_with_a_report_is_the_same_family(family: Path, tmp_path: Path)
     write_report(gather_findings(family))
 
 
-@pytest.mark.parametrize("name", [REPORT, CARD])
+def test_the_card_has_a_picture_where_there_is_something_to_see(family: Path, tmp_path: Path) -> None:
+    retentions = {profile.name: 0.5 + profile.point.dim / 100 for profile in load_family(family).profiles}
+    measured = Path(shutil.copytree(family, tmp_path / "measured"))
+    record_scores(load_family(measured), retentions)
+    report = write_report(gather_findings(measured))
+    assert [file.path.name for file in report.files] == [REPORT, CARD, PICTURE]
+    assert "](<report.svg>)" in (measured / CARD).read_text(encoding="utf-8")
+    svg = (measured / PICTURE).read_text(encoding="utf-8")
+    root = ElementTree.fromstring(svg)  # well formed, marks included
+    assert root.tag.endswith("}svg")
+    assert "currentColor" in svg
+    assert root.get("color") == "#1f2328"
+    assert [part.get("fill") for part in root][:1] == ["#ffffff"]
+    assert root.get("aria-label", "").startswith("Retention over dims")
+    assert verify_family(measured).passed
+    assert [file.did for file in write_report(gather_findings(measured)).files][2] == "replaced"
+
+    shutil.rmtree(measured / "measurements")
+    assert write_report(gather_findings(measured)).picture is None
+    assert not (measured / PICTURE).exists()
+    assert PICTURE not in (measured / CARD).read_text(encoding="utf-8")
+    (measured / PICTURE).write_text("<svg/>")
+    with pytest.raises(DestinationError, match=r"report\.svg exists and was not written by"):
+        write_report(gather_findings(measured))
+    assert (measured / PICTURE).read_text() == "<svg/>"
+
+
+@pytest.mark.parametrize("name", [REPORT, CARD, PICTURE])
 def test_a_report_that_is_no_file_is_foreign(name: str, family: Path) -> None:
     (family / name).symlink_to(family / MANIFEST)
     with pytest.raises(FamilyError, match=f"extra: {name} is not listed"):
@@ -383,7 +411,7 @@ def test_a_report_that_is_no_file_is_foreign(name: str, family: Path) -> None:
     (family / name).mkdir()
     with pytest.raises(FamilyError, match=f"extra: {name} is not listed"):
         check_family(load_family(family))
-    assert not (family / (REPORT if name == CARD else CARD)).exists()
+    assert [other for other in (REPORT, CARD, PICTURE) if (family / other).exists()] == [name]
 
 
 @pytest.mark.parametrize("name", ["report.htm", "Report.html", "README.md.html", "sub.report.html"])

@@ -43,7 +43,8 @@ def add_parser(parsers: Parsers) -> None:
         "--out",
         type=Path,
         metavar="FILE.html",
-        help="the page; the card lies beside it as FILE.md (default: FAMILY/report.html and FAMILY/README.md)",
+        help="the page; card and picture lie beside it as FILE.md and FILE.svg "
+        "(default: FAMILY/report.html, README.md and report.svg)",
     )
     command.add_argument(
         "--task",
@@ -94,17 +95,17 @@ def run(options: argparse.Namespace) -> int:
     findings = gather_findings(options.family, budget=budget, threads=options.threads, task=options.task)
     report = write_report(findings, options.out, overwrite=options.overwrite)
     if options.json:
-        files = {str(report.page): report.page_bytes, str(report.card): report.card_bytes}
         print_json(
             {
                 "family": str(options.family),
-                "report": str(report.page),
-                "card": str(report.card),
-                "bytes": files,
-                "did": {str(report.page): report.page_did, str(report.card): report.card_did},
+                "report": str(report.page.path),
+                "card": str(report.card.path),
+                "picture": str(report.picture.path) if report.picture else None,
+                "bytes": {str(file.path): file.bytes for file in report.files},
+                "did": {str(file.path): file.did for file in report.files},
             }
         )
     else:
-        say(f"{report.page}: {report.page_bytes / 1e3:.0f} kB, {report.page_did}")
-        say(f"{report.card}: {report.card_bytes / 1e3:.0f} kB, {report.card_did}")
+        for file in report.files:
+            say(f"{file.path}: {file.bytes / 1e3:.0f} kB, {file.did}")
     return DONE
