@@ -21,7 +21,16 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from matexport.errors import refuse_file
-from matexport.family.guard.operators import MAX_GRAPH_BYTES, MAX_LENGTH, MAX_NODES, MAX_RANK, OPERATORS, STRING
+from matexport.family.guard.operators import (
+    IR_VERSIONS,
+    MAX_GRAPH_BYTES,
+    MAX_LENGTH,
+    MAX_NODES,
+    MAX_RANK,
+    OPERATORS,
+    OPSETS,
+    STRING,
+)
 from matexport.family.guard.shapes import find_shape_problem
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
@@ -94,6 +103,11 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], longest:
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
             raise refuse_file(name, f"uses operators of the domain {domain!r}; matexport writes none of those")
+    for entry in model.opset_import:
+        if entry.version not in OPSETS[entry.domain]:
+            raise refuse_file(name, f"has version {entry.version} of the operators of {entry.domain or 'ai.onnx'!r}")
+    if model.ir_version not in IR_VERSIONS:
+        raise refuse_file(name, f"is of IR version {model.ir_version}; known are 10 to {IR_VERSIONS[-1]}")
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:

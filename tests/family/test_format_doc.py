@@ -28,7 +28,8 @@ from safetensors.numpy import load_file
 
 from matexport.family import graph_file, manifest, token_rows, weights_file
 from matexport.family import modality as family_modality
-from matexport.family.guard import sizes
+from matexport.family.guard import operators, shapes, sizes
+from matexport.family.guard import tokenizer as guard_of_tokenizers
 from matexport.family.measurements import records, sections
 from matexport.io import texts
 from matexport.pack import pack_profile
@@ -354,6 +355,18 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"Domains, .*?, are among `\"(.*?)\"`, `(.*?)`, `(.*?)`\.": tuple(sorted(graph_file.ALLOWED_DOMAINS)),
     r"has the keys `(\w+)`, `(\w+)`, `(\w+)`, each once": ("location", "offset", "length"),
     r"\(of `(\w+)`, `(\w+)`, `(\w+)`, `(\w+)`, `(\w+)`; sizes": tuple(sizes.GROWING),
+    r"Their versions are (\d+) to (\d+),\s+and (\d+) of the last; the IR version is (\d+) to (\d+)": (
+        *(operators.OPSETS[""][0], operators.OPSETS[""][-1], *operators.OPSETS["com.microsoft"]),
+        *(operators.IR_VERSIONS[0], operators.IR_VERSIONS[-1]),
+    ),
+    r"than\s+(\d+), than the largest weight or than (\d+) times the input; those that live at one time have at most "
+    r"(\d+) times": (sizes.MAX_FACTOR, shapes.MAX_GROWTH, shapes.MAX_LIVE),
+    r"all products are at most (\d+) for each weight \(or for (\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
+    r"a tensor above (\d+) numbers is": (shapes.SMALL,),
+    r"makes more than (\d+) characters of one or its template has the text more\s+than once or over (\d+) pieces": (
+        guard_of_tokenizers.MAX_GROWTH,
+        guard_of_tokenizers.MAX_PIECES,
+    ),
     r"cannot be followed is refused\) is at most (\d+), and at most (\d+) lengths": (
         sizes.MAX_FACTOR,
         sizes.MAX_LENGTHS,

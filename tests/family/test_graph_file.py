@@ -38,7 +38,7 @@ def make_model(*initializers: TensorProto) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 6])],
         list(initializers) or [external()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def check(folder: Path, model: onnx.ModelProto | bytes, size: int = SIZE) -> None:
@@ -178,6 +178,24 @@ def test_more_digits_than_python_reads(key: str, tmp_path: Path) -> None:
 # Half a byte times a product beyond 1e308 must not pass through a float.
 def test_dims_beyond_a_float(tmp_path: Path) -> None:
     refuse(tmp_path, make_model(external(dims=(1 << 62,) * 20, dtype=TensorProto.INT4)), "tensor 'w'")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: setattr(model, "ir_version", 9), "is of IR version 9; known are 10 to 13"),
+        (lambda model: setattr(model.opset_import[0], "version", 1), "has version 1 of the operators of 'ai.onnx'"),
+        (lambda model: setattr(model.opset_import[0], "version", 99), "has version 99"),
+        (lambda model: model.opset_import.add(domain="com.microsoft", version=2), "has version 2 of the operators of"),
+    ],
+    ids=["IR", "old", "unknown", "contrib"],
+)
+def test_versions_in_which_operators_mean_something_else(
+    change: Callable[[onnx.ModelProto], object], words: str, tmp_path: Path
+) -> None:
+    model = make_model()
+    change(model)
+    refuse(tmp_path, model, words)
 
 
 def test_the_second_tensor_is_looked_at_too(tmp_path: Path) -> None:
@@ -370,7 +388,12 @@ def test_the_schema_is_onnxs(tmp_path: Path) -> None:
 
     theirs = {"Opset": "OperatorSetId", "Entry": "StringStringEntry", "Sparse": "SparseTensor"}
     for name, fields in _SCHEMA.items():
-        inside = onnx.TypeProto.Tensor if name == "TensorType" else getattr(onnx, f"{theirs.get(name, name)}Proto")
+        inner = {
+            "TensorType": onnx.TypeProto.Tensor,
+            "Shape": onnx.TensorShapeProto,
+            "Dim": onnx.TensorShapeProto.Dimension,
+        }
+        inside = inner.get(name) or getattr(onnx, f"{theirs.get(name, name)}Proto")
         descriptor = inside.DESCRIPTOR
         for field, number, kind, repeated in fields:
             assert descriptor.fields_by_name[field].number == number, (name, field)

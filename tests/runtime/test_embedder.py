@@ -284,10 +284,11 @@ def test_what_is_no_tokenizer(content: bytes, family: Path) -> None:
 def test_a_graph_that_onnxruntime_does_not_load(family: Path) -> None:
     graph = family / "L02-D032.fp32.onnx"
     model = onnx.load(graph, load_external_data=False)
-    model.graph.node[-1].op_type = "Einsum"  # without its equation
+    model.graph.node[-1].op_type = "Cast"  # without what to
+    del model.graph.node[-1].input[1:]
     graph.write_bytes(model.SerializeToString())
     reseal(family)
-    with pytest.raises(FamilyError, match=r"onnxruntime .* cannot load L02-D032\.fp32\.onnx: .*[Ee]insum"):
+    with pytest.raises(FamilyError, match=r"onnxruntime .* cannot load L02-D032\.fp32\.onnx: .*Cast"):
         Embedder(family, NAME)
 
 

@@ -27,6 +27,11 @@ OPERATORS: Mapping[str, frozenset[str]] = {
     "com.microsoft": frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"}),
 }  # fmt: skip
 
+#: What the versions mean that a graph may name: of each domain, and of the file. What export writes (20, 1 and 10), and
+#: the newer ones of the default domain in which the operators above are the same or take more types.
+OPSETS: Mapping[str, range] = {"": range(20, 27), "ai.onnx": range(20, 27), "com.microsoft": range(1, 2)}
+IR_VERSIONS = range(10, 14)
+
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
 MAX_GRAPH_BYTES = 64 << 20
 

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError, one_line
+from matexport.family.guard.tokenizer import check_growth
 from matexport.family.manifest import SCHEMA
 from matexport.family.modality import TOKENIZER
 from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Feeds
@@ -314,7 +315,8 @@ def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
         content: of the family's ``tokenizer.json``.
 
     Raises:
-        FamilyError: it is no tokenizer that this version of tokenizers reads.
+        FamilyError: it is no tokenizer that this version of tokenizers reads, or one that makes texts many times as
+            long.
     """
     from tokenizers import Tokenizer
 
@@ -322,6 +324,7 @@ def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
         raise FamilyError(f"{TOKENIZER} cannot be read: {one_line(error)}") from None
+    check_growth(TOKENIZER, content)
     tokenizer.no_padding()
     try:
         tokenizer.enable_truncation(text.max_tokens, direction=str(text.cuts))

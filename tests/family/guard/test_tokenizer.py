@@ -1,0 +1,107 @@
+"""Tokenizers that make a text many times as long, which are refused; and those of parents, which do not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forge import reseal
+from places import GOLDEN
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from matexport import Embedder
+from matexport.errors import FamilyError
+from matexport.family.guard.tokenizer import check_growth
+
+NAME = "L01-D008-fp32"
+
+
+def edit(family: Path, **parts: Any) -> Path:
+    path = family / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | parts), encoding="utf-8")
+    reseal(family)
+    return family
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "schema1", tmp_path / "family"))
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def chain(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(parts)}
+
+
+def map_of(*strings: str) -> dict[str, Any]:
+    trie = b"\0" * 1024
+    content = len(trie).to_bytes(4, "little") + trie + b"\0".join(map(str.encode, strings)) + b"\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
+TWICE = replace({"String": "a"}, "aa")
+DEEP: dict[str, Any] = TWICE
+for _ in range(20):
+    DEEP = chain(DEEP)
+
+LONGER = {
+    "doubles": (chain(*[TWICE] * 7), "makes up to 128 characters of one; 64 are allowed"),
+    "doubles, and doubles inside": (chain(*[TWICE] * 4, chain(*[TWICE] * 4)), "makes up to 256 characters"),
+    "at every place": (replace({"Regex": ""}, "x" * 64), "makes up to 65 characters"),
+    "an empty string": (replace({"String": ""}, "x" * 64), "makes up to 65 characters"),
+    "a map": (map_of("a", "b" * 65), "makes up to 65 characters"),
+    "in vain": (chain(*[chain(*[TWICE] * 200)] * 200), "makes up to inf characters"),
+    "nested": (DEEP, "normalizers inside of normalizers, more than 16 times"),
+}
+
+
+@pytest.mark.parametrize("case", LONGER)
+def test_a_normalizer_that_makes_much_of_little_is_refused(case: str, small: Path, no_session: None) -> None:
+    normalizer, words = LONGER[case]
+    with pytest.raises(FamilyError, match=f"tokenizer.json: .*{words}"):
+        Embedder(edit(small, normalizer=normalizer), NAME)
+
+
+@pytest.mark.parametrize("times", [2, 1000])
+def test_a_template_that_repeats_the_text_is_refused(times: int, small: Path, no_session: None) -> None:
+    piece = {"Sequence": {"id": "A", "type_id": 0}}
+    processor = {"type": "TemplateProcessing", "single": [piece] * times, "pair": [], "special_tokens": {}}
+    with pytest.raises(FamilyError, match=f"its template has the text {times} times"):
+        Embedder(edit(small, post_processor={"type": "Sequence", "processors": [processor]}), NAME)
+
+
+def test_what_parents_have_is_not() -> None:
+    """As the tokenizers library writes them: BERT, T5 and Llama by their parts."""
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    for normalizer in (
+        normalizers.BertNormalizer(),
+        normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Lowercase()]),
+        normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]),
+        normalizers.Sequence([normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD()]),
+    ):
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+        check_growth("tokenizer.json", tokenizer.to_str().encode())
+    check_growth("tokenizer.json", json.dumps({"normalizer": map_of("a" * 18), "post_processor": None}).encode())
+    check_growth("tokenizer.json", b"{}")
+
+
+def test_the_growth_is_what_the_library_makes() -> None:
+    """The bound is no smaller than what happens."""
+    text = "banana a"
+    for part, made in (
+        (normalizers.Replace("a", "xyz"), 3.0),
+        (normalizers.Replace("an", "xyzw"), 2.0),
+        (normalizers.Replace(Regex("a|b"), "xy"), 3.0),
+    ):
+        assert len(part.normalize_str(text)) <= made * len(text)
