@@ -14,7 +14,6 @@ import errno
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return complain("there is not enough memory", UNUSABLE)
     except Exception:
+        import traceback  # not while a command that ends well starts
+
         with contextlib.suppress(OSError, ValueError):
             traceback.print_exc()
         return complain("this is a fault of matexport; please report it with the lines above", UNUSABLE)

@@ -17,7 +17,6 @@ import msgspec
 from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.modality import MODALITIES, find_modality
 from matexport.io.files import open_file, parse_json
-from matexport.marks import is_whole
 from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
@@ -175,6 +174,8 @@ def list_words(family: Family) -> list[Path]:
     Raises:
         OSError: a file cannot be read.
     """
+    from matexport.marks import is_whole  # not while a process that only embeds or picks starts
+
     paths = [family.path / name for name in REPORTED if name not in family.facts.files]
     present = [path for path in paths if path.is_file() and not path.is_symlink()]
     return [path for path in present if not is_whole(path.read_bytes().decode("utf-8", "surrogateescape"))]

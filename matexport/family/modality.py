@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
-from matexport.family.weights_file import Buffer, parse_header
 from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, Frame, TextFacts
 from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
 
 if TYPE_CHECKING:
+    from matexport.family.weights_file import Buffer
     from matexport.spec.probe import Probe
 
 TOKENIZER = "tokenizer.json"
@@ -122,6 +122,7 @@ def _check_array(array: ArrayFacts, refuse: Refuse) -> None:
 
 
 def _read_arrays(name: str, content: Buffer, array: ArrayFacts) -> tuple[ArrayProbe, ...]:
+    from matexport.family.weights_file import parse_header
     from matexport.io.texts import MAX_PROBES
 
     entries = [entry for entry in parse_header(name, content).entries if entry.name == _ARRAYS]

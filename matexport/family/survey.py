@@ -68,7 +68,7 @@ class Candidate(Record, frozen=True):
         Those of two profiles can be compared one by one.
         """
         known = [read_resamples(resampled) for resampled in self.resampled]
-        return tuple(map(min, zip(*known, strict=True))) if len(known) > 1 else known[0] if known else ()
+        return tuple(map(min, *known)) if len(known) > 1 else known[0] if known else ()
 
 
 class Survey(Record, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from operator import le
 from typing import Any, TypeVar
 
 from matexport.family.survey import Candidate
@@ -54,10 +55,7 @@ def find_front(items: Iterable[T], read: Callable[[T], tuple[Any, ...]]) -> list
     front: list[tuple[tuple[Any, ...], T]] = []
     for numbers, item in sorted(((read(item), item) for item in items), key=lambda pair: pair[0]):
         # Only an earlier item can dominate this one: in this order, an item that is at most equal in all comes before.
-        if not any(
-            other != numbers and all(mine <= theirs for mine, theirs in zip(other, numbers, strict=True))
-            for other, _ in front
-        ):
+        if not any(other != numbers and all(map(le, other, numbers)) for other, _ in front):
             front.append((numbers, item))
     return [item for _, item in front]
 

@@ -12,12 +12,14 @@ and never clears one that is beaten, so that a looser budget gives no choice tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import gt
 from typing import NamedTuple
 
 from matexport.family.survey import Candidate
 from matexport.pick.limits import read_retention
+from matexport.spec.measured import read_resamples
 
 #: Share of the resamples that must agree.
 AGREEING = 0.975
@@ -41,14 +43,30 @@ class Retention(NamedTuple):
 
 def find_unbeaten(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates whose retention no other one's is better than, the best first; none of those without one."""
-    known = [
-        (Retention(value, candidate.resamples), candidate)
-        for candidate in candidates
-        if (value := read_retention(candidate)) is not None
-    ]
-    known.sort(key=lambda pair: (-pair[0].value, pair[1].profile))
-    # Asked from the best on, since most are beaten by the first.
-    return [candidate for mine, candidate in known if not any(other.is_better(mine) for other, _ in known)]
+    known = [(value, candidate) for candidate in candidates if (value := read_retention(candidate)) is not None]
+    known.sort(key=lambda pair: (-pair[0], pair[1].profile))
+    unbeaten: list[Candidate] = []
+    above: list[Retention] = []  # those that are not worse in all resamples than the best one is at its worst
+    lowest = -math.inf
+    for value, candidate in known:
+        if above and value < above[0].value and _find_highest(candidate, len(above[0].resamples)) < lowest:
+            continue  # as all that it could beat is beaten by the best one, too
+        mine = Retention(value, candidate.resamples)
+        # Asked from the best on, since most are beaten by the first.
+        if not any(other.is_better(mine) for other in above):
+            unbeaten.append(candidate)
+        above.append(mine)
+        if len(above) == 1:
+            lowest = min(mine.resamples, default=-math.inf)
+    return unbeaten
+
+
+def _find_highest(candidate: Candidate, count: int) -> float:
+    """What no resample of a candidate is above; infinite where it does not have so many."""
+    rows = [read_resamples(resampled) for resampled in candidate.resampled]
+    if not rows or any(len(row) != count for row in rows):
+        return math.inf
+    return min(map(max, rows))  # of several tasks, the least counts in each resample
 
 
 def are_ties_known(candidates: Sequence[Candidate]) -> bool:
