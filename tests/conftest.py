@@ -30,23 +30,26 @@ POINTS = tuple(Point(layers, dim) for layers in (1, 2, 3) for dim in (8, 32))
 #: Modules that take longest, the longest first. A module is given to one test process as a whole: a long one that began
 #: last would leave the other processes idle. What is not named here follows.
 LONGEST = (
-    "test_minilm.py",
     "test_cases.py",
     "test_pipeline.py",
     "test_architectures.py",
-    "test_corpus.py",
-    "test_in_torch.py",
+    "test_minilm.py",
+    "test_fuzz_families.py",
     "test_parents.py",
-    "test_precisions.py",
+    "test_corpus.py",
     "export/judge/test_judge.py",
+    "test_in_torch.py",
+    "test_precisions.py",
+    "test_module.py",
     "test_narrow.py",
-    "test_readout.py",
-    "test_fuzz_parents.py",
-    "test_outline.py",
     "test_pytest_plugin.py",
+    "test_outline.py",
+    "export/parents/test_text.py",
+    "test_guard.py",
+    "test_shapes.py",
+    "test_fuzz_parents.py",
     "test_commands.py",
     "test_bench.py",
-    "export/parents/test_text.py",
 )
 
 
