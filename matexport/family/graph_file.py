@@ -34,6 +34,7 @@ from matexport.family.guard.operators import (
 from matexport.family.guard.shapes import find_shape_problem
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
+from matexport.spec.facts import InputFacts
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ALLOWED_KEYS = frozenset({"location", "offset", "length"})
@@ -84,14 +85,14 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
 }  # fmt: skip
 
 
-def check_graph(name: str, content: Buffer, weights: Mapping[str, int], longest: int) -> Any:
+def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: InputFacts) -> Any:
     """Refuse a graph that reads anything but ranges of its family's weights files.
 
     Args:
         name: of the ``.onnx`` file.
         content: what it holds.
         weights: allowed ``location`` -> size of that file in bytes.
-        longest: the largest size of what one vector is of (`TextFacts.longest`).
+        inputs: what the manifest says of the graph's inputs.
 
     Returns:
         the graph as `parse_graph` gives it.
@@ -112,7 +113,7 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], longest:
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
-    problem = _find_foreign_part(model) or find_size_problem(model.graph) or find_shape_problem(model.graph, longest)
+    problem = _find_foreign_part(model) or find_size_problem(model.graph) or find_shape_problem(model.graph, inputs)
     if problem:
         raise refuse_file(name, problem)
     return model

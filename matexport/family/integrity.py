@@ -181,7 +181,7 @@ def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]
     from matexport.family.graph_file import check_entries, check_graph
 
     problems: dict[Problem, None] = {}  # profiles may share a graph
-    longest = contents.family.facts.inputs.longest
+    inputs = contents.family.facts.inputs
     headers: dict[str, NestedHeader] = {}
     for weights in sorted({weights for _, weights, _ in graphs}):
         try:
@@ -193,7 +193,7 @@ def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]
             why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
             problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
         try:
-            model = check_graph(graph, contents.read(graph), {weights: prefix_bytes}, longest)
+            model = check_graph(graph, contents.read(graph), {weights: prefix_bytes}, inputs)
             if weights in headers:
                 check_entries(graph, model, weights, headers[weights].entries)
         except FamilyError as error:

@@ -359,9 +359,10 @@ STATED: Mapping[str, tuple[object, ...]] = {
         *(operators.OPSETS[""][0], operators.OPSETS[""][-1], *operators.OPSETS["com.microsoft"]),
         *(operators.IR_VERSIONS[0], operators.IR_VERSIONS[-1]),
     ),
-    r"than\s+(\d+), than the largest weight or than (\d+) times the input; those that live at one time have at most "
-    r"(\d+) times": (sizes.MAX_FACTOR, shapes.MAX_GROWTH, shapes.MAX_LIVE),
-    r"all products are at most (\d+) for each weight \(or for (\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
+    r"than\s+(\d+), than the largest weight or than (\d+) times the input, [^;]*; those that live\s+at one time "
+    r"have at most (\d+) times": (sizes.MAX_FACTOR, shapes.MAX_GROWTH, shapes.MAX_LIVE),
+    r"There are at most (\d+) nodes\.": (operators.MAX_NODES,),
+    r"all products are at most (\d+) for each weight \(or for\s+(\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
     r"a tensor above (\d+) numbers is": (shapes.SMALL,),
     r"makes more than (\d+) characters of one or its template has the text more\s+than once or over (\d+) pieces": (
         guard_of_tokenizers.MAX_GROWTH,

@@ -10,12 +10,14 @@ import pytest
 from onnx import TensorProto, helper
 from properties import given, settings, st
 
+from matexport import load_family
 from matexport.errors import FamilyError
 from matexport.family.graph_file import check_graph, find_nan_tensor, parse_graph
+from matexport.spec.facts import ArrayFacts
 
 WEIGHTS = "weights.fp32.safetensors"
 SIZE = 4096 + 96
-LONGEST = 512
+INPUTS = ArrayFacts("x", (6,))
 SOUND = {"location": WEIGHTS, "offset": "4096", "length": "96"}
 
 
@@ -34,7 +36,7 @@ def make_model(*initializers: TensorProto) -> onnx.ModelProto:
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "w"], ["y"])],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 6])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 6])],
         list(initializers) or [external()],
     )
@@ -44,7 +46,7 @@ def make_model(*initializers: TensorProto) -> onnx.ModelProto:
 def check(folder: Path, model: onnx.ModelProto | bytes, size: int = SIZE) -> None:
     path = folder / "L01-D008.fp32.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, LONGEST)
+    check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, INPUTS)
 
 
 def refuse(folder: Path, model: onnx.ModelProto | bytes, *words: str) -> None:
@@ -57,7 +59,7 @@ def refuse(folder: Path, model: onnx.ModelProto | bytes, *words: str) -> None:
 def message_of(path: Path, size: int) -> str | None:
     """Why a graph is refused, or None where it is not."""
     try:
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, LONGEST)
+        check_graph(path.name, path.read_bytes(), {WEIGHTS: size}, INPUTS)
     except FamilyError as error:
         return str(error)
     return None
@@ -69,6 +71,13 @@ def test_a_sound_graph_passes(tmp_path: Path) -> None:
 
 def test_a_graph_without_weights_passes(tmp_path: Path) -> None:
     check(tmp_path, make_model(helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])))
+
+
+@pytest.mark.parametrize("dims", [["batch", 7], [4, 6], ["batch"], ["batch", 6, 1], ["batch", 1 << 40], []])
+def test_an_input_of_another_shape_than_the_manifest_says(dims: list[str | int], tmp_path: Path) -> None:
+    model = make_model()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, dims))
+    refuse(tmp_path, model, "its input 'x' has another shape than the manifest says")
 
 
 def test_an_empty_tensor_at_the_end_passes(tmp_path: Path) -> None:
@@ -403,7 +412,12 @@ def test_the_schema_is_onnxs(tmp_path: Path) -> None:
 
 def test_the_exported_graphs_pass(exported: Path) -> None:
     for path in sorted(exported.glob("*.onnx")):
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: (exported / WEIGHTS).stat().st_size}, LONGEST)
+        check_graph(
+            path.name,
+            path.read_bytes(),
+            {WEIGHTS: (exported / WEIGHTS).stat().st_size},
+            load_family(exported).facts.inputs,
+        )
 
 
 @settings(max_examples=300)
@@ -438,7 +452,7 @@ def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, cont
     path = tmp_path_factory.getbasetemp() / "random.onnx"
     path.write_bytes(content)
     with pytest.raises(FamilyError, match=r"^random\.onnx: not an ONNX model"):
-        check_graph(path.name, path.read_bytes(), {WEIGHTS: SIZE}, LONGEST)
+        check_graph(path.name, path.read_bytes(), {WEIGHTS: SIZE}, INPUTS)
 
 
 def varint(number: int) -> bytes:

@@ -36,7 +36,7 @@ IR_VERSIONS = range(10, 14)
 MAX_GRAPH_BYTES = 64 << 20
 
 #: Nodes of one graph. A parent of 48 layers with int8 products has about 10,000.
-MAX_NODES = 1 << 18
+MAX_NODES = 1 << 16
 
 #: Axes of a tensor, and the length of one.
 MAX_RANK, MAX_LENGTH = 16, 1 << 40

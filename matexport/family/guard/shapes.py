@@ -21,6 +21,7 @@ from matexport.family.guard.numbers import compute_numbers, read_numbers
 from matexport.family.guard.operators import MAX_RANK
 from matexport.family.guard.rules import PRODUCTS, RULES
 from matexport.family.guard.sizes import MAX_FACTOR
+from matexport.spec.facts import ArrayFacts, InputFacts
 
 #: The two inputs: how many items, and how long each is if it may be.
 SHORT, LONGER = (2, 16), (4, 32)
@@ -38,14 +39,18 @@ MAX_USES = 256
 SMALL = 1 << 16
 
 
-def find_shape_problem(graph: Any, longest: int) -> str | None:
+def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
     """Why a graph makes a tensor that no graph of its weights needs; None where it makes none.
 
     Args:
         graph: as `graph_file.parse_graph` gives it; of the allowed operators alone.
-        longest: the largest size of what one vector is of.
+        inputs: what the manifest says of the graph's inputs.
     """
-    short, longer = ((items, max(1, min(length, length * longest // LONGER[1]))) for items, length in (SHORT, LONGER))
+    if problem := _find_input_problem(graph, inputs):
+        return problem
+    short, longer = (
+        (items, max(1, min(length, length * inputs.longest // LONGER[1]))) for items, length in (SHORT, LONGER)
+    )
     constants = read_constants(graph)
     walk, further = Walk(graph, constants, *short), Walk(graph, constants, *longer)
     bounds, live, products = _Bounds(graph, short, longer, walk.count_given()), _Live(graph), 0
@@ -57,7 +62,7 @@ def find_shape_problem(graph: Any, longest: int) -> str | None:
         except UnknownShapeError:
             return f"{name} makes a tensor of a size that cannot be worked out"
         products += more
-        if max(counts, default=0) > bounds.largest:
+        if max(counts, default=0) > (bounds.constant if live.is_constant(node) else bounds.largest):
             return f"{name} makes a tensor of {max(counts)} numbers of a short input"
         if any(second > max(SMALL, bounds.steepest * first) for first, second in zip(counts, later, strict=True)):
             return f"{name} makes a tensor that grows faster than with the square of a text's length"
@@ -68,13 +73,26 @@ def find_shape_problem(graph: Any, longest: int) -> str | None:
     return None
 
 
+def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
+    """Whether a graph takes something else than the manifest says: sizes that are fixed stand for what is not there."""
+    item = inputs.shape if isinstance(inputs, ArrayFacts) else (0,)
+    for value in graph.input:
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(dims) != 1 + len(item) or any(
+            dim not in (0, known) for dim, known in zip(dims, (0, *item), strict=True)
+        ):
+            return f"its input {value.name!r} has another shape than the manifest says"
+    return None
+
+
 class _Bounds:
     """What a graph of such weights may make of the shorter of two inputs, in numbers."""
 
     def __init__(self, graph: Any, short: tuple[int, int], longer: tuple[int, int], given: int) -> None:
         counts = [math.prod(tensor.dims) for tensor in graph.initializer]
         places = max(math.prod(short), given // MAX_GROWTH)
-        self.largest = max(MAX_FACTOR, MAX_GROWTH * given, *counts)
+        self.constant = max(MAX_FACTOR, *counts, 0)  # of what a runtime may work out before it has an input
+        self.largest = max(self.constant, MAX_GROWTH * given)
         self.steepest = 1.5 * longer[0] / short[0] * (longer[1] / short[1]) ** 2
         self.live = MAX_LIVE * self.largest + 2 * sum(counts)
         self.products = MAX_USES * places * max(MAX_FACTOR, sum(counts))
@@ -135,13 +153,17 @@ class _Live:
         self._held: dict[str, int] = {}
         self._count = 0
 
+    def is_constant(self, node: Node) -> bool:
+        """Whether what a node gives depends on no input."""
+        return all(name in self._constant for name in node.inputs if name)
+
     def add(self, place: int, node: Node, counts: Sequence[int]) -> int:
         """How many live once a node has run."""
         for name, count in zip(node.outputs, counts, strict=False):
             self._held[name] = count
             self._count += count
         live = self._count
-        if all(name in self._constant for name in node.inputs if name):  # a runtime may work it out before all runs
+        if self.is_constant(node):  # a runtime may work it out before all runs, and keep it
             self._constant.update(node.outputs)
         for name in {*node.inputs, *node.outputs}:
             if name not in self._constant and self._last.get(name, -1) <= place:

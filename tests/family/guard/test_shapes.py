@@ -18,6 +18,7 @@ from matexport.family.guard.node import Node
 from matexport.family.guard.operators import OPERATORS
 from matexport.family.guard.rules import RULES
 from matexport.family.guard.shapes import Walk, find_shape_problem, read_constants
+from matexport.spec.facts import ArrayFacts, PaddingSide, TextFacts
 
 FLOAT, INT, BOOL, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8
 DTYPES = {FLOAT: np.float32, INT: np.int64, BOOL: np.bool_, BYTE: np.uint8, TensorProto.INT8: np.int8}
@@ -213,7 +214,8 @@ def _find(nodes: list[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = (
     value = helper.make_tensor_value_info("ids", INT, ["batch", "sequence"])
     graph = helper.make_graph(nodes, "g", [value], [onnx.ValueInfoProto(name=nodes[-1].output[0])], list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-    return find_shape_problem(parse_graph("g.onnx", model.SerializeToString()).graph, longest)
+    inputs = TextFacts(("ids",), longest, PaddingSide.RIGHT, 0, {})
+    return find_shape_problem(parse_graph("g.onnx", model.SerializeToString()).graph, inputs)
 
 
 def _node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
@@ -281,6 +283,36 @@ def test_a_tensor_may_grow_with_the_square_of_the_length_and_no_faster() -> None
                   [numpy_helper.from_array(np.array(axes), name)
                    for name, axes in (("first", [2, 3]), ("second", [1, 3]), ("third", [1, 2]))])  # fmt: skip
     assert "Mul 'cube' makes a tensor that grows faster than with the square of a text's length" in str(found)
+
+
+def test_an_input_that_is_large_itself_may_become_more_and_constants_may_not() -> None:
+    """What follows from no input may be worked out when a graph is loaded."""
+    pixels = ArrayFacts("pixels", (3, 224, 224))
+    wide = [_node("Concat", "pixels " * 60, "many", axis=1), _node("Concat", "many many", "more", axis=1)]
+    assert _find_of_array(wide[:1], pixels) is None
+    assert "Concat 'more' makes a tensor of" in str(_find_of_array(wide, pixels))
+    held = [_node("Expand", "row large", "held")]
+    large = numpy_helper.from_array(np.array([1500, 3000]), "large")
+    assert "Expand 'held' makes a tensor of 4500000" in str(
+        _find_of_array(held, pixels, _hold("row", (1, 3000)), large)
+    )
+    given = [
+        _node("Slice", "pixels zero one", "few"),
+        _node("Reshape", "few flat", "all"),
+        _node("Mul", "all row", "m"),
+    ]
+    flat, zero, one = (
+        numpy_helper.from_array(np.array(numbers), name)
+        for name, numbers in (("flat", [-1, 1]), ("zero", [0, 0, 0]), ("one", [1, 1, 7]))
+    )
+    assert _find_of_array(given, pixels, _hold("row", (1, 3000)), flat, zero, one) is None
+
+
+def _find_of_array(nodes: list[onnx.NodeProto], array: ArrayFacts, *constants: onnx.TensorProto) -> str | None:
+    value = helper.make_tensor_value_info(array.input, FLOAT, ["batch", *array.shape])
+    graph = helper.make_graph(nodes, "g", [value], [onnx.ValueInfoProto(name=nodes[-1].output[0])], list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    return find_shape_problem(parse_graph("g.onnx", model.SerializeToString()).graph, array)
 
 
 def test_many_tensors_at_one_time_are_too_much() -> None:
