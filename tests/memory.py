@@ -4,6 +4,7 @@ inputs. Here it is made once for each of those, by whichever test process comes 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -45,6 +46,7 @@ def trace_once(
         graph, facts_file = folder / f"{key}.onnx", folder / f"{key}.json"
         with FileLock(folder / f"{key}.lock"):
             if not facts_file.exists():
+                _keep_registry()
                 made = trace.trace_exits(module, example, outputs=outputs, states=states)
                 graph.write_bytes(ir.to_proto(made[0].model).SerializeToString())
                 facts_file.write_bytes(msgspec.json.encode((made[0].states, made[1])))
@@ -54,6 +56,26 @@ def trace_once(
         _TRACED[key] = _detach(Traced(model, states)), facts
     known, facts = _TRACED[key]
     return known.copy(), facts
+
+
+def _keep_registry() -> None:
+    """Read torch's table of operators once in a process: torch does so for every trace, in an eighth of its time."""
+    from torch.onnx._internal.exporter import _registration
+
+    read, tables = _registration.ONNXRegistry.from_torchlib, {}
+    if getattr(read, "is_kept", False):
+        return
+
+    def read_once(*arguments: Any, **options: Any) -> Any:
+        key = repr((arguments, options))
+        if key not in tables:
+            tables[key] = read(*arguments, **options)
+        table = copy.copy(tables[key])  # what is registered later is registered in the copy
+        table.functions = {name: list(functions) for name, functions in table.functions.items()}
+        return table
+
+    read_once.is_kept = True  # type: ignore[attr-defined]
+    _registration.ONNXRegistry.from_torchlib = staticmethod(read_once)  # type: ignore[assignment]
 
 
 def _say_settings(module: nn.Module) -> str:
