@@ -359,14 +359,23 @@ STATED: Mapping[str, tuple[object, ...]] = {
         *(operators.OPSETS[""][0], operators.OPSETS[""][-1], *operators.OPSETS["com.microsoft"]),
         *(operators.IR_VERSIONS[0], operators.IR_VERSIONS[-1]),
     ),
-    r"than\s+(\d+), than the largest weight or than (\d+) times the input, [^;]*; those that live\s+at one time "
-    r"have at most (\d+) times": (sizes.MAX_FACTOR, shapes.MAX_GROWTH, shapes.MAX_LIVE),
+    r"more numbers than (\d+), than the\s+largest weight or than (\d+) times the input, [^;]*; those that live "
+    r"at one time have at\s+most (\d+) times": (sizes.MAX_FACTOR, shapes.MAX_GROWTH, shapes.MAX_LIVE),
+    r"up to (\d+)\s+tokens, it has at most (\d+) numbers for each pair of a text's tokens and (\d+) for each token": (
+        shapes.LONGEST,
+        shapes.MAX_HEADS,
+        shapes.MAX_WIDTH,
+    ),
+    r"hold for (\d+) places of the first": (shapes.MAX_EXPERTS,),
+    r"a number that is no product counts as (\d+) of them, a sorted one as (\d+)\.": (shapes.COST, shapes.SORTING_COST),
     r"There are at most (\d+) nodes\.": (operators.MAX_NODES,),
-    r"all products are at most (\d+) for each weight \(or for\s+(\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
+    r"All products are at most (\d+) for each weight\s+\(or for (\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
     r"a tensor above (\d+) numbers is": (shapes.SMALL,),
-    r"makes more than (\d+) characters of one or its template has the text more\s+than once or over (\d+) pieces": (
+    r"makes more than (\d+) characters of one, its template has the text more\s+than once or over (\d+) other tokens, "
+    r"or words of more than (\d+) characters": (
         guard_of_tokenizers.MAX_GROWTH,
         guard_of_tokenizers.MAX_PIECES,
+        guard_of_tokenizers.MAX_WORD,
     ),
     r"cannot be followed is refused\) is at most (\d+), and at most (\d+) lengths": (
         sizes.MAX_FACTOR,

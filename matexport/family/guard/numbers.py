@@ -71,7 +71,9 @@ def _compute_known(node: Node, given: Sequence[Numbers]) -> Numbers | None:
     if kind in _CHOSEN:
         return np.asarray(reduce(_CHOSEN[kind], given))
     if kind in _REDUCED:
-        axes = node.find_axes(1)
+        axes = node.find_axes(1) or None
+        if axes is None and node.read_int("noop_with_empty_axes", 0):
+            return first
         kept = bool(node.read_int("keepdims", 1))
         return np.asarray(_REDUCED[kind](first, axis=None if axes is None else tuple(axes), keepdims=kept))
     if kind == "Cast":

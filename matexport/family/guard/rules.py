@@ -38,7 +38,7 @@ def _combine(node: Node) -> list[Shape]:
 def _reduce(node: Node, named: str = "") -> list[Shape]:
     shape = node.take(0).shape
     axes = [node.read_int(named, 0)] if named else node.find_axes(1)
-    if axes is None:
+    if not axes:  # none are named, or an empty list of them
         axes = [] if node.read_int("noop_with_empty_axes", 0) else [*range(len(shape))]
     gone = {axis % len(shape) for axis in axes}
     kept = node.read_int("keepdims", 1)
@@ -64,23 +64,37 @@ def _multiply_general(node: Node) -> list[Shape]:
     return [(inner if node.read_int("transA", 0) else rows, other if node.read_int("transB", 0) else columns)]
 
 
-def _read_letters(node: Node) -> tuple[dict[str, int], str]:
-    """Einsum's: the length of each, and those of the result."""
-    given, _, result = node.read_text("equation").replace(" ", "").partition("->")
+def _read_letters(node: Node) -> tuple[dict[str, int], Shape, str]:
+    """Einsum's: the length of each letter, the shape of what the dots stand for, and the letters of the result."""
+    given, arrow, result = node.read_text("equation").replace(" ", "").partition("->")
     letters: dict[str, int] = {}
+    dotted: Shape = ()
     for part, shape in zip(given.split(","), _list_given(node), strict=True):
-        letters.update(zip(part, shape, strict=True))
-    return letters, result
+        before, dots, after = part.partition("...")
+        count = len(shape) - len(before) - len(after)
+        if count < 0 or (count and not dots):
+            raise UnknownShapeError
+        dotted = _broadcast(dotted, shape[len(before) : len(before) + count])
+        for letter, dim in (*zip(before, shape, strict=False), *zip(after, shape[len(before) + count :], strict=True)):
+            letters[letter] = max(letters.get(letter, 0), dim)  # one that is 1 is repeated
+    if not arrow:
+        plain = given.replace("...", "").replace(",", "")
+        result = "..." * ("..." in given) + "".join(letter for letter in sorted(letters) if plain.count(letter) == 1)
+    return letters, dotted, result
 
 
 def _sum_products(node: Node) -> list[Shape]:
-    letters, result = _read_letters(node)
-    return [tuple(letters[letter] for letter in result)]
+    letters, dotted, result = _read_letters(node)
+    before, dots, after = result.partition("...")
+    return [
+        (*(letters[letter] for letter in before), *(dotted if dots else ()), *(letters[letter] for letter in after))
+    ]
 
 
 def _count_summed(node: Node) -> int:
-    letters, result = _read_letters(node)
-    return math.prod(dim for letter, dim in letters.items() if letter not in result)
+    letters, dotted, result = _read_letters(node)
+    summed = math.prod(dim for letter, dim in letters.items() if letter not in result)
+    return summed * (1 if "..." in result else math.prod(dotted))
 
 
 def _join(node: Node) -> list[Shape]:

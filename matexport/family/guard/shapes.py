@@ -1,33 +1,47 @@
-"""How large the tensors of a whole graph are: every shape, worked out for two short inputs of different lengths.
+"""How large the tensors of a whole graph are: every shape, worked out for inputs of three lengths.
 
 `guard.sizes` bounds what one operator can make of a number, whatever the input. Here a graph is followed node by node,
 as a runtime would follow it, with the shape of every tensor and the numbers of the short ones that shapes are made of.
 So a tensor that many small steps make large is found, by broadcasting, products, joining or repeated indices, and so is
-one that grows faster than with the square of a text's length. The shapes are those of the ONNX operators'
-specification; where the ends of a slice are not known, what it is taken from bounds it.
+one that grows faster than with the square of a text's length. Two of the inputs are short; the third is as long as the
+manifest lets a text be. Numbers that could be large at a length between these (a length that is compared, or taken
+modulo a number, and what falls where lengths rise) are not followed into a shape.
 
-Nothing is computed but shapes, and following ends with the first tensor that is too large: the time is that of a walk
-over the nodes.
+The shapes are those of the ONNX operators' specification; where the ends of a slice are not known, what it is taken
+from bounds it. Nothing is computed but shapes, and following ends with the first tensor that is too large: the time is
+that of a walk over the nodes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from matexport.family.guard.node import Node, Tensor, UnknownShapeError
+import numpy as np
+
+from matexport.family.guard.node import Node, Numbers, Tensor, UnknownShapeError
 from matexport.family.guard.numbers import compute_numbers, read_numbers
 from matexport.family.guard.operators import MAX_RANK
 from matexport.family.guard.rules import PRODUCTS, RULES
 from matexport.family.guard.sizes import MAX_FACTOR
 from matexport.spec.facts import ArrayFacts, InputFacts
 
-#: The two inputs: how many items, and how long each is if it may be.
+#: The short inputs: how many items, and how long each is if it may be.
 SHORT, LONGER = (2, 16), (4, 32)
+
+#: The longest text that is looked at, where the manifest allows longer ones.
+LONGEST = 1 << 13
+
+#: What one long text may become: pairs of tokens for each head, and numbers for each token.
+MAX_HEADS, MAX_WIDTH = 1 << 8, 1 << 18
 
 #: What is computed of an input that is large itself, an image, may have so many times its numbers.
 MAX_GROWTH = 64
+
+#: Experts of a mixture whose weights are taken for one token.
+MAX_EXPERTS = 16
 
 #: Of the tensors that live at one time, in tensors of the largest size.
 MAX_LIVE = 16
@@ -35,8 +49,16 @@ MAX_LIVE = 16
 #: How often each weight may be used for each place of an input: by all blocks that share it, and for positions.
 MAX_USES = 256
 
-#: Tensors of fewer numbers may grow as they like between the two inputs.
+#: Tensors of fewer numbers may grow as they like between the two short inputs.
 SMALL = 1 << 16
+
+#: What a number costs that is no product, in products; one of a sort costs more.
+COST, SORTING_COST = 32, 512
+_SORTING = frozenset({"TopK"})
+
+#: Operators whose result may be anything between two lengths.
+_COMPARING = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+_STEPPING = _COMPARING | {"Mod", "Not", "And", "Or", "Xor"}
 
 
 def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
@@ -52,25 +74,77 @@ def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
         (items, max(1, min(length, length * inputs.longest // LONGER[1]))) for items, length in (SHORT, LONGER)
     )
     constants = read_constants(graph)
-    walk, further = Walk(graph, constants, *short), Walk(graph, constants, *longer)
-    bounds, live, products = _Bounds(graph, short, longer, walk.count_given()), _Live(graph), 0
+    long = LONGER[0], min(inputs.longest, LONGEST)
+    walks = [Walk(graph, constants, *size) for size in (short, longer, long)]
+    allowed = [_Bounds(graph, walk.count_given(), size) for walk, size in ((walks[0], short), (walks[2], long))]
+    steepest = 1.5 * longer[0] / short[0] * (longer[1] / short[1]) ** 2
+    live = _Live(graph)
     for place, one in enumerate(graph.node):
         node, name = Node(one), f"{one.op_type} {one.name!r}"
         try:
-            counts, more = walk.follow(node)
-            later, _ = further.follow(node)
+            counts, later, last = follow_together(walks, node)
         except UnknownShapeError:
             return f"{name} makes a tensor of a size that cannot be worked out"
-        products += more
-        if max(counts, default=0) > (bounds.constant if live.is_constant(node) else bounds.largest):
-            return f"{name} makes a tensor of {max(counts)} numbers of a short input"
-        if any(second > max(SMALL, bounds.steepest * first) for first, second in zip(counts, later, strict=True)):
+        if any(second > max(SMALL, steepest * first) for first, second in zip(counts, later, strict=True)):
             return f"{name} makes a tensor that grows faster than with the square of a text's length"
-        if live.add(place, node, counts) > bounds.live:
+        constant = live.is_constant(node)
+        for walk, made, bounds, which in zip(walks[::2], (counts, last), allowed, ("short", "long"), strict=True):
+            if max(made, default=0) > (bounds.constant if constant else bounds.largest):
+                return f"{name} makes a tensor of {max(made)} numbers of a {which} input"
+            if walk.spent > bounds.spent:
+                return f"{name} computes more than so many weights are used for, of a {which} input"
+        if live.add(place, node, counts) > allowed[0].live:
             return f"{name} makes more tensors than are let live at one time"
-        if products > bounds.products:
-            return f"{name} computes more than so many weights are used for: {products} products for a short input"
     return None
+
+
+def follow_together(walks: Sequence[Walk], node: Node) -> list[list[int]]:
+    """How many numbers each output of a node has, for each of the inputs, the shorter ones first.
+
+    Raises:
+        UnknownShapeError: that does not follow.
+    """
+    counts, given = [], []
+    for walk in walks:
+        counts.append(walk.follow(node))
+        given.append(node.given)
+    made = [walk.known[name].numbers for name in node.outputs[:1] for walk in walks]
+    if made and made[0] is not None and not (_rises(made) and (node.type not in _STEPPING or _is_sure(node, given))):
+        for walk in walks:
+            walk.forget(node.outputs)
+    return counts
+
+
+def _rises(made: Sequence[Numbers | None]) -> bool:
+    """Whether numbers are nowhere smaller for a longer input: else they may be largest between two of them."""
+    return all(
+        before is after or (before is not None and after is not None and before.shape == after.shape
+                            and (before <= after).all())
+        for before, after in pairwise(made)
+    )  # fmt: skip
+
+
+def _is_sure(node: Node, given: Sequence[Sequence[Tensor | None]]) -> bool:
+    """Whether what an operator says at some lengths it says at all of them: it may compare, or count up to a number.
+
+    Args:
+        given: what it is given, for each of the inputs.
+    """
+    rows = [[tensor.numbers for tensor in found if tensor is not None] for found in zip(*given, strict=True)]
+    if any(numbers is None or numbers.shape != row[0].shape for row in rows for numbers in row):
+        return False
+    stacks = [np.stack(row) for row in rows]
+    varying = [(stack != stack[0]).any(axis=0) for stack in stacks]
+    if not any(varies.any() for varies in varying):
+        return True
+    if node.type not in _COMPARING:
+        return False
+    # No length is negative, so one compares with a negative number in one way.
+    decided = [
+        (mine >= 0).all(axis=0) & ~varies & (theirs < 0).all(axis=0)
+        for mine, theirs, varies in ((*stacks, varying[1]), (*stacks[::-1], varying[0]))
+    ]
+    return bool((decided[0] | decided[1] | ~(varying[0] | varying[1])).all())
 
 
 def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
@@ -86,16 +160,23 @@ def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
 
 
 class _Bounds:
-    """What a graph of such weights may make of the shorter of two inputs, in numbers."""
+    """What a graph of such weights may make of an input of some items of a length, in numbers.
 
-    def __init__(self, graph: Any, short: tuple[int, int], longer: tuple[int, int], given: int) -> None:
-        counts = [math.prod(tensor.dims) for tensor in graph.initializer]
-        places = max(math.prod(short), given // MAX_GROWTH)
+    Args:
+        given: how many numbers that input has.
+    """
+
+    def __init__(self, graph: Any, given: int, size: tuple[int, int]) -> None:
+        items, length = size
+        tokens = items * length
+        shapes = [tuple(tensor.dims) for tensor in graph.initializer]
+        counts = [math.prod(shape) for shape in shapes]
+        experts = [min(MAX_EXPERTS, shape[0]) * math.prod(shape[1:]) for shape in shapes if len(shape) == 3]
         self.constant = max(MAX_FACTOR, *counts, 0)  # of what a runtime may work out before it has an input
-        self.largest = max(self.constant, MAX_GROWTH * given)
-        self.steepest = 1.5 * longer[0] / short[0] * (longer[1] / short[1]) ** 2
+        text = tokens * (MAX_HEADS * length + MAX_WIDTH) if length > LONGER[1] else 0
+        self.largest = max(self.constant, MAX_GROWTH * given, tokens * max(experts, default=0), text)
         self.live = MAX_LIVE * self.largest + 2 * sum(counts)
-        self.products = MAX_USES * places * max(MAX_FACTOR, sum(counts))
+        self.spent = MAX_USES * max(tokens, given // MAX_GROWTH) * max(MAX_FACTOR, sum(counts))
 
 
 def read_constants(graph: Any) -> dict[str, Tensor]:
@@ -104,10 +185,16 @@ def read_constants(graph: Any) -> dict[str, Tensor]:
 
 
 class Walk:
-    """What is known of the tensors of a graph for an input of one size: `known`, by name."""
+    """What is known of the tensors of a graph for an input of one size.
+
+    Attributes:
+        known: by name.
+        spent: what was computed so far, in products.
+    """
 
     def __init__(self, graph: Any, constants: Mapping[str, Tensor], items: int, length: int) -> None:
         self.known: dict[str, Tensor] = {}
+        self.spent = 0
         for value in graph.input:
             dims = value.type.tensor_type.shape.dim
             free = (length if place else items for place in range(len(dims)))
@@ -120,8 +207,8 @@ class Walk:
         """How many numbers the input has."""
         return self._given
 
-    def follow(self, node: Node) -> tuple[list[int], int]:
-        """How many numbers each output of a node has, and how many products they are the sums of.
+    def follow(self, node: Node) -> list[int]:
+        """How many numbers each output of a node has.
 
         Raises:
             UnknownShapeError: that does not follow.
@@ -132,6 +219,7 @@ class Walk:
             numbers = compute_numbers(node)
             made = [Tensor(numbers.shape, numbers)] if numbers is not None else [*map(Tensor, RULES[node.type](node))]
             counts = [math.prod(tensor.shape) for tensor in made[: node.count]]
+            taken = max((math.prod(tensor.shape) for tensor in node.given if tensor), default=0)
             products = counts[0] * PRODUCTS[node.type](node) if node.type in PRODUCTS else 0
         except (IndexError, ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
             raise UnknownShapeError from None
@@ -140,7 +228,13 @@ class Walk:
         ):
             raise UnknownShapeError
         known.update(zip(node.outputs, made, strict=False))
-        return counts, products
+        cost = SORTING_COST if node.type in _SORTING else COST
+        self.spent += products + cost * (taken if node.type in _SORTING else sum(counts))
+        return counts
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Know the shapes of tensors, and not their numbers."""
+        self.known.update((name, self.known[name]._replace(numbers=None)) for name in names)
 
 
 class _Live:

@@ -23,8 +23,11 @@ MAX_GROWTH = 64
 #: Of normalizers inside of normalizers.
 MAX_DEPTH = 16
 
-#: Pieces of a template: special tokens, and the text once.
+#: Tokens that a template puts beside the text, which stands in it once.
 MAX_PIECES = 256
+
+#: Characters of a word that WordPiece looks for pieces of, in a time that grows with their cube; BERT has 100.
+MAX_WORD = 1000
 
 
 class _Document(msgspec.Struct):
@@ -32,6 +35,7 @@ class _Document(msgspec.Struct):
 
     normalizer: Any = None
     post_processor: Any = None
+    model: Any = None
 
 
 def check_growth(name: str, content: bytes) -> None:
@@ -43,7 +47,8 @@ def check_growth(name: str, content: bytes) -> None:
 
     Raises:
         FamilyError: its normalizer makes more than `MAX_GROWTH` characters of one, its template has the text more than
-            once or more than `MAX_PIECES` pieces, or one of both is nested without end.
+            once or more than `MAX_PIECES` other tokens, one of both is nested without end, or it looks for pieces of
+            words that are longer than `MAX_WORD`.
     """
     try:
         document = msgspec.json.decode(content, type=_Document)
@@ -51,15 +56,34 @@ def check_growth(name: str, content: bytes) -> None:
         for part in _walk(document.normalizer, "normalizers", MAX_DEPTH):
             if measure := _GROWING.get(str(part.get("type"))):
                 growth *= max(1.0, measure(part))
-        templates = [part.get("single") for part in _walk(document.post_processor, "processors", MAX_DEPTH)]
+        processors = list(_walk(document.post_processor, "processors", MAX_DEPTH))
+        longest = document.model.get("max_input_chars_per_word", 0) if isinstance(document.model, dict) else 0
     except (msgspec.DecodeError, RecursionError) as error:
         raise refuse_file(name, f"not a tokenizer: {error}") from None
     if growth > MAX_GROWTH:
         raise refuse_file(name, f"its normalizer makes up to {growth:.3g} characters of one; {MAX_GROWTH} are allowed")
-    pieces = [piece for template in templates if isinstance(template, list) for piece in template]
-    texts = sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces)
-    if len(pieces) > MAX_PIECES or texts > 1:
-        raise refuse_file(name, f"its template has the text {texts} times, and {len(pieces)} pieces")
+    texts, tokens = map(sum, zip((0, 0), *map(_count_pieces, processors), strict=True))
+    if tokens > MAX_PIECES or texts > 1:
+        raise refuse_file(name, f"its template has the text {texts} times, and {tokens} other tokens")
+    if isinstance(longest, int | float) and longest > MAX_WORD:
+        raise refuse_file(name, f"it takes words of {longest} characters apart; up to {MAX_WORD} are allowed")
+
+
+def _count_pieces(processor: dict[str, Any]) -> tuple[int, int]:
+    """How often a template has the text, and how many tokens beside it."""
+    template, special = processor.get("single"), processor.get("special_tokens")
+    texts = tokens = 0
+    for piece in template if isinstance(template, list) else ():
+        if not isinstance(piece, dict):
+            continue
+        if "Sequence" in piece:
+            texts += 1
+            continue
+        token = piece.get("SpecialToken")
+        found = special.get(str(token.get("id"))) if isinstance(token, dict) and isinstance(special, dict) else None
+        ids = found.get("ids") if isinstance(found, dict) else None
+        tokens += len(ids) if isinstance(ids, list) else 1
+    return texts, tokens
 
 
 def _walk(part: Any, inner: str, depth: int) -> Iterator[dict[str, Any]]:

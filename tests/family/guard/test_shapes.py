@@ -18,6 +18,7 @@ from matexport.family.guard.node import Node
 from matexport.family.guard.operators import OPERATORS
 from matexport.family.guard.rules import RULES
 from matexport.family.guard.shapes import Walk, find_shape_problem, read_constants
+from matexport.family.guard.sizes import find_size_problem
 from matexport.spec.facts import ArrayFacts, PaddingSide, TextFacts
 
 FLOAT, INT, BOOL, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8
@@ -77,6 +78,15 @@ CASES: list[tuple[str, list[Given], dict[str, Any]]] = [
     ("Gemm", [(6, 3), (4, 6), (4,)], {"transA": 1, "transB": 1}),
     ("Gemm", [(3, 6), (6, 4)], {}),
     ("Einsum", [(2, 5, 3, 4), (2, 7, 3, 4)], {"equation": "bqhd, bkhd -> bhqk"}),
+    ("Einsum", [(5,), (7,)], {"equation": "a,b"}),
+    ("Einsum", [(5, 1), (1, 7), (1, 1)], {"equation": "ab,ab,ab->ab"}),
+    ("Einsum", [(3, 2, 4), (3, 2, 6)], {"equation": "...a,...b->...ab"}),
+    ("Einsum", [(2, 5, 1), (6, 3)], {"equation": "...d,de->...e"}),
+    ("Einsum", [(2, 5, 6), (6, 3)], {"equation": "...d,de"}),
+    ("Einsum", [(2, 5, 6)], {"equation": "bsd->bd"}),
+    ("ReduceProd", [X, np.zeros(0, np.int64)], {}),
+    ("ReduceSum", [X, np.zeros(0, np.int64)], {"keepdims": 0}),
+    ("ReduceSum", [X, np.zeros(0, np.int64)], {"noop_with_empty_axes": 1}),
     ("Concat", [X, (2, 3, 6)], {"axis": 1}),
     ("Concat", [X, (2, 5, 1), (2, 5, 2)], {"axis": -1}),
     ("Split", [X, [1, 4]], {"axis": 1}),
@@ -210,12 +220,16 @@ def _run(path: Path, items: int, length: int) -> dict[str, tuple[int, ...]]:
     return dict(zip(names, (value.shape for value in session.run(names, feeds)), strict=True))
 
 
-def _find(nodes: list[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = (), longest: int = 512) -> str | None:
+def _find(
+    nodes: list[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = (), longest: int = 512, *, sizes: bool = False
+) -> str | None:
+    """Why the guard refuses a graph; with `sizes`, as a whole, and not only its part that is tested here."""
     value = helper.make_tensor_value_info("ids", INT, ["batch", "sequence"])
     graph = helper.make_graph(nodes, "g", [value], [onnx.ValueInfoProto(name=nodes[-1].output[0])], list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     inputs = TextFacts(("ids",), longest, PaddingSide.RIGHT, 0, {})
-    return find_shape_problem(parse_graph("g.onnx", model.SerializeToString()).graph, inputs)
+    parsed = parse_graph("g.onnx", model.SerializeToString()).graph
+    return (find_size_problem(parsed) if sizes else None) or find_shape_problem(parsed, inputs)
 
 
 def _node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
@@ -326,6 +340,85 @@ def test_many_tensors_at_one_time_are_too_much() -> None:
     chain = [*start, *(_node("Mul", f"c{n} weight", f"c{n + 1}") for n in range(40))]
     chain[2].input[0] = "column"
     assert _find(chain, [weight, last]) is None
+
+
+def _numbers(name: str, *numbers: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(numbers), name)
+
+
+#: What is made of the length alone, as one number: it reads `length`.
+BETWEEN: dict[str, list[onnx.NodeProto]] = {
+    "from a length on": [_node("Div", "length forty", "size")],
+    "at one length": [_node("Equal", "length forty", "is"), _node("Where", "is forty one", "size")],
+    "at every seventh": [_node("Mod", "length seven", "rest"), _node("Mul", "rest forty", "size")],
+    "below a length": [_node("Less", "length forty", "is"), _node("Where", "is forty one", "size")],
+    "in the middle": [_node("Sub", "limit length", "down"), _node("Mul", "down length", "size")],
+    "at none but those that are looked at": [
+        _node("Sub", "length sixteen", "a"), _node("Sub", "length thirty", "b"), _node("Sub", "length limit", "c"),
+        _node("Mul", "a b", "ab"), _node("Mul", "ab c", "abc"), _node("Mul", "abc abc", "size")],
+    "of a short text": [_node("Div", "large length", "size")],
+    "by all axes, of which none is named": [
+        _node("Concat", "one length length", "three", axis=0), _node("ReduceProd", "three none", "size", keepdims=1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_a_size_that_is_large_at_a_length_between_is_not_followed(case: str) -> None:
+    constants = [
+        _numbers("forty", 40), _numbers("one", 1), _numbers("seven", 7), _numbers("limit", 512),
+        _numbers("sixteen", 16), _numbers("thirty", 32), _numbers("large", 1 << 22), _numbers("many", 1 << 18),
+        _numbers("none"), _numbers("column", -1, 1), _numbers("first", 0),
+    ]  # fmt: skip
+    length = _node("Shape", "ids", "length", start=1, end=2)
+    made = [_node("Mul", "size many", "count"), _node("Expand", "single count", "held")]
+    square = [_node("Reshape", "held column", "upright"), _node("Add", "held upright", "square")]
+    single = _hold("single", (1,))
+    assert _find([length, *BETWEEN[case], *made, *square], [*constants, single], sizes=True) is not None
+    sound = [length, _node("Mul", "length one", "count"), *made[1:], *square]
+    few = [_numbers("many", 64) if tensor.name == "many" else tensor for tensor in constants]
+    assert _find(sound, [*few, single], sizes=True) is None, "as positions are compared"
+
+
+def test_what_a_long_text_makes_is_bounded_by_the_manifest() -> None:
+    shape = [_node("Shape", "ids", "size"), _node("Gather", "size last", "length", axis=0)]
+    wide = [*shape, _node("Concat", "size length width", "all", axis=0), _node("Expand", "single all", "wide")]
+    constants = [_numbers("last", 1), _hold("single", (1,)), _numbers("width", 8000)]
+    assert "Expand 'wide' makes a tensor of 8388608000 numbers of a long input" in str(_find(wide, constants))
+    assert _find(wide, [*constants[:2], _numbers("width", 64)]) is None, "as many heads as that there are"
+    cube = [*shape, _node("Concat", "length length length", "all", axis=0), _node("Expand", "single all", "cube")]
+    assert "of a long input" in str(_find(cube, constants[:2], 4096))
+
+
+def test_work_counts_whatever_it_is_and_for_long_texts_too() -> None:
+    held = [_hold("row", (1 << 21,)), _numbers("all", 1 << 21)]
+    pairs = []
+    for n in range(60):
+        pairs += [_node("Sin", f"v{n}", f"s{n}"), helper.make_node("TopK", [f"s{n}", "all"], [f"v{n + 1}", f"i{n}"])]
+    start = [_node("ReduceMax", "ids", "most", keepdims=0), _node("Cast", "most", "x", to=FLOAT)]
+    pairs = [*start, _node("Add", "x row", "v0"), *pairs]
+    assert _find(pairs[:9], held) is None
+    assert "Sin 's30' computes more than so many weights are used for, of a short input" in str(_find(pairs, held))
+
+    floats = [
+        _node("Cast", "ids", "x", to=FLOAT),
+        _node("Unsqueeze", "x last", "c"),
+        _node("Unsqueeze", "x middle", "r"),
+    ]
+    products = [_node("MatMul", "c r", "m0"), *(_node("MatMul", f"m{n} m{n}", f"m{n + 1}") for n in range(200))]
+    axes = [_numbers("last", 2), _numbers("middle", 1)]
+    assert _find([*floats, *products[:9]], axes, 512) is None
+    assert "of a long input" in str(_find([*floats, *products], axes, 8192))
+
+
+def test_the_experts_of_a_mixture_are_taken_for_each_token() -> None:
+    """As transformers computes a mixture: the weights of each token's experts, copied."""
+    experts, top = _hold("experts", (8, 512, 512)), _numbers("last", 2)
+    nodes = [_node("Unsqueeze", "ids last", "one"), helper.make_node("Concat", ["one"] * 4, ["four"], axis=2)]
+    taken = [*nodes, _node("Gather", "experts four", "taken", axis=0)]
+    assert _find(taken, [experts, top]) is None
+    tall = [*nodes, _node("Reshape", "experts size", "again"), _node("Gather", "again four", "taken", axis=0)]
+    flat = [_hold("experts", (8 * 512, 512)), top, _numbers("size", 8, 512, 512)]
+    assert "Gather 'taken' makes a tensor of" in str(_find(tall, flat))
 
 
 def test_what_does_not_follow_is_refused() -> None:

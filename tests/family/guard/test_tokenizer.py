@@ -77,6 +77,21 @@ def test_a_template_that_repeats_the_text_is_refused(times: int, small: Path, no
         Embedder(edit(small, post_processor={"type": "Sequence", "processors": [processor]}), NAME)
 
 
+def test_a_special_token_of_many_ids_is_refused(small: Path, no_session: None) -> None:
+    """No limit of tokens cuts what a template adds."""
+    token = {"id": "[CLS]", "ids": [2] * 257, "tokens": ["[CLS]"] * 257}
+    single = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    processor = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {"[CLS]": token}}
+    with pytest.raises(FamilyError, match="its template has the text 1 times, and 257 other tokens"):
+        Embedder(edit(small, post_processor=processor), NAME)
+
+
+def test_words_without_end_are_not_taken_apart(small: Path, no_session: None) -> None:
+    model = json.loads((small / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    with pytest.raises(FamilyError, match="takes words of 1000000000 characters apart; up to 1000 are allowed"):
+        Embedder(edit(small, model=model | {"max_input_chars_per_word": 10**9}), NAME)
+
+
 def test_what_parents_have_is_not() -> None:
     """As the tokenizers library writes them: BERT, T5 and Llama by their parts."""
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
