@@ -209,6 +209,8 @@ def finish(name: str, options: argparse.Namespace, report: Report) -> int:
         print(f"measured  {bar.name} = {value:.4g}{bar.unit}  ({'held' if bar.holds(value) else 'MISSED'}: {bar})")
     document = _describe(name, report)
     print(json.dumps(document | {"measured": _without_runs(report.measured)}, ensure_ascii=False))
+    if options.quick and options.out == RESULTS / f"{name}.json":
+        return 0 if report.passed else 1  # no number of it may stand where the README takes them from
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0 if report.passed else 1

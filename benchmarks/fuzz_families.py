@@ -175,9 +175,15 @@ def _grow(graph: Any, dice: random.Random) -> None:
             lambda value: add("Reshape", value, hold(-1)),
             lambda value: add("Mul", value, add("Cast", add("Unsqueeze", ids, hold(-1)), to=1)),
             lambda value: add("Expand", value, add("Shape", ids)),
+            lambda value: add("Expand", value, add("Mul", add("Div", add("Shape", ids), hold(draw())), hold(draw()))),
+            lambda value: add(
+                "Expand", value,
+                add("Where", add("Equal", add("Shape", ids), hold(draw())), hold(draw()), add("Shape", ids))),
+            lambda value: add("Expand", value, add("Concat", add("Shape", ids), add("Shape", ids), axis=0)),
+            lambda value: add("Sin", add("Mul", value, value)),
             lambda _: add("Cast", add("ConstantOfShape", add("Mul", add("Shape", ids), hold(draw()))), to=1),
             lambda _: add("Cast", add("Range", hold(0), hold(draw()), hold(1)), to=1),
-            lambda value: add("Einsum", value, value, value, equation="...a,...b,...c->...abc"),
+            lambda value: add("Einsum", value, value, value, equation="a,b,c->abc"),
         ]  # fmt: skip
         grown = dice.choice(steps)(grown)
     for node in graph.node:

@@ -105,7 +105,10 @@ def load_sts(path: Path) -> StsTask:
     pairs = list(read_pairs(path))
     scores = tuple(pair.score for pair in pairs)
     if len(scores) < MIN_PAIRS or len(set(scores)) < 2:
-        raise RequestError(f"{path} has {len(scores)} pairs with {len(set(scores))} different scores: nothing to rank")
+        raise RequestError(
+            f"{path} has {len(scores)} pairs with {len(set(scores))} different scores: to be ranked, there have to be "
+            f"{MIN_PAIRS} pairs and 2 scores"
+        )
     return StsTask(strip_gz(path).stem, tuple(pair.left for pair in pairs), tuple(pair.right for pair in pairs), scores)
 
 

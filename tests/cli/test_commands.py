@@ -722,6 +722,16 @@ def test_export_what_is_there_already(run: Run, job: Path, family: Path) -> None
     assert NAME in result.out
 
 
+def test_export_of_other_trained_points_says_what_it_did(run: Run, job: Path, family: Path) -> None:
+    (family / "README.md").write_text("our own words")
+    job.write_text(job.read_text() + "[trained]\npairs = [[3, 32]]\n")
+    result = run("export", job, "--out", family)
+    assert result.code == 0
+    assert f"{family}: says what the job says of trained, all else was up to date, 6 profiles" in result.out
+    assert f"its report is of the family before: matexport report {family} writes it anew" in result.err
+    assert run("export", job, "--out", family, "--json").json["renewed"] == []
+
+
 def test_export_what_is_there_already_json(run: Run, job: Path, family: Path) -> None:
     document = run("export", job, "--out", family, "--json").json
     assert (document["up_to_date"], document["passed"], document["family"]) == (True, True, str(family))

@@ -60,7 +60,10 @@ def test_a_header_names_the_columns(tmp_path: Path) -> None:
         ("\n" + "x" * 100 + "\n", r"line 2 is 'x{60}\.\.\.' \(1 cells\)"),
         (f"a,b,1\n{'x' * (1 << 20)}x,d,2\n", "line 2: a text of 1048577 characters; at most 1048576 are taken"),
         ("", "0 pairs with 0 different scores"),
-        ("a,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 different scores: nothing to rank"),
+        (
+            "a,b,1\nc,d,1\ne,f,1\n",
+            "3 pairs with 1 different scores: to be ranked, there have to be 3 pairs and 2 scores",
+        ),
         ('a,b,1\n"a,b,1\n', r"line 2: no cells separated by commas \(unexpected end of data\)"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from matexport.cli.options import (
@@ -15,6 +16,7 @@ from matexport.cli.output import (
     REFUSED,
     complain,
     describe_verification,
+    note,
     print_decisions,
     print_json,
     print_unread,
@@ -65,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """Run ``matexport export JOB.toml`` and return its exit code."""
     from msgspec.structs import replace
 
+    from matexport.family.manifest import REPORTED
     from matexport.io.jobs import change_precisions, load_job
 
     job = load_job(options.job)
@@ -76,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         job = change_precisions(job, [Precision(name) for name in options.precision])
     from matexport.export import export_family
 
+    out = options.out or Path("artifacts", job.name)
+    reported = any((out / name).is_file() for name in REPORTED)
     with show_progress() as progress:
         exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress, quiet=True)
     out = exported.family.path
@@ -98,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
         print_decisions(exported.family)
         print_unread(exported.family)
         say(f"\n{out}: {state}, {len(exported.verification.verdicts)} profiles")
+    if reported and (exported.renewed or not exported.up_to_date):
+        note(f"its report is of the family before: {shlex.join(['matexport', 'report', str(out)])} writes it anew")
     for reason in exported.family.facts.refused.values():
         complain(f"not in the family: {reason}", REFUSED)
     return DONE if exported.verification.passed and not exported.family.facts.refused else REFUSED

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -256,6 +257,8 @@ def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob, 
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
         count = min(job.workers or max(1, cpus // threads), len(parts))
+        # Ray has no other way yet to say how often a task of an actor is tried again.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args_fn", category=DeprecationWarning)
         counter = ray.remote(num_cpus=0)(RowCounter).remote()
         numbers = ray.data.from_items([{"part": part.number} for part in parts], override_num_blocks=len(parts))
         done = numbers.map_batches(
