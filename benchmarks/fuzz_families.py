@@ -27,6 +27,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +313,8 @@ def run_chunk(first: int, count: int, sink: Any) -> None:
     sink.send({"peak": common.read_peak_bytes()})
 
 
-def run_cases(first: int, count: int) -> dict[str, Any]:
-    """How often each outcome came, and all that must not come."""
+def run_cases(first: int, count: int, *, told: bool = False) -> dict[str, Any]:
+    """How often each outcome came, and all that must not come; `told` where progress is said."""
     context = multiprocessing.get_context("spawn")
     outcomes: Counter[str] = Counter()
     wrong: list[dict[str, Any]] = []
@@ -345,6 +346,23 @@ def run_cases(first: int, count: int) -> dict[str, Any]:
             done += 1
         child.join()
         seed += done
+        if told and (seed - first) % (10 * CHUNK) < done:
+            common.say(f"{seed - first} of {count} from seed {first} on: {dict(outcomes)}, {len(wrong)} wrong")
+    return {"cases": count, "outcomes": dict(outcomes), "wrong": wrong, "above": above}
+
+
+def run_beside(first: int, count: int, processes: int) -> dict[str, Any]:
+    """The same, by several processes at a time, each with seeds of its own."""
+    step = -(-count // processes)
+    spans = [(start, min(step, first + count - start)) for start in range(first, first + count, step)]
+    outcomes: Counter[str] = Counter()
+    wrong: list[dict[str, Any]] = []
+    above = 0
+    with ThreadPoolExecutor(processes) as pool:
+        for found in pool.map(lambda span: run_cases(*span, told=True), spans):
+            outcomes.update(found["outcomes"])
+            wrong += found["wrong"]
+            above += found["above"]
     return {"cases": count, "outcomes": dict(outcomes), "wrong": wrong, "above": above}
 
 
@@ -352,9 +370,10 @@ def main() -> int:
     parser = common.make_parser("fuzz_families", __doc__, repeats=1)
     parser.add_argument("--cases", type=int, default=100_000, help="families to change")
     parser.add_argument("--seed", type=int, default=0, help="of the first")
+    parser.add_argument("--processes", type=int, default=1, help="at a time")
     options: argparse.Namespace = parser.parse_args()
     count = 200 if options.quick else options.cases
-    found = run_cases(options.seed, count)
+    found = run_beside(options.seed, count, options.processes)
     outcomes = found["outcomes"]
     values = (
         count,

@@ -219,17 +219,19 @@ class Walk:
             numbers = compute_numbers(node)
             made = [Tensor(numbers.shape, numbers)] if numbers is not None else [*map(Tensor, RULES[node.type](node))]
             counts = [math.prod(tensor.shape) for tensor in made[: node.count]]
-            taken = max((math.prod(tensor.shape) for tensor in node.given if tensor), default=0)
-            products = counts[0] * PRODUCTS[node.type](node) if node.type in PRODUCTS else 0
+            if node.type in PRODUCTS:
+                self.spent += counts[0] * PRODUCTS[node.type](node)
+            if node.type in _SORTING:
+                self.spent += SORTING_COST * math.prod(node.take(0).shape)
         except (IndexError, ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
             raise UnknownShapeError from None
-        if len(made) < node.count or any(
-            len(tensor.shape) > MAX_RANK or min(tensor.shape, default=0) < 0 for tensor in made
-        ):
+        if len(made) < node.count:
             raise UnknownShapeError
+        for tensor in made:
+            if tensor.shape and (min(tensor.shape) < 0 or len(tensor.shape) > MAX_RANK):
+                raise UnknownShapeError
         known.update(zip(node.outputs, made, strict=False))
-        cost = SORTING_COST if node.type in _SORTING else COST
-        self.spent += products + cost * (taken if node.type in _SORTING else sum(counts))
+        self.spent += COST * sum(counts)
         return counts
 
     def forget(self, names: Sequence[str]) -> None:
