@@ -24,11 +24,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import common
@@ -240,8 +242,8 @@ def sign(folder: Path) -> None:
         path.write_text(json.dumps(measured), encoding="utf-8")
 
 
-def use(folder: Path) -> str:
-    """What readers make of a family: ``works``, ``off`` or ``refused``.
+def use(folder: Path, command: str) -> str:
+    """What readers make of a family, a command of the command line among them: ``works``, ``off`` or ``refused``.
 
     Raises:
         Exception: anything but an error of matexport's own.
@@ -264,15 +266,10 @@ def use(folder: Path) -> str:
             embedder.embed(["a cat", "the dog sits on a mat " * 9])
     except MatexportError:
         pass
-    for command in ("show", "pick"):
-        said = io.StringIO()
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(said),
-            contextlib.suppress(SystemExit),
-        ):
-            main([command, str(folder)])
-        assert "Traceback" not in said.getvalue(), said.getvalue()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main([command, str(folder)])
+    assert "Traceback" not in said.getvalue(), said.getvalue()
     return outcome
 
 
@@ -286,7 +283,7 @@ def try_case(seed: int, scratch: Path) -> dict[str, Any]:
     change_family(folder, dice)
     signal.alarm(SECONDS)
     try:
-        found: dict[str, Any] = {"outcome": use(folder)}
+        found: dict[str, Any] = {"outcome": use(folder, ("show", "pick")[seed % 2])}
     except HungError:
         found = {"outcome": "hung"}
     except Exception:
@@ -313,17 +310,27 @@ def run_chunk(first: int, count: int, sink: Any) -> None:
     sink.send({"peak": common.read_peak_bytes()})
 
 
-def run_cases(first: int, count: int, *, told: bool = False) -> dict[str, Any]:
-    """How often each outcome came, and all that must not come; `told` where progress is said."""
+@dataclass
+class Tally:
+    """What came of cases so far; of what must not come, all that reproduces it."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    above: int = 0
+
+    @property
+    def cases(self) -> int:
+        return sum(self.outcomes.values())
+
+
+def run_cases(first: int, count: int, tally: Tally) -> None:
+    """Try cases by their seeds, some in each child, and count what comes of them."""
     context = multiprocessing.get_context("spawn")
-    outcomes: Counter[str] = Counter()
-    wrong: list[dict[str, Any]] = []
-    above = 0
     seed = first
     while seed < first + count:
         receive, send = context.Pipe(duplex=False)
         size = min(CHUNK, first + count - seed)
-        child = context.Process(target=run_chunk, args=(seed, size, send))
+        child = context.Process(target=run_chunk, args=(seed, size, send), daemon=True)
         child.start()
         send.close()
         done = 0
@@ -333,37 +340,43 @@ def run_cases(first: int, count: int, *, told: bool = False) -> dict[str, Any]:
             except EOFError:
                 break
             if "peak" in case:
-                above += case["peak"] > BYTES
+                tally.above += case["peak"] > BYTES
                 break
             done += 1
-            outcomes[case["outcome"]] += 1
+            tally.outcomes[case["outcome"]] += 1
             if case["outcome"] in ("traceback", "hung") or case["outside"]:
-                wrong.append(case)
+                tally.wrong.append(case)
         if done < size:
-            outcomes["died"] += 1
-            wrong.append({"seed": seed + done, "outcome": "died"})
+            tally.outcomes["died"] += 1
+            tally.wrong.append({"seed": seed + done, "outcome": "died"})
             child.kill()
             done += 1
         child.join()
         seed += done
-        if told and (seed - first) % (10 * CHUNK) < done:
-            common.say(f"{seed - first} of {count} from seed {first} on: {dict(outcomes)}, {len(wrong)} wrong")
-    return {"cases": count, "outcomes": dict(outcomes), "wrong": wrong, "above": above}
 
 
-def run_beside(first: int, count: int, processes: int) -> dict[str, Any]:
-    """The same, by several processes at a time, each with seeds of its own."""
+def run_beside(first: int, count: int, processes: int) -> Tally:
+    """The same, by several processes at a time. What is interrupted says how far it came."""
     step = -(-count // processes)
-    spans = [(start, min(step, first + count - start)) for start in range(first, first + count, step)]
-    outcomes: Counter[str] = Counter()
-    wrong: list[dict[str, Any]] = []
-    above = 0
-    with ThreadPoolExecutor(processes) as pool:
-        for found in pool.map(lambda span: run_cases(*span, told=True), spans):
-            outcomes.update(found["outcomes"])
-            wrong += found["wrong"]
-            above += found["above"]
-    return {"cases": count, "outcomes": dict(outcomes), "wrong": wrong, "above": above}
+    tallies = [Tally() for _ in range(0, count, step)]
+    threads = [
+        Thread(target=run_cases, args=(start, min(step, first + count - start), tally), daemon=True)
+        for start, tally in zip(range(first, first + count, step), tallies, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    with contextlib.suppress(KeyboardInterrupt):
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(30)
+            common.say(
+                f"{sum(tally.cases for tally in tallies)} of {count}: {[len(tally.wrong) for tally in tallies]} wrong"
+            )
+    total = Tally()
+    for tally in tallies:
+        total.outcomes.update(tally.outcomes)
+        total.wrong += tally.wrong
+        total.above += tally.above
+    return total
 
 
 def main() -> int:
@@ -374,16 +387,16 @@ def main() -> int:
     options: argparse.Namespace = parser.parse_args()
     count = 200 if options.quick else options.cases
     found = run_beside(options.seed, count, options.processes)
-    outcomes = found["outcomes"]
     values = (
-        count,
-        outcomes.get("traceback", 0),
-        outcomes.get("died", 0) + outcomes.get("hung", 0),
-        found["above"],
-        sum(bool(case.get("outside")) for case in found["wrong"]),
+        found.cases,
+        found.outcomes["traceback"],
+        found.outcomes["died"] + found.outcomes["hung"],
+        found.above,
+        sum(bool(case.get("outside")) for case in found.wrong),
     )
-    measured = {"outcomes": outcomes, "wrong": found["wrong"][:50]}
-    report = common.Report(list(zip(BARS, values, strict=True)), measured, {"cases": count, "seed": options.seed})
+    measured = {"outcomes": dict(found.outcomes), "wrong": found.wrong[:50]}
+    settings = {"cases": found.cases, "seed": options.seed, "processes": options.processes}
+    report = common.Report(list(zip(BARS, values, strict=True)), measured, settings)
     return common.finish("fuzz_families", options, report)
 
 

@@ -100,24 +100,12 @@ def make_once(path: Path, make: Callable[[], object]) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_judges() -> Iterator[None]:
-    """Judges start at once. `cold_judges` is for the tests of how they start."""
+    """Judges start at once; as users start them where a test runs a process of its own."""
     from warm import patch_judge
 
     with pytest.MonkeyPatch.context() as patch:
         patch_judge(patch)
         yield
-
-
-@pytest.fixture
-def cold_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges are started as users start them."""
-    import subprocess
-
-    from matexport.export.judge import process
-
-    if not all(isinstance(idle, subprocess.Popen) for idle in process._idle):
-        process._end_idle()
-    monkeypatch.setattr(process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ CASES = 2_000
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="alarms and peaks of processes are Linux's here")
 def test_no_change_ends_in_a_traceback_a_hang_or_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from fuzz_families import run_cases
+    from fuzz_families import Tally, run_cases
 
-    found = run_cases(0, CASES)
-    assert (found["wrong"], found["above"]) == ([], 0)
-    outcomes = found["outcomes"]
-    assert sum(outcomes.values()) == CASES
-    assert outcomes["works"] > CASES / 20
-    assert outcomes["refused"] > CASES / 2
+    found = Tally()
+    run_cases(0, CASES, found)
+    assert (found.wrong, found.above) == ([], 0)
+    assert found.cases == CASES
+    assert found.outcomes["works"] > CASES / 20
+    assert found.outcomes["refused"] > CASES / 2

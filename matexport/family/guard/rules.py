@@ -187,6 +187,8 @@ def _unsqueeze(node: Node) -> list[Shape]:
         raise UnknownShapeError
     rank = len(shape) + len(axes)
     new = {axis % rank for axis in axes}
+    if len(new) < len(axes):  # one of them twice
+        raise UnknownShapeError
     kept = iter(shape)
     return [tuple(1 if place in new else next(kept) for place in range(rank))]
 

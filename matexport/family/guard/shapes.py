@@ -223,7 +223,7 @@ class Walk:
                 self.spent += counts[0] * PRODUCTS[node.type](node)
             if node.type in _SORTING:
                 self.spent += SORTING_COST * math.prod(node.take(0).shape)
-        except (IndexError, ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise UnknownShapeError from None
         if len(made) < node.count:
             raise UnknownShapeError

@@ -185,7 +185,6 @@ def test_a_judge_that_dies_is_said_to_have(parent: Path) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-@pytest.mark.usefixtures("cold_judges")
 def test_the_process_is_kept_for_the_next_parent(parent: Path, tmp_path: Path) -> None:
     job = make_job(parent)
     with Judge(job, locate(job)) as first:

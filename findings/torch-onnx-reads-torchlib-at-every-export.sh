@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# torch 2.13.0 + onnxscript 0.7.2: every torch.onnx.export(dynamo=True) reads the source of all of torchlib again.
+#
+# Expected: the table of ONNX functions for ATen operators depends on the opset alone, so a process that exports two
+#   models (a family of depths, say) builds it once.
+# What happens: ONNXRegistry.from_torchlib runs inside each export and gives each function its signature anew, for which
+#   onnxscript fetches the function's source with inspect.getsource and parses it. A model of one Linear layer reads some
+#   hundred sources, and so does the next one, the same number again; none of them is of the model.
+#
+# Output seen:
+#   torch 2.13.0 onnxscript 0.7.2
+#   export 1: 496 sources read, 496 of them torchlib's
+#   export 2: 496 sources read, 496 of them torchlib's
+#   nodes: ['Gemm']
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet torch==2.13.0 onnxscript==0.7.2 onnx==1.23.2 onnx-ir==1.1.0
+cd "$work"
+"$work/venv/bin/python" -W ignore - 2> /dev/null <<'PY'
+import inspect
+from importlib.metadata import version
+
+import torch
+
+print("torch", torch.__version__.partition("+")[0], "onnxscript", version("onnxscript"))
+model = torch.nn.Linear(4, 4).eval()
+reads, original = [], inspect.getsource
+
+def counted(thing):
+    reads.append(str(getattr(thing, "__module__", "")))
+    return original(thing)
+
+inspect.getsource = counted
+counts = []
+for number in (1, 2):
+    reads.clear()
+    program = torch.onnx.export(model, (torch.ones(1, 4),), dynamo=True, verbose=False)
+    torchlib = sum("torchlib" in module for module in reads)
+    counts.append((len(reads), torchlib))
+    print(f"export {number}: {len(reads)} sources read, {torchlib} of them torchlib's")
+nodes = [node.op_type for node in program.model.graph]
+print("nodes:", nodes)
+assert nodes == ["Gemm"], "behaviour changed"
+assert counts[1][1] > 100, "behaviour changed: the second export reads torchlib no more"
+assert counts[0][1] == counts[1][1], "behaviour changed"
+PY
