@@ -30,12 +30,18 @@ MAX_PIECES = 256
 MAX_WORD = 1000
 
 
+class _Model(msgspec.Struct):
+    """Of the model, not its vocabulary, which would take as long as all the rest."""
+
+    max_input_chars_per_word: Any = None
+
+
 class _Document(msgspec.Struct):
     """The parts of tokenizer.json that are looked at; the rest is skipped."""
 
     normalizer: Any = None
     post_processor: Any = None
-    model: Any = None
+    model: _Model | None = None
 
 
 def check_growth(name: str, content: bytes) -> None:
@@ -57,7 +63,7 @@ def check_growth(name: str, content: bytes) -> None:
             if measure := _GROWING.get(str(part.get("type"))):
                 growth *= max(1.0, measure(part))
         processors = list(_walk(document.post_processor, "processors", MAX_DEPTH))
-        longest = document.model.get("max_input_chars_per_word", 0) if isinstance(document.model, dict) else 0
+        longest = document.model and document.model.max_input_chars_per_word
     except (msgspec.DecodeError, RecursionError) as error:
         raise refuse_file(name, f"not a tokenizer: {error}") from None
     if growth > MAX_GROWTH:
