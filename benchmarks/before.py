@@ -4,8 +4,9 @@
     python benchmarks/before.py --before ../before
 
 `pick` of 200 profiles, the cold start of a two-layer profile of MiniLM (`embed` of one text), and `verify` of all 30.
-Each build makes its own families and reads those; that compiles its modules, which a cold start is not about. What is compared is the CPU time of whole commands, user and system,
-which other work on the machine disturbs least; the median of the ratios of neighbouring runs.
+Each build makes its own families and reads those; that compiles its modules, which a cold start is not about. What is
+compared is the CPU time of whole commands, user and system, which other work on the machine disturbs least; the
+median of the ratios of neighbouring runs.
 """
 
 from __future__ import annotations
