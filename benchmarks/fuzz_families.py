@@ -223,7 +223,7 @@ def change_family(folder: Path, dice: random.Random) -> None:
             else:
                 changed = change_bytes(content, dice)
             path.write_bytes(changed)
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, OSError):
         sign(folder)
 
 
