@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,17 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run ``matexport pick FAMILY`` and return its exit code."""
+    # All that is made here is kept to the end, and to look for garbage takes a twentieth of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _pick(options)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _pick(options: argparse.Namespace) -> int:
     from matexport.family.manifest import load_family
     from matexport.family.survey import survey_family
     from matexport.host import read_host
