@@ -363,6 +363,8 @@ def run_beside(first: int, count: int, processes: int) -> Tally:
         Thread(target=run_cases, args=(start, min(step, first + count - start), tally), daemon=True)
         for start, tally in zip(range(first, first + count, step), tallies, strict=True)
     ]
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored by what a shell starts in the background
+        signal.signal(number, signal.default_int_handler)
     for thread in threads:
         thread.start()
     with contextlib.suppress(KeyboardInterrupt):

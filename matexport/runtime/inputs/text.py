@@ -162,8 +162,9 @@ class TextTokenizer:
     The library keeps the limit inside of its tokenizer, where threads share it: so it is never changed here.
     """
 
-    def __init__(self, tokenizer: Tokenizer, text: TextFacts) -> None:
+    def __init__(self, tokenizer: Tokenizer, text: TextFacts, content: str) -> None:
         self.text = text
+        self._content = content
         self._by_limit = {text.max_tokens: tokenizer}
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> list[tokenizers.Encoding]:
@@ -179,7 +180,9 @@ class TextTokenizer:
         if known is None:
             from tokenizers import Tokenizer
 
-            known = Tokenizer.from_str(self._by_limit[self.text.max_tokens].to_str())
+            # Not from what the library would write: that takes as long as the largest id is large.
+            known = Tokenizer.from_str(self._content)
+            known.no_padding()
             known.enable_truncation(max_tokens, direction=str(self.text.cuts))
             self._by_limit[max_tokens] = known
         return known
@@ -321,7 +324,8 @@ def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        written = content.decode("utf-8")
+        tokenizer = Tokenizer.from_str(written)
     except Exception as error:  # tokenizers raises bare Exception
         raise FamilyError(f"{TOKENIZER} cannot be read: {one_line(error)}") from None
     check_growth(TOKENIZER, content)
@@ -330,7 +334,7 @@ def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
         tokenizer.enable_truncation(text.max_tokens, direction=str(text.cuts))
     except Exception as error:
         raise FamilyError(f"{TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
-    return TextTokenizer(tokenizer, text)
+    return TextTokenizer(tokenizer, text, written)
 
 
 def _encode(tokenizer: TextTokenizer, texts: Sequence[str], max_tokens: int, first: int) -> list[tokenizers.Encoding]:

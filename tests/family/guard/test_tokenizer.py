@@ -13,7 +13,7 @@ from forge import reseal
 from places import GOLDEN
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from matexport import Embedder
+from matexport import Embedder, load_family
 from matexport.errors import FamilyError
 from matexport.family.guard.tokenizer import check_growth
 
@@ -90,6 +90,16 @@ def test_words_without_end_are_not_taken_apart(small: Path, no_session: None) ->
     model = json.loads((small / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     with pytest.raises(FamilyError, match="takes words of 1000000000 characters apart; up to 1000 are allowed"):
         Embedder(edit(small, model=model | {"max_input_chars_per_word": 10**9}), NAME)
+
+
+def test_an_id_beyond_all_is_not_counted_up_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library writes a tokenizer by counting to its largest id. No id is in this one's texts."""
+    family = Path(shutil.copytree(GOLDEN / "schema4", tmp_path / "family"))
+    model = json.loads((family / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    edit(family, model=model | {"vocab": model["vocab"] | {"cat": 1 << 30}})
+    with Embedder(family, "L01-D020-fp32") as embedder:
+        rows = embedder.prepare(["a dog in the snow on the mat and in the house " * 9], task="query")
+    assert [len(row.ids) for row in rows] == [load_family(family).facts.text.tasks["query"].max_tokens]
 
 
 def test_what_parents_have_is_not() -> None:
