@@ -30,6 +30,9 @@ ORDER = (
     "runtime",
     "evaluate",
     "pick",
+    "fuzz_families",
+    "replaced_families",
+    "before",
 )
 
 

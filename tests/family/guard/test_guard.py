@@ -154,6 +154,8 @@ CASES: dict[str, tuple[Change, str]] = {
     "two steps": (grow_by_steps, "Expand .*4611686018427387904 numbers"),
     "what cannot be followed": (grow_by_what_cannot_be_followed, "ConstantOfShape .* cannot be followed"),
     "a loop": (loop, "uses the operator ai.onnx.Loop"),
+    "a name of two lines": (
+        lambda graph: append(graph, "Shape\n\x1b[31m", ["input_ids"]), r"operator ai\.onnx\.Shape\\n\\x1b\[31m, which"),
     "a branch": (branch, "uses the operator ai.onnx.If"),
     "a graph inside of an operator": (hide_a_graph, "holds a graph"),
     "tensors inside of an operator": (list_tensors, "holds a graph, or a list of tensors"),
