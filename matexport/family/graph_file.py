@@ -31,6 +31,7 @@ from matexport.family.guard.operators import (
     OPSETS,
     STRING,
 )
+from matexport.family.guard.shapes import find_shape_problem  # numpy with it, before any thread imports it, too
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
 from matexport.spec.facts import InputFacts
@@ -99,8 +100,6 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
     Raises:
         FamilyError: naming the graph and the tensor or operator that is refused.
     """
-    from matexport.family.guard.shapes import find_shape_problem  # it needs numpy, which is imported meanwhile
-
     model = parse_graph(name, content)
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:
