@@ -32,7 +32,6 @@ ORDER = (
     "pick",
     "fuzz_families",
     "replaced_families",
-    "before",
 )
 
 
