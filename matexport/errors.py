@@ -123,9 +123,8 @@ def refuse_file(name: str, why: str) -> FamilyError:
         why: what is wrong with it.
     """
     shown = why if len(why) <= MAX_REASON else f"{why[: MAX_REASON - 3]}..."
-    shown = "".join(
-        char if char.isprintable() else repr(char)[1:-1] for char in shown
-    )  # names in a file may be anything
+    # Names in a file may be anything.
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
     return FamilyError(f"{name}: {shown}", kind=ProblemKind.REFUSED, file=name)
 
 

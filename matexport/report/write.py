@@ -21,7 +21,7 @@ from matexport.errors import DestinationError, RequestError
 from matexport.extras import require_extra
 from matexport.family.manifest import CARD, PICTURE, REPORT, REPORTED, Family
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
-from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError
+from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError, is_whole
 from matexport.report.card import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient
@@ -102,7 +102,7 @@ def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool
         if not overwrite:
             _refuse_other(page, present[page])
             _refuse_unmarked(card, present[card])
-            _refuse_unmarked(picture, present[picture])
+            _refuse_changed(picture, present[picture])
         text = render_card(findings, None if overwrite else present[card], picture.name if curves else None)
     except MarksError as error:
         raise DestinationError(f"{card}: {error}, or --overwrite to replace all of it") from None
@@ -113,8 +113,8 @@ def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool
     if curves:
         contents[picture] = (HTML.wrap(stand_alone(curves.svg)) + "\n").encode()
     _write_together(contents)
-    if not curves and present[picture] is not None:
-        picture.unlink()
+    if not curves and present[picture] is not None and is_whole(present[picture]):
+        picture.unlink()  # of a report before, which nothing shows any more
     did = {path: "written" if present[path] is None else "replaced" for path in contents}
     if present[card] is not None and not overwrite:
         did[card] = "updated between its marks"
@@ -214,7 +214,7 @@ def _refuse_other(page: Path, present: str | None) -> None:
 
 
 def _refuse_unmarked(card: Path, present: str | None) -> None:
-    """Refuse to touch a file that has no marks between which it may be changed, such as a user's own README.md."""
+    """Refuse to touch a card that has no marks between which it may be changed, such as a user's own README.md."""
     if present is None or HTML.find(present):
         return
     wrote = "was not written by"
@@ -223,6 +223,14 @@ def _refuse_unmarked(card: Path, present: str | None) -> None:
     raise DestinationError(
         f"{card} exists and {wrote} `{GENERATOR}`; move it, give --out, or --overwrite to replace all of it"
     )
+
+
+def _refuse_changed(picture: Path, present: str | None) -> None:
+    """Refuse to replace a picture that no report wrote, or that somebody changed."""
+    if present is not None and not is_whole(present):
+        raise DestinationError(
+            f"{picture} exists and is not as `{GENERATOR}` wrote it; move it, give --out, or --overwrite to replace it"
+        )
 
 
 def _write_together(contents: dict[Path, bytes]) -> None:

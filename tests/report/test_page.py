@@ -394,10 +394,12 @@ def test_the_card_has_a_picture_where_there_is_something_to_see(family: Path, tm
     assert write_report(gather_findings(measured)).picture is None
     assert not (measured / PICTURE).exists()
     assert PICTURE not in (measured / CARD).read_text(encoding="utf-8")
-    (measured / PICTURE).write_text("<svg/>")
-    with pytest.raises(DestinationError, match=r"report\.svg exists and was not written by"):
-        write_report(gather_findings(measured))
-    assert (measured / PICTURE).read_text() == "<svg/>"
+    for theirs in ("<svg/>", svg.replace("#1f2328", "#ff0000"), svg + "<!-- ours -->"):
+        (measured / PICTURE).write_text(theirs, encoding="utf-8")
+        with pytest.raises(DestinationError, match=r"report\.svg exists and is not as `matexport report` wrote it"):
+            write_report(gather_findings(measured))
+        write_report(gather_findings(measured), overwrite=True)  # which has no picture to put in its place
+        assert (measured / PICTURE).read_text(encoding="utf-8") == theirs
 
 
 @pytest.mark.parametrize("name", [REPORT, CARD, PICTURE])

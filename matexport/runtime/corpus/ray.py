@@ -165,7 +165,6 @@ class PartEmbedder:
         from matexport.runtime.embedder import Embedder
 
         self._counter = counter
-
         self._plan, self._out, self._batch_budget = plan, Path(out), batch_budget
         self._embedder = Embedder(plan.family, plan.profile, threads=threads)
         # Workers start at any time and on any machine: what lies at the family's path may be another one there.
