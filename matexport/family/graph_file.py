@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from threading import RLock
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -31,10 +32,12 @@ from matexport.family.guard.operators import (
     OPSETS,
     STRING,
 )
-from matexport.family.guard.shapes import find_shape_problem  # numpy with it, before any thread imports it, too
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
 from matexport.spec.facts import InputFacts
+
+#: Held while numpy is imported, or onnxruntime, whose library fails if it meets numpy half imported by another thread.
+IMPORTING = RLock()
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 ALLOWED_KEYS = frozenset({"location", "offset", "length"})
@@ -100,6 +103,9 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
     Raises:
         FamilyError: naming the graph and the tensor or operator that is refused.
     """
+    with IMPORTING:  # a graph is checked by a thread while another imports the runtime
+        from matexport.family.guard.shapes import find_shape_problem
+
     model = parse_graph(name, content)
     for domain in {entry.domain for entry in model.opset_import} | {node.domain for node in _nodes(model)}:
         if domain not in ALLOWED_DOMAINS:

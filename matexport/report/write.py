@@ -113,7 +113,7 @@ def write_report(findings: Findings, out: Path | None = None, *, overwrite: bool
     if curves:
         contents[picture] = (HTML.wrap(stand_alone(curves.svg)) + "\n").encode()
     _write_together(contents)
-    if not curves and present[picture] is not None and is_whole(present[picture]):
+    if not curves and is_whole(present[picture] or ""):
         picture.unlink()  # of a report before, which nothing shows any more
     did = {path: "written" if present[path] is None else "replaced" for path in contents}
     if present[card] is not None and not overwrite:

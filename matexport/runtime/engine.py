@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError, one_line
+from matexport.family.graph_file import IMPORTING
 from matexport.host import count_cpus
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
@@ -104,7 +105,8 @@ def _open(name: str, graph: Path | bytes, options: SessionOptions, provider: str
 def load_runtime() -> ModuleType:
     """onnxruntime, imported when it is first needed; it reports usage unless it is told not to before."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    with IMPORTING:
+        import onnxruntime
 
     runtime: ModuleType = onnxruntime
     return runtime
