@@ -329,7 +329,8 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     from matexport.export.parents.module import ExitsModule
     from matexport.export.parents.text import load_parent, plan_parent, runtime_files
     from matexport.io.texts import load_probes
-    from matexport.runtime.inputs.text import feed_rows, load_tokenizer, tokenize_texts
+    from matexport.runtime.inputs.text import feed_rows, tokenize_texts
+    from matexport.runtime.inputs.tokenizer import load_tokenizer
 
     plan = plan_parent(job)
     with tempfile.TemporaryDirectory() as place:

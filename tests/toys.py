@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from matexport.export.graph.edit import assert_sound
 from matexport.export.graph.traced import Traced
-from matexport.runtime.inputs.text import TextInputs, TextTokenizer
+from matexport.runtime.inputs.text import TextInputs
 from matexport.spec.facts import TextFacts
 from matexport.spec.profile import Point
 
@@ -44,7 +45,7 @@ class Toy:
 
 def bare_inputs(text: TextFacts) -> TextInputs:
     """What feeds rows of tokens, without a tokenizer that makes them."""
-    return TextInputs(TextTokenizer(None, text))  # type: ignore[arg-type]
+    return TextInputs(SimpleNamespace(text=text))  # type: ignore[arg-type]  # no text is tokenized
 
 
 def constant(name: str, array: NDArray[Any]) -> ir.Value:

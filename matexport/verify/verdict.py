@@ -15,7 +15,7 @@ from matexport.family.measurements.records import Measurement, load_measurement,
 from matexport.family.proof import load_probes, open_proof
 from matexport.family.token_rows import stores_token_rows
 from matexport.runtime.inputs.modality import list_ways
-from matexport.runtime.inputs.text import read_tokenizers_version
+from matexport.runtime.inputs.tokenizer import read_tokenizers_version
 from matexport.spec.measured import Host
 from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY, Breach, Parity, Spread, TokenParity, worst_of
 from matexport.spec.profile import Encoding, Profile

@@ -30,7 +30,7 @@ from matexport.family.token_rows import (
     quote_probe,
     stores_token_rows,
 )
-from matexport.runtime.inputs.text import read_tokenizers_version
+from matexport.runtime.inputs.tokenizer import read_tokenizers_version
 from matexport.spec.parity import TokenParity
 from matexport.spec.probe import Probe
 

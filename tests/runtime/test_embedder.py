@@ -30,7 +30,8 @@ from matexport import Embedder, Sessions, load_family, pack_profile
 from matexport.errors import FamilyError, RequestError
 from matexport.runtime.batches import pack_batches, split_batches, split_windows
 from matexport.runtime.engine import open_checked, open_session
-from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows
+from matexport.runtime.inputs.text import Tokens, pad_rows
+from matexport.runtime.inputs.tokenizer import load_tokenizer
 from matexport.spec.facts import PaddingSide
 from matexport.spec.profile import Point
 

@@ -33,7 +33,7 @@ from matexport.family.proof import check_finite_weights, load_references
 from matexport.family.weights_file import encode_header, plan_header, read_header
 from matexport.host import read_host
 from matexport.io.files import hash_file
-from matexport.runtime.inputs.text import read_tokenizers_version
+from matexport.runtime.inputs.tokenizer import read_tokenizers_version
 from matexport.spec.parity import Parity, Spread, TokenParity
 from matexport.spec.tolerance import Tolerance
 from matexport.verify.judge import open_case, verify_case

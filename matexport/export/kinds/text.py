@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matexport.export.judge.process import Judge
     from matexport.export.parents.preflight import Located
     from matexport.export.parents.text import TextParent, TextPlan
-    from matexport.runtime.inputs.text import TextTokenizer
+    from matexport.runtime.inputs.tokenizer import TextTokenizer
 
 #: The example: rows of unequal length.
 EXAMPLE_SHAPE = (3, 12)
@@ -235,7 +235,7 @@ def make_example(inputs: Sequence[str], vocabulary: int) -> dict[str, Tensor]:
 
 def make_whole_tokenizer(planned: TextPlan) -> TextTokenizer:
     """The family's tokenizer as it is before its vocabulary is pruned."""
-    from matexport.runtime.inputs.text import load_tokenizer
+    from matexport.runtime.inputs.tokenizer import load_tokenizer
 
     return load_tokenizer(planned.asking.tokenizer_json.encode(), planned.whole_text)
 

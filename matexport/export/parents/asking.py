@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from matexport.errors import ParentError, one_line
 from matexport.export.parents.chat import is_chat, learn_chat
 from matexport.export.parents.folder.loading import Opened, module_class
-from matexport.runtime.inputs.text import TextTokenizer, Tokens, tokenize_probes
+from matexport.runtime.inputs.text import Tokens, tokenize_probes
+from matexport.runtime.inputs.tokenizer import TextTokenizer
 from matexport.spec.facts import NO_LIMIT, TASKS, ChatFacts, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.probe import Probe
 

@@ -119,7 +119,8 @@ def list_ways(facts: InputFacts) -> Mapping[str, int]:
 
 
 def _load_text(read: Read, facts: InputFacts, schema: int) -> Inputs:
-    from matexport.runtime.inputs.text import TextInputs, load_tokenizer
+    from matexport.runtime.inputs.text import TextInputs
+    from matexport.runtime.inputs.tokenizer import load_tokenizer
 
     assert isinstance(facts, TextFacts)
     return TextInputs(load_tokenizer(read(TOKENIZER), facts), schema)

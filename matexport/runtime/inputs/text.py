@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from matexport.errors import FamilyError, RequestError, one_line
-from matexport.family.guard.tokenizer import check_growth
+from matexport.errors import RequestError
 from matexport.family.manifest import SCHEMA
-from matexport.family.modality import TOKENIZER
 from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Feeds
+from matexport.runtime.inputs.tokenizer import TextTokenizer, encode, read_tokenizers_version
 from matexport.spec.facts import POOLING_MASK, TASKS, PaddingSide, TextFacts
 from matexport.spec.record import Record
 
 if TYPE_CHECKING:
     import tokenizers
-    from tokenizers import Tokenizer
 
     from matexport.family.integrity import Contents
     from matexport.spec.parity import TokenParity
@@ -156,38 +154,6 @@ class TextInputs:
         return compare_token_rows([row.ids for row in rows], stored, probes, read_tokenizers_version())
 
 
-class TextTokenizer:
-    """A family's tokenizer; one more is made for each task with a limit of its own, when it is first asked for.
-
-    The library keeps the limit inside of its tokenizer, where threads share it: so it is never changed here.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, text: TextFacts, content: str) -> None:
-        self.text = text
-        self._content = content
-        self._by_limit = {text.max_tokens: tokenizer}
-
-    def encode(self, texts: Sequence[str], max_tokens: int) -> list[tokenizers.Encoding]:
-        """One encoding per text; the fast kind, which leaves out where in the text a token stood."""
-        return self._at(max_tokens).encode_batch_fast(texts, add_special_tokens=self.text.special_tokens)
-
-    def spell(self, token: int) -> str | None:
-        """A token id as text."""
-        return self._at(self.text.max_tokens).id_to_token(token)
-
-    def _at(self, max_tokens: int) -> Tokenizer:
-        known = self._by_limit.get(max_tokens)
-        if known is None:
-            from tokenizers import Tokenizer
-
-            # Not from what the library would write: that takes as long as the largest id is large.
-            known = Tokenizer.from_str(self._content)
-            known.no_padding()
-            known.enable_truncation(max_tokens, direction=str(self.text.cuts))
-            self._by_limit[max_tokens] = known
-        return known
-
-
 def tokenize_texts(
     tokenizer: TextTokenizer,
     texts: Sequence[str],
@@ -210,7 +176,7 @@ def tokenize_texts(
             item.encode()
         except UnicodeEncodeError:
             raise RequestError(f"text {index} ({item[:40]!a}) is not Unicode text") from None
-    encodings = _encode(tokenizer, [wrapping.around(item) for item in texts], wrapping.max_tokens, first)
+    encodings = encode(tokenizer, [wrapping.around(item) for item in texts], wrapping.max_tokens, first)
     rows = [Tokens.of(encoding, wrapping.unpooled) for encoding in encodings]
     if wrapping.ending:
         rows = [_end_again(row, wrapping) for row in rows]
@@ -311,54 +277,9 @@ def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Fe
     return {"input_ids": ids, "attention_mask": attended.astype(np.int64), "token_type_ids": type_ids}
 
 
-def load_tokenizer(content: bytes, text: TextFacts) -> TextTokenizer:
-    """A family's tokenizer, cutting at the parent's length and not padding.
-
-    Args:
-        content: of the family's ``tokenizer.json``.
-
-    Raises:
-        FamilyError: it is no tokenizer that this version of tokenizers reads, or one that makes texts many times as
-            long.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        written = content.decode("utf-8")
-        tokenizer = Tokenizer.from_str(written)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise FamilyError(f"{TOKENIZER} cannot be read: {one_line(error)}") from None
-    check_growth(TOKENIZER, content)
-    tokenizer.no_padding()
-    try:
-        tokenizer.enable_truncation(text.max_tokens, direction=str(text.cuts))
-    except Exception as error:
-        raise FamilyError(f"{TOKENIZER} cannot cut at {text.max_tokens} tokens: {one_line(error)}") from None
-    return TextTokenizer(tokenizer, text, written)
-
-
-def _encode(tokenizer: TextTokenizer, texts: Sequence[str], max_tokens: int, first: int) -> list[tokenizers.Encoding]:
-    """As `TextTokenizer.encode`, naming the text that the library cannot take (such as a pattern that gives up)."""
-    try:
-        return tokenizer.encode(texts, max_tokens)
-    except BaseException as error:  # tokenizers raises bare Exception, and a panic of its own is not even that
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        if len(texts) == 1:
-            raise RequestError(f"text {first} ({texts[0][:40]!r}) cannot be tokenized: {one_line(error)}") from None
-        return [_encode(tokenizer, [text], max_tokens, index)[0] for index, text in enumerate(texts, first)]
-
-
 def _end_again(row: Tokens, wrapping: Wrapping) -> Tokens:
     """As sentence-transformers does: a text that reached the limit ends in the template's last tokens all the same."""
     if len(row.ids) < wrapping.max_tokens:
         return row
     kept = wrapping.ending[-len(row.ids) :]
     return Tokens([*row.ids[: len(row.ids) - len(kept)], *kept], row.type_ids, row.unpooled)
-
-
-def read_tokenizers_version() -> str:
-    """Which version of tokenizers makes rows here."""
-    import tokenizers
-
-    return str(tokenizers.__version__)

@@ -26,7 +26,8 @@ from matexport.export.quantize.make import Material, make_precision
 from matexport.export.quantize.observe import Sample, observe_peaks
 from matexport.export.quantize.precisions import fp16 as half
 from matexport.export.quantize.precisions.fp16 import apply_half, round_to_half
-from matexport.runtime.inputs.text import Tokens, load_tokenizer, pad_rows, tokenize_texts
+from matexport.runtime.inputs.text import Tokens, pad_rows, tokenize_texts
+from matexport.runtime.inputs.tokenizer import load_tokenizer
 from matexport.spec.facts import PaddingSide, TextFacts
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
