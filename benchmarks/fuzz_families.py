@@ -42,10 +42,10 @@ CHUNK = 500
 SECONDS, BYTES = 10, 1 << 30
 BARS = (
     common.Bar("mutated families tried", 100_000, at_least=True),
-    common.Bar("tracebacks", 0),
-    common.Bar("processes that died or took over 10 s", 0),
-    common.Bar("processes above 1 GB", 0),
-    common.Bar("files outside of the family", 0),
+    common.Bar("mutated families: tracebacks", 0),
+    common.Bar("mutated families: processes that died or took over 10 s", 0),
+    common.Bar("mutated families: processes above 1 GB", 0),
+    common.Bar("mutated families: files outside of the family", 0),
 )
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 255, 1 << 31, 1 << 53, 1 << 63, 10**400, -(1 << 63), 0.5, 1e308, "", "a", "..",

@@ -30,9 +30,9 @@ TEXTS = ["the cat sits", "a dog"]
 WEIGHTS = "weights.fp32.safetensors"
 BARS = (
     common.Bar("opens while it is replaced", 2_000, at_least=True),
-    common.Bar("vectors of neither family", 0),
+    common.Bar("vectors of neither family, in these opens", 0),
     common.Bar("records while it is replaced", 200, at_least=True),
-    common.Bar("measurements under another digest", 0),
+    common.Bar("measurements under another digest, in these records", 0),
 )
 
 

@@ -56,7 +56,7 @@ def export_family(
     require_export_extra()
     from matexport.export.kinds.kind import find_kind
 
-    out = Path("artifacts", job.name) if out is None else Path(out)
+    out = job.destination if out is None else Path(out)
     kind = find_kind(job)
     with kind.begin(job, out) as begun:
         if quiet:

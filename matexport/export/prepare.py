@@ -39,7 +39,6 @@ VERSIONED = (
     "tokenizers",
 )
 
-
 #: Inputs that decide nothing but what the manifest says, under the field of `FamilyFacts` that says it.
 SAID_ALONE = frozenset({"trained"})
 
@@ -107,12 +106,10 @@ def list_differing(present: Provenance, wanted: Provenance) -> list[str]:
     """Names of the inputs that two families do not share, sorted; ``inputs`` where one does not say its own."""
     if present.inputs_sha256 == wanted.inputs_sha256:
         return []
+    if not present.parts:
+        return ["inputs"]
     names = {*present.parts, *wanted.parts}
-    return (
-        sorted(name for name in names if present.parts.get(name) != wanted.parts.get(name))
-        if present.parts
-        else ["inputs"]
-    )
+    return sorted(name for name in names if present.parts.get(name) != wanted.parts.get(name))
 
 
 def _renew(family: Family, plan: Plan, provenance: Provenance) -> Family:

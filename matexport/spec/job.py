@@ -66,6 +66,11 @@ class ExportJob(Record, frozen=True):
     name: str = "family"
 
     @property
+    def destination(self) -> Path:
+        """Where its family lies when nothing else is said."""
+        return Path("artifacts", self.name)
+
+    @property
     def profiles(self) -> tuple[Profile, ...]:
         """Every profile that is asked for."""
         return tuple(

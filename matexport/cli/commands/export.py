@@ -79,10 +79,10 @@ def run(options: argparse.Namespace) -> int:
         job = change_precisions(job, [Precision(name) for name in options.precision])
     from matexport.export import export_family
 
-    out = options.out or Path("artifacts", job.name)
+    out = options.out or job.destination
     reported = any((out / name).is_file() for name in REPORTED)
     with show_progress() as progress:
-        exported = export_family(job, options.out, overwrite=options.overwrite, progress=progress, quiet=True)
+        exported = export_family(job, out, overwrite=options.overwrite, progress=progress, quiet=True)
     out = exported.family.path
     if options.json:
         document = {

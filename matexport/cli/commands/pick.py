@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from matexport.cli.output import (
     print_json,
     say,
 )
+from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors
 from matexport.io.terminal import show_plain
@@ -132,7 +134,6 @@ def _pick(options: argparse.Namespace) -> int:
     unchecked = list_unchecked(choice) if options.strict else ()
     pack = None
     if options.out is not None and choice.chosen and not unchecked:
-        from matexport.cli.progress import show_progress
         from matexport.pack import pack_profile
 
         with show_progress() as progress:
@@ -169,8 +170,6 @@ def _read_budget(options: argparse.Namespace) -> tuple[Budget, Device | None]:
 def _print_choice(
     survey: Survey, choice: Choice, device: Device | None, pack: Family | None, options: argparse.Namespace
 ) -> None:
-    import shlex
-
     from matexport.pick.wording import format_choice
 
     if device:
@@ -187,7 +186,6 @@ def _measure_missing(family: Family, device: Device | None, options: argparse.Na
     Raises:
         RequestError: the device in question is not this machine.
     """
-    from matexport.cli.progress import show_progress
     from matexport.family.measurements.records import record_bench
     from matexport.family.survey import list_unmeasured
     from matexport.host import read_host

@@ -76,7 +76,7 @@ def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
     constants = read_constants(graph)
     long = LONGER[0], min(inputs.longest, LONGEST)
     walks = [Walk(graph, constants, *size) for size in (short, longer, long)]
-    allowed = [_Bounds(graph, walk.count_given(), size) for walk, size in ((walks[0], short), (walks[2], long))]
+    allowed = [_Bounds(graph, walk.given, size) for walk, size in ((walks[0], short), (walks[2], long))]
     steepest = 1.5 * longer[0] / short[0] * (longer[1] / short[1]) ** 2
     live = _Live(graph)
     for place, one in enumerate(graph.node):
@@ -189,6 +189,7 @@ class Walk:
 
     Attributes:
         known: by name.
+        given: how many numbers the input has.
         spent: what was computed so far, in products.
     """
 
@@ -200,12 +201,8 @@ class Walk:
             free = (length if place else items for place in range(len(dims)))
             shape = tuple(dim.dim_value if dim.dim_value > 0 else other for dim, other in zip(dims, free, strict=True))
             self.known[value.name] = Tensor(shape)
-        self._given = sum(math.prod(tensor.shape) for tensor in self.known.values())
+        self.given = sum(math.prod(tensor.shape) for tensor in self.known.values())
         self.known |= constants
-
-    def count_given(self) -> int:
-        """How many numbers the input has."""
-        return self._given
 
     def follow(self, node: Node) -> list[int]:
         """How many numbers each output of a node has.

@@ -119,7 +119,7 @@ def _measure_map(part: dict[str, Any]) -> float:
     except (binascii.Error, TypeError, ValueError):
         return 1.0  # which the tokenizers library refuses
     strings = content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")
-    return float(max(map(len, strings)))
+    return float(max(len(string.decode("utf-8", "replace")) for string in strings))
 
 
 _GROWING: dict[str, Callable[[dict[str, Any]], float]] = {"Replace": _measure_replacement, "Precompiled": _measure_map}

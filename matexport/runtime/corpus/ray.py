@@ -256,18 +256,19 @@ def _run_on_ray(plan: CorpusPlan, parts: list[Part], out: Path, job: CorpusJob, 
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # each of its errors is raised, too
         count = min(job.workers or max(1, cpus // threads), len(parts))
-        # Ray has no other way yet to say how often a task of an actor is tried again.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args_fn", category=DeprecationWarning)
         counter = ray.remote(num_cpus=0)(RowCounter).remote()
         numbers = ray.data.from_items([{"part": part.number} for part in parts], override_num_blocks=len(parts))
-        done = numbers.map_batches(
-            PartEmbedder,
-            batch_size=1,
-            concurrency=count,
-            num_cpus=threads,
-            fn_constructor_args=(plan, str(out), threads, job.batch_budget, counter),
-            ray_remote_args_fn=lambda: {"max_task_retries": retries},
-        )
+        with warnings.catch_warnings():
+            # There is no other way yet to say how often a task of an actor is tried again.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args_fn", category=DeprecationWarning)
+            done = numbers.map_batches(
+                PartEmbedder,
+                batch_size=1,
+                concurrency=count,
+                num_cpus=threads,
+                fn_constructor_args=(plan, str(out), threads, job.batch_budget, counter),
+                ray_remote_args_fn=lambda: {"max_task_retries": retries},
+            )
         rows = 0
         with _looking_at(counter, moves):
             for row in done.iter_rows():

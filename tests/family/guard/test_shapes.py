@@ -451,11 +451,18 @@ MALFORMED = {
 }
 
 
+#: The runtime refuses the first when it loads it, and comes to the same number in the second: 2^62 squared is 0 there.
+LEFT_TO_THE_RUNTIME = {"an axis that is not there", "a huge number"}
+
+
 @pytest.mark.parametrize("case", MALFORMED)
-def test_what_is_no_sound_node_is_refused_and_no_more(case: str) -> None:
+def test_what_is_no_sound_node_is_refused_in_words(case: str) -> None:
     constants = [_numbers("twice", 0, 0), numpy_helper.from_array(np.array(0), "scalar"), _numbers("huge", 1 << 62)]
     found = _find([*MALFORMED[case], _node("Identity", "ids", "last")], constants)
-    assert found is None or "cannot be worked out" in found or "numbers of a short input" in found
+    if case in LEFT_TO_THE_RUNTIME:
+        assert found is None
+    else:
+        assert str(found).endswith("makes a tensor of a size that cannot be worked out")
 
 
 @pytest.mark.parametrize("longest", [1, 2, 8, 512, (1 << 31) - 1])
