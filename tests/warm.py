@@ -23,6 +23,9 @@ from typing import Any
 #: How the variables begin that the libraries read.
 READ = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "SENTENCE_TRANSFORMERS_", "TOKENIZERS_", "OMP_", "XDG_", "HOME")
 
+#: Names the descriptor of the server that a test process lets a script of its own ask.
+SHARED = "MATEXPORT_TEST_JUDGES"
+
 _server: socket.socket | None = None
 _usual: dict[str, str] = {}
 
@@ -75,6 +78,8 @@ def start_judge(command: list[str], *, env: dict[str, str], stderr: Any, **optio
     global _server
     if _list_read() != _usual:
         return subprocess.Popen(command, env=env, stderr=stderr, **options)
+    if _server is None and SHARED in os.environ:
+        _server = socket.socket(fileno=int(os.environ[SHARED]))
     if _server is None:
         _server, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         serve = [sys.executable, "-P", "-W", "ignore", __file__, str(theirs.fileno())]
@@ -89,6 +94,11 @@ def start_judge(command: list[str], *, env: dict[str, str], stderr: Any, **optio
 
 def _list_read() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(READ)}
+
+
+def share_judges() -> dict[str, str]:
+    """The variable by which a script finds the server of this process; none where it has not been started yet."""
+    return {SHARED: str(_server.fileno())} if _server else {}
 
 
 def patch_judge(patch: Any) -> None:

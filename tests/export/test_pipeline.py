@@ -25,6 +25,7 @@ from forge import edit_manifest
 from memory import trace_once
 from parents import make_parent
 from places import TESTS
+from warm import SHARED, share_judges
 
 from matexport import load_family, verify_family
 from matexport.errors import DestinationError, ParityError, RequestError
@@ -96,6 +97,7 @@ def run_script(script: str, *arguments: object, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
         env={**os.environ, **environment},
+        pass_fds=[int(environment[SHARED])] if SHARED in environment else [],
         capture_output=True,
         text=True,
         check=False,
@@ -144,7 +146,7 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, 
         "import sys\nfrom pathlib import Path\nfrom matexport.export import export_family\n"
         "from matexport.spec.job import *\n"
         "parent, out, texts = sys.argv[1:]\n"
-        "points, precisions = (Point(1, 8), Point(3, 32)), tuple(Precision)\n"
+        "points, precisions = (Point(1, 8), Point(2, 32), Point(3, 32)), tuple(Precision)\n"
         "job = ExportJob(ParentSource(parent), points, precisions=precisions, calibration=Path(texts))\n"
         "export_family(job, out)"
     )
@@ -153,6 +155,11 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(parent: Path, 
     first, second = read_all(tmp_path / "1"), read_all(tmp_path / "2")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def hidden_of(out: Path) -> list[str]:
+    """What lies hidden beside a destination and is its own."""
+    return [name for name in hidden_beside(out) if name.startswith(f".{out.name}.")]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +174,9 @@ def crashed(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     before = read_all(folder / "overwritten")
     ways = [*((stage, "new") for stage in STAGES), *((stage, "overwritten") for stage in ("trace", "cut", "verify"))]
     ways.append(("full", "disk"))
-    said = run_script(CRASH, TESTS, parent, probes, *(f"{stage}={folder / name}" for stage, name in ways))
+    said = run_script(
+        CRASH, TESTS, parent, probes, *(f"{stage}={folder / name}" for stage, name in ways), **share_judges()
+    )
     return folder, said.splitlines(), before
 
 
@@ -177,9 +186,9 @@ def test_killed_in_any_stage_nothing_appears_and_a_rerun_succeeds(
     folder, lines, _ = crashed
     out = folder / "new"
     assert [line for line in lines if line.startswith("new ")] == [f"new {stage} -9 None" for stage in STAGES]
-    assert f".{out.name}.staging" in hidden_beside(out)  # what the last one left behind
+    assert hidden_of(out) == [".new.staging"]  # what the last one left behind
     export_family(ExportJob(ParentSource(str(parent)), FEW), out)
-    assert f".{out.name}.staging" not in hidden_beside(out)
+    assert hidden_of(out) == []
     assert verify_family(out).passed
 
 
@@ -195,7 +204,7 @@ def test_killed_while_overwriting_the_old_family_stays(
     assert verify_family(out).passed
     exported = export_family(ExportJob(ParentSource(str(parent)), FEW), out, overwrite=True)
     assert [profile.point for profile in exported.family.profiles] == list(FEW)
-    assert f".{out.name}.staging" not in hidden_beside(out)
+    assert hidden_of(out) == []
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(crashed: tuple[Path, list[str], dict[str, bytes]]) -> None:
@@ -204,7 +213,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(crashed: tuple[Path, list[str], 
     message, outcome = lines[-2:]
     assert outcome == "disk full 7 None"
     assert message.startswith(f"cannot write {out}: the file size limit was reached")
-    assert f".{out.name}.staging" not in hidden_beside(out)
+    assert hidden_of(out) == []
 
 
 def test_the_same_inputs_are_up_to_date_and_other_inputs_are_refused(

@@ -93,21 +93,24 @@ def test_it_takes_its_turns_once_per_point() -> None:
 
 
 def test_bench_against_torch(run: Run, family: Path, parent: Path, tmp_path: Path) -> None:
-    quick = ("--profile", SMALL, "--threads", "1", "--shape", "1x4", "--runs", "1")
-    result = run("bench", family, *quick, "--against", "torch", "--parent", parent)
+    quick = ("--threads", "1", "--shape", "1x4", "--runs", "1")
+    both = ("--profile", SMALL, "--profile", LARGE, *quick)
+    result = run("bench", family, *both, "--against", "torch", "--parent", parent)
     assert (result.code, result.err) == (0, "")
     assert "x torch" in result.out
     bench = load_bench(load_family(family), read_host())
     assert bench is not None
-    ours, theirs = bench.profiles[SMALL].threads[1], bench.profiles[SMALL].parent[1]
-    assert theirs.first_vector.runs == 2, "there and back"
-    assert theirs.peak_bytes is not None
-    assert ours.peak_bytes is not None
-    assert theirs.peak_bytes > 2 * ours.peak_bytes, "it has torch in it"
-    (line,) = (line for line in format_bench(bench).splitlines() if line.startswith(SMALL) and " in torch" not in line)
-    assert line.split()[-1] == f"{ours.texts_per_s / theirs.texts_per_s:.2f}"
-    assert len(re.findall(r"^L0\S+ in torch", result.out, re.MULTILINE)) == 1
+    for name in (SMALL, LARGE):
+        ours, theirs = bench.profiles[name].threads[1], bench.profiles[name].parent[1]
+        assert theirs.first_vector.runs == 2, "there and back"
+        assert theirs.peak_bytes is not None
+        assert ours.peak_bytes is not None
+        assert theirs.peak_bytes > 2 * ours.peak_bytes, "it has torch in it"
+        (line,) = (line for line in format_bench(bench).splitlines() if re.match(rf"{name} (?!in torch)", line))
+        assert line.split()[-1] == f"{ours.texts_per_s / theirs.texts_per_s:.2f}"
+    assert len(re.findall(r"^L0\S+ in torch", result.out, re.MULTILINE)) == 2
 
+    quick = ("--profile", SMALL, *quick)
     run("bench", family, *quick, "--parent", parent).complains("--parent is for --against torch")
     result = run("bench", family, *quick, "--against", "torch", "--parent", tmp_path / "absent")
     result.complains("the parent at L01-D008, 1 thread(s): the parent", "is not a directory")
