@@ -58,14 +58,20 @@ def export_family(
 
     out = job.destination if out is None else Path(out)
     kind = find_kind(job)
-    with kind.begin(job, out) as begun:
-        if quiet:
-            from matexport.export.quiet import quiet_libraries
 
-            quiet_libraries()
-        from matexport.export.pipeline import run_export
+    def attempt(*, reuse: bool) -> Exported | None:
+        with kind.begin(job, out) as begun:
+            if quiet:
+                from matexport.export.quiet import quiet_libraries
 
-        return run_export(job, kind, begun, out, overwrite=overwrite, progress=progress)
+                quiet_libraries()
+            from matexport.export.pipeline import run_export
+
+            return run_export(job, kind, begun, out, overwrite=overwrite, reuse=reuse, progress=progress)
+
+    exported = attempt(reuse=True) or attempt(reuse=False)
+    assert exported is not None  # None says that what was there was not enough
+    return exported
 
 
 def __getattr__(name: str) -> object:

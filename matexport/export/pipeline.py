@@ -24,7 +24,7 @@ from matexport.export.blame import check_readout, refuse_failures
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
 from matexport.export.kinds.kind import Kind
-from matexport.export.parents.plan import Example, Plan
+from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.export.prepare import (
     Exported,
     describe_differences,
@@ -33,6 +33,7 @@ from matexport.export.prepare import (
 )
 from matexport.export.profiles import Cut, cut_family, make_precisions, weights_file
 from matexport.export.quantize.support import check_runtime
+from matexport.export.reuse import Reused, find_reusable, reuse_graphs, reuse_reference
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.export.trace.exits import add_exits, name_layer
 from matexport.export.trace.trace import trace_exits
@@ -46,7 +47,7 @@ from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.runtime.inputs.modality import load_inputs
-from matexport.spec.facts import FamilyFacts, FileFacts, ParentFacts, Provenance, TraceFacts
+from matexport.spec.facts import FamilyFacts, FileFacts, Provenance, TraceFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Point, Precision
 from matexport.spec.tolerance import FLOORS
@@ -61,13 +62,18 @@ def run_export(
     out: Path,
     *,
     overwrite: bool = False,
+    reuse: bool = True,
     progress: Progress | None = None,
-) -> Exported:
+) -> Exported | None:
     """Export a family whose parent's kind has begun; see `export.export_family`.
 
     Args:
         kind: of the job's parent.
         begun: what its `begin` gave.
+        reuse: make it of what a family of other points in `out` has, where that goes.
+
+    Returns:
+        None where a profile that was made of what was there is off its floor: make all of it then, from the beginning.
 
     Raises:
         RequestError, ParentError, DestinationError, ParityError: as `export.export_family`.
@@ -85,10 +91,42 @@ def run_export(
         if present:
             return present
         refuse_occupied(out, overwrite=overwrite, differs=describe_differences(out, plan, provenance))
+        reused = find_reusable(out, plan, provenance) if reuse else None
+        if reused:
+            return _cut_anew(kind, plan, provenance, reused, out, report)
         with stage_directory(out) as stage:
             verification = _build(kind, plan, provenance, stage, report)
             keep_unlisted(out, stage)
     return Exported(load_family(out), verification, up_to_date=False)
+
+
+class _OffFloorError(Exception):
+    """A profile that was cut anew is off its floor: what is staged is thrown away."""
+
+
+def _cut_anew(
+    kind: Kind, plan: Plan, provenance: Provenance, reused: Reused, out: Path, report: Progress
+) -> Exported | None:
+    """Make a family of what one of other points has; None where a profile is off its floor.
+
+    Whoever makes all of it can say which stage is to blame, or leave out that profile.
+    """
+    try:
+        with stage_directory(out) as stage:
+            _write_inputs(kind, plan, stage)
+            reference = reuse_reference(reused, plan) or kind.reference(plan, kind.load(plan, report), report)
+            _write_reference(reference, stage)
+            cut = reuse_graphs(reused, plan, stage, report)
+            trace = reused.family.facts.trace
+            write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, describe_files(stage)))
+            verification = verify_family(stage, progress=report)
+            if not verification.passed:
+                raise _OffFloorError
+            record_measurement(load_family(stage), verification)
+            keep_unlisted(out, stage)
+    except _OffFloorError:
+        return None
+    return Exported(load_family(out), verification, up_to_date=False, cut_anew=True)
 
 
 def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: Progress) -> Verification:
@@ -96,8 +134,7 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     _write_inputs(kind, plan, stage)
     parent = kind.load(plan, report)
     reference = kind.reference(plan, parent, report)
-    vectors = {point.name: vectors for point, vectors in reference.points.items()}
-    (stage / REFERENCE).write_bytes(save({**vectors, **reference.rows}))
+    _write_reference(reference, stage)
 
     module = kind.module(plan, parent, list_depths(plan))
     traced, trace, header = trace_and_write(plan, module, kind.example(plan), reference.points, stage, report)
@@ -109,8 +146,7 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()
 
-    facts = msgspec.structs.replace(plan.parent, judge=reference.judge, unread=reference.unread)
-    write_manifest(stage, _describe_family(plan, facts, trace, provenance, cut, describe_files(stage)))
+    write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, describe_files(stage)))
     verification = verify_family(stage, progress=report)
     verification = refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
@@ -125,6 +161,11 @@ def _write_inputs(kind: Kind, plan: Plan, stage: Path) -> None:
     (stage / modality.probes).write_bytes(modality.write(plan.probes))
 
 
+def _write_reference(reference: Reference, stage: Path) -> None:
+    vectors = {point.name: vectors for point, vectors in reference.points.items()}
+    (stage / REFERENCE).write_bytes(save({**vectors, **reference.rows}))
+
+
 def list_depths(plan: Plan) -> list[int]:
     """After how many blocks a plan's points read the parent, from shallow to deep."""
     return sorted({point.layers for point in plan.job.points})
@@ -132,7 +173,7 @@ def list_depths(plan: Plan) -> list[int]:
 
 def _describe_family(
     plan: Plan,
-    parent: ParentFacts,
+    reference: Reference,
     trace: TraceFacts,
     provenance: Provenance,
     cut: Cut,
@@ -140,7 +181,7 @@ def _describe_family(
 ) -> FamilyFacts:
     facts = FamilyFacts(
         schema=SCHEMA,
-        parent=parent,
+        parent=msgspec.structs.replace(plan.parent, judge=reference.judge, unread=reference.unread),
         readout=plan.readout,
         trace=trace,
         tolerances={precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in cut.precisions},

@@ -53,12 +53,14 @@ class Exported:
     Attributes:
         up_to_date: the family was there already.
         renewed: what its manifest says otherwise now; nothing else of it was made again.
+        cut_anew: the family of other points that was there gave its trace and precisions; nothing was quantized.
     """
 
     family: Family
     verification: Verification
     up_to_date: bool
     renewed: tuple[str, ...] = ()
+    cut_anew: bool = False
 
 
 def find_up_to_date(
@@ -72,7 +74,7 @@ def find_up_to_date(
     Raises:
         DestinationError: it was made from the same inputs, and a file of it is changed or missing.
     """
-    family = _load_present(out)
+    family = load_present(out)
     if family is None:
         return None
     asked = {*family.profiles, *(Profile.parse(name) for name in family.facts.refused)}
@@ -93,7 +95,8 @@ def find_up_to_date(
     return Exported(family, verification, up_to_date=True, renewed=tuple(differing))
 
 
-def _load_present(out: Path) -> Family | None:
+def load_present(out: Path) -> Family | None:
+    """The family in `out`; None where there is none that can be read."""
     if not (out / MANIFEST).is_file():
         return None
     try:
@@ -126,7 +129,7 @@ def _renew(family: Family, plan: Plan, provenance: Provenance) -> Family:
 
 def describe_differences(out: Path, plan: Plan, provenance: Provenance) -> str:
     """How the job differs from the one that a family in `out` was made from; empty where there is none."""
-    family = _load_present(out)
+    family = load_present(out)
     if family is None:
         return ""
     said = []

@@ -99,10 +99,15 @@ def _measure_ranges(traced: Traced, job: ExportJob, sample: Sample) -> dict[str,
     if Encoding.INT8 not in job.encodings:
         return {}
     vectors = run_points(traced.model, job.points, sample)
-    return {point.name: _find_ranges(point, rows) for point, rows in vectors.items()}
+    return {point.name: find_point_ranges(point, rows) for point, rows in vectors.items()}
 
 
-def _find_ranges(point: Point, vectors: Vectors) -> Vectors:
+def find_point_ranges(point: Point, vectors: Vectors) -> Vectors:
+    """(n, dim) float32 vectors of the calibration items -> (2, dim) ranges of their coordinates.
+
+    Raises:
+        RequestError: a coordinate has one value for all of them.
+    """
     ranges = find_ranges(vectors)
     still = np.flatnonzero(ranges[0] == ranges[1])
     if len(still):

@@ -89,12 +89,15 @@ def run(options: argparse.Namespace) -> int:
             "family": str(out),
             "up_to_date": exported.up_to_date,
             "renewed": list(exported.renewed),
+            "cut_anew": exported.cut_anew,
             "refused": dict(exported.family.facts.refused),
         }
         print_json(document | describe_verification(out, exported.verification))
     else:
         print_verification(out, exported.verification)
         state = "up to date" if exported.up_to_date else "written"
+        if exported.cut_anew:
+            state = "written, cut from the trace and the precisions of the family that was there"
         if exported.renewed:
             state = f"says what the job says of {', '.join(exported.renewed)}, all else was up to date"
         if exported.family.facts.trace.fallback:

@@ -52,7 +52,8 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 def write_graph(model: ir.Model, path: Path) -> None:
     """Write a graph as ONNX, the same bytes for the same graph. External weights are written as references only.
 
-    Types and shapes of inner values are removed, from the graph in memory as well; runtimes infer them.
+    Types and shapes of inner values are removed, from the graph in memory as well; runtimes infer them. Initializers
+    are sorted by their names: the order in which they were added is not the graph's.
 
     Raises:
         OSError: the file cannot be written.
@@ -60,7 +61,9 @@ def write_graph(model: ir.Model, path: Path) -> None:
     made = [value for node in model.graph.all_nodes() for value in node.outputs]
     for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
         value.shape, value.type = None, None
-    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+    written = ir.serde.serialize_model(model)
+    written.graph.initializer.sort(key=lambda tensor: tensor.name)
+    path.write_bytes(written.SerializeToString(deterministic=True))
 
 
 def read_weight(value: ir.Value) -> Floats:
@@ -88,10 +91,20 @@ def add_constant(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.T
 
 
 def append_node(
-    graph: ir.Graph, operator: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int] | None = None
+    graph: ir.Graph,
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, int] | None = None,
+    *,
+    name: str | None = None,
 ) -> ir.Value:
-    """Append a standard operator to a graph and return its first output, whose type and shape are not set."""
-    node = ir.node(operator, inputs, attributes)
+    """Append a standard operator to a graph and return its first output, whose type and shape are not set.
+
+    Args:
+        name: of the node and of its output; the graph numbers them where there is none.
+    """
+    node = ir.node(operator, inputs, attributes, name=name)
+    node.outputs[0].name = name
     graph.append(node)
     return node.outputs[0]
 

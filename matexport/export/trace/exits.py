@@ -6,7 +6,7 @@ written into the graph here and not traced, so that a trace costs the same for o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,9 @@ from matexport.spec.profile import Point
 
 #: A shorter vector is divided by this and not by its length: the default `eps` of torch.nn.functional.normalize.
 MIN_NORM = 1e-12
+
+#: What the Slice of an exit is called, after its point.
+CUT = "cut"
 
 
 def name_layer(layers: int) -> str:
@@ -32,21 +35,42 @@ def add_exits(model: ir.Model, points: Sequence[Point], *, normalize: bool) -> N
         points: the exits, in the order of the new outputs, which are named after them.
         normalize: whether each row is scaled to length 1 after the cut.
     """
-    graph = model.graph
-    full = {value.name: value for value in graph.outputs}
+    full = {value.name: value for value in model.graph.outputs}
+    append_exits(model.graph, {point: full[name_layer(point.layers)] for point in points}, normalize=normalize)
+
+
+def append_exits(graph: ir.Graph, full: Mapping[Point, ir.Value], *, normalize: bool) -> None:
+    """Give a graph one output for each point, in place of its outputs; see `add_exits`.
+
+    What is appended is named after its point, and nothing of it after how many points there are: the graph of one is
+    the same bytes whatever others a family has.
+
+    Args:
+        full: point -> the (B, W) float32 value that its vector is cut from.
+    """
     floor = add_constant(graph, "min_norm", np.array(MIN_NORM, dtype=np.float32))
     last_axis = add_constant(graph, "last_axis", np.array([-1], dtype=np.int64))
     zero = add_constant(graph, "dim_start", np.array([0], dtype=np.int64))
     outputs = []
-    for point in points:
-        value = full[name_layer(point.layers)]
-        end = add_constant(graph, f"dim_{point.dim}", np.array([point.dim], dtype=np.int64))
-        value = append_node(graph, "Slice", [value, zero, end, last_axis])
+    for point, whole in sorted(full.items()):
+        inputs = [whole, zero, add_end(graph, point.dim), last_axis]
+        value = append_node(graph, "Slice", inputs, name=name_part(point, CUT))
         if normalize:
-            norm = append_node(graph, "ReduceL2", [value, last_axis], {"keepdims": 1})
-            value = append_node(graph, "Div", [value, append_node(graph, "Max", [norm, floor])])
+            norm = append_node(graph, "ReduceL2", [value, last_axis], {"keepdims": 1}, name=name_part(point, "norm"))
+            length = append_node(graph, "Max", [norm, floor], name=name_part(point, "length"))
+            value = append_node(graph, "Div", [value, length], name=name_part(point, "unit"))
         value.name = point.name
         value.type = ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape([BATCH_AXIS, point.dim])
         outputs.append(value)
     graph.outputs[:] = outputs
+
+
+def add_end(graph: ir.Graph, dim: int) -> ir.Value:
+    """The constant at which the leading `dim` coordinates end."""
+    return add_constant(graph, f"dim_{dim}", np.array([dim], dtype=np.int64))
+
+
+def name_part(point: Point, part: str) -> str:
+    """Name of one of the nodes that an exit is made of."""
+    return f"{point.name}.{part}"
