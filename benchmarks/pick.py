@@ -41,16 +41,8 @@ from msgspec.structs import replace
 from matexport.family.manifest import load_family, write_manifest
 from matexport.family.measurements.records import record_bench, record_quality
 from matexport.host import read_host
-from matexport.spec.facts import (
-    FamilyFacts,
-    FileFacts,
-    PaddingSide,
-    ParentFacts,
-    ProfileFacts,
-    Provenance,
-    TextFacts,
-    TraceFacts,
-)
+from matexport.spec.facts import FamilyFacts, FileFacts, ParentFacts, ProfileFacts, Provenance, TraceFacts
+from matexport.spec.inputs import PaddingSide, TextFacts
 from matexport.spec.measured import Bench, ProfileBench, Quality, Sample, Score, TaskKind, TaskQuality, Timing
 from matexport.spec.profile import Point, Precision, Profile
 from matexport.spec.readout import FinalNorm, PoolingMode, Readout

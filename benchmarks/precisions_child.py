@@ -35,7 +35,8 @@ from matexport.runtime.batches import split_batches
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import Tokens, pad_rows, tokenize_texts
 from matexport.runtime.inputs.tokenizer import load_tokenizer
-from matexport.spec.facts import OUTPUT_NAME, PaddingSide
+from matexport.spec.facts import OUTPUT_NAME
+from matexport.spec.inputs import PaddingSide
 
 REFERENCE = "fp32"
 

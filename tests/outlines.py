@@ -10,7 +10,8 @@ from matexport.io.proposal import (
     Found,
     Outline,
 )
-from matexport.spec.facts import PaddingSide, ParentFacts, TextFacts
+from matexport.spec.facts import ParentFacts
+from matexport.spec.inputs import PaddingSide, TextFacts
 from matexport.spec.job import ParentSource
 from matexport.spec.readout import FinalNorm, PoolingMode, Readout, ReadoutRequest
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from matexport.export.graph.edit import assert_sound
 from matexport.export.graph.traced import Traced
 from matexport.runtime.inputs.text import TextInputs
-from matexport.spec.facts import TextFacts
+from matexport.spec.inputs import TextFacts
 from matexport.spec.profile import Point
 
 Floats = NDArray[np.float32]

@@ -25,7 +25,11 @@ PROGRESS_ITEMS = 256
 
 
 def open_items(options: argparse.Namespace, family: Family) -> Iterable[Any]:
-    """What `embed` is to embed, one at a time: texts, or arrays, as the family takes them."""
+    """What `embed` is to embed, one at a time: texts, images or arrays, as the family takes them."""
+    if family.facts.image:
+        from matexport.cli.images import open_images
+
+        return open_images(options, family)
     return open_texts(options) if family.facts.text else open_arrays(options, family)
 
 
@@ -114,9 +118,11 @@ def embed_pairs(
 
 
 def format_lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """A JSON object for each: a text, or the place of an array, and its vector."""
+    """A JSON object for each: a text, the name of an image or the place of an array, and its vector."""
     for index, (item, vector) in enumerate(pairs):
         named = {"text": item} if isinstance(item, str) else {"index": index}
+        if isinstance(item, tuple):  # a prepared image
+            named = {"image": item.name}  # type: ignore[attr-defined]
         yield spell_json(named | {"embedding": vector.tolist()}) + "\n"
 
 

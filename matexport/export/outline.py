@@ -28,7 +28,7 @@ from matexport.export.parents.preflight import Located, locate
 from matexport.export.parents.text import TextPlan, plan_parent
 from matexport.export.trained import CARD, Shape, find_trained, read_object, read_small_json
 from matexport.io.proposal import Found, Outline, Trained
-from matexport.spec.facts import PaddingSide
+from matexport.spec.inputs import PaddingSide
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

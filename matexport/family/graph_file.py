@@ -34,7 +34,7 @@ from matexport.family.guard.operators import (
 )
 from matexport.family.guard.sizes import find_size_problem
 from matexport.family.weights_file import Buffer, TensorEntry
-from matexport.spec.facts import InputFacts
+from matexport.spec.inputs import InputFacts
 
 #: Held while numpy is imported, or onnxruntime, whose library fails if it meets numpy half imported by another thread.
 IMPORTING = RLock()

@@ -25,10 +25,7 @@ from matexport.family.manifest import (
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
 from matexport.family.weights_file import Buffer, NestedHeader, parse_header
 from matexport.io.files import hash_file, hash_open_file, open_file
-from matexport.spec.facts import (
-    FileFacts,
-    ProfileFacts,
-)
+from matexport.spec.facts import FileFacts, ProfileFacts
 from matexport.spec.profile import Precision
 
 

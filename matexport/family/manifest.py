@@ -17,7 +17,8 @@ import msgspec
 from matexport.errors import FamilyError, Problem, ProblemKind
 from matexport.family.modality import MODALITIES, find_modality
 from matexport.io.files import open_file, parse_json
-from matexport.spec.facts import FamilyFacts, ProfileFacts, TextFacts
+from matexport.spec.facts import FamilyFacts, ProfileFacts
+from matexport.spec.inputs import TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record
 from matexport.spec.suggest import suggest

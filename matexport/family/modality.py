@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
-from matexport.spec.facts import POOLING_MASK, TASKS, ArrayFacts, FamilyFacts, Frame, TextFacts
-from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype
+from matexport.spec.facts import POOLING_MASK, FamilyFacts
+from matexport.spec.inputs import TASKS, ArrayFacts, Frame, ImageFacts, TextFacts
+from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype, ImageProbe
 
 if TYPE_CHECKING:
     from matexport.family.weights_file import Buffer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 ARRAY_PROBES = "probes.safetensors"
+IMAGE_FILES = ("config.json", "preprocessor_config.json")
 TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
@@ -29,6 +31,9 @@ MAX_PROMPT_CHARACTERS = 1 << 16
 
 #: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
 MAX_ARRAY_NUMBERS = 1 << 28
+
+#: The longest side of an image that a graph takes, and of one that is made on the way to it.
+MAX_SIDE = 1 << 13
 
 #: Name of the one tensor in `ARRAY_PROBES`.
 _ARRAYS = "probes"
@@ -155,10 +160,49 @@ def _write_arrays(probes: tuple[ArrayProbe, ...]) -> bytes:
     return stored
 
 
+def _check_image(image: ImageFacts, refuse: Refuse) -> None:
+    sides = (image.height, image.width, *image.resized)
+    if len(image.resized) > 2 or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise refuse(f"images of {image.height} x {image.width}, resized to {list(image.resized)}, cannot be")
+    if not all(0 <= level <= 255 for level in image.square or ()):
+        raise refuse(f"the colour {image.square} cannot be")
+    numbers = (image.scale, *image.mean, *image.std)
+    if not all(abs(number) < 1e6 for number in numbers) or not all(part > 1e-6 for part in (image.scale, *image.std)):
+        raise refuse(f"scale={image.scale}, mean={image.mean}, std={image.std} cannot be")
+    if not image.input:
+        raise refuse("the graph's input has no name")
+
+
+def _read_images(name: str, content: Buffer, _image: ImageFacts) -> tuple[ImageProbe, ...]:
+    from matexport.family.weights_file import parse_header
+    from matexport.io.texts import MAX_PROBES
+
+    header = parse_header(name, content)
+    if header.end != len(content) or len(content) > MAX_SIDE_FILE_BYTES:
+        raise RequestError(f"{name} has {len(content)} bytes, and its images end at {header.end}")
+    entries = header.entries
+    if not 2 <= len(entries) <= MAX_PROBES or any(entry.dtype != "U8" for entry in entries):
+        raise RequestError(f"{name} holds {len(entries)} files; 2 to {MAX_PROBES} images as bytes are taken")
+    return tuple(
+        ImageProbe(entry.name.partition("/")[2], bytes(content[entry.offset : entry.end]))
+        for entry in sorted(entries, key=lambda entry: entry.name)
+    )
+
+
+def _write_images(probes: tuple[ImageProbe, ...]) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    files = {f"{index:05d}/{probe.name}": np.frombuffer(probe.content, np.uint8) for index, probe in enumerate(probes)}
+    stored: bytes = save(files)
+    return stored
+
+
 _STORED = {Dtype.FLOAT32: "F32", Dtype.UINT8: "U8", Dtype.INT64: "I64"}
 
 #: The field of `FamilyFacts` -> what there is on disk.
 MODALITIES: Mapping[str, Modality] = {
     "text": Modality((TOKENIZER,), TEXT_FILES, PROBES, _check_text, _read_texts, _write_texts),
     "array": Modality((), ("config.json",), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
+    "image": Modality((), IMAGE_FILES, ARRAY_PROBES, _check_image, _read_images, _write_images),
 }

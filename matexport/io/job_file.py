@@ -18,7 +18,7 @@ from pathlib import Path
 
 from matexport.errors import RequestError
 from matexport.io.proposal import Found, Outline, describe_points, join_some, split_grid
-from matexport.spec.facts import TextFacts
+from matexport.spec.inputs import TextFacts
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, PoolingMode
 

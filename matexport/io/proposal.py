@@ -12,7 +12,8 @@ from enum import StrEnum
 from itertools import product
 
 from matexport.errors import RequestError
-from matexport.spec.facts import ParentFacts, TextFacts
+from matexport.spec.facts import ParentFacts
+from matexport.spec.inputs import TextFacts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import Readout, ReadoutRequest

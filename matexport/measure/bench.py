@@ -39,7 +39,11 @@ from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 
 #: Batches and sizes that are timed: of texts, by their tokens; arrays have one size.
-DEFAULT_SHAPES = {"text": ((1, 16), (1, 128), (16, 32), (16, 128)), "array": ((1, 1), (16, 1))}
+DEFAULT_SHAPES = {
+    "text": ((1, 16), (1, 128), (16, 32), (16, 128)),
+    "array": ((1, 1), (16, 1)),
+    "image": ((1, 1), (8, 1)),
+}
 DEFAULT_RUNS = 200
 DEFAULT_SECONDS = 10.0
 

@@ -63,5 +63,21 @@ class ArrayProbe(Record, frozen=True):
         return f"{self.dtype} {self.shape} [{', '.join(numbers)}]"
 
 
+class ImageProbe(Record, frozen=True):
+    """An image file that is kept with a family.
+
+    Attributes:
+        name: what it is called; no two probes of a family share one.
+        content: the file's bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def describe(self, most: int = SHOWN_CHARACTERS) -> str:
+        """Such as ``'wide.png' (1204 bytes)``."""
+        return f"{self.name if len(self.name) <= most else self.name[: most - 3] + '...'!r} ({len(self.content)} bytes)"
+
+
 #: An input of any modality. It can be compared and hashed, and describes itself.
-AnyProbe: TypeAlias = Probe | ArrayProbe
+AnyProbe: TypeAlias = Probe | ArrayProbe | ImageProbe

@@ -8,7 +8,11 @@ from matexport.spec.record import Record
 
 
 class PoolingMode(StrEnum):
-    """How sentence-transformers' Pooling module turns (B, T, H) token states into (B, H)."""
+    """How (B, T, H) token states become (B, H): as sentence-transformers' Pooling module has it for texts.
+
+    Of images, ``mean`` is that of the patches, without class token and registers, and ``pooler`` the tower's own pooled
+    vector: CLIP's projected class token, SigLIP's attention head, ViT's dense layer.
+    """
 
     CLS = "cls"
     MEAN = "mean"
@@ -16,6 +20,7 @@ class PoolingMode(StrEnum):
     MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
     WEIGHTED_MEAN = "weightedmean"
     LAST_TOKEN = "lasttoken"
+    POOLER = "pooler"
 
 
 class FinalNorm(StrEnum):

@@ -12,7 +12,7 @@ from places import GOLDEN
 from matexport import Embedder, load_family, verify_family
 from matexport.errors import RequestError
 from matexport.family.manifest import READABLE, SCHEMA
-from matexport.spec.facts import TaskFacts
+from matexport.spec.inputs import TaskFacts
 from matexport.spec.parity import TokenParity
 
 PROFILES = {

@@ -13,7 +13,7 @@ from properties import given, settings, st
 from matexport import load_family
 from matexport.errors import FamilyError
 from matexport.family.graph_file import check_graph, find_nan_tensor, parse_graph
-from matexport.spec.facts import ArrayFacts
+from matexport.spec.inputs import ArrayFacts
 
 WEIGHTS = "weights.fp32.safetensors"
 SIZE = 4096 + 96

@@ -23,7 +23,7 @@ from matexport.io.proposal import (
     choose_precisions,
     describe_points,
 )
-from matexport.spec.facts import ChatFacts, TaskFacts
+from matexport.spec.inputs import ChatFacts, TaskFacts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

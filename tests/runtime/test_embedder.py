@@ -32,7 +32,7 @@ from matexport.runtime.batches import pack_batches, split_batches, split_windows
 from matexport.runtime.engine import open_checked, open_session
 from matexport.runtime.inputs.text import Tokens, pad_rows
 from matexport.runtime.inputs.tokenizer import load_tokenizer
-from matexport.spec.facts import PaddingSide
+from matexport.spec.inputs import PaddingSide
 from matexport.spec.profile import Point
 
 NAME = "L02-D032-fp32"

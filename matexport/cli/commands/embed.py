@@ -1,10 +1,12 @@
-"""embed: texts -> vectors by one profile, as a stream; a corpus of Parquet files with Ray."""
+"""embed: texts or images -> vectors by one profile, as a stream; a corpus of Parquet files with Ray."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from matexport.cli.options import (
     Parsers,
@@ -15,6 +17,8 @@ from matexport.cli.options import (
 )
 from matexport.cli.output import (
     DONE,
+    UNUSABLE,
+    complain,
     print_json,
     say,
 )
@@ -24,17 +28,22 @@ from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors, replace_file
 from matexport.runtime.inputs.text import BATCH_TOKENS
 
-SUMMARY = "embed texts with one profile"
+if TYPE_CHECKING:
+    from matexport.runtime.embedder import Embedder
+
+SUMMARY = "embed texts or images with one profile"
 DESCRIPTION = (
-    "Embed texts given as arguments, as the lines of a file, as a column of a table, or on standard input. Without "
-    "--output, prints one JSON object per text."
+    "Embed texts given as arguments, as the lines of a file, as a column of a table, or on standard input; or images: "
+    "files, folders, or a column of Parquet that holds the bytes of files. Without --output, prints one JSON object "
+    "per text or image. An image that cannot be read is named, the others are embedded, and the exit code is 2."
 )
 EXAMPLES = (
     "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input texts.txt --output vectors.npy\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input reviews.csv --column body --output v.npy\n"
     "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
-    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/"
+    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/\n"
+    "  matexport embed artifacts/digits --profile L02-D016-fp32 photos/ one-more.png --output vectors.npy"
 )
 
 
@@ -42,20 +51,23 @@ def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
     command = add_command(parsers, "embed", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to embed")
+    command.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="texts to embed; of a family of images, files and folders"
+    )
     command.add_argument("--profile", metavar="NAME", help="profile, as `show` lists them; optional for a pack")
     command.add_argument(
         "--input",
         metavar="FILE",
         help="one text per line, or a table with a column of texts: .csv (commas, semicolons or tabs; the first line "
         "names the columns), .tsv, .jsonl, or Parquet (needs the [parquet] extra); packed with gzip or not; - is "
-        "standard input, one text per line. Of a family that takes arrays: FILE.npy",
+        "standard input, one text per line. Of a family of images: a file, a folder, or Parquet; of arrays: FILE.npy",
     )
     command.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="write to FILE.npy ((n, dim) float32, or codes where the profile encodes) or FILE.jsonl",
+        help="write to FILE.npy ((n, dim) float32, or codes where the profile encodes) or FILE.jsonl; of images, the "
+        "names of the rows of FILE.npy go to FILE.txt",
     )
     command.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
     command.add_argument(
@@ -81,7 +93,8 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--column",
         metavar="NAME",
-        help="the column of a table that holds the texts (default: text; without Ray, else the only one that does)",
+        help="the column of a table that holds the texts or images (default: text, image; without Ray, else the only "
+        "one that does)",
     )
     command.add_argument("--workers", type=read_count, metavar="N", help="ray: processes (default: as the CPUs allow)")
     add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
@@ -106,18 +119,39 @@ def run(options: argparse.Namespace) -> int:
         embedder = Embedder(family, options.profile, threads=options.threads)
         pairs = embed_pairs(embedder, items, options, progress)
         if options.output and options.output.suffix == ".npy":
-            write_npy(options.output, (vector for _, vector in pairs), embedder)
+            names = _write_array(options.output, pairs, embedder)
+            if family.facts.image:
+                from matexport.cli.images import write_names
+
+                write_names(options.output.with_suffix(".txt"), names)
         elif options.output:
             with explain_write_errors(options.output), replace_file(options.output) as file:
                 file.writelines(line.encode() for line in format_lines(pairs))
         elif options.json:
-            vectors = [vector.tolist() for _, vector in pairs]
-            print_json({"profile": embedder.profile, "dim": embedder.dim, "vectors": vectors})
+            found = list(pairs)
+            vectors = [vector.tolist() for _, vector in found]
+            named = {"images": [item.name for item, _ in found]} if family.facts.image else {}
+            print_json({"profile": embedder.profile, "dim": embedder.dim, **named, "vectors": vectors})
         else:
             for line in format_lines(pairs):
                 sys.stdout.write(line)
             sys.stdout.flush()
+    if refused := getattr(items, "refused", 0):
+        return complain(f"{refused} of the images could not be read; the others were embedded", UNUSABLE)
     return DONE
+
+
+def _write_array(path: Path, pairs: Iterator[tuple[Any, Any]], embedder: Embedder) -> list[str]:
+    """Write the vectors, and give the names of what they are of."""
+    names: list[str] = []
+
+    def note_names() -> Iterator[Any]:
+        for item, vector in pairs:
+            names.append(getattr(item, "name", ""))
+            yield vector
+
+    write_npy(path, note_names(), embedder)
+    return names
 
 
 def _embed_on_ray(options: argparse.Namespace) -> int:

@@ -91,9 +91,15 @@ def _find_reads(graph: ir.Graph) -> dict[ir.Node, int]:
         constant = _read_constant(index)
         if source is None or constant is None or constant.size != 1 or int(constant.reshape(-1)[0]) != 0:
             continue
-        if _dim(source, axis) == SEQUENCE_AXIS:
+        if _has_tokens(source, axis):
             reads[node] = axis
     return reads
+
+
+def _has_tokens(value: ir.Value, axis: int) -> bool:
+    """Whether an axis is one of tokens: of any length, or of the patches of an image, of which there are so many."""
+    dim = _dim(value, axis)
+    return dim == SEQUENCE_AXIS or (isinstance(dim, int) and dim > 1 and 0 < axis < (_rank(value) or 0) - 1)
 
 
 def _apply_narrowing(
@@ -155,7 +161,7 @@ def _through_elementwise(node: ir.Node, axis: int) -> Axes | None:
         position = axis - (rank - own)  # broadcasting aligns the last axes
         if position < 0 or _dim(value, position) == 1:
             plan.append(None)
-        elif _dim(value, position) == SEQUENCE_AXIS:
+        elif _dim(value, position) == _dim(node.outputs[0], axis) is not None:
             plan.append(position)
         else:
             return None
@@ -202,7 +208,7 @@ def _through_reshape(node: ir.Node, axis: int) -> Axes | None:
     ]
     if not same or "None" in [str(dim) for dim in out.shape[: axis + 1]]:
         return None
-    if _dim(out, axis) != SEQUENCE_AXIS or any(not isinstance(dim, int) for dim in out.shape[axis + 1 :]):
+    if not _has_tokens(out, axis) or any(not isinstance(dim, int) for dim in out.shape[axis + 1 :]):
         return None
     return (axis, None)
 

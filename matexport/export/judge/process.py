@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import msgspec
 import numpy as np
@@ -28,35 +28,21 @@ Vectors = NDArray[np.float32]
 _CHILD = Path(__file__).with_name("child.py")
 
 
-class Judge:
+class JudgeProcess:
     """The process, with one parent open in it.
 
     Args:
-        job: of the parent.
-        located: where it lies.
+        request: which parent it is to open, and how.
+        source: what messages call that parent.
+        fresh: it may run code of the parent's own, so it is used for no other.
+        script: what the process runs.
 
     Opening the parent is not waited for: what is asked of it first does that.
     """
 
-    def __init__(self, job: ExportJob, located: Located) -> None:
-        layout = located.layout
-        self._fresh = job.parent.trust_remote_code
+    def __init__(self, request: dict[str, Any], source: str, *, fresh: bool = False, script: Path = _CHILD) -> None:
+        self._request, self._source, self._fresh, self._script = request, source, fresh, script
         self._process: subprocess.Popen[str] | None = None
-        pooling = job.readout.pooling
-        safe = None
-        if layout.kind == "Transformer" and located.weights is not None:
-            safe = uses_safetensors(layout)
-        self._request = {
-            "do": "open",
-            "folder": str(layout.root),
-            "plain": layout.is_plain,
-            "trust": job.parent.trust_remote_code,
-            "safetensors": safe,
-            "route": layout.route,
-            "pooling": None if pooling is None else list(pooling if isinstance(pooling, tuple) else (pooling,)),
-            "max_tokens": job.readout.max_tokens,
-        }
-        self._source = job.parent.source
         self._open = False
         self._asked_to_open = False
         self._waiting = False
@@ -65,41 +51,6 @@ class Judge:
         """Have the process open the parent, and do not wait for it."""
         self._send(self._request)
         self._asked_to_open = True
-
-    def limit(self, max_tokens: int) -> None:
-        """Have texts cut to so many tokens: of a plain folder, where no library says where they are."""
-        self._request["max_tokens"] = max_tokens
-
-    def encode(self, probes: Sequence[Probe], together: Sequence[int] = ()) -> tuple[Vectors, Vectors]:
-        """Vectors of the whole parent, (n, W), one text at a time, and of some of the texts in one batch.
-
-        Args:
-            together: places of the texts that share a batch.
-
-        Raises:
-            ParentError: the library cannot do it.
-        """
-        items = [_describe(probe) for probe in probes]
-        found = self._ask({"do": "encode", "items": items, "together": list(together)})
-        return found["alone"], found["together"]
-
-    def encode_cut(self, probes: Sequence[Probe], layers: int, blocks: str | None, dropped: Sequence[str]) -> Vectors:
-        """Vectors of the parent with its first blocks alone; cuts of one judge go from deep to shallow.
-
-        Args:
-            blocks: where its list of blocks is.
-            dropped: the final norm, if it is taken away as well.
-
-        Raises:
-            ParentError: the library cannot run the cut parent.
-        """
-        request = {"do": "cut", "layers": layers, "blocks": blocks, "dropped": list(dropped)}
-        return self._ask({**request, "items": [_describe(probe) for probe in probes]})["alone"]
-
-    def describe(self, probe: Probe) -> dict[str, NDArray[Any]]:
-        """What each of the parent's modules gives for a text, by name, in order."""
-        found = self._ask({"do": "describe", "item": _describe(probe)})
-        return {str(name): found[f"given_{place}"] for place, name in enumerate(found["names"])}
 
     @property
     def name(self) -> str:
@@ -127,10 +78,10 @@ class Judge:
         else:
             with suppress(ParentError):
                 self.release()
-        _give_process(self._process, self._fresh)
+        _give_process(self._process, self._fresh or self._script != _CHILD)
         self._process = None
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -147,7 +98,12 @@ class Judge:
             raise ParentError(f"the parent's own library cannot load {self._source}: {answer['error']}")
         self._name, self._open = answer["judge"], True
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    def ask(self, request: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        """What the process answers to a request, as arrays.
+
+        Raises:
+            ParentError: the library cannot do it.
+        """
         self._wait_open()
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "answer.npz"
@@ -163,7 +119,7 @@ class Judge:
 
     def _send(self, request: dict[str, Any]) -> None:
         if self._process is None:
-            self._process = _take_process(self._fresh)
+            self._process = _take_process(self._fresh, self._script)
         assert self._process.stdin is not None
         self._waiting = True
         try:
@@ -192,6 +148,68 @@ class Judge:
         )
 
 
+class Judge(JudgeProcess):
+    """The judge of a parent that embeds texts.
+
+    Args:
+        job: of the parent.
+        located: where it lies.
+    """
+
+    def __init__(self, job: ExportJob, located: Located) -> None:
+        layout = located.layout
+        pooling = job.readout.pooling
+        safe = None
+        if layout.kind == "Transformer" and located.weights is not None:
+            safe = uses_safetensors(layout)
+        request = {
+            "do": "open",
+            "folder": str(layout.root),
+            "plain": layout.is_plain,
+            "trust": job.parent.trust_remote_code,
+            "safetensors": safe,
+            "route": layout.route,
+            "pooling": None if pooling is None else list(pooling if isinstance(pooling, tuple) else (pooling,)),
+            "max_tokens": job.readout.max_tokens,
+        }
+        super().__init__(request, job.parent.source, fresh=job.parent.trust_remote_code)
+
+    def limit(self, max_tokens: int) -> None:
+        """Have texts cut to so many tokens: of a plain folder, where no library says where they are."""
+        self._request["max_tokens"] = max_tokens
+
+    def encode(self, probes: Sequence[Probe], together: Sequence[int] = ()) -> tuple[Vectors, Vectors]:
+        """Vectors of the whole parent, (n, W), one text at a time, and of some of the texts in one batch.
+
+        Args:
+            together: places of the texts that share a batch.
+
+        Raises:
+            ParentError: the library cannot do it.
+        """
+        items = [_describe(probe) for probe in probes]
+        found = self.ask({"do": "encode", "items": items, "together": list(together)})
+        return found["alone"], found["together"]
+
+    def encode_cut(self, probes: Sequence[Probe], layers: int, blocks: str | None, dropped: Sequence[str]) -> Vectors:
+        """Vectors of the parent with its first blocks alone; cuts of one judge go from deep to shallow.
+
+        Args:
+            blocks: where its list of blocks is.
+            dropped: the final norm, if it is taken away as well.
+
+        Raises:
+            ParentError: the library cannot run the cut parent.
+        """
+        request = {"do": "cut", "layers": layers, "blocks": blocks, "dropped": list(dropped)}
+        return self.ask({**request, "items": [_describe(probe) for probe in probes]})["alone"]
+
+    def describe(self, probe: Probe) -> dict[str, NDArray[Any]]:
+        """What each of the parent's modules gives for a text, by name, in order."""
+        found = self.ask({"do": "describe", "item": _describe(probe)})
+        return {str(name): found[f"given_{place}"] for place, name in enumerate(found["names"])}
+
+
 def _describe(probe: Probe) -> dict[str, Any]:
     described: dict[str, Any] = msgspec.to_builtins(probe)
     return described
@@ -201,8 +219,8 @@ def _describe(probe: Probe) -> dict[str, Any]:
 _idle: list[subprocess.Popen[str]] = []
 
 
-def _take_process(fresh: bool) -> subprocess.Popen[str]:
-    while _idle and not fresh:
+def _take_process(fresh: bool, script: Path) -> subprocess.Popen[str]:
+    while _idle and not fresh and script == _CHILD:
         process = _idle.pop()
         if process.poll() is None:
             return process
@@ -220,7 +238,7 @@ def _take_process(fresh: bool) -> subprocess.Popen[str]:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if fresh or path not in here)
     errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed with the process
     process = subprocess.Popen(
-        [sys.executable, "-P", str(_CHILD)],
+        [sys.executable, "-P", str(script)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
-from matexport.export.kinds import text
+from matexport.export.kinds import image, text
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.job import ExportJob
@@ -56,6 +56,9 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "image": Kind(
+        image.plan, image.load, image.runtime_files, image.reference, image.module, image.example, image.begin
+    ),
     "text": Kind(text.plan, text.load, text.runtime_files, text.reference, text.module, text.example, text.begin),
 }
 

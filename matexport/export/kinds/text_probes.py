@@ -20,7 +20,8 @@ from matexport.io.texts import (
     read_texts,
 )
 from matexport.runtime.inputs.text import find_wrapping
-from matexport.spec.facts import TASKS, VocabularyFacts
+from matexport.spec.facts import VocabularyFacts
+from matexport.spec.inputs import TASKS
 from matexport.spec.job import ExportJob
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Encoding, Precision

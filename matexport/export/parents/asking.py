@@ -21,7 +21,7 @@ from matexport.export.parents.chat import is_chat, learn_chat
 from matexport.export.parents.folder.loading import Opened, module_class
 from matexport.runtime.inputs.text import Tokens, tokenize_probes
 from matexport.runtime.inputs.tokenizer import TextTokenizer
-from matexport.spec.facts import NO_LIMIT, TASKS, ChatFacts, PaddingSide, TaskFacts, TextFacts
+from matexport.spec.inputs import NO_LIMIT, TASKS, ChatFacts, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.probe import Probe
 
 #: Two texts whose tokens show how a batch is padded, and whether special tokens are added.

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from matexport.errors import ParentError, one_line
 from matexport.export.parents.folder.loading import Opened
-from matexport.spec.facts import ChatFacts, Frame
+from matexport.spec.inputs import ChatFacts, Frame
 
 #: Stands for a text when a chat template is rendered. Letters only: no template looks for it.
 _MARK = "matexportmark"

@@ -129,14 +129,18 @@ class Pooled(nn.Module):
 
 
 class ExitsWithStates(nn.Module):
-    """What is traced: an `ExitsModule` that gives the states, too, which tell the blocks apart in the graph."""
+    """What is traced: a module of exits that gives the states, too, which tell the blocks apart in the graph.
 
-    def __init__(self, exits: ExitsModule) -> None:
+    Args:
+        exits: has a method `read`: inputs -> (the vectors, the states), as `ExitsModule` has.
+    """
+
+    def __init__(self, exits: Any) -> None:
         super().__init__()
         self.exits = exits
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(B, T) int64 inputs -> the vectors, then the states; see `ExitsModule.read`."""
+        """The inputs of a graph -> the vectors, then the states."""
         vectors, states = self.exits.read(*arguments)
         return (*vectors, *states)
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from matexport.spec.facts import OUTPUT_NAME, InputFacts, ParentFacts, VocabularyFacts
+from matexport.spec.facts import OUTPUT_NAME, ParentFacts, VocabularyFacts
+from matexport.spec.inputs import InputFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.probe import AnyProbe
 from matexport.spec.profile import Point

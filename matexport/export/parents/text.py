@@ -37,7 +37,8 @@ from matexport.export.parents.vocabulary.model import PrunedVocabulary
 from matexport.export.parents.vocabulary.plan import find_changed, plan_vocabulary
 from matexport.export.parents.vocabulary.rewrite import prune_config
 from matexport.io.jobs import check_points
-from matexport.spec.facts import NO_LIMIT, POOLING_MASK, PaddingSide, ParentFacts, TextFacts
+from matexport.spec.facts import POOLING_MASK, ParentFacts
+from matexport.spec.inputs import NO_LIMIT, PaddingSide, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.readout import PoolingMode, Readout
 

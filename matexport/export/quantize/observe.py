@@ -59,14 +59,18 @@ def observe_rows(
     Returns:
         name -> (n, K) float32 rows, one per token, evenly spread over the texts; the same tokens for every name.
     """
-    keep = _spread([sample.inputs.size(row) for row in sample.rows], MAX_ROWS)
     run = open_values(model, names, sample)
+    first = run(sample.rows[:1])
+    # An item of one size may have many tokens: the patches of an image.
+    each = first[0].size // first[0].shape[-1] // sample.inputs.size(sample.rows[0])
+    keep = _spread([each * sample.inputs.size(row) for row in sample.rows], MAX_ROWS)
     files: dict[str, Floats] = {}
     at = 0
     for done, (row, chosen) in enumerate(zip(sample.rows, keep, strict=True)):
         if progress:
             progress(done, len(sample.rows))
-        for index, (name, value) in enumerate(zip(names, run([row]), strict=True)):
+        values = run([row]) if done else first
+        for index, (name, value) in enumerate(zip(names, values, strict=True)):
             if name not in files:
                 total = sum(len(part) for part in keep)
                 files[name] = np.memmap(

@@ -17,7 +17,8 @@ from matexport.export.quantize.observe import Sample
 from matexport.io.files import explain_os_errors
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.array import ArrayInputs
-from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS, ArrayFacts
+from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
+from matexport.spec.inputs import ArrayFacts
 from matexport.spec.probe import Dtype
 from matexport.spec.profile import Point, Precision
 

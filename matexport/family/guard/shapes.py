@@ -26,7 +26,7 @@ from matexport.family.guard.numbers import compute_numbers, read_numbers
 from matexport.family.guard.operators import MAX_RANK
 from matexport.family.guard.rules import PRODUCTS, RULES
 from matexport.family.guard.sizes import MAX_FACTOR
-from matexport.spec.facts import ArrayFacts, InputFacts
+from matexport.spec.inputs import InputFacts, TextFacts
 
 #: The short inputs: how many items, and how long each is if it may be.
 SHORT, LONGER = (2, 16), (4, 32)
@@ -149,7 +149,7 @@ def _is_sure(node: Node, given: Sequence[Sequence[Tensor | None]]) -> bool:
 
 def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
     """Whether a graph takes something else than the manifest says: sizes that are fixed stand for what is not there."""
-    item = inputs.shape if isinstance(inputs, ArrayFacts) else (0,)
+    item = (0,) if isinstance(inputs, TextFacts) else inputs.shape
     for value in graph.input:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if len(dims) != 1 + len(item) or any(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from matexport.family.integrity import Contents
-    from matexport.spec.facts import ArrayFacts
+    from matexport.spec.inputs import ArrayFacts
     from matexport.spec.probe import AnyProbe
 
 #: Arrays per run: a matrix product gains nothing from more rows.

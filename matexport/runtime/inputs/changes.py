@@ -12,9 +12,10 @@ from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.family.manifest import Family
 from matexport.family.modality import TOKENIZER
+from matexport.runtime.inputs.image import tabulate_levels
 from matexport.runtime.inputs.modality import Inputs, Row, open_inputs
 from matexport.runtime.inputs.text import TextInputs, Tokens, find_wrapping
-from matexport.spec.facts import TASKS, TextFacts
+from matexport.spec.inputs import TASKS, ImageFacts, TextFacts
 from matexport.spec.probe import AnyProbe, Probe
 
 #: Why vectors cannot be compared, and what is worth knowing beside that.
@@ -120,7 +121,23 @@ def _find_array_changes(new: Family, old: Family, _pairs: Pairs) -> Findings:
     return ([f"arrays differ: {ours} is taken, in OLD {theirs}"] if ours != theirs else []), []
 
 
+def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
+    """Probes that both families can read, as the numbers that their graphs are given."""
+    ours, theirs = new.facts.inputs, old.facts.inputs
+    other = [index for index, (one, two) in pairs.rows.items() if one.shape != two.shape or (one != two).any()]
+    if other:
+        return [
+            f"pixels differ: {len(other)} of {len(pairs.rows)} images become others, such as "
+            f"{pairs.probes[other[0]].describe()}: {ours.describe()}; in OLD {theirs.describe()}"
+        ], []
+    levels = [tabulate_levels(facts) for facts in (ours, theirs) if isinstance(facts, ImageFacts)]
+    if (levels[0] != levels[1]).any():
+        return ["pixels differ: grey levels are normalised otherwise (scale, mean or std)"], []
+    return [], []
+
+
 _CHANGES: Mapping[str, Callable[[Family, Family, Pairs], Findings]] = {
     "text": _find_text_changes,
     "array": _find_array_changes,
+    "image": _find_image_changes,
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from matexport.family.integrity import Contents
 from matexport.family.manifest import SCHEMA
 from matexport.family.modality import TOKENIZER
-from matexport.spec.facts import ArrayFacts, InputFacts, PaddingSide, TextFacts
+from matexport.spec.inputs import ArrayFacts, ImageFacts, InputFacts, PaddingSide, TextFacts
 from matexport.spec.probe import AnyProbe
 
 if TYPE_CHECKING:
@@ -133,4 +133,15 @@ def _load_array(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
     return ArrayInputs(facts)
 
 
-_LOADERS: Mapping[type, Callable[[Read, InputFacts, int], Inputs]] = {TextFacts: _load_text, ArrayFacts: _load_array}
+def _load_image(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
+    from matexport.runtime.inputs.image import ImageInputs
+
+    assert isinstance(facts, ImageFacts)
+    return ImageInputs(facts)
+
+
+_LOADERS: Mapping[type, Callable[[Read, InputFacts, int], Inputs]] = {
+    TextFacts: _load_text,
+    ArrayFacts: _load_array,
+    ImageFacts: _load_image,
+}

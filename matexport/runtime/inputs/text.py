@@ -16,7 +16,8 @@ from matexport.errors import RequestError
 from matexport.family.manifest import SCHEMA
 from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Feeds
 from matexport.runtime.inputs.tokenizer import TextTokenizer, encode, read_tokenizers_version
-from matexport.spec.facts import POOLING_MASK, TASKS, PaddingSide, TextFacts
+from matexport.spec.facts import POOLING_MASK
+from matexport.spec.inputs import TASKS, PaddingSide, TextFacts
 from matexport.spec.record import Record
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.guard.tokenizer import check_growth
 from matexport.family.modality import TOKENIZER
-from matexport.spec.facts import TextFacts
+from matexport.spec.inputs import TextFacts
 
 if TYPE_CHECKING:
     import tokenizers

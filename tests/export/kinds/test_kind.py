@@ -30,7 +30,8 @@ from matexport.export.kinds.kind import KINDS, Kind, find_kind
 from matexport.export.parents.plan import Calibration, Example, Plan, Reference
 from matexport.family.manifest import load_family
 from matexport.runtime.inputs.array import ArrayInputs
-from matexport.spec.facts import BATCH_AXIS, ArrayFacts, ParentFacts
+from matexport.spec.facts import BATCH_AXIS, ParentFacts
+from matexport.spec.inputs import ArrayFacts
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.probe import ArrayProbe, Dtype
 from matexport.spec.profile import Encoding, Point, Precision
@@ -274,5 +275,7 @@ def test_a_precision_that_needs_another_form_is_refused(
 
 
 def test_a_kind_that_is_not_there() -> None:
-    with pytest.raises(RequestError, match=r"parent.kind = 'txt' was asked; it is one of: text; did you mean 'text'\?"):
+    with pytest.raises(
+        RequestError, match=r"parent.kind = 'txt' was asked; it is one of: image, text; did you mean 'text'\?"
+    ):
         find_kind(ExportJob(ParentSource("p", kind="txt"), POINTS))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from matexport import Embedder
 from matexport.export import export_family
-from matexport.spec.facts import PaddingSide
+from matexport.spec.inputs import PaddingSide
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, ReadoutRequest

@@ -22,7 +22,7 @@ from matexport.export import export_family
 from matexport.export.parents import text
 from matexport.export.parents.text import load_parent, plan_parent
 from matexport.io.files import hash_file
-from matexport.spec.facts import PaddingSide
+from matexport.spec.inputs import PaddingSide
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest

@@ -28,7 +28,7 @@ from matexport.export.quantize.precisions import fp16 as half
 from matexport.export.quantize.precisions.fp16 import apply_half, round_to_half
 from matexport.runtime.inputs.text import Tokens, pad_rows, tokenize_texts
 from matexport.runtime.inputs.tokenizer import load_tokenizer
-from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.inputs import PaddingSide, TextFacts
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, ReadoutRequest

@@ -25,7 +25,7 @@ from matexport.export.quantize.precisions.int8 import apply_int8
 from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
 from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import PaddingSide
+from matexport.spec.inputs import PaddingSide
 from matexport.spec.parity import Breach
 from matexport.spec.profile import Encoding, Precision
 from matexport.spec.tolerance import FLOORS

@@ -14,7 +14,7 @@ from matexport.export.graph.edit import assert_sound
 from matexport.export.quantize.make import MAKERS, WITHOUT_ROWS, Material, make_precision, observe_products
 from matexport.export.quantize.observe import Sample
 from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.inputs import PaddingSide, TextFacts
 from matexport.spec.profile import Point, Precision
 
 TOKENS, WIDTH, HIDDEN = 300, 64, 96

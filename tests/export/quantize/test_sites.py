@@ -20,7 +20,7 @@ from matexport.export.quantize.precisions.int8 import apply_int8
 from matexport.export.quantize.precisions.int8_static import apply_static_int8
 from matexport.export.quantize.sites import find_blocks, find_products, find_tables
 from matexport.runtime.inputs.text import Tokens
-from matexport.spec.facts import PaddingSide, TextFacts
+from matexport.spec.inputs import PaddingSide, TextFacts
 
 TOKENS, WIDTH, HIDDEN = 300, 64, 96
 TEXT = TextFacts(("input_ids",), 64, PaddingSide.RIGHT, 0, {})

@@ -19,7 +19,7 @@ from matexport.family.guard.operators import OPERATORS
 from matexport.family.guard.rules import RULES
 from matexport.family.guard.shapes import Walk, find_shape_problem, read_constants
 from matexport.family.guard.sizes import find_size_problem
-from matexport.spec.facts import ArrayFacts, PaddingSide, TextFacts
+from matexport.spec.inputs import ArrayFacts, PaddingSide, TextFacts
 
 FLOAT, INT, BOOL, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8
 DTYPES = {FLOAT: np.float32, INT: np.int64, BOOL: np.bool_, BYTE: np.uint8, TensorProto.INT8: np.int8}

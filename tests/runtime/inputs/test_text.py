@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from matexport.errors import RequestError
 from matexport.runtime.inputs.text import Tokens, feed_rows, find_wrapping, tokenize_probes, tokenize_texts
 from matexport.runtime.inputs.tokenizer import TextTokenizer, load_tokenizer
-from matexport.spec.facts import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
+from matexport.spec.inputs import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.probe import Probe
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "a", "b", "c", "d", "query:", "<user>", "<end>"]

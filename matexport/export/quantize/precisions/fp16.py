@@ -1,7 +1,7 @@
 """fp16: weights and arithmetic of the parent's blocks in half precision, everything delicate in fp32.
 
-A node computes in half precision if it depends on an embedding table and is in a block whose values stay well below
-65504. These stay in fp32: nodes that do not depend on the tokens' vectors (positions of rotary embeddings, masks);
+A node computes in half precision if it depends on an embedding table or on pixels and is in a block whose values stay
+well below 65504. These stay in fp32: nodes that do not depend on the tokens' vectors (rotary positions, masks);
 statistics of a token (values with a last axis of 1: means, variances, reciprocals), and the squares that they are made
 of; blocks in which a value came near the limit on the calibration texts; and the whole read-out (final norm, pooling,
 heads, L2).
@@ -48,7 +48,7 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
 
     Raises:
         RequestError: the graph does not say the types of its values, as the TorchScript exporter leaves it, or has no
-            embedding table and products behind it.
+            embedding table or pixels with products behind them.
     """
     model, blocks = traced.model, find_blocks(traced)
     half = _find_half_nodes(traced, blocks)
@@ -58,7 +58,7 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
             "what may be in half precision"
         )
         if not find_tables(traced, least_bytes=0):
-            why = "nothing in the parent's blocks multiplies what an embedding table gives, the one form that is known"
+            why = "nothing in the parent's blocks multiplies what an embedding table or an image gives"
         raise RequestError(f"fp16 was asked; {why}: ask for another precision")
     kept = sorted({blocks[node] for node in half if _overflows(node, half, peaks)})
     half = {node for node in half if blocks[node] not in kept}
@@ -77,9 +77,10 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
 
 
 def _find_half_nodes(traced: Traced, blocks: Mapping[ir.Node, int]) -> set[ir.Node]:
-    """The nodes of the blocks that depend on an embedding table, but for the delicate ones (see the module)."""
+    """The nodes of the blocks that depend on the tokens' vectors, but for the delicate ones (see the module)."""
     half: set[ir.Node] = set(find_tables(traced, least_bytes=0))
     reached: set[ir.Value] = {value for node in half for value in node.outputs}
+    reached |= {value for value in traced.model.graph.inputs if value.dtype is ir.DataType.FLOAT}
     for node in traced.model.graph:
         if node not in blocks or node in half or not any(value in reached for _, value in iterate_inputs(node)):
             continue

@@ -1,0 +1,143 @@
+"""The judge of a vision tower: what transformers' own processor and model make of image files. Run as a script.
+
+It shares no code with matexport and imports nothing of it (a test reads its imports). A file is opened as transformers
+opens one, prepared by the parent's own processor (the one on Pillow, which is what runs on a device), and run through
+the parent's own model with all hidden states. What a state becomes is the textbook: the final norm over the full width,
+then the pooling; at full depth, what the library itself gives is taken where it gives it.
+
+One request per line of standard input, as JSON; one answer per line of standard output. Arrays go through files.
+The process ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import queue
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+#: model_type -> its class, and where its final norm is.
+MODELS = {
+    "vit": ("ViTModel", "layernorm"),
+    "dinov2": ("Dinov2Model", "layernorm"),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", "layernorm"),
+    "dinov3_vit": ("DINOv3ViTModel", "norm"),
+    "clip_vision_model": ("CLIPVisionModelWithProjection", "vision_model.post_layernorm"),
+    "siglip_vision_model": ("SiglipVisionModel", "post_layernorm"),
+}
+
+
+class TowerJudge:
+    """transformers' model and image processor of a folder."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        import torch
+        import transformers
+
+        folder, local = request["folder"], {"local_files_only": True}
+        config = transformers.AutoConfig.from_pretrained(folder, **local)
+        self.config = getattr(config, "vision_config", None) or config
+        name, norm = MODELS[self.config.model_type]
+        self.model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, **local).float().eval()
+        self.norm = self.model.get_submodule(norm)
+        try:
+            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
+        except (TypeError, ValueError, ImportError):  # transformers 4, or a processor that torchvision alone runs
+            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False, **local)
+        self.name = f"transformers {transformers.__version__} {name}"
+        takes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        self.told = {"interpolate_pos_encoding": True} if takes else {}
+
+    def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        import torch
+        from transformers.image_utils import load_image
+
+        pixels: list[Any] = []
+        rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
+        for file in request["files"]:
+            prepared = self.processor(images=load_image(file), return_tensors="pt")["pixel_values"].float()
+            with torch.no_grad():
+                output = self.model(pixel_values=prepared, output_hidden_states=True, return_dict=True, **self.told)
+                for depth, vectors in rows.items():
+                    vectors.append(self.pool(output, depth, request)[0].numpy())
+            pixels.append(prepared[0].numpy())
+        return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
+
+    def pool(self, output: Any, depth: int, request: dict[str, Any]) -> Any:
+        """(1, W): the vector after so many blocks."""
+        kind, pooling = self.config.model_type, request["pooling"]
+        whole = depth == len(output.hidden_states) - 1
+        state = output.hidden_states[depth]
+        if whole and pooling == "pooler":
+            return output.image_embeds if kind == "clip_vision_model" else output.pooler_output
+        if whole and kind != "clip_vision_model":
+            normed = output.last_hidden_state
+        else:
+            normed = state if request["drops"] and not whole else self.norm(state)
+        if pooling == "cls":
+            return normed[:, 0]
+        if pooling == "mean":
+            return normed[:, self.count_prefix() :].mean(dim=1)
+        if kind == "clip_vision_model":
+            return self.model.visual_projection(normed[:, 0])
+        return self.model.head(normed) if kind == "siglip_vision_model" else self.model.pooler(normed)
+
+    def count_prefix(self) -> int:
+        """Tokens before the patches."""
+        if self.config.model_type == "siglip_vision_model":
+            return 0
+        return 1 + int(getattr(self.config, "num_register_tokens", 0) or 0)
+
+
+def read_requests() -> Iterator[str]:
+    """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, None)
+
+
+def main() -> int:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what libraries print goes with the rest of what they say
+    warnings.simplefilter("ignore")
+    requests = read_requests()
+    import torch  # noqa: F401 - before the first request: it takes longest
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    judge: Any = None
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if request["do"] == "open":
+                judge = TowerJudge(request)
+                said = {"judge": judge.name}
+            elif request["do"] == "close":
+                judge, said = None, {}
+            else:
+                np.savez(request["out"], **judge.read(request))
+                said = {"judge": judge.name}
+        except Exception as error:
+            why = " ".join(str(error).split())[:400] or "no message"
+            said = {"error": f"{type(error).__name__}: {why}"}
+        answers.write(json.dumps(said) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,40 @@
+"""The judge of a vision tower: transformers' own processor and model, in a process that shares no code with ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from matexport.export.judge.process import JudgeProcess
+from matexport.spec.readout import PoolingMode
+
+_CHILD = Path(__file__).with_name("image_child.py")
+
+
+class ImageJudge(JudgeProcess):
+    """The process, with one tower open in it.
+
+    Args:
+        root: the parent's folder.
+        source: what messages call it.
+    """
+
+    def __init__(self, root: Path, source: str) -> None:
+        super().__init__({"do": "open", "folder": str(root)}, source, script=_CHILD)
+
+    def read(
+        self, files: Sequence[Path], depths: Sequence[int], pooling: PoolingMode, *, drops: bool
+    ) -> dict[str, NDArray[Any]]:
+        """``pixels``, (n, 3, H, W) float32, and for each depth ``layers_k``, (n, W) float32, of each file alone.
+
+        Args:
+            drops: the final norm is not applied before the last block.
+
+        Raises:
+            ParentError: the library cannot open the parent, or a file.
+        """
+        request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
+        return self.ask({**request, "pooling": str(pooling), "drops": drops})

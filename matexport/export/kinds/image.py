@@ -1,0 +1,293 @@
+"""Vision towers: ViT, DINOv2, DINOv3, CLIP and SigLIP, as transformers loads them. The six functions of their kind.
+
+The configuration says how deep and wide a tower is, and the processor's file how images are prepared (`plan`). What
+transformers itself makes of the probes' files, in a process of its own, is the reference: pixels and vectors; what was
+read of the processor's file is held to the pixels (`reference`).
+
+Whatever needs torch is imported inside of the functions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matexport.errors import ParentError, RequestError
+from matexport.export.parents.plan import Calibration, Example, Plan, Reference
+from matexport.io.progress import Progress
+from matexport.spec.facts import BATCH_AXIS, ParentFacts
+from matexport.spec.inputs import ImageFacts
+from matexport.spec.job import ExportJob
+from matexport.spec.probe import ImageProbe
+from matexport.spec.profile import Point
+from matexport.spec.readout import FinalNorm, PoolingMode, Readout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from matexport.export.judge.images import ImageJudge
+    from matexport.export.parents.vision.towers import Tower
+
+#: Name of the one output of a vision parent's graphs.
+OUTPUT = "image_embedding"
+
+#: Grey levels of 255 that a pixel may be off from what the parent's own processor gives.
+MOST_LEVELS = 1
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A parent's folder, and its judge, which was started."""
+
+    root: Path
+    judge: ImageJudge
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is known of a planned tower beyond `Plan`."""
+
+    begun: Begun
+    tower: Tower
+    pooling: PoolingMode
+
+
+@contextmanager
+def begin(job: ExportJob, _out: Path) -> Iterator[Begun]:
+    """Find the parent's folder, and start its judge, which imports torch meanwhile."""
+    from matexport.export.judge.images import ImageJudge
+    from matexport.export.parents.folder.source import locate_parent
+
+    root = locate_parent(job.parent, job.base)
+    with ImageJudge(root, job.parent.source) as judge:
+        yield Begun(root, judge)
+
+
+def plan(job: ExportJob, begun: Begun) -> Plan:
+    """Settle the read-out, how images are prepared, and those that the family is proven and calibrated on.
+
+    Raises:
+        RequestError: a point is outside the parent, or something was asked that is for texts.
+        ParentError: the parent cannot be read, is not the pinned one, or is of a kind that is not known.
+    """
+    from transformers import AutoConfig
+
+    from matexport.export.parents.folder.files import CONFIG, read_object
+    from matexport.export.parents.folder.model_card import read_license
+    from matexport.export.parents.folder.source import check_pin, fetch_weights, list_weight_files
+    from matexport.export.parents.vision.processor import read_processor
+    from matexport.export.parents.vision.towers import find_tower, settle_pooling
+    from matexport.io.files import hash_file
+    from matexport.io.jobs import check_points
+
+    source = job.parent.source
+    _refuse_text_requests(job)
+    facts = read_processor(begun.root)
+    read_object(begun.root / CONFIG)
+    tower, config = find_tower(AutoConfig.from_pretrained(begun.root, local_files_only=True), source)
+    _check_patches(config, facts, source)
+    pooling = settle_pooling(tower, job.readout.pooling, source)
+    width = tower.pooled_width(config) if pooling is PoolingMode.POOLER else int(config.hidden_size)
+    blocks = int(config.num_hidden_layers)
+    check_points(job.points, blocks, width, source)
+    check_points(job.trained or (), blocks, width, source, "[trained]: ")
+    fetch_weights(job.parent, job.base)
+    files = list_weight_files(begun.root, job.parent)
+    weights = {path.relative_to(begun.root).as_posix(): hash_file(path) for path in files}
+    check_pin(job.parent, weights)
+    parent = ParentFacts(
+        source=source,
+        architecture=tower.model,
+        blocks=blocks,
+        width=int(config.hidden_size),
+        output_width=width,
+        dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
+        weights=weights,
+        license=read_license(begun.root),
+    )
+    readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (pooling,), (), job.readout.normalize)
+    probes, calibration = _choose_images(job)
+    return Plan(
+        job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, tower, pooling)
+    )  # fmt: skip
+
+
+def load(plan: Plan, report: Progress) -> Any:
+    """transformers' model of the tower, in float32 and eval mode.
+
+    Raises:
+        ParentError: it cannot be loaded, or lacks weights that are read.
+    """
+    import torch
+    import transformers
+
+    details: Details = plan.details
+    report("load", 0, 1)
+    details.begun.judge.start()
+    cls = getattr(transformers, details.tower.model)
+    try:
+        model, said = cls.from_pretrained(
+            details.begun.root, local_files_only=True, dtype=torch.float32, output_loading_info=True,
+            attn_implementation="eager",
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ParentError(f"{plan.job.parent.source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+    missing = [name for name in said["missing_keys"] if "pooler" not in name or details.pooling is PoolingMode.POOLER]
+    if missing:
+        raise ParentError(
+            f"{plan.job.parent.source} has no weights for {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; transformers would draw them at random"
+        )
+    report("load", 1, 1)
+    return model.float().eval()
+
+
+def runtime_files(plan: Plan) -> Mapping[str, bytes]:
+    """The parent's own configuration and that of its processor, for other consumers."""
+    from matexport.family.modality import IMAGE_FILES
+
+    root = plan.details.begun.root
+    return {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
+
+
+def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
+    """What transformers makes of the probes' files.
+
+    Raises:
+        ParentError: the pixels that the runtime makes of a file are not those of the parent's own processor, or a
+            vector is not finite.
+    """
+    details: Details = plan.details
+    depths = sorted({point.layers for point in plan.job.points})
+    report("reference", 0, len(plan.probes))
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write_files(plan.probes, Path(folder))
+        drops = plan.readout.final_norm is FinalNorm.DROP
+        found = details.begun.judge.read(files, depths, details.pooling, drops=drops)
+    report("judge", 0, 1)
+    _check_pixels(plan, found["pixels"])
+    points = {point: _cut(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
+    judge = details.begun.judge.name
+    details.begun.judge.close()
+    report("judge", 1, 1)
+    return Reference(points, judge=judge)
+
+
+def module(plan: Plan, model: Any, depths: Sequence[int]) -> nn.Module:
+    """The tower as it is traced: its position table made for the size of its images."""
+    from matexport.export.parents.module import ExitsWithStates
+    from matexport.export.parents.vision.module import TowerExits, bake_positions
+
+    details: Details = plan.details
+    bake_positions(model, _facts(plan))
+    exits = TowerExits(model, details.tower, details.pooling, plan.readout.final_norm, depths)
+    return ExitsWithStates(exits).eval()
+
+
+def example(plan: Plan) -> Example:
+    """Three images, of which only the number may change."""
+    import torch
+
+    facts = _facts(plan)
+    pixels = torch.linspace(-1, 1, 3 * 3 * facts.height * facts.width).reshape(3, 3, facts.height, facts.width)
+    return Example({facts.input: pixels}, {0: BATCH_AXIS})
+
+
+def _facts(plan: Plan) -> ImageFacts:
+    assert isinstance(plan.inputs, ImageFacts)
+    return plan.inputs
+
+
+def _refuse_text_requests(job: ExportJob) -> None:
+    asked = {
+        "vocabulary": job.vocabulary,
+        "readout.max_tokens": job.readout.max_tokens,
+        "parent.route": job.parent.route,
+    }
+    for name, value in asked.items():
+        if value is not None:
+            raise RequestError(f"{name} = {value!r} was asked; {job.parent.source} takes images: leave it out")
+
+
+def _check_patches(config: Any, facts: ImageFacts, source: str) -> None:
+    patch = int(config.patch_size)
+    if facts.height % patch or facts.width % patch:
+        raise ParentError(
+            f"{source} cuts images into patches of {patch} x {patch}; its processor makes them {facts.height} x "
+            f"{facts.width}"
+        )
+
+
+def _choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]:
+    from matexport.export.kinds.image_probes import (
+        MAX_CALIBRATION_IMAGES,
+        MIN_CALIBRATION_IMAGES,
+        draw_calibration,
+        draw_probes,
+        read_folder,
+    )
+    from matexport.io.texts import MAX_PROBES
+
+    probes = read_folder(job.probes, 2, MAX_PROBES, "the probes") if job.probes else draw_probes()
+    if job.calibration is None:
+        drawn = draw_calibration()
+        return probes, Calibration(drawn, f"{len(drawn)} images that matexport draws")
+    given = read_folder(job.calibration, MIN_CALIBRATION_IMAGES, MAX_CALIBRATION_IMAGES, "the calibration images")
+    return probes, Calibration(given, f"{len(given)} images of {job.calibration.name}")
+
+
+def _write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
+    """The probes as files, with the endings that they had: a library may go by them."""
+    files = []
+    for index, probe in enumerate(probes):
+        files.append(folder / f"{index:05d}{Path(probe.name).suffix}")
+        files[-1].write_bytes(probe.content)
+    return files
+
+
+def _check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
+    """Refuse a processor that was read wrongly.
+
+    Raises:
+        ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
+    """
+    from matexport.runtime.inputs.image import ImageInputs
+
+    facts = _facts(plan)
+    inputs = ImageInputs(facts)
+    level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
+    for probe, expected in zip(plan.probes, theirs, strict=True):
+        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input][0]
+        if ours.shape != expected.shape:
+            raise ParentError(
+                f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "
+                "its file"
+            )
+        off = float((np.abs(ours.astype(np.float64) - expected) / level).max())
+        if not off <= MOST_LEVELS + 1e-3:
+            raise ParentError(
+                f"the parent's own processor gives other pixels for {probe.describe()} than was read off its file, by "
+                f"up to {off:.1f} grey levels ({MOST_LEVELS} allowed)"
+            )
+
+
+def _cut(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
+    """(n, W) -> (n, dim), each row at length 1 where asked."""
+    cut = vectors[:, : point.dim]
+    if not np.isfinite(cut).all():
+        worst = int((~np.isfinite(cut)).any(axis=1).argmax())
+        raise ParentError(
+            f"{plan.job.parent.source} itself gives values that are not finite at {point.name} for "
+            f"{plan.probes[worst].describe()}; are its weights sound?"
+        )
+    if plan.readout.normalize:
+        cut = np.stack([row / max(float(np.linalg.norm(row)), 1e-12) for row in cut])
+    return np.ascontiguousarray(cut, dtype=np.float32)

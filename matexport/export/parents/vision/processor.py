@@ -1,0 +1,152 @@
+"""``preprocessor_config.json`` -> `ImageFacts`: how a parent's own processor makes pixels of an image.
+
+What transformers' processors of these towers do is read off their files and, where a file is silent, off the defaults
+of the class that it names. A step that is not known is refused by its key. That this is what the processor does is
+shown by running it: the pixels of every probe are compared with those that the judge's processor gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matexport.errors import ParentError
+from matexport.export.parents.folder.files import read_object
+from matexport.spec.inputs import ImageFacts, Resampling
+
+PREPROCESSOR = "preprocessor_config.json"
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STANDARD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+_CROPPED = {
+    "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3,
+    "image_mean": OPENAI[0], "image_std": OPENAI[1],
+}  # fmt: skip
+_WHOLE = {"size": {"height": 224, "width": 224}, "do_center_crop": False, "resample": 2}
+
+#: Class of a processor, without its suffix -> what it does where its file does not say.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "CLIPImageProcessor": _CROPPED,
+    "BitImageProcessor": _CROPPED,
+    "LlavaImageProcessor": {**_CROPPED, "do_pad": False},
+    "ViTImageProcessor": {**_WHOLE, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
+    "SiglipImageProcessor": {**_WHOLE, "resample": 3, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
+    "DINOv3ViTImageProcessor": {**_WHOLE, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
+}
+
+#: What other names a class has had.
+_SUFFIXES = ("Fast", "Pil")
+_FORMER = "FeatureExtractor"
+
+#: Keys that decide nothing of what comes out for an RGB image, or that are read below.
+_READ = frozenset({
+    "size", "crop_size", "do_center_crop", "do_resize", "do_rescale", "do_normalize", "do_pad", "resample",
+    "rescale_factor", "image_mean", "image_std",
+})  # fmt: skip
+_IDLE = frozenset({
+    "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "default_to_square",
+    "data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "_processor_class",
+    "use_square_size", "crop_pct", "auto_map", "image_seq_length",
+})  # fmt: skip
+
+#: Pillow's numbers for its filters.
+_FILTERS = (
+    Resampling.NEAREST,
+    Resampling.LANCZOS,
+    Resampling.BILINEAR,
+    Resampling.BICUBIC,
+    Resampling.BOX,
+    Resampling.HAMMING,
+)
+
+
+def read_processor(folder: Path, input_name: str = "pixel_values") -> ImageFacts:
+    """What a parent's folder says of how its images are prepared.
+
+    Raises:
+        ParentError: there is no such file, its processor is not known, or it does something that is not.
+    """
+    path = folder / PREPROCESSOR
+    if not path.is_file():
+        raise ParentError(f"{folder} has no {PREPROCESSOR}, so nothing says how its images are prepared")
+    said = read_object(path)
+    name = _name_processor(said, path)
+    asked = {**DEFAULTS[name], **{key: value for key, value in said.items() if value is not None}}
+    unknown = sorted(key for key, value in said.items() if key not in _READ | _IDLE and value not in (None, False))
+    if unknown:
+        raise ParentError(f"{path}: {unknown[0]} = {said[unknown[0]]!r} is not known of {name}")
+    return _describe(asked, path, input_name)
+
+
+def _name_processor(said: Mapping[str, Any], path: Path) -> str:
+    given = said.get("image_processor_type") or said.get("feature_extractor_type")
+    name = str(given or "").replace(_FORMER, "ImageProcessor")
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name not in DEFAULTS:
+        raise ParentError(f"{path}: its processor is {given!r}; known: {', '.join(sorted(DEFAULTS))}")
+    return name
+
+
+def _describe(asked: Mapping[str, Any], path: Path, input_name: str) -> ImageFacts:
+    resized = _read_size(asked["size"], path, "size", bool(asked.get("default_to_square", True)))
+    if not asked.get("do_resize", True):
+        resized = ()
+    cropped: tuple[int, ...] = resized
+    if asked.get("do_center_crop"):
+        cropped = _read_size(asked["crop_size"], path, "crop_size", square=True)
+    if len(cropped) != 2:
+        raise ParentError(
+            f"{path}: images would keep their sides (size = {asked['size']!r}, no crop); a graph takes one size"
+        )
+    normalized = asked.get("do_normalize", True)
+    square = None
+    if asked.get("do_pad"):
+        square = tuple(int(part * 255) for part in asked["image_mean"])
+    return ImageFacts(
+        input_name,
+        cropped[0],
+        cropped[1],
+        resized,
+        _read_filter(asked["resample"], path),
+        float(asked.get("rescale_factor", 1 / 255)) if asked.get("do_rescale", True) else 1.0,
+        _read_channels(asked["image_mean"], path, "image_mean") if normalized else (0.0, 0.0, 0.0),
+        _read_channels(asked["image_std"], path, "image_std") if normalized else (1.0, 1.0, 1.0),
+        square,  # type: ignore[arg-type]
+    )
+
+
+def _read_size(size: Any, path: Path, key: str, square: bool) -> tuple[int, ...]:
+    """(height, width), or (shorter side,). A bare number is a square, or the shorter side where the file says so."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return (size, size) if square else (size,)
+    found: tuple[Any, ...]
+    if isinstance(size, dict) and set(size) == {"height", "width"}:
+        found = (size["height"], size["width"])
+    elif isinstance(size, dict) and set(size) == {"shortest_edge"}:
+        found = (size["shortest_edge"],)
+    else:
+        raise ParentError(f"{path}: {key} = {size!r} is not known: height and width, or shortest_edge")
+    if not all(isinstance(side, int) and side > 0 for side in found):
+        raise ParentError(f"{path}: {key} = {size!r} is no size")
+    return found
+
+
+def _read_filter(number: Any, path: Path) -> Resampling:
+    if not isinstance(number, int) or not 0 <= number < len(_FILTERS):
+        raise ParentError(f"{path}: resample = {number!r} is no filter of Pillow (0 to {len(_FILTERS) - 1})")
+    return _FILTERS[number]
+
+
+def _read_channels(numbers: Any, path: Path, key: str) -> tuple[float, float, float]:
+    if (
+        not isinstance(numbers, list | tuple)
+        or len(numbers) != 3
+        or not all(isinstance(n, int | float) for n in numbers)
+    ):
+        raise ParentError(f"{path}: {key} = {numbers!r} is not three numbers")
+    red, green, blue = map(float, numbers)
+    return red, green, blue
