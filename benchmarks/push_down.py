@@ -32,7 +32,7 @@ from matexport.export.kinds.text_probes import prepare_probes
 from matexport.export.parents.plan import Plan
 from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import TextPlan, load_parent, plan_parent, runtime_files
-from matexport.export.pipeline import list_depths, trace_and_write
+from matexport.export.pipeline import list_reads, trace_and_write
 from matexport.runtime.engine import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource
@@ -83,7 +83,7 @@ def build_graphs(folder: Path) -> tuple[TextPlan, int]:
     plan = Plan(job, planned.parent, planned.readout, planned.text, probes, details=text.Details(planned))
     loaded = text.Loaded(load_parent(planned))
     reference = record_reference(loaded.parent, probes)
-    module = text.module(plan, loaded, list_depths(plan))
+    module = text.module(plan, loaded, list_reads(plan))
     traced, *_ = trace_and_write(
         plan, module, text.example(plan), reference.points, folder, lambda _stage, _done, _total: None
     )

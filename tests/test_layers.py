@@ -45,8 +45,9 @@ EXPORT = {
     "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
     "kinds": 2, "outline": 2, "profiles": 2,
     "prepare": 3, "blame": 3,
-    "pipeline": 4,
-    "__init__": 5,
+    "reuse": 4,
+    "pipeline": 5,
+    "__init__": 6,
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
@@ -60,6 +61,7 @@ LIGHT_EXTERNAL = {
     "tqdm": {"cli"},
     "shtab": {"cli"},
     "pyarrow": {"io", "runtime"},
+    "PIL": {"runtime"},
     "ray": {"runtime"},
     "faiss": {"measure"},
     "scipy": {"measure"},
@@ -247,7 +249,7 @@ def called(name: str) -> set[str]:
 
 SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
 #: Processes of their own: their standard output is their result, and they end when whoever asked is gone.
-PROCESSES = {"measure.trial", "export.judge.child"}
+PROCESSES = {"measure.trial", "export.judge.child", "export.judge.image_child", "export.judge.classifier_child"}
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name not in PROCESSES])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,9 +19,9 @@ from matexport.cli.output import note
 from matexport.errors import RequestError
 from matexport.extras import require_extra
 from matexport.host import count_cpus
-from matexport.io.images import list_images
-from matexport.io.tables import Form, find_form, read_parquet
-from matexport.runtime.inputs.image import ImageInputs, NamedBytes, PreparedImage, name_image
+from matexport.io.files import list_images
+from matexport.io.tables import Form, find_form, holds_bytes, read_parquet
+from matexport.runtime.inputs.image import ImageInputs, NamedBytes, PreparedImage, name_image, silence_bombs
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,18 +39,15 @@ class ImageStream:
     """The images of a command's arguments, decoded.
 
     Attributes:
-        refused: how many could not be read so far.
+        refused, taken: how many could not be read so far, and how many could.
     """
 
     def __init__(self, sources: Iterable[Any], inputs: ImageInputs) -> None:
         self._sources, self._inputs = sources, inputs
-        self.refused = 0
+        self.refused = self.taken = 0
 
     def __iter__(self) -> Iterator[PreparedImage]:
-        from PIL import Image
-
-        # What is larger is refused in words, by the name of its file.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        silence_bombs()
         waiting: deque[tuple[str, Future[Any]]] = deque()
         with ThreadPoolExecutor(count_cpus()) as pool:
             for index, source in enumerate(self._sources):
@@ -63,10 +59,13 @@ class ImageStream:
 
     def _take(self, name: str, prepared: Future[Any]) -> Iterator[PreparedImage]:
         try:
-            yield PreparedImage(name, prepared.result())
+            row = prepared.result()
         except RequestError as error:
             self.refused += 1
             note(error)
+        else:
+            self.taken += 1
+            yield PreparedImage(name, row)
 
 
 def open_images(options: argparse.Namespace, family: Family) -> ImageStream:
@@ -112,7 +111,7 @@ def _read_column(path: Path, asked: str | None) -> Iterator[NamedBytes]:
 
 def _choose_column(path: Path, schema: pyarrow.Schema, asked: str | None) -> str:
     """The column that was asked, ``image``, or the only one that holds bytes."""
-    fitting = [name for name in schema.names if _holds_bytes(schema.field(name).type)]
+    fitting = [name for name in schema.names if holds_bytes(schema.field(name).type)]
     if asked is None:
         if IMAGE_COLUMN in fitting or len(fitting) == 1:
             return IMAGE_COLUMN if IMAGE_COLUMN in fitting else fitting[0]
@@ -124,16 +123,6 @@ def _choose_column(path: Path, schema: pyarrow.Schema, asked: str | None) -> str
     if asked not in fitting:
         raise RequestError(f"{path}: the column {asked!r} holds {schema.field(asked).type}, not the bytes of files")
     return asked
-
-
-def _holds_bytes(kind: pyarrow.DataType) -> bool:
-    """Bytes, or what `datasets` keeps of an image: a struct of ``bytes`` and ``path``."""
-    from pyarrow import types
-
-    if types.is_struct(kind):
-        names = [kind.field(place).name for place in range(kind.num_fields)]
-        return "bytes" in names and _holds_bytes(kind.field(names.index("bytes")).type)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def write_names(path: Path, names: Iterable[str]) -> None:

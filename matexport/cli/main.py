@@ -24,7 +24,7 @@ from matexport.cli.streams import open_streams, settle_streams
 from matexport.errors import MatexportError, ParityError
 from matexport.io.files import describe_os_error
 from matexport.io.terminal import show_plain
-from matexport.spec.suggest import suggest
+from matexport.spec.record import suggest
 from matexport.version import __version__
 
 #: Metavars of arguments that are completed as files although they take text, since a hub id or ``-`` is possible, too.

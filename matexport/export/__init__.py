@@ -67,7 +67,7 @@ def export_family(
                 quiet_libraries()
             from matexport.export.pipeline import run_export
 
-            return run_export(job, kind, begun, out, overwrite=overwrite, reuse=reuse, progress=progress)
+            return run_export(job, begun, out, overwrite=overwrite, reuse=reuse, progress=progress)
 
     exported = attempt(reuse=True) or attempt(reuse=False)
     assert exported is not None  # None says that what was there was not enough

@@ -21,7 +21,9 @@ from matexport.errors import ParityError
 from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.parents.plan import Plan
 from matexport.export.profiles import PrecisionGraph, exits_at, write_exits
+from matexport.export.trace.exits import find_read
 from matexport.family.integrity import check_files, describe_files
 from matexport.family.manifest import Family, load_family, write_manifest
 from matexport.family.proof import load_probes, load_references, open_proof
@@ -50,32 +52,37 @@ def check_readout(
     *,
     rows: Sequence[Row],
     inputs: Inputs,
-    normalize: bool,
+    plan: Plan,
     tolerance: Tolerance,
 ) -> None:
     """Compare the module that will be traced, in torch and on a padded batch, with the reference.
 
     Args:
-        module: gives one (B, W) float32 tensor per depth, from shallow to deep, and may give more behind them.
-        reference: the parent's vectors, (n, dim) float32 for each point; its points have the module's depths.
+        module: gives one (B, W) float32 tensor per read, in their order, and may give more behind them.
+        reference: the parent's vectors, (n, numbers of an item) float32 for each point.
         rows: the probes, prepared, in the reference's order; the first few are used.
         inputs: how rows become the module's arguments.
-        normalize: scale the module's vectors to length 1, as the reference is.
+        plan: where the module is read, and whether its vectors are scaled to length 1, as the reference is.
         tolerance: how far off they may be.
 
     Raises:
         ParityError: naming the point that is off.
     """
-    chosen, depths = list(rows[:READOUT_PROBES]), sorted({point.layers for point in reference})
+    chosen, reads = (
+        list(rows[:READOUT_PROBES]),
+        sorted({find_read(point, own_dims=plan.own_dims) for point in reference}),
+    )
     feeds = inputs.feed(chosen)
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(feeds[name]) for name in inputs.facts.inputs))
-    full = {depth: output.numpy() for depth, output in zip(depths, outputs[: len(depths)], strict=True)}
+    full = {read: output.numpy() for read, output in zip(reads, outputs[: len(reads)], strict=True)}
     for point, expected in reference.items():
-        vectors = full[point.layers][:, : point.dim]
-        if normalize:
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        parity = compare_vectors(vectors, expected[: len(chosen)])
+        vectors = full[find_read(point, own_dims=plan.own_dims)]
+        if not plan.readout.classes:
+            vectors = vectors[..., : point.dim]
+        if plan.readout.normalize:
+            vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12)
+        parity = compare_vectors(vectors.reshape(len(chosen), -1), expected[: len(chosen)])
         if breach := parity.find_breach(tolerance):
             raise ParityError(f"read-out: in torch, {point.name} is not the parent's: {breach}", "read-out")
 

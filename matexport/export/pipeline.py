@@ -23,7 +23,7 @@ from torch import nn
 from matexport.export.blame import check_readout, refuse_failures
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
-from matexport.export.kinds.kind import Kind
+from matexport.export.kinds.kind import Kind, find_kind
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.export.prepare import (
     Exported,
@@ -35,7 +35,7 @@ from matexport.export.profiles import Cut, cut_family, make_precisions, weights_
 from matexport.export.quantize.support import check_runtime
 from matexport.export.reuse import Reused, find_reusable, reuse_graphs, reuse_reference
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
-from matexport.export.trace.exits import add_exits, name_layer
+from matexport.export.trace.exits import add_exits, find_read, name_read
 from matexport.export.trace.trace import trace_exits
 from matexport.family.integrity import describe_files, refuse_occupied
 from matexport.family.manifest import REFERENCE, SCHEMA, load_family, write_manifest
@@ -57,7 +57,6 @@ from matexport.verify.verdict import Verification, record_measurement
 
 def run_export(
     job: ExportJob,
-    kind: Kind,
     begun: Any,
     out: Path,
     *,
@@ -68,8 +67,7 @@ def run_export(
     """Export a family whose parent's kind has begun; see `export.export_family`.
 
     Args:
-        kind: of the job's parent.
-        begun: what its `begin` gave.
+        begun: what the `begin` of its kind gave.
         reuse: make it of what a family of other points in `out` has, where that goes.
 
     Returns:
@@ -78,7 +76,7 @@ def run_export(
     Raises:
         RequestError, ParentError, DestinationError, ParityError: as `export.export_family`.
     """
-    report = progress or (lambda _stage, _done, _total: None)
+    report, kind = progress or (lambda _stage, _done, _total: None), find_kind(job)
     report("plan", 0, 1)
     plan = kind.plan(job, begun)
     for precision in job.precisions:
@@ -136,7 +134,7 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     reference = kind.reference(plan, parent, report)
     _write_reference(reference, stage)
 
-    module = kind.module(plan, parent, list_depths(plan))
+    module = kind.module(plan, parent, list_reads(plan))
     traced, trace, header = trace_and_write(plan, module, kind.example(plan), reference.points, stage, report)
     _release_weights(module)
     del parent, module
@@ -166,9 +164,9 @@ def _write_reference(reference: Reference, stage: Path) -> None:
     (stage / REFERENCE).write_bytes(save({**vectors, **reference.rows}))
 
 
-def list_depths(plan: Plan) -> list[int]:
-    """After how many blocks a plan's points read the parent, from shallow to deep."""
-    return sorted({point.layers for point in plan.job.points})
+def list_reads(plan: Plan) -> list[Point]:
+    """Where a plan's points read the parent, from shallow to deep; see `trace.exits.find_read`."""
+    return sorted({find_read(point, own_dims=plan.own_dims) for point in plan.job.points})
 
 
 def _describe_family(
@@ -209,7 +207,7 @@ def trace_and_write(
     """Read-out, trace and weights: from the parent's module to the graph of all exits and its weights file.
 
     Args:
-        module: gives a vector at each of `list_depths`, then the states; see `kinds.kind.Kind`.
+        module: gives a vector at each of `list_reads`, then the states; see `kinds.kind.Kind`.
         example: what it is traced on.
         reference: the parent's vectors of the probes at each point of the job.
         stage: where what makes inputs lies, and the weights file is written.
@@ -224,16 +222,15 @@ def trace_and_write(
         reference,
         rows=[inputs.prepare_probe(probe) for probe in plan.probes],
         inputs=inputs,
-        normalize=plan.readout.normalize,
+        plan=plan,
         tolerance=FLOORS[Precision.FP32],
     )
     report("trace", 0, 1)
     size = sum(parameter.numel() for parameter in module.parameters())
+    outputs = [name_read(read) for read in list_reads(plan)]
     with torch.no_grad(), bound_seconds(BASE_SECONDS + size / PARAMETERS_PER_SECOND, "tracing the parent"):
-        traced, facts = trace_exits(
-            module, example, outputs=[name_layer(depth) for depth in list_depths(plan)], states=plan.parent.blocks + 1
-        )
-    add_exits(traced.model, plan.job.points, normalize=plan.readout.normalize)
+        traced, facts = trace_exits(module, example, outputs=outputs, states=plan.parent.blocks + 1)
+    add_exits(traced.model, plan.job.points, plan.readout, own_dims=plan.own_dims)
     report("trace", 1, 1)
     weights = stage / weights_file(Precision.FP32)
     header = write_nested_weights(traced.model, plan.job.points, weights, report)

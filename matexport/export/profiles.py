@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.encode import encode_output, find_ranges
 from matexport.export.graph.narrow import narrow_to_first_token
+from matexport.export.graph.prefix import share_leading_rows
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import measure_prefix, write_nested_weights
 from matexport.export.parents.plan import Plan
@@ -73,9 +74,8 @@ def make_precisions(
     Raises:
         RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
     """
-    job, inputs = plan.job, load_inputs(stage, plan.inputs)
-    sample = Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
-    ranges = _measure_ranges(traced, job, sample)
+    job, sample = plan.job, _draw_sample(plan, stage)
+    ranges = measure_ranges(traced.model, job.points, plan, stage)
     if ranges:
         (stage / RANGES).write_bytes(save(ranges))
     sources: dict[Precision, PrecisionGraph] = {}
@@ -94,15 +94,27 @@ def make_precisions(
     return sources
 
 
-def _measure_ranges(traced: Traced, job: ExportJob, sample: Sample) -> dict[str, Vectors]:
-    """Point name -> (2, dim) float32 ranges of its coordinates; none where no output is encoded as int8."""
-    if Encoding.INT8 not in job.encodings:
+def measure_ranges(model: ir.Model, points: Sequence[Point], plan: Plan, stage: Path) -> dict[str, Vectors]:
+    """Point name -> (2, dim) float32 ranges of its coordinates on the calibration items; none where none are encoded.
+
+    Args:
+        model: has an output named after each of the points; its weights lie in `stage`, as what makes inputs does.
+
+    Raises:
+        RequestError: a coordinate has one value for all of them.
+    """
+    if Encoding.INT8 not in plan.job.encodings or not points:
         return {}
-    vectors = run_points(traced.model, job.points, sample)
-    return {point.name: find_point_ranges(point, rows) for point, rows in vectors.items()}
+    vectors = run_points(model, points, _draw_sample(plan, stage))
+    return {point.name: _find_point_ranges(point, rows) for point, rows in vectors.items()}
 
 
-def find_point_ranges(point: Point, vectors: Vectors) -> Vectors:
+def _draw_sample(plan: Plan, stage: Path) -> Sample:
+    inputs = load_inputs(stage, plan.inputs)
+    return Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
+
+
+def _find_point_ranges(point: Point, vectors: Vectors) -> Vectors:
     """(n, dim) float32 vectors of the calibration items -> (2, dim) ranges of their coordinates.
 
     Raises:
@@ -140,6 +152,7 @@ def cut_profiles(source: PrecisionGraph, plan: Plan, stage: Path, report: Progre
             deep = cut_exits(source.model, exits_at(depth, plan.job))
         part = cut_exit(deep, profile.point.name, name=plan.output)
         narrowed = narrow_to_first_token(part)
+        share_leading_rows(part)
         encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
         prefix = measure_prefix(part, source.header)
         write_graph(part, stage / profile.graph_file)

@@ -27,14 +27,12 @@ from matexport.export.graph.edit import drop_unused, write_graph
 from matexport.export.graph.encode import encode_output
 from matexport.export.parents.plan import Plan, Reference
 from matexport.export.prepare import list_differing, load_present
-from matexport.export.profiles import Cut, find_point_ranges
-from matexport.export.quantize.observe import Sample, run_points
+from matexport.export.profiles import Cut, measure_ranges
 from matexport.export.trace.exits import CUT, add_end, append_exits, name_part
 from matexport.family.integrity import Contents, check_family
 from matexport.family.manifest import RANGES, REFERENCE, Family
 from matexport.family.proof import Vectors
 from matexport.io.progress import Progress
-from matexport.runtime.inputs.modality import load_inputs
 from matexport.spec.facts import ProfileFacts, Provenance
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision, Profile
@@ -63,7 +61,7 @@ class Reused:
 def find_reusable(out: Path, plan: Plan, provenance: Provenance) -> Reused | None:
     """The family in `out`, if all that is asked for can be made of it and of the parent's vectors at new points."""
     family = load_present(out)
-    if family is None or not _is_whole(family) or not _has_all(family, plan.job):
+    if family is None or plan.own_dims or not _is_whole(family) or not _has_all(family, plan.job):
         return None
     differing = list_differing(family.facts.provenance, provenance)
     if "points" not in differing or not REUSABLE.issuperset(differing):
@@ -201,10 +199,8 @@ def _reuse_ranges(reused: Reused, plan: Plan, stage: Path) -> dict[str, Vectors]
     known = load(bytes(reused.contents.read(RANGES)))
     new = [point for point in job.points if point not in reused.points]
     if new:
-        inputs = load_inputs(stage, plan.inputs)
-        sample = Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
         model = ir.load(stage / reused.family.facts.exits[Precision.FP32])
-        known |= {point.name: find_point_ranges(point, rows) for point, rows in run_points(model, new, sample).items()}
+        known |= measure_ranges(model, new, plan, stage)
     ranges = {point.name: np.asarray(known[point.name]) for point in job.points}
     (stage / RANGES).write_bytes(save(ranges))
     return ranges

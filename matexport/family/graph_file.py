@@ -126,7 +126,8 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
 
 
 def check_entries(name: str, model: Any, weights: str, entries: Iterable[TensorEntry]) -> None:
-    """Refuse a graph whose external tensors are not, byte for byte and type for type, tensors of the weights' header.
+    """Refuse a graph whose external tensors are not, byte for byte and type for type, tensors of the weights' header,
+    or the leading rows of one.
 
     What is known of the weights (that they are finite, say) is known of the tensors that the header names.
 
@@ -139,8 +140,17 @@ def check_entries(name: str, model: Any, weights: str, entries: Iterable[TensorE
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
         entry = known.get(int(where["offset"]))
-        if entry is None or entry.nbytes != int(where["length"]) or tensor.data_type not in _STORED_AS[entry.dtype]:
+        if entry is None or not _is_part(tensor, entry, int(where["length"])):
             raise refuse_file(name, f"tensor {tensor.name!r} is not a tensor of {weights}, or of another type")
+
+
+def _is_part(tensor: Any, entry: TensorEntry, length: int) -> bool:
+    """Whether a tensor is the whole of an entry, in any shape, or its leading rows, in their shape."""
+    if tensor.data_type not in _STORED_AS[entry.dtype]:
+        return False
+    dims = tuple(tensor.dims)
+    leading = bool(dims) and dims[1:] == entry.shape[1:] and dims[0] <= entry.shape[0]
+    return length == entry.nbytes or (leading and length <= entry.nbytes)
 
 
 def parse_graph(name: str, content: Buffer) -> Any:

@@ -20,8 +20,7 @@ from matexport.io.files import open_file, parse_json
 from matexport.spec.facts import FamilyFacts, ProfileFacts
 from matexport.spec.inputs import TextFacts
 from matexport.spec.profile import Encoding, Precision, Profile
-from matexport.spec.record import Record, read_record
-from matexport.spec.suggest import suggest
+from matexport.spec.record import Record, read_record, suggest
 
 MANIFEST = "family.json"
 REFERENCE = "reference.safetensors"

@@ -164,8 +164,10 @@ def _check_image(image: ImageFacts, refuse: Refuse) -> None:
     sides = (image.height, image.width, *image.resized)
     if len(image.resized) > 2 or not all(1 <= side <= MAX_SIDE for side in sides):
         raise refuse(f"images of {image.height} x {image.width}, resized to {list(image.resized)}, cannot be")
-    if not all(0 <= level <= 255 for level in image.square or ()):
-        raise refuse(f"the colour {image.square} cannot be")
+    if image.square is not None and not (len(image.square) == 3 and all(0 <= level <= 255 for level in image.square)):
+        raise refuse(f"the colour {list(image.square)} cannot be")
+    if len(image.mean) != 3 or len(image.std) != 3:
+        raise refuse(f"mean={list(image.mean)}, std={list(image.std)} are not three numbers each")
     numbers = (image.scale, *image.mean, *image.std)
     if not all(abs(number) < 1e6 for number in numbers) or not all(part > 1e-6 for part in (image.scale, *image.std)):
         raise refuse(f"scale={image.scale}, mean={image.mean}, std={image.std} cannot be")

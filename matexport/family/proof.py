@@ -47,7 +47,7 @@ def load_probes(contents: Contents) -> tuple[AnyProbe, ...]:
 
 
 def load_references(contents: Contents) -> tuple[tuple[AnyProbe, ...], dict[str, Vectors]]:
-    """The probes of a family, and point name -> the parent's vectors for them, (n, dim) float32.
+    """The probes of a family, and point name -> the parent's vectors for them, (n, numbers of an item) float32.
 
     Raises:
         FamilyError: they cannot be read, do not fit each other, or hold values that are not finite.
@@ -56,11 +56,12 @@ def load_references(contents: Contents) -> tuple[tuple[AnyProbe, ...], dict[str,
     stored = read_tensors(contents, REFERENCE)
     references: dict[str, Vectors] = {}
     for point in dict.fromkeys(profile.point for profile in family.profiles):
-        if 4 * len(probes) * point.dim > MAX_SIDE_FILE_BYTES:
-            raise _refuse_proof(REFERENCE, f"{REFERENCE}: {len(probes)} vectors of {point.dim} are too many to hold")
-        vectors = _view(contents, REFERENCE, stored.get(point.name), (len(probes), point.dim))
+        width = family.facts.width_at(point)
+        if 4 * len(probes) * width > MAX_SIDE_FILE_BYTES:
+            raise _refuse_proof(REFERENCE, f"{REFERENCE}: {len(probes)} vectors of {width} are too many to hold")
+        vectors = _view(contents, REFERENCE, stored.get(point.name), (len(probes), width))
         if vectors is None:
-            raise _refuse_proof(REFERENCE, f"{REFERENCE} has no ({len(probes)}, {point.dim}) vectors for {point.name}")
+            raise _refuse_proof(REFERENCE, f"{REFERENCE} has no ({len(probes)}, {width}) vectors for {point.name}")
         if not np.isfinite(vectors).all():
             raise _refuse_proof(REFERENCE, f"{REFERENCE} holds values that are not finite for {point.name}")
         references[point.name] = vectors

@@ -230,6 +230,16 @@ def holds_text(kind: pyarrow.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
+def holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Bytes, or what `datasets` keeps of an image: a struct of ``bytes`` and ``path``."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        names = [kind.field(place).name for place in range(kind.num_fields)]
+        return "bytes" in names and holds_bytes(kind.field(names.index("bytes")).type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
 def _explain_parquet(path: Path, error: BaseException) -> RequestError:
     why = describe_os_error(error) if isinstance(error, OSError) and error.errno else one_line(error)
     return RequestError(f"{path} cannot be read as Parquet: {why}")

@@ -25,8 +25,8 @@ from matexport.host import count_cpus, read_host
 from matexport.io.progress import Progress
 from matexport.measure.bootstrap import retain
 from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scored, Scorer, make_scorer
-from matexport.measure.tasks import Task, UnlabelledTask
-from matexport.measure.vectors import collect_texts, decode, embed_profiles
+from matexport.measure.tasks import UnlabelledTask
+from matexport.measure.vectors import AnyTask, collect_texts, decode, embed_profiles
 from matexport.spec.measured import Adaptive, Quality, Score, TaskQuality
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 
@@ -45,7 +45,7 @@ def require_evaluate_extra() -> None:
 
 def evaluate_family(
     family: Family | Path | str,
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
     *,
     profiles: Sequence[str] = (),
     shortlist: int | None = None,
@@ -91,11 +91,11 @@ def evaluate_family(
 
 
 def _check_request(
-    family: Family, tasks: Sequence[Task], profiles: Sequence[str], shortlist: int | None, parent: Profile | None
+    family: Family, tasks: Sequence[AnyTask], profiles: Sequence[str], shortlist: int | None, parent: Profile | None
 ) -> None:
     """Refuse what cannot be scored, before any text is embedded."""
     if not tasks:
-        raise RequestError("no task was given: texts, pairs with scores, or a folder of queries and documents")
+        raise RequestError("no task was given: texts, pairs with scores, queries and documents, or folders of images")
     if shortlist is not None and shortlist < NEIGHBOURS:
         raise RequestError(f"a shortlist of {shortlist} was asked; at least {NEIGHBOURS} documents are looked at")
     names = [task.name for task in tasks]

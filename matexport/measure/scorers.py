@@ -12,9 +12,10 @@ import numpy as np
 
 from matexport.family.manifest import Family
 from matexport.measure.bootstrap import ResampledRanks, average_resamples, draw_resamples
+from matexport.measure.images import KnnScorer, LabelledImages
 from matexport.measure.search import search_adaptively, search_exactly
-from matexport.measure.tasks import RetrievalTask, StsTask, Task, UnlabelledTask
-from matexport.measure.vectors import Key, T, choose_prompts
+from matexport.measure.tasks import RetrievalTask, StsTask, UnlabelledTask
+from matexport.measure.vectors import AnyTask, Key, T, choose_prompts
 from matexport.runtime.inputs.modality import Asked
 from matexport.spec.measured import Adaptive, Score, TaskKind
 from matexport.spec.profile import Profile
@@ -225,10 +226,10 @@ class RetrievalScorer:
         return Scored(Score(score, None, shown), average_resamples(values[measures[0]], self._draws))
 
 
-Scorer = StsScorer | UnlabelledScorer | RetrievalScorer
+Scorer = StsScorer | UnlabelledScorer | RetrievalScorer | KnnScorer
 
 
-def make_scorer(task: Task, family: Family, rows: Mapping[Key, int]) -> Scorer:
+def make_scorer(task: AnyTask, family: Family, rows: Mapping[Key, int]) -> Scorer:
     """The scorer of a task.
 
     Args:
@@ -239,6 +240,8 @@ def make_scorer(task: Task, family: Family, rows: Mapping[Key, int]) -> Scorer:
         return StsScorer(task, rows, default)
     if isinstance(task, UnlabelledTask):
         return UnlabelledScorer(task, rows, default)
+    if isinstance(task, LabelledImages):
+        return KnnScorer(task, rows, default)
     return RetrievalScorer(task, rows, query, document)
 
 

@@ -6,14 +6,16 @@ Where a family has graphs of all exits, blocks are computed once for all profile
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from matexport.errors import RequestError
 from matexport.family.integrity import check_files
 from matexport.family.manifest import RANGES, Family
 from matexport.family.proof import load_ranges
 from matexport.io.progress import Progress
+from matexport.measure.images import LabelledImages, UnlabelledImages
 from matexport.measure.tasks import StsTask, Task, UnlabelledTask
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.embedder import Embedder
@@ -37,13 +39,28 @@ Key = tuple[Asked, str]
 T = TypeVar("T")
 
 
-def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
-    """The different texts of all tasks, each with how it is read, in the order of their first use."""
+#: What a family may be evaluated on.
+AnyTask: TypeAlias = Task | LabelledImages
+
+
+def collect_texts(family: Family, tasks: Sequence[AnyTask]) -> list[Key]:
+    """The different texts, or names of image files, of all tasks, each with how it is read, in the order of their use.
+
+    Raises:
+        RequestError: a task is of texts and the family takes images, or the other way round.
+    """
+    for task in tasks:
+        wanted = "image" if isinstance(task, LabelledImages | UnlabelledImages) else "text"
+        if wanted != family.facts.modality:
+            noun = family.facts.inputs.noun
+            raise RequestError(f"{family.path} takes {noun}s, and this is done with {wanted}s ({task.name})")
     default, query, document = choose_prompts(family)
     keys: dict[Key, None] = {}
     for task in tasks:
         if isinstance(task, StsTask):
             keys |= dict.fromkeys((default, text) for text in (*task.left, *task.right))
+        elif isinstance(task, LabelledImages):
+            keys |= dict.fromkeys((default, file) for file in task.files)
         elif isinstance(task, UnlabelledTask):
             keys |= dict.fromkeys((default, text) for text in task.texts)
         else:
@@ -53,11 +70,13 @@ def collect_texts(family: Family, tasks: Sequence[Task]) -> list[Key]:
 
 
 def choose_prompts(family: Family) -> tuple[Asked, Asked, Asked]:
-    """How a text, a query and a document are read.
+    """How a text, a query and a document are read; an image has only one way.
 
     Raises:
-        FamilyError: the family takes no texts.
+        FamilyError: the family takes arrays.
     """
+    if family.facts.image:
+        return Asked(), Asked(), Asked()
     prompts = family.text.prompts
     if family.facts.schema >= TASKS_SCHEMA:
         return Asked(), Asked(task="query"), Asked(task="document")
@@ -88,7 +107,8 @@ def embed_profiles(
         ranges = load_ranges(check_files(family, [RANGES]))
     for precision in dict.fromkeys(profile.precision for profile in profiles):
         mine = [profile for profile in profiles if profile.precision is precision]
-        if precision in family.facts.exits and len(mine) > 1:
+        plain = not family.facts.readout.classes and not any(profile.point.tokens for profile in mine)
+        if precision in family.facts.exits and len(mine) > 1 and plain:
             depths = _embed_depths(family, precision, mine, texts, threads, progress)
             normalize = family.facts.readout.normalize
             for profile in mine:

@@ -14,8 +14,7 @@ from matexport.host import KERNEL_FLAGS
 from matexport.io.files import read_toml
 from matexport.pick.limits import Budget
 from matexport.spec.measured import HostPattern
-from matexport.spec.record import Record, read_record
-from matexport.spec.suggest import suggest
+from matexport.spec.record import Record, read_record, suggest
 
 SHIPPED = Path(__file__).with_name("devices")
 

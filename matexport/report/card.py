@@ -20,7 +20,11 @@ from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
 
 #: How a hub spells the kinds of tasks that have labels.
-HUB_TASKS: Mapping[TaskKind, str] = {TaskKind.STS: "STS", TaskKind.RETRIEVAL: "Retrieval"}
+HUB_TASKS: Mapping[TaskKind, str] = {
+    TaskKind.STS: "STS",
+    TaskKind.RETRIEVAL: "Retrieval",
+    TaskKind.KNN: "ImageClassification",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 

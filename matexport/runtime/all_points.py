@@ -48,6 +48,7 @@ class ExitsEmbedder:
             raise FamilyError(f"{family.path} has no graph of all exits in {precision}: an older matexport made it")
         self._contents = check_exits(family, precision) if contents is None else contents
         self.points = tuple(sorted({profile.point for profile in family.profiles if profile.precision is precision}))
+        self._facts = family.facts
         self._graph, self._threads = graph, threads or count_cpus()
         self.inputs = open_inputs(self._contents)
         self._session = open_checked(self._contents, graph, threads=self._threads)
@@ -76,17 +77,17 @@ class ExitsEmbedder:
                 done += len(rows)
 
     def run(self, rows: Sequence[Row]) -> dict[str, NDArray[np.float32]]:
-        """Run the graph once on some rows: point name -> (len(rows), dim) float32."""
+        """Run the graph once on some rows: point name -> (len(rows), numbers of an item) float32."""
         names = [point.name for point in self.points]
         try:
             vectors = self._session.run(names, self.inputs.feed(rows))
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self._graph}: {one_line(error)}") from None
         for point, found in zip(self.points, vectors, strict=True):
-            if found.shape != (len(rows), point.dim) or found.dtype != np.float32:
+            if found.shape != (len(rows), *self._facts.shape_at(point)) or found.dtype != np.float32:
                 what = f"{len(rows)} {self.inputs.facts.noun}s at {point.name}"
                 raise FamilyError(f"{self._graph} gave {found.dtype} {found.shape} for {what}")
-        return dict(zip(names, vectors, strict=True))
+        return {name: found.reshape(len(rows), -1) for name, found in zip(names, vectors, strict=True)}
 
     def close(self) -> None:
         """Release the session and its memory."""
@@ -101,7 +102,8 @@ class ExitsEmbedder:
         self.close()
 
     def _embed_rows(self, rows: Sequence[Row], pool: ThreadPoolExecutor) -> dict[Point, NDArray[np.float32]]:
-        vectors = {point: np.empty((len(rows), point.dim), dtype=np.float32) for point in self.points}
+        widths = {point: self._facts.width_at(point) for point in self.points}
+        vectors = {point: np.empty((len(rows), width), dtype=np.float32) for point, width in widths.items()}
 
         def run(batch: Sequence[int]) -> None:
             for name, found in self.run([rows[index] for index in batch]).items():

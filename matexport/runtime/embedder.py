@@ -80,7 +80,10 @@ class Embedder:
         checked, self.inputs = opened.result()
         import numpy as np
 
-        self._width, self._dtype = facts.encoding.width(facts.dim), np.dtype(_DTYPES[facts.encoding])
+        self._shape = self.family.facts.shape_at(facts.point)
+        if facts.encoding is not Encoding.FLOAT32:
+            self._shape = (facts.encoding.width(facts.dim),)
+        self._width, self._dtype = math.prod(self._shape), np.dtype(_DTYPES[facts.encoding])
         self._session: InferenceSession | None = open_checked(
             checked, facts.graph, threads=self._shared.threads, provider=provider
         )
@@ -107,7 +110,8 @@ class Embedder:
 
         Returns:
             (len(items), dim) float32, in the order of the items; for a profile that encodes its output, (len(items),
-            dim) int8 or (len(items), ceil(dim / 8)) uint8.
+            dim) int8 or (len(items), ceil(dim / 8)) uint8; of visual tokens, (len(items), tokens, dim) float32; of a
+            classifier, (len(items), classes) float32.
 
         Raises:
             RequestError: an item is no string (or array of the shape) or has no tokens, or the prompt or task is not
@@ -120,13 +124,13 @@ class Embedder:
         windows = self._embed_windows(items, Asked(prompt, task), batch_budget)
         first = next(windows, None)
         if first is not None and len(first) == len(items):
-            return first
+            return first.reshape(len(items), *self._shape)
         vectors = np.empty((len(items), self._width), dtype=self._dtype)
         done = 0
         for window in () if first is None else chain([first], windows):
             vectors[done : done + len(window)] = window
             done += len(window)
-        return vectors
+        return vectors.reshape(len(items), *self._shape)
 
     def embed_iter(
         self,
@@ -150,7 +154,9 @@ class Embedder:
             RequestError, FamilyError: as `embed` does, when the iterator comes to the item.
         """
         for window in self._embed_windows(items, Asked(prompt, task), batch_budget):
-            yield from (vector.copy() for vector in window)  # one that is kept keeps no others in memory
+            yield from (
+                vector.reshape(self._shape).copy() for vector in window
+            )  # one that is kept keeps no others in memory
 
     def prepare(self, items: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Row]:
         """Items as `run` takes them: of texts, `runtime.inputs.text.Tokens`, cut to the parent's length; see `embed`.
@@ -176,11 +182,11 @@ class Embedder:
         return self._session
 
     def run(self, rows: Sequence[Row], way: str = BATCHED) -> Vectors:
-        """Run the graph once on some rows; gives what `embed` gives."""
+        """Run the graph once on some rows; gives what `embed` gives, an item's numbers in one row."""
         return self.compute(self.feed(rows, way))
 
     def compute(self, feeds: Feeds) -> Vectors:
-        """Run the graph once on what `feed` gave.
+        """Run the graph once on what `feed` gave: (items, numbers of an item).
 
         Raises:
             FamilyError: onnxruntime cannot run it, or it gives something else than the manifest says.
@@ -191,10 +197,10 @@ class Embedder:
             (vectors,) = session.run([facts.output], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {one_line(error)}") from None
-        if vectors.shape != (count, self._width) or vectors.dtype != self._dtype:
+        if vectors.shape != (count, *self._shape) or vectors.dtype != self._dtype:
             what = f"{count} {facts.inputs.noun}s"
             raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {what}")
-        return vectors  # type: ignore[no-any-return]
+        return vectors.reshape(count, self._width)  # type: ignore[no-any-return]
 
     def check(self) -> None:
         """Check digests and graph, as is done before a session is made.

@@ -6,6 +6,7 @@ only: nothing here reads, writes or computes on arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -165,6 +166,16 @@ class FamilyFacts(Record, frozen=True):
     array: ArrayFacts | None = None
     image: ImageFacts | None = None
     output: str = OUTPUT_NAME
+
+    def shape_at(self, point: Point) -> tuple[int, ...]:
+        """Of what a graph gives for one item at a point: (dim,), (classes,), or (tokens, dim) of visual tokens."""
+        if self.readout.classes:
+            return (self.readout.classes,)
+        return (point.tokens, point.dim) if point.tokens else (point.dim,)
+
+    def width_at(self, point: Point) -> int:
+        """How many numbers that are."""
+        return math.prod(self.shape_at(point))
 
     @property
     def modality(self) -> str:

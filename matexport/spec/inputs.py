@@ -168,9 +168,9 @@ class ImageFacts(Record, frozen=True):
     resized: tuple[int, ...]
     resampling: Resampling
     scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    square: tuple[int, int, int] | None = None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    square: tuple[int, ...] | None = None
 
     noun: ClassVar[str] = "image"
 

@@ -141,17 +141,19 @@ class TaskKind(StrEnum):
 
     ``similarity``: Spearman correlation of all pairwise similarities with the parent's. ``neighbours``: share of each
     text's 10 nearest texts that is the parent's. ``sts``: Spearman correlation of similarities with people's scores.
-    ``retrieval``: nDCG@10 of the documents that are found for queries.
+    ``retrieval``: nDCG@10 of the documents that are found for queries. ``knn``: accuracy of the labels that the nearest
+    images say.
     """
 
     SIMILARITY = "similarity"
     NEIGHBOURS = "neighbours"
     STS = "sts"
     RETRIEVAL = "retrieval"
+    KNN = "knn"
 
     @property
     def has_labels(self) -> bool:
-        return self in (TaskKind.STS, TaskKind.RETRIEVAL)
+        return self not in (TaskKind.SIMILARITY, TaskKind.NEIGHBOURS)
 
 
 class Score(Record, frozen=True):

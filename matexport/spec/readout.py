@@ -44,12 +44,14 @@ class ReadoutRequest(Record, frozen=True):
         final_norm: needed for a pre-norm parent that is read before its last block.
         normalize: scale each vector to unit length after it has been cut to ``dim``.
         max_tokens: a limit below the parent's own ``max_seq_length``.
+        features: of a classifier, give the feature, cut and then scaled, and not what its heads say of it.
     """
 
     pooling: PoolingMode | tuple[PoolingMode, ...] | None = None
     final_norm: FinalNorm | None = None
     normalize: bool = True
     max_tokens: int | None = None
+    features: bool = False
 
 
 class Readout(Record, frozen=True):
@@ -61,9 +63,12 @@ class Readout(Record, frozen=True):
         heads: the parent's own modules after pooling, at full width (``Dense(384->128, Tanh)``, ``LayerNorm(128)``,
             ``Normalize``), as readable text.
         normalize: L2 after the vector has been cut to the profile's dim.
+        classes: of a classifier, how many numbers it says of an item, whatever the dim that they are worked out from;
+            0 where the vector itself is given.
     """
 
     final_norm: FinalNorm
     pooling: tuple[PoolingMode, ...]
     heads: tuple[str, ...]
     normalize: bool
+    classes: int = 0

@@ -9,12 +9,10 @@ from __future__ import annotations
 import enum
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
-
-from matexport.spec.suggest import suggest
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,3 +78,14 @@ def _find_unknown(data: object, annotation: Any, path: str = "") -> tuple[str, s
         return None
     element = arguments[-1] if arguments[-1] is not Ellipsis else arguments[0]
     return next((hit for where, value in children if (hit := _find_unknown(value, element, where))), None)
+
+
+def suggest(asked: str, known: Iterable[str]) -> str:
+    """The end of a message: ``; did you mean 'points'?`` where a known name is close to the asked one, else nothing.
+
+    Close is what `difflib.get_close_matches` calls so: a ratio of at least 0.6.
+    """
+    from difflib import get_close_matches  # only where something is wrong
+
+    close = get_close_matches(asked, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -35,6 +35,7 @@ from matexport.io import texts
 from matexport.pack import pack_profile
 from matexport.runtime.inputs import modality
 from matexport.spec import facts as family_facts
+from matexport.spec import inputs as family_inputs
 from matexport.spec import parity, readout, tolerance
 from matexport.spec import probe as probe_records
 from matexport.spec import profile as profiles
@@ -48,7 +49,8 @@ GOLDEN = {schema: places.GOLDEN / f"schema{schema}" for schema in manifest.READA
 TYPES: Mapping[type[Any], str] = {
     profiles.Precision: "precision",
     profiles.Encoding: "encoding",
-    family_facts.PaddingSide: "side",
+    family_inputs.PaddingSide: "side",
+    family_inputs.Resampling: "resampling",
     readout.FinalNorm: "final_norm",
     readout.PoolingMode: "pooling",
     probe_records.Dtype: "dtype",
@@ -392,11 +394,12 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"where one is asked for, ([\d.]+) is allowed": (codes.CODES_SPREAD,),
     r"`batched` \((\d+) at a time": (modality.BATCH,),
     r"`(\w+)` \(from the `exits` graph": (parity.TOGETHER_WAY,),
-    r"1 to (\d+), which stands for no limit": (family_facts.NO_LIMIT,),
+    r"1 to (\d+), which stands for no limit": (family_inputs.NO_LIMIT,),
     r"MUST be (\d), (\d), (\d) or (\d) \|": manifest.READABLE,
     r"It describes schema (\d)": (manifest.SCHEMA,),
     r"named `(\w+)` \(of texts, `(\w+)`\), \(batch, width\)": ("output", family_facts.OUTPUT_NAME),
     r"without the batch; 1 to (\d+) numbers": (family_modality.MAX_ARRAY_NUMBERS,),
+    r"pixels of what the graph takes; each side 1 to (\d+)": (family_modality.MAX_SIDE,),
     r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
 }

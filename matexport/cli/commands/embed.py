@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
                 sys.stdout.write(line)
             sys.stdout.flush()
     if refused := getattr(items, "refused", 0):
-        return complain(f"{refused} of the images could not be read; the others were embedded", UNUSABLE)
+        return complain(f"{refused} of {refused + items.taken} images could not be read", UNUSABLE)  # type: ignore[attr-defined]
     return DONE
 
 

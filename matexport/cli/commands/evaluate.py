@@ -27,7 +27,8 @@ from matexport.io.terminal import format_table
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
-    from matexport.measure.tasks import RetrievalTask, Task
+    from matexport.measure.tasks import RetrievalTask
+    from matexport.measure.vectors import AnyTask
     from matexport.spec.measured import Quality
 
 
@@ -42,7 +43,8 @@ DESCRIPTION = (
 EXAMPLES = (
     "examples:\n  matexport evaluate artifacts/minilm --sts stsb-dev.csv\n"
     "  matexport evaluate artifacts/minilm --retrieval scifact --shortlist 200\n"
-    "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32"
+    "  matexport evaluate artifacts/minilm --texts my-texts.txt --profile L02-D064-fp32\n"
+    "  matexport evaluate artifacts/digits --labelled artifacts/digits-images"
 )
 
 
@@ -79,6 +81,7 @@ def add_parser(parsers: Parsers) -> None:
         help="texts without labels, one per line or the column text of a table (.csv, .tsv, .jsonl, Parquet); may be "
         "repeated",
     )
+    _add_image_tasks(command)
     command.add_argument(
         "--shortlist",
         type=read_count,
@@ -92,12 +95,33 @@ def add_parser(parsers: Parsers) -> None:
     add_threads(command)
 
 
+def _add_image_tasks(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--labelled",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="of a family of images: DIR/LABEL/FILE, each classified by its 20 nearest, or DIR/train and DIR/test of "
+        "such; may be repeated",
+    )
+    command.add_argument(
+        "--images",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="of a family of images: a folder without labels; may be repeated",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Run ``matexport evaluate FAMILY`` and return its exit code."""
     from matexport.family.manifest import load_family
     from matexport.family.measurements.records import record_quality
     from matexport.family.measurements.sections import refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
+    from matexport.measure.images import load_labelled, load_unlabelled_images
     from matexport.measure.tasks import RetrievalTask, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
 
     if not options.retrieval:
@@ -107,11 +131,15 @@ def run(options: argparse.Namespace) -> int:
     require_evaluate_extra()
     family = load_family(options.family)
     refuse_linked(family)  # before anything is computed
-    tasks: list[Task] = [
+    tasks: list[AnyTask] = [
         *(load_sts(path) for path in options.sts),
         *(load_retrieval(path, options.split or "test") for path in options.retrieval),
         *(load_unlabelled(path) for path in options.texts),
+        *(load_labelled(path) for path in options.labelled),
+        *(load_unlabelled_images(path) for path in options.images),
     ]
+    if not tasks and family.facts.image:
+        raise RequestError("no task was given: name folders of images with --labelled or --images")
     for task in tasks:
         if isinstance(task, RetrievalTask) and task.absent:
             note(describe_absent(task))

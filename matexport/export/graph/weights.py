@@ -92,8 +92,9 @@ def measure_prefix(part: ir.Model, header: NestedHeader) -> int:
     Args:
         header: header of the weights file that the model's initializers lie in.
     """
-    ends = {entry.name: entry.end for entry in header.entries}
-    return max((ends[name] for name in part.graph.initializers if name in ends), default=header.data_start)
+    known = (value.const_value for value in part.graph.initializers.values())
+    ends = [(tensor.offset or 0) + (tensor.length or 0) for tensor in known if isinstance(tensor, ir.ExternalTensor)]
+    return max(ends, default=header.data_start)
 
 
 def _is_large(value: ir.Value) -> bool:

@@ -19,6 +19,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,17 @@ MODELS = {
 }
 
 
+def open_processor(folder: str) -> Any:
+    """The parent's own processor, the one on Pillow."""
+    import transformers
+
+    opener: Any = transformers.AutoImageProcessor
+    try:
+        return opener.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (TypeError, ValueError, ImportError):  # transformers 4, or a processor that torchvision alone runs
+        return opener.from_pretrained(folder, use_fast=False, local_files_only=True)
+
+
 class TowerJudge:
     """transformers' model and image processor of a folder."""
 
@@ -47,10 +59,7 @@ class TowerJudge:
         name, norm = MODELS[self.config.model_type]
         self.model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, **local).float().eval()
         self.norm = self.model.get_submodule(norm)
-        try:
-            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
-        except (TypeError, ValueError, ImportError):  # transformers 4, or a processor that torchvision alone runs
-            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False, **local)
+        self.processor = open_processor(folder)
         self.name = f"transformers {transformers.__version__} {name}"
         takes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         self.told = {"interpolate_pos_encoding": True} if takes else {}
@@ -97,6 +106,67 @@ class TowerJudge:
         return 1 + int(getattr(self.config, "num_register_tokens", 0) or 0)
 
 
+class TokenJudge:
+    """CLIP's whole tower and the two layers of LLaVA's projector, their weights taken from the folder by name."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        import safetensors.torch
+        import torch
+        import transformers
+        from transformers.activations import ACT2FN
+
+        folder = request["folder"]
+        config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        weights: dict[str, torch.Tensor] = {}
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            weights |= {name: value.float() for name, value in safetensors.torch.load_file(file).items()}
+        self.tower = transformers.CLIPVisionModel(config.vision_config).float().eval()
+        of_tower = {name: value for name, value in weights.items() if "vision_tower" in name}
+        known = {}
+        for name in self.tower.state_dict():
+            tail = "." + name.removeprefix("vision_model.")
+            known[name] = next((value for key, value in of_tower.items() if key.endswith(tail)), None)
+        unread = (f".{config.vision_config.num_hidden_layers - 1}.", "post_layernorm", "position_ids")
+        lacking = [name for name, value in known.items() if value is None and not any(part in name for part in unread)]
+        if lacking:
+            raise ValueError(f"no weights for {lacking[0]}")
+        self.tower.load_state_dict({name: value for name, value in known.items() if value is not None}, strict=False)
+        projector = {name: value for name, value in weights.items() if "projector" in name}
+        names = ("linear_1", "linear_2") if any("linear_1" in name for name in projector) else ("0", "2")
+        self.layers = [
+            tuple(next(value for name, value in projector.items() if name.endswith(f"{layer}.{part}"))
+                  for part in ("weight", "bias"))
+            for layer in names
+        ]  # fmt: skip
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.layer = config.vision_feature_layer
+        self.processor = open_processor(folder)
+        self.name = f"transformers {transformers.__version__} CLIPVisionModel and projector"
+
+    def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
+        """``pixels`` (n, 3, H, W), and for each count ``tokens_s`` (n, s, W): of each file alone."""
+        import torch
+        from torch.nn.functional import avg_pool2d, linear
+        from transformers.image_utils import load_image
+
+        pixels: list[Any] = []
+        rows: dict[int, list[Any]] = {count: [] for count in request["counts"]}
+        for file in request["files"]:
+            prepared = self.processor(images=load_image(file), return_tensors="pt")["pixel_values"].float()
+            with torch.no_grad():
+                states = self.tower(pixel_values=prepared, output_hidden_states=True).hidden_states[self.layer][:, 1:]
+                (w1, b1), (w2, b2) = self.layers
+                tokens = linear(self.act(linear(states, w1, b1)), w2, b2)
+                side = round(tokens.shape[1] ** 0.5)
+                grid = tokens.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+                for count, found in rows.items():
+                    step = int((side * side / count) ** 0.5)
+                    pooled = avg_pool2d(grid, kernel_size=step, stride=step) if step > 1 else grid
+                    found.append(pooled.flatten(2).transpose(1, 2)[0].numpy())
+            pixels.append(prepared[0].numpy())
+        return {"pixels": np.stack(pixels)} | {f"tokens_{count}": np.stack(found) for count, found in rows.items()}
+
+
 def read_requests() -> Iterator[str]:
     """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -125,7 +195,7 @@ def main() -> int:
         request = json.loads(line)
         try:
             if request["do"] == "open":
-                judge = TowerJudge(request)
+                judge = (TokenJudge if request["tokens"] else TowerJudge)(request)
                 said = {"judge": judge.name}
             elif request["do"] == "close":
                 judge, said = None, {}

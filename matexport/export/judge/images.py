@@ -12,6 +12,7 @@ from matexport.export.judge.process import JudgeProcess
 from matexport.spec.readout import PoolingMode
 
 _CHILD = Path(__file__).with_name("image_child.py")
+_CLASSIFIER = Path(__file__).with_name("classifier_child.py")
 
 
 class ImageJudge(JudgeProcess):
@@ -20,10 +21,11 @@ class ImageJudge(JudgeProcess):
     Args:
         root: the parent's folder.
         source: what messages call it.
+        tokens: it is a LLaVA, whose tower and projector are read.
     """
 
-    def __init__(self, root: Path, source: str) -> None:
-        super().__init__({"do": "open", "folder": str(root)}, source, script=_CHILD)
+    def __init__(self, root: Path, source: str, *, tokens: bool = False) -> None:
+        super().__init__({"do": "open", "folder": str(root), "tokens": tokens}, source, script=_CHILD)
 
     def read(
         self, files: Sequence[Path], depths: Sequence[int], pooling: PoolingMode, *, drops: bool
@@ -38,3 +40,31 @@ class ImageJudge(JudgeProcess):
         """
         request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
         return self.ask({**request, "pooling": str(pooling), "drops": drops})
+
+    def read_tokens(self, files: Sequence[Path], counts: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """``pixels``, (n, 3, H, W) float32, and for each count ``tokens_s``, (n, s, W) float32, of each file alone.
+
+        Raises:
+            ParentError: the library cannot open the parent, or a file.
+        """
+        return self.ask({"do": "read", "files": [str(file) for file in files], "counts": list(counts)})
+
+
+class ClassifierJudge(JudgeProcess):
+    """The process, with one classifier's weights open in it.
+
+    Args:
+        file: its weights.
+        source: what messages call it.
+    """
+
+    def __init__(self, file: Path, source: str) -> None:
+        super().__init__({"do": "open", "weights": str(file)}, source, script=_CLASSIFIER)
+
+    def classify(self, files: Sequence[Path], dims: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """``pixels`` (n, 3, H, W), ``features`` (n, W) and, for each dim, ``logits_m`` (n, classes), of files alone.
+
+        Raises:
+            ParentError: the weights or a file cannot be read.
+        """
+        return self.ask({"do": "read", "files": [str(file) for file in files], "dims": list(dims)})

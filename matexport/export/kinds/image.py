@@ -88,7 +88,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     from matexport.io.jobs import check_points
 
     source = job.parent.source
-    _refuse_text_requests(job)
+    refuse_text_requests(job)
     facts = read_processor(begun.root)
     read_object(begun.root / CONFIG)
     tower, config = find_tower(AutoConfig.from_pretrained(begun.root, local_files_only=True), source)
@@ -113,7 +113,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
         license=read_license(begun.root),
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (pooling,), (), job.readout.normalize)
-    probes, calibration = _choose_images(job)
+    probes, calibration = choose_images(job)
     return Plan(
         job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, tower, pooling)
     )  # fmt: skip
@@ -152,9 +152,13 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The parent's own configuration and that of its processor, for other consumers."""
+    return read_runtime_files(plan.details.begun.root)
+
+
+def read_runtime_files(root: Path) -> dict[str, bytes]:
+    """Name -> content of what a folder keeps for other consumers."""
     from matexport.family.modality import IMAGE_FILES
 
-    root = plan.details.begun.root
     return {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
 
 
@@ -169,25 +173,26 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
     depths = sorted({point.layers for point in plan.job.points})
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder:
-        files = _write_files(plan.probes, Path(folder))
+        files = write_files(plan.probes, Path(folder))
         drops = plan.readout.final_norm is FinalNorm.DROP
         found = details.begun.judge.read(files, depths, details.pooling, drops=drops)
     report("judge", 0, 1)
-    _check_pixels(plan, found["pixels"])
-    points = {point: _cut(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
+    check_pixels(plan, found["pixels"])
+    points = {point: cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
     return Reference(points, judge=judge)
 
 
-def module(plan: Plan, model: Any, depths: Sequence[int]) -> nn.Module:
+def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:
     """The tower as it is traced: its position table made for the size of its images."""
     from matexport.export.parents.module import ExitsWithStates
     from matexport.export.parents.vision.module import TowerExits, bake_positions
 
     details: Details = plan.details
     bake_positions(model, _facts(plan))
+    depths = [read.layers for read in reads]
     exits = TowerExits(model, details.tower, details.pooling, plan.readout.final_norm, depths)
     return ExitsWithStates(exits).eval()
 
@@ -206,7 +211,12 @@ def _facts(plan: Plan) -> ImageFacts:
     return plan.inputs
 
 
-def _refuse_text_requests(job: ExportJob) -> None:
+def refuse_text_requests(job: ExportJob) -> None:
+    """Refuse what is asked of texts alone.
+
+    Raises:
+        RequestError: naming it.
+    """
     asked = {
         "vocabulary": job.vocabulary,
         "readout.max_tokens": job.readout.max_tokens,
@@ -226,7 +236,12 @@ def _check_patches(config: Any, facts: ImageFacts, source: str) -> None:
         )
 
 
-def _choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]:
+def choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]:
+    """What a family is proven and calibrated on: the job's folders, or what the package draws.
+
+    Raises:
+        RequestError: a folder cannot be read, or has too few images.
+    """
     from matexport.export.kinds.image_probes import (
         MAX_CALIBRATION_IMAGES,
         MIN_CALIBRATION_IMAGES,
@@ -244,7 +259,7 @@ def _choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]
     return probes, Calibration(given, f"{len(given)} images of {job.calibration.name}")
 
 
-def _write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
+def write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
     """The probes as files, with the endings that they had: a library may go by them."""
     files = []
     for index, probe in enumerate(probes):
@@ -253,7 +268,7 @@ def _write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
     return files
 
 
-def _check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
+def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
     """Refuse a processor that was read wrongly.
 
     Raises:
@@ -279,15 +294,28 @@ def _check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
             )
 
 
-def _cut(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
-    """(n, W) -> (n, dim), each row at length 1 where asked."""
-    cut = vectors[:, : point.dim]
-    if not np.isfinite(cut).all():
-        worst = int((~np.isfinite(cut)).any(axis=1).argmax())
+def check_finite(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
+    """(n, W) vectors of the probes as they are.
+
+    Raises:
+        ParentError: one is not finite.
+    """
+    if not np.isfinite(vectors).all():
+        worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
         raise ParentError(
             f"{plan.job.parent.source} itself gives values that are not finite at {point.name} for "
             f"{plan.probes[worst].describe()}; are its weights sound?"
         )
+    return vectors
+
+
+def cut_vectors(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
+    """(n, W) -> (n, dim), each row at length 1 where asked.
+
+    Raises:
+        ParentError: one is not finite.
+    """
+    cut = check_finite(vectors[:, : point.dim], point, plan)
     if plan.readout.normalize:
         cut = np.stack([row / max(float(np.linalg.norm(row)), 1e-12) for row in cut])
     return np.ascontiguousarray(cut, dtype=np.float32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from matexport.errors import RequestError
-from matexport.io.images import list_images
+from matexport.io.files import list_images
 from matexport.spec.probe import ImageProbe
 
 #: Images that ranges are measured on where the job gives none, and the least that it has to give.

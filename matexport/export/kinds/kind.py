@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
-from matexport.export.kinds import image, text
+from matexport.export.kinds import classifier, image, text, visual_tokens
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.job import ExportJob
-from matexport.spec.suggest import suggest
+from matexport.spec.profile import Point
+from matexport.spec.record import suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,9 +39,10 @@ class Kind:
         load: (plan, progress) -> the parent, with weights, in torch; only these functions look at it.
         runtime_files: plan -> name of a file of the family -> its content: what turns an item into inputs.
         reference: (plan, parent, progress) -> the parent's own vectors, by code that shares nothing with `module`.
-        module: (plan, parent, depths) -> a module in eval mode that takes the example's tensors and gives a (B, W)
-            float32 vector after each of so many blocks, then the states after 0, 1, ... all blocks, which tell the
-            blocks apart. What the read-out says of truncation and length is not done there.
+        module: (plan, parent, reads) -> a module in eval mode that takes the example's tensors and gives a float32
+            tensor for each read, then the states after 0, 1, ... all blocks, which tell the blocks apart. A read is a
+            point: (B, W) vectors after its `layers`, (B, tokens, W) of visual tokens; what the read-out says of
+            truncation and length is not done there. Of a classifier it has a dim, too, and gives (B, classes).
         example: plan -> what the module is traced on.
         begin: (job, destination) -> a context whose value `plan` is given: what is done before torch is imported, and
             what has to be cleaned up behind the export.
@@ -50,16 +52,34 @@ class Kind:
     load: Callable[[Plan, Progress], Any]
     runtime_files: Callable[[Plan], Mapping[str, bytes]]
     reference: Callable[[Plan, Any, Progress], Reference]
-    module: Callable[[Plan, Any, Sequence[int]], nn.Module]
+    module: Callable[[Plan, Any, Sequence[Point]], nn.Module]
     example: Callable[[Plan], Example]
     begin: Callable[[ExportJob, Path], AbstractContextManager[Any]] = _begin_nothing
 
 
 KINDS: dict[str, Kind] = {
+    "classifier": Kind(
+        classifier.plan,
+        classifier.load,
+        classifier.runtime_files,
+        classifier.reference,
+        classifier.module,
+        classifier.example,
+        classifier.begin,
+    ),
     "image": Kind(
         image.plan, image.load, image.runtime_files, image.reference, image.module, image.example, image.begin
     ),
     "text": Kind(text.plan, text.load, text.runtime_files, text.reference, text.module, text.example, text.begin),
+    "visual-tokens": Kind(
+        visual_tokens.plan,
+        visual_tokens.load,
+        visual_tokens.runtime_files,
+        visual_tokens.reference,
+        visual_tokens.module,
+        visual_tokens.example,
+        visual_tokens.begin,
+    ),
 }
 
 

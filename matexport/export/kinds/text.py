@@ -23,6 +23,7 @@ from matexport.io.progress import Progress
 from matexport.spec.facts import BATCH_AXIS, POOLING_MASK, SEQUENCE_AXIS
 from matexport.spec.job import ExportJob
 from matexport.spec.probe import Probe
+from matexport.spec.profile import Point
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -184,7 +185,7 @@ def reference(plan: Plan, loaded: Loaded, report: Progress) -> Reference:
     return Reference(vectors.points, pack_token_rows(loaded.tokens), verdict.judge, loaded.parent.opened.unread)
 
 
-def module(plan: Plan, loaded: Loaded, depths: Sequence[int]) -> nn.Module:
+def module(plan: Plan, loaded: Loaded, reads: Sequence[Point]) -> nn.Module:
     """The parent as it is traced: its vocabulary pruned, its attention in matrix products.
 
     The fused call of attention decomposes into the same with guards around rows that attend to nothing (NaN tests,
@@ -201,7 +202,7 @@ def module(plan: Plan, loaded: Loaded, depths: Sequence[int]) -> nn.Module:
     with suppress(ValueError, NotImplementedError, AttributeError):  # models with only one kind keep it
         backbone.set_attn_implementation("eager")
     use_plain_experts(backbone)
-    return ExitsWithStates(ExitsModule(parent, depths)).eval()
+    return ExitsWithStates(ExitsModule(parent, [read.layers for read in reads])).eval()
 
 
 def example(plan: Plan) -> Example:

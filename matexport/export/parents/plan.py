@@ -38,6 +38,7 @@ class Plan:
         parent, readout, inputs, output, vocabulary: as the family's manifest says them.
         probes: what every profile is compared with the parent on.
         made_from: what else decides a family's bytes, by name; plain data, which goes into its digest.
+        own_dims: the parent's module is read at each dim on its own, and not once at full width.
         details: what the kind needs for its later stages; nobody else looks at it.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     output: str = OUTPUT_NAME
     vocabulary: VocabularyFacts | None = None
     made_from: Mapping[str, object] = field(default_factory=dict)
+    own_dims: bool = False
     details: Any = None
 
 

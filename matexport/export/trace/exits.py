@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from matexport.export.graph.edit import add_constant, append_node
 from matexport.spec.facts import BATCH_AXIS
 from matexport.spec.profile import Point
+from matexport.spec.readout import Readout
 
 #: A shorter vector is divided by this and not by its length: the default `eps` of torch.nn.functional.normalize.
 MIN_NORM = 1e-12
@@ -22,21 +24,35 @@ MIN_NORM = 1e-12
 CUT = "cut"
 
 
-def name_layer(layers: int) -> str:
-    """Name of the traced output that holds the (B, W) float32 vectors after `layers` blocks."""
-    return f"L{layers:02d}"
+def find_read(point: Point, *, own_dims: bool) -> Point:
+    """Where a parent's module is read for a point: at full width (dim 0), or at the point's own dim."""
+    return point if own_dims else replace(point, dim=0)
 
 
-def add_exits(model: ir.Model, points: Sequence[Point], *, normalize: bool) -> None:
-    """Replace a traced graph's outputs, (B, W) vectors for each depth, by (B, dim) vectors for each point, in place.
+def name_read(read: Point) -> str:
+    """Name of the traced output that is read there: ``L02``, ``L23-T036``, ``L00-D008``."""
+    return read.name if read.dim else f"L{read.layers:02d}" + (f"-T{read.tokens:03d}" if read.tokens else "")
+
+
+def add_exits(model: ir.Model, points: Sequence[Point], readout: Readout, *, own_dims: bool = False) -> None:
+    """Replace a traced graph's outputs, vectors for each read, by (B, dim) vectors for each point, in place.
 
     Args:
-        model: a traced graph whose float32 outputs are named by `name_layer`.
-        points: the exits, in the order of the new outputs, which are named after them.
-        normalize: whether each row is scaled to length 1 after the cut.
+        model: a traced graph whose float32 outputs are named by `name_read`.
+        points: the exits, after which the new outputs are named.
+        readout: whether each row is scaled to length 1 after the cut. What a classifier says is left as it is.
+        own_dims: there is an output for each point, and not for each depth alone.
     """
     full = {value.name: value for value in model.graph.outputs}
-    append_exits(model.graph, {point: full[name_layer(point.layers)] for point in points}, normalize=normalize)
+    found = {point: full[name_read(find_read(point, own_dims=own_dims))] for point in points}
+    if not readout.classes:
+        for value in found.values() if own_dims else ():
+            value.name = f"{value.name}.whole"  # the point's own name is the cut vector's
+        append_exits(model.graph, found, normalize=readout.normalize)
+        return
+    for point, value in found.items():
+        value.name, value.shape = point.name, ir.Shape([BATCH_AXIS, readout.classes])
+    model.graph.outputs[:] = [found[point] for point in sorted(points)]
 
 
 def append_exits(graph: ir.Graph, full: Mapping[Point, ir.Value], *, normalize: bool) -> None:
@@ -46,7 +62,7 @@ def append_exits(graph: ir.Graph, full: Mapping[Point, ir.Value], *, normalize: 
     the same bytes whatever others a family has.
 
     Args:
-        full: point -> the (B, W) float32 value that its vector is cut from.
+        full: point -> the (B, W) float32 value that its vector is cut from, (B, tokens, W) of visual tokens.
     """
     floor = add_constant(graph, "min_norm", np.array(MIN_NORM, dtype=np.float32))
     last_axis = add_constant(graph, "last_axis", np.array([-1], dtype=np.int64))
@@ -61,7 +77,7 @@ def append_exits(graph: ir.Graph, full: Mapping[Point, ir.Value], *, normalize: 
             value = append_node(graph, "Div", [value, length], name=name_part(point, "unit"))
         value.name = point.name
         value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape([BATCH_AXIS, point.dim])
+        value.shape = ir.Shape([BATCH_AXIS, *([point.tokens] if point.tokens else []), point.dim])
         outputs.append(value)
     graph.outputs[:] = outputs
 

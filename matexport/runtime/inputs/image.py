@@ -223,6 +223,15 @@ def name_image(item: Any, index: int) -> str:
     return os.fspath(item) if isinstance(item, str | os.PathLike) else f"image {index}"
 
 
+def silence_bombs() -> None:
+    """Have Pillow not warn of images that are refused in words here; of a whole process."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
 def _open(item: Any, index: int) -> Image.Image:
     from PIL import Image
 
@@ -272,14 +281,14 @@ def _read_array(item: Any, index: int) -> NDArray[Any]:
     return array
 
 
-def _pad_square(image: Image.Image, colour: tuple[int, int, int], name: str) -> Image.Image:
+def _pad_square(image: Image.Image, colour: tuple[int, ...], name: str) -> Image.Image:
     from PIL import Image
 
     side = max(image.size)
     if side * side > MAX_PIXELS:
         raise RequestError(f"{name}, {image.width} x {image.height}, is padded to a square of {side * side} pixels; "
                            f"up to {MAX_PIXELS} are made")  # fmt: skip
-    square = Image.new("RGB", (side, side), colour)
+    square = Image.new("RGB", (side, side), (colour[0], colour[1], colour[2]))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
@@ -316,4 +325,6 @@ def _explain(error: BaseException) -> str:
 
     if isinstance(error, OSError) and error.errno:
         return describe_os_error(error)
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "it is none of " + ", ".join(FORMATS)
     return one_line(error) or type(error).__name__

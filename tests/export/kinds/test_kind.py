@@ -93,8 +93,8 @@ def reference(plan: Plan, mlp: Mlp, _report: object) -> Reference:
     return Reference({point: compute(mlp, PROBES, point) for point in plan.job.points})
 
 
-def module(_plan: Plan, mlp: Mlp, depths: list[int]) -> nn.Module:
-    return mlp if depths == [1, 2, 3] else pytest.fail(f"depths {depths}")
+def module(_plan: Plan, mlp: Mlp, reads: list[Point]) -> nn.Module:
+    return mlp if [read.layers for read in reads] == [1, 2, 3] else pytest.fail(f"reads {reads}")
 
 
 def example(_plan: Plan) -> Example:
@@ -275,7 +275,8 @@ def test_a_precision_that_needs_another_form_is_refused(
 
 
 def test_a_kind_that_is_not_there() -> None:
+    kinds = "classifier, image, text, visual-tokens"
     with pytest.raises(
-        RequestError, match=r"parent.kind = 'txt' was asked; it is one of: image, text; did you mean 'text'\?"
+        RequestError, match=rf"parent.kind = 'txt' was asked; it is one of: {kinds}; did you mean 'text'"
     ):
         find_kind(ExportJob(ParentSource("p", kind="txt"), POINTS))

@@ -115,7 +115,7 @@ def _describe(asked: Mapping[str, Any], path: Path, input_name: str) -> ImageFac
         float(asked.get("rescale_factor", 1 / 255)) if asked.get("do_rescale", True) else 1.0,
         _read_channels(asked["image_mean"], path, "image_mean") if normalized else (0.0, 0.0, 0.0),
         _read_channels(asked["image_std"], path, "image_std") if normalized else (1.0, 1.0, 1.0),
-        square,  # type: ignore[arg-type]
+        square,
     )
 
 

@@ -52,7 +52,7 @@ def apply_half(traced: Traced, peaks: Mapping[str, float]) -> list[int]:
     """
     model, blocks = traced.model, find_blocks(traced)
     half = _find_half_nodes(traced, blocks)
-    if not any(node.op_type == "MatMul" for node in half):
+    if not any(node.op_type in ("MatMul", "Conv") for node in half):
         why = (
             "the TorchScript exporter, which this parent needs, leaves a graph without types, so there is no telling "
             "what may be in half precision"

@@ -1,0 +1,181 @@
+"""Tasks of image families: folders of images, with labels or without, and the accuracy of nearest neighbours.
+
+``DIR/LABEL/FILE``: the nearest of all other images vote on each one's label. ``DIR/train/LABEL/FILE`` with
+``DIR/test/LABEL/FILE`` (or ``val``): the images of train vote on those of test.
+
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.4: each of
+the k nearest images by cosine votes for its label with weight exp(cosine / T). k = 20 and T = 0.07, as DINO's
+`eval_knn.py` has them by default, which DINOv2 and Franca report; of a bank with fewer images, all vote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from matexport.errors import RequestError
+from matexport.io.files import hash_file, list_images
+from matexport.measure.bootstrap import average_resamples, draw_resamples
+from matexport.measure.tasks import MAX_UNLABELLED, MIN_UNLABELLED, UnlabelledTask
+from matexport.runtime.inputs.modality import Asked
+from matexport.spec.measured import Score, TaskKind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from matexport.measure.scorers import Scored
+    from matexport.measure.vectors import Key
+
+    Vectors = NDArray[np.float32]
+
+NEAREST, TEMPERATURE = 20, 0.07
+
+#: Images that are compared with the bank at a time.
+CHUNK = 512
+
+
+#: Folders that hold the images which vote, and those that are voted on.
+TRAIN, HELD_OUT = ("train", "training"), ("test", "val", "validation", "valid")
+
+
+class LabelledImages:
+    """Images with a label each.
+
+    Attributes:
+        bank: files whose labels are known, with their labels.
+        queries: files that are classified, with their labels; empty where each of the bank is by all others.
+    """
+
+    def __init__(self, name: str, bank: Sequence[tuple[str, str]], queries: Sequence[tuple[str, str]]) -> None:
+        self.name, self.bank, self.queries = name, tuple(bank), tuple(queries)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files, each once."""
+        return tuple(dict.fromkeys(file for file, _ in (*self.bank, *self.queries)))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the images and their labels."""
+        parts = [f"{hash_file(Path(file))} {label}" for file, label in (*self.bank, *self.queries)]
+        return hashlib.sha256("\n".join([*parts, str(len(self.bank))]).encode()).hexdigest()
+
+
+class UnlabelledImages(UnlabelledTask, frozen=True):
+    """Images without labels, as paths; their digest is that of what they hold."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the images."""
+        return hashlib.sha256(" ".join(hash_file(Path(file)) for file in self.texts).encode()).hexdigest()
+
+
+def load_labelled(folder: Path) -> LabelledImages:
+    """Read a folder of labelled images; see the module.
+
+    Raises:
+        RequestError: it is no such folder, has fewer than two labels, or holds out a label that train does not have.
+    """
+    if not folder.is_dir():
+        raise RequestError(
+            f"{folder} is no folder of labelled images: DIR/LABEL/FILE, or DIR/train and DIR/test of such"
+        )
+    train = _find(folder, TRAIN)
+    held_out = _find(folder, HELD_OUT)
+    if (train is None) != (held_out is None):
+        there, lacking = (train, HELD_OUT) if train else (held_out, TRAIN)
+        raise RequestError(f"{folder} has {there.name if there else ''} and none of {', '.join(lacking)}")
+    bank = _read_labels(train or folder)
+    queries = _read_labels(held_out) if held_out else []
+    labels = {label for _, label in bank}
+    if len(labels) < 2 or len(bank) < 3:
+        raise RequestError(
+            f"{train or folder} has {len(bank)} images of {len(labels)} labels; at least 3 of 2 are needed"
+        )
+    unknown = sorted({label for _, label in queries} - labels)
+    if unknown:
+        raise RequestError(f"{held_out}: no image of {train} has the label {unknown[0]!r}")
+    if held_out and not queries:
+        raise RequestError(f"{held_out} has no images")
+    return LabelledImages(folder.name or "images", bank, queries)
+
+
+def load_unlabelled_images(folder: Path) -> UnlabelledImages:
+    """The images of a folder; of many, evenly spread ones.
+
+    Raises:
+        RequestError: it is no folder, or has too few images.
+    """
+    files = list_images(folder)
+    if len(files) < MIN_UNLABELLED:
+        raise RequestError(f"{folder} has {len(files)} images; at least {MIN_UNLABELLED} are compared")
+    chosen = files[:: -(-len(files) // MAX_UNLABELLED)]
+    return UnlabelledImages(folder.name or "images", tuple(map(str, chosen)))
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _read_labels(folder: Path) -> list[tuple[str, str]]:
+    """Files and the names of the folders that they lie in, below `folder`."""
+    return [
+        (str(path), path.relative_to(folder).parts[0])
+        for path in list_images(folder)
+        if len(path.relative_to(folder).parts) > 1
+    ]
+
+
+class KnnScorer:
+    """Share of the images whose label the nearest others say.
+
+    Attributes:
+        kinds: suffix of the task's name -> kind and metric of its scores, as in the other scorers.
+        texts: number of images of the task.
+    """
+
+    kinds: ClassVar = {"": (TaskKind.KNN, f"{NEAREST}-NN accuracy")}
+
+    def __init__(self, task: LabelledImages, rows: Mapping[Key, int], asked: Asked) -> None:
+        self.task = task
+        self.texts = len(task.files)
+        names = sorted({label for _, label in task.bank})
+        self._bank = [rows[asked, file] for file, _ in task.bank]
+        self._labels = np.array([names.index(label) for _, label in task.bank])
+        asked_of = task.queries or task.bank
+        self._queries = [rows[asked, file] for file, _ in asked_of]
+        self._truth = np.array([names.index(label) for _, label in asked_of])
+        self._alone = bool(task.queries)  # or each is one of the bank, and has no vote on itself
+        self._draws = draw_resamples(len(self._truth))
+
+    def learn_parent(self, vectors: Vectors) -> None:
+        """Does nothing: the scores of this task do not depend on the parent, since people have labelled."""
+
+    def score(self, vectors: Vectors) -> dict[str, Scored]:
+        """Suffix -> the score of a profile's (n, dim) float32 vectors of length 1, one for each image of all tasks."""
+        from matexport.measure.scorers import Scored
+
+        right = (self.classify(vectors) == self._truth).astype(np.float64)
+        return {"": Scored(Score(float(right.mean()), None), average_resamples(right, self._draws))}
+
+    def classify(self, vectors: Vectors) -> NDArray[np.int64]:
+        """The label that is voted for, of each image that is asked, as a number."""
+        bank, queries = vectors[self._bank], vectors[self._queries]
+        labels = int(self._labels.max()) + 1
+        count = min(NEAREST, len(bank) - (not self._alone))
+        voted = np.empty(len(queries), np.int64)
+        for start in range(0, len(queries), CHUNK):
+            cosines = queries[start : start + CHUNK] @ bank.T
+            if not self._alone:
+                cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
+            nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+            weights = np.exp(np.take_along_axis(cosines, nearest, axis=1).astype(np.float64) / TEMPERATURE)
+            votes = np.zeros((len(cosines), labels))
+            np.add.at(votes, (np.arange(len(cosines))[:, None], self._labels[nearest]), weights)
+            voted[start : start + CHUNK] = votes.argmax(axis=1)
+        return voted

@@ -1,0 +1,327 @@
+"""MRL's classifiers on a ResNet end to end, against an oracle of its own; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import make_once
+from memory import trace_once
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from vision import save_images
+
+import matexport
+from matexport.errors import ParentError, ParityError, RequestError
+from matexport.export import export_family, pipeline
+from matexport.export.kinds import image_probes
+from matexport.export.parents.vision import resnet
+from matexport.family.manifest import load_family
+from matexport.spec.job import ExportJob, ParentSource
+from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.readout import ReadoutRequest
+
+pytestmark = pytest.mark.usefixtures("quick_traces")
+
+#: Two stages of two blocks, 8 channels wide: ResNet-50 has (3, 4, 6, 3) of 64.
+STAGES, BASE, CLASSES, DIMS, SIDE = (2, 2), 16, 5, (4, 16, 128), 48
+BLOCKS = sum(STAGES)
+
+
+class BlurConv(nn.Module):
+    """As MRL's `apply_blurpool` makes it: the input is blurred, then goes through the strided convolution."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        self.conv = conv
+        self.register_buffer("blur_filter", kernel.repeat(conv.in_channels, 1, 1, 1))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        blurred = nn.functional.conv2d(given, self.blur_filter, padding=1, groups=given.shape[1])
+        return self.conv(blurred)  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, given: int, inner: int, stride: int, blur: bool) -> None:
+        super().__init__()
+        wrap: Any = BlurConv if blur and stride > 1 else lambda conv: conv
+        self.conv1, self.bn1 = nn.Conv2d(given, inner, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2 = wrap(nn.Conv2d(inner, inner, 3, stride, 1, bias=False))
+        self.bn2, self.conv3 = nn.BatchNorm2d(inner), nn.Conv2d(inner, 4 * inner, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * inner)
+        self.downsample = None
+        if stride > 1 or given != 4 * inner:
+            conv = wrap(nn.Conv2d(given, 4 * inner, 1, stride, bias=False))
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(4 * inner))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        outer = self.bn1(self.conv1(given)).relu()
+        outer = self.bn3(self.conv3(self.bn2(self.conv2(outer)).relu()))
+        return (outer + (self.downsample(given) if self.downsample else given)).relu()  # type: ignore[no-any-return]
+
+
+class Net(nn.Module):
+    """torchvision's ResNet, small, with the names that it has there."""
+
+    def __init__(self, blur: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, BASE, 7, 2, 3, bias=False), nn.BatchNorm2d(BASE)
+        given = BASE
+        for stage, count in enumerate(STAGES):
+            blocks = []
+            for place in range(count):
+                inner = BASE * 2**stage
+                blocks.append(Bottleneck(given, inner, 2 if stage and not place else 1, blur))
+                given = 4 * inner
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        state = nn.functional.max_pool2d(self.bn1(self.conv1(pixels)).relu(), 3, 2, 1)
+        for stage in range(len(STAGES)):
+            state = getattr(self, f"layer{stage + 1}")(state)
+        return state.mean((2, 3))
+
+
+def make_net(seed: int = 0, *, blur: bool = True) -> Net:
+    """Its norms and their statistics are drawn: with zeros and ones a channel too many would pass."""
+    torch.manual_seed(seed)
+    net = Net(blur).eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0.3, 0.3)
+    return net
+
+
+def make_heads(kind: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(9)
+    if kind == "MRL":
+        shapes = {"weight": lambda dim: (CLASSES, dim), "bias": lambda _: (CLASSES,)}
+        return {
+            f"fc.nesting_classifier_{index}.{part}": torch.randn(shape(dim))
+            for index, dim in enumerate(DIMS)
+            for part, shape in shapes.items()
+        }
+    width = 16 if kind == "FF" else DIMS[-1]
+    name = "fc" if kind in ("FF", "MRL-E, old") else "fc.nesting_classifier_0"
+    return {f"{name}.weight": torch.randn(CLASSES, width), f"{name}.bias": torch.randn(CLASSES)}
+
+
+def make_parent(folder: Path, kind: str, *, prefix: str = "", blur: bool = True, pickled: bool = False) -> Path:
+    folder.mkdir(parents=True)
+    weights = {
+        f"{prefix}{name}": tensor for name, tensor in {**make_net(blur=blur).state_dict(), **make_heads(kind)}.items()
+    }
+    if pickled:
+        torch.save(weights, folder / "final_weights.pt")
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 56}, "resample": 2, '
+        f'"crop_size": {{"height": {SIDE}, "width": {SIDE}}}}}'
+    )
+    return folder
+
+
+def ask_oracle(
+    files: list[Path], kind: str, dim: int, *, features: bool = False, blur: bool = True
+) -> NDArray[np.float32]:
+    """(n, classes) or (n, dim): the class that was written for this test, and `MRL.py`'s formulas."""
+    import transformers
+
+    openai = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+    processor = transformers.CLIPImageProcessor
+    assert processor is not None
+    rows = []
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        short = min(image.size)
+        size = tuple(56 if side == short else int(56 * side / short) for side in image.size)
+        levels = np.asarray(image.resize(size, 2), np.float64)
+        top, left = ((side - SIDE) // 2 for side in levels.shape[:2])
+        levels = levels[top : top + SIDE, left : left + SIDE] / 255
+        rows.append(((levels - openai[0]) / openai[1]).transpose(2, 0, 1))
+    with torch.no_grad():
+        feature = make_net(blur=blur)(torch.from_numpy(np.stack(rows)).float()).numpy()
+    cut = feature[:, :dim]
+    if features:
+        return cut / np.linalg.norm(cut, axis=1, keepdims=True)
+    heads = {name: tensor.numpy() for name, tensor in make_heads(kind).items()}
+    head = f"fc.nesting_classifier_{DIMS.index(dim)}" if kind == "MRL" else next(iter(heads)).removesuffix(".weight")
+    return cut @ heads[f"{head}.weight"][:, :dim].T + heads[f"{head}.bias"]
+
+
+@pytest.fixture(scope="session")
+def probes(shared: Path) -> Path:
+    def make() -> None:
+        folder.mkdir()
+        for probe in image_probes.draw_probes()[:5]:
+            (folder / probe.name).write_bytes(probe.content)
+
+    folder = shared / "classifier-probes"
+    return make_once(folder, make)
+
+
+@pytest.fixture(scope="session")
+def parents(shared: Path) -> Callable[[str], Path]:
+    return lambda kind: make_once(shared / f"mrl-{kind}", lambda: make_parent(shared / f"mrl-{kind}", kind))
+
+
+def make_job(parent: Path, probes: Path, dims: tuple[int, ...] = DIMS, **changes: Any) -> ExportJob:
+    points = tuple(Point(BLOCKS, dim) for dim in dims)
+    return replace(ExportJob(ParentSource(str(parent), kind="classifier"), points, probes=probes), **changes)
+
+
+@pytest.fixture(scope="session")
+def family(parents: Callable[[str], Path], probes: Path, shared: Path) -> Path:
+    def make() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "trace_exits", trace_once)
+            export_family(make_job(parents("MRL"), probes), folder)
+
+    folder = shared / "family-mrl"
+    return make_once(folder, make)
+
+
+def check(family: Path, files: list[Path], dim: int, expected: NDArray[np.float32]) -> None:
+    with matexport.Embedder(family, f"L{BLOCKS:02d}-D{dim:03d}-fp32") as embedder:
+        found = embedder.embed(files)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_each_head_says_what_the_oracle_says(dim: int, family: Path, tmp_path: Path) -> None:
+    files = save_images(tmp_path, 3)
+    expected = ask_oracle(files, "MRL", dim)
+    check(family, files, dim, expected)
+    others = [ask_oracle(files, "MRL", other) for other in DIMS if other != dim]
+    assert all(np.abs(other - expected).max() > 1e-2 for other in others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims", "options"),
+    [
+        ("MRL-E", (3, 16, 128), {}),
+        ("MRL-E, old", (16, 100), {"prefix": "module.", "pickled": True}),
+        ("FF", (16,), {"prefix": "module."}),
+        ("MRL", (4, 128), {"prefix": "module.", "blur": False}),
+    ],
+)
+def test_other_heads_and_generations_of_names(
+    kind: str, dims: tuple[int, ...], options: Mapping[str, Any], probes: Path, tmp_path: Path
+) -> None:
+    parent = make_parent(tmp_path / "parent", kind, **options)
+    job = make_job(parent, probes, dims)
+    if options.get("pickled"):
+        with pytest.raises(ParentError, match=r"pickled weights only \(final_weights\.pt\); .* allow_pickle = true"):
+            export_family(job, tmp_path / "family")
+        job = replace(job, parent=replace(job.parent, allow_pickle=True))
+    export_family(job, tmp_path / "family")
+    files = save_images(tmp_path / "pictures", 3)
+    for dim in dims:
+        check(tmp_path / "family", files, dim, ask_oracle(files, kind, dim, blur=options.get("blur", True)))
+
+
+def test_features_are_cut_and_then_scaled(parents: Callable[[str], Path], probes: Path, tmp_path: Path) -> None:
+    job = make_job(parents("MRL"), probes, (3, 16, 128), readout=ReadoutRequest(features=True))
+    exported = export_family(job, tmp_path / "family")
+    files = save_images(tmp_path / "pictures", 3)
+    for dim in (3, 16, 128):
+        check(tmp_path / "family", files, dim, ask_oracle(files, "MRL", dim, features=True))
+    assert exported.family.facts.output == "image_embedding"
+
+
+def test_channels_that_nothing_reads_are_not_computed(family: Path) -> None:
+    """The last convolution has as many rows as the dim, and a profile's prefix of the weights ends with its head."""
+    prefixes = []
+    for dim in DIMS:
+        facts = load_family(family).profile_facts(f"L{BLOCKS:02d}-D{dim:03d}-fp32")
+        graph = onnx.load(family / facts.graph, load_external_data=False).graph
+        shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        assert not [node for node in graph.node if node.op_type == "Slice" and node.input[0] in shapes]
+        convolutions = [shapes[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+        assert convolutions[-1][0] == dim or convolutions[-2][0] == dim
+        rows = [shape for shape in convolutions if shape[1:] == [BASE * 2, 1, 1]]
+        assert min(shape[0] for shape in rows) == dim
+        heads = [shape for name, shape in shapes.items() if "nesting_classifier" in name and len(shape) == 2]
+        assert heads == [[dim, CLASSES]] or heads == [[CLASSES, dim]] or dim * CLASSES * 4 < 1024
+        prefixes.append(facts.weights_prefix_bytes)
+    assert prefixes == sorted(prefixes)
+    assert matexport.verify_family(family).passed
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16])
+def test_precisions(precision: Precision, parents: Callable[[str], Path], probes: Path, tmp_path: Path) -> None:
+    job = make_job(parents("MRL"), probes, precisions=(Precision.FP32, precision))
+    exported = export_family(job, tmp_path / "family")
+    assert exported.family.facts.refused == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("MRL", {"points": (Point(BLOCKS, 8),)}, r"dim=8 was asked; .* has heads for 4, 16, 128 \(MRL\)"),
+        ("MRL", {"points": (Point(1, 4),)}, r"L01-D004 was asked; .* has 4 blocks and is read after all of them"),
+        ("MRL", {"encodings": (Encoding.INT8,)}, "what heads say is given as float32"),
+        ("MRL-E", {"points": (Point(BLOCKS, 129),)}, "dim=129 was asked; features of .* have 128"),
+        ("MRL", {"readout": ReadoutRequest(max_tokens=3)}, "takes images"),
+    ],
+)
+def test_what_a_job_cannot_ask(
+    kind: str, changes: Mapping[str, Any], words: str, parents: Callable[[str], Path], probes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        export_family(make_job(parents(kind), probes, **changes), tmp_path / "family")
+
+
+def test_weights_of_something_else(probes: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ParentError, match="has no weights"):
+        export_family(make_job(other, probes), tmp_path / "family")
+    save_file({"weight": torch.ones(3)}, other / "model.safetensors")
+    with pytest.raises(ParentError, match="holds no weights of a ResNet with bottleneck blocks"):
+        export_family(make_job(other, probes), tmp_path / "family")
+    (other / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ParentError, match="cannot be read as weights"):
+        export_family(make_job(other, probes), tmp_path / "family")
+
+
+def swap_heads(self: Any, feature: torch.Tensor, dim: int) -> torch.Tensor:
+    """The right dim, and the bias of another head."""
+    found = CLASSIFY(self, feature, dim)
+    other = (self._shape.dims.index(dim) + 1) % len(self._shape.dims)
+    mine, theirs = (self._get(f"fc.nesting_classifier_{head}.bias") for head in (self._shape.dims.index(dim), other))
+    return found - mine + theirs  # type: ignore[no-any-return]
+
+
+def one_channel_less(self: Any, name: str, inner: Any, identity: Any, channels: int | None) -> torch.Tensor:
+    found = END(self, name, inner, identity, channels)
+    if channels is None:
+        return found
+    return torch.cat([found[:, 1:], found[:, :1]], dim=1)
+
+
+CLASSIFY, END = resnet.Classifier._classify, resnet.Classifier._end
+
+
+@pytest.mark.parametrize(("method", "wrong"), [("_classify", swap_heads), ("_end", one_channel_less)])
+def test_what_is_wrong_is_refused(
+    method: str, wrong: Any, parents: Callable[[str], Path], probes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(resnet.Classifier, method, wrong)
+    with pytest.raises(ParityError, match="read-out: in torch, L04-D"):
+        export_family(make_job(parents("MRL"), probes), tmp_path / "family")
