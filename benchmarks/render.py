@@ -30,6 +30,7 @@ ORDER = (
     "runtime",
     "evaluate",
     "pick",
+    "images",
     "fuzz_families",
     "replaced_families",
 )

@@ -85,6 +85,9 @@ def open_images(options: argparse.Namespace, family: Family) -> ImageStream:
             "no images: give files or folders as arguments, or with --input FILE, FOLDER or FILE.parquet"
         )
     paths = [Path(path) for path in given]
+    for path in paths:
+        if not path.exists():
+            raise RequestError(f"{path} is no file and no folder; nothing was embedded")
     if options.column and not (len(paths) == 1 and _is_parquet(paths[0])):
         raise RequestError("--column is for --input FILE.parquet, whose column holds the bytes of image files")
     if len(paths) == 1 and _is_parquet(paths[0]):

@@ -82,6 +82,11 @@ def add_parser(parsers: Parsers) -> None:
         metavar="N",
         help=f"tokens per run, padding included (default: {BATCH_TOKENS}); texts of like length share a run",
     )
+    _add_ray(command)
+    add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
+
+
+def _add_ray(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--on",
         choices=["local", "ray"],
@@ -97,7 +102,6 @@ def add_parser(parsers: Parsers) -> None:
         "one that does)",
     )
     command.add_argument("--workers", type=read_count, metavar="N", help="ray: processes (default: as the CPUs allow)")
-    add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
 
 
 def run(options: argparse.Namespace) -> int:

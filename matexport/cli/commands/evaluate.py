@@ -121,8 +121,7 @@ def run(options: argparse.Namespace) -> int:
     from matexport.family.measurements.records import record_quality
     from matexport.family.measurements.sections import refuse_linked
     from matexport.measure.evaluate import evaluate_family, require_evaluate_extra
-    from matexport.measure.images import load_labelled, load_unlabelled_images
-    from matexport.measure.tasks import RetrievalTask, load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+    from matexport.measure.tasks import RetrievalTask
 
     if not options.retrieval:
         for name in ("split", "shortlist"):
@@ -131,22 +130,14 @@ def run(options: argparse.Namespace) -> int:
     require_evaluate_extra()
     family = load_family(options.family)
     refuse_linked(family)  # before anything is computed
-    tasks: list[AnyTask] = [
-        *(load_sts(path) for path in options.sts),
-        *(load_retrieval(path, options.split or "test") for path in options.retrieval),
-        *(load_unlabelled(path) for path in options.texts),
-        *(load_labelled(path) for path in options.labelled),
-        *(load_unlabelled_images(path) for path in options.images),
-    ]
-    if not tasks and family.facts.image:
-        raise RequestError("no task was given: name folders of images with --labelled or --images")
+    tasks = _load_tasks(options, family)
     for task in tasks:
         if isinstance(task, RetrievalTask) and task.absent:
             note(describe_absent(task))
     with show_progress() as progress:
         quality = evaluate_family(
             family,
-            tasks or [read_shipped_texts()],
+            tasks,
             profiles=options.profile,
             shortlist=options.shortlist,
             threads=options.threads,
@@ -167,6 +158,23 @@ def run(options: argparse.Namespace) -> int:
         say("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
     say(f"\nkept in {path}")
     return DONE
+
+
+def _load_tasks(options: argparse.Namespace, family: Family) -> list[AnyTask]:
+    """What the family is to be scored on; where nothing was named, the texts that come with matexport."""
+    from matexport.measure.images import load_labelled, load_unlabelled_images
+    from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled, read_shipped_texts
+
+    tasks: list[AnyTask] = [
+        *(load_sts(path) for path in options.sts),
+        *(load_retrieval(path, options.split or "test") for path in options.retrieval),
+        *(load_unlabelled(path) for path in options.texts),
+        *(load_labelled(path) for path in options.labelled),
+        *(load_unlabelled_images(path) for path in options.images),
+    ]
+    if not tasks and family.facts.image:
+        raise RequestError("no task was given: name folders of images with --labelled or --images")
+    return tasks or [read_shipped_texts()]
 
 
 def describe_absent(task: RetrievalTask) -> str:

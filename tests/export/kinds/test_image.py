@@ -272,7 +272,7 @@ def test_its_commands(vit: Path, tmp_path: Path, run: Run) -> None:
     lines = [json.loads(line) for line in run("embed", pack, files[0]).out.splitlines()]
     np.testing.assert_allclose(lines[0]["embedding"], np.load(tmp_path / "v.npy")[0], atol=1e-6)
     run("embed", pack).complains("no images: give files or folders")
-    run("embed", pack, tmp_path / "none.png").complains("none.png is no file")
+    run("embed", pack, tmp_path / "none.png").complains("none.png is no file and no folder")
     run("evaluate", family).complains("no task was given: name folders of images with --labelled or --images")
 
 

@@ -86,6 +86,18 @@ def test_a_special_token_of_many_ids_is_refused(small: Path, no_session: None) -
         Embedder(edit(small, post_processor=processor), NAME)
 
 
+@pytest.mark.parametrize("special", [{}, {"[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}])
+def test_a_template_with_a_token_that_it_does_not_define_is_refused(
+    special: dict[str, Any], small: Path, no_session: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library would panic, and say so on standard error by itself."""
+    single = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    processor = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special}
+    with pytest.raises(FamilyError, match=r"its template has the token '\[CLS\]', which it does not define"):
+        Embedder(edit(small, post_processor=processor), NAME)
+    assert "panicked" not in capfd.readouterr().err
+
+
 def test_words_without_end_are_not_taken_apart(small: Path, no_session: None) -> None:
     model = json.loads((small / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     with pytest.raises(FamilyError, match="takes words of 1000000000 characters apart; up to 1000 are allowed"):
