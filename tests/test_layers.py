@@ -249,7 +249,7 @@ def called(name: str) -> set[str]:
 
 SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
 #: Processes of their own: their standard output is their result, and they end when whoever asked is gone.
-PROCESSES = {"measure.trial", "export.judge.child", "export.judge.image_child", "export.judge.classifier_child"}
+PROCESSES = {"measure.trial", "export.judge.child", "export.judge.image_child", "export.judge.checkpoint_child"}
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name not in PROCESSES])

@@ -12,7 +12,7 @@ from matexport.export.judge.process import JudgeProcess
 from matexport.spec.readout import PoolingMode
 
 _CHILD = Path(__file__).with_name("image_child.py")
-_CLASSIFIER = Path(__file__).with_name("classifier_child.py")
+_CHECKPOINT = Path(__file__).with_name("checkpoint_child.py")
 
 
 class ImageJudge(JudgeProcess):
@@ -50,8 +50,8 @@ class ImageJudge(JudgeProcess):
         return self.ask({"do": "read", "files": [str(file) for file in files], "counts": list(counts)})
 
 
-class ClassifierJudge(JudgeProcess):
-    """The process, with one classifier's weights open in it.
+class CheckpointJudge(JudgeProcess):
+    """The process, with a checkpoint's weights open in it: of a classifier on a ResNet, or of Franca.
 
     Args:
         file: its weights.
@@ -59,7 +59,7 @@ class ClassifierJudge(JudgeProcess):
     """
 
     def __init__(self, file: Path, source: str) -> None:
-        super().__init__({"do": "open", "weights": str(file)}, source, script=_CLASSIFIER)
+        super().__init__({"do": "open", "weights": str(file)}, source, script=_CHECKPOINT)
 
     def classify(self, files: Sequence[Path], dims: Sequence[int]) -> dict[str, NDArray[Any]]:
         """``pixels`` (n, 3, H, W), ``features`` (n, W) and, for each dim, ``logits_m`` (n, classes), of files alone.
@@ -68,3 +68,14 @@ class ClassifierJudge(JudgeProcess):
             ParentError: the weights or a file cannot be read.
         """
         return self.ask({"do": "read", "files": [str(file) for file in files], "dims": list(dims)})
+
+    def read_tower(
+        self, files: Sequence[Path], depths: Sequence[int], pooling: PoolingMode, *, drops: bool
+    ) -> dict[str, NDArray[Any]]:
+        """As `ImageJudge.read`, of Franca.
+
+        Raises:
+            ParentError: the weights or a file cannot be read.
+        """
+        request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
+        return self.ask({**request, "pooling": str(pooling), "drops": drops})

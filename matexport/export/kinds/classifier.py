@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matexport.errors import ParentError, RequestError
+from matexport.errors import RequestError
 from matexport.export.kinds import image
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 #: Names of the one output of the graphs: what the heads say, and the feature.
 LOGITS, FEATURE = "logits", "image_embedding"
-
-#: Weights that are read, in the order in which they are looked for; the others than the first may run code.
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 
 #: How MRL's `inference/pytorch_inference.py` prepares images, where a folder has no processor's file.
 IMAGENET = ImageFacts(
@@ -72,6 +69,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     """
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import check_pin
+    from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
     from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
     from matexport.export.parents.vision.resnet import check_weights, read_shape, rename_weights
     from matexport.io.files import hash_file
@@ -80,10 +78,10 @@ def plan(job: ExportJob, root: Path) -> Plan:
     image.refuse_text_requests(job)
     if job.readout.pooling is not None or job.readout.final_norm is not None:
         raise RequestError(f"pooling or final_norm was asked; {source} is a classifier: leave them out")
-    file = _find_weights(root, allow_pickle=job.parent.allow_pickle)
+    file = find_checkpoint(root, allow_pickle=job.parent.allow_pickle)
     digests = {file.name: hash_file(file)}
     check_pin(job.parent, digests)
-    weights = rename_weights(_load_weights(file), source)
+    weights = rename_weights(load_checkpoint(file), source)
     shape = read_shape(weights, source)
     check_weights(weights, shape, source)
     features = job.readout.features
@@ -126,11 +124,11 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
     Raises:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
-    from matexport.export.judge.images import ClassifierJudge
+    from matexport.export.judge.images import CheckpointJudge
 
     classes = plan.readout.classes
     report("reference", 0, len(plan.probes))
-    with tempfile.TemporaryDirectory() as folder, ClassifierJudge(details.file, plan.job.parent.source) as judge:
+    with tempfile.TemporaryDirectory() as folder, CheckpointJudge(details.file, plan.job.parent.source) as judge:
         files = image.write_files(plan.probes, Path(folder))
         found = judge.classify(files, sorted({point.dim for point in plan.job.points}) if classes else [])
         name = judge.name
@@ -158,43 +156,6 @@ def module(plan: Plan, details: Details, reads: Sequence[Point]) -> nn.Module:
 def example(plan: Plan) -> Example:
     """Three images, of which only the number may change."""
     return image.example(plan)
-
-
-def _find_weights(root: Path, *, allow_pickle: bool) -> Path:
-    for ending in ENDINGS:
-        found = sorted(path for path in root.iterdir() if path.suffix == ending)
-        if len(found) > 1:
-            raise ParentError(
-                f"{root} has {len(found)} files of weights ({found[0].name}, {found[1].name}): one is read"
-            )
-        if found and ending != ENDINGS[0] and not allow_pickle:
-            raise ParentError(
-                f"{root} has pickled weights only ({found[0].name}); unpickling can run code, so it needs "
-                "allow_pickle = true in the job's [parent]"
-            )
-        if found:
-            return found[0]
-    raise ParentError(f"{root} has no weights ({', '.join(ENDINGS)})")
-
-
-def _load_weights(file: Path) -> dict[str, Tensor]:
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ENDINGS[0]:
-            loaded: dict[str, Tensor] = load_file(file)
-            return loaded
-        found = torch.load(file, map_location="cpu", weights_only=True)  # tensors, and nothing that runs
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ParentError(f"{file} cannot be read as weights: {' '.join(str(error).split())[:300]}") from error
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ParentError(f"{file} holds no weights by name")
-    return {str(name): value for name, value in found.items()}
 
 
 def _check_points(job: ExportJob, shape: Shape, *, features: bool) -> None:

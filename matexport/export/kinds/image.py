@@ -191,7 +191,7 @@ def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:
     from matexport.export.parents.vision.module import TowerExits, bake_positions
 
     details: Details = plan.details
-    bake_positions(model, _facts(plan))
+    bake_positions(model, image_facts(plan))
     depths = [read.layers for read in reads]
     exits = TowerExits(model, details.tower, details.pooling, plan.readout.final_norm, depths)
     return ExitsWithStates(exits).eval()
@@ -201,12 +201,13 @@ def example(plan: Plan) -> Example:
     """Three images, of which only the number may change."""
     import torch
 
-    facts = _facts(plan)
+    facts = image_facts(plan)
     pixels = torch.linspace(-1, 1, 3 * 3 * facts.height * facts.width).reshape(3, 3, facts.height, facts.width)
     return Example({facts.input: pixels}, {0: BATCH_AXIS})
 
 
-def _facts(plan: Plan) -> ImageFacts:
+def image_facts(plan: Plan) -> ImageFacts:
+    """How a plan's images are prepared."""
     assert isinstance(plan.inputs, ImageFacts)
     return plan.inputs
 
@@ -276,7 +277,7 @@ def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
     """
     from matexport.runtime.inputs.image import ImageInputs
 
-    facts = _facts(plan)
+    facts = image_facts(plan)
     inputs = ImageInputs(facts)
     level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
     for probe, expected in zip(plan.probes, theirs, strict=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
-from matexport.export.kinds import classifier, image, text, visual_tokens
+from matexport.export.kinds import classifier, franca, image, text, visual_tokens
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.job import ExportJob
@@ -66,6 +66,15 @@ KINDS: dict[str, Kind] = {
         classifier.module,
         classifier.example,
         classifier.begin,
+    ),
+    "franca": Kind(
+        franca.plan,
+        franca.load,
+        franca.runtime_files,
+        franca.reference,
+        franca.module,
+        franca.example,
+        franca.begin,
     ),
     "image": Kind(
         image.plan, image.load, image.runtime_files, image.reference, image.module, image.example, image.begin

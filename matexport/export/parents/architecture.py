@@ -60,11 +60,13 @@ def inspect_architecture(model: Any, *, source: str) -> Architecture:
         ParentError: it does not run on token ids alone, or gives no hidden states of a plain stack of blocks.
     """
     kind = getattr(model.config, "model_type", type(model).__name__)
+    taken = inspect.signature(model.forward).parameters
+    if "pixel_values" in taken and "input_ids" not in taken:
+        raise ParentError(f'{source} ({kind}) takes images and no texts: say kind = "image" in [parent] of a job file')
     try:
         watched = _watch(model)
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError) as error:
-        images = "pixel_values" in inspect.signature(model.forward).parameters
-        hint = "; it wants images, too: export the folder of its text tower alone" if images else ""
+        hint = "; it wants images, too: export the folder of its text tower alone" if "pixel_values" in taken else ""
         raise ParentError(f"{source} ({kind}) does not run as a text encoder: {one_line(error)}{hint}") from error
     blocks = watched.count_blocks(source, kind)
     tail, listed = watched.find_tail(source, kind), watched.find_block_list(blocks)
@@ -72,7 +74,7 @@ def inspect_architecture(model: Any, *, source: str) -> Architecture:
         blocks=blocks,
         width=int(watched.last.shape[-1]),
         tail=tail,
-        takes=frozenset(inspect.signature(model.forward).parameters),
+        takes=frozenset(taken),
         block_list=next((name for name, module in model.named_modules() if module is listed), None),
     )
 

@@ -352,6 +352,13 @@ def test_a_tower_without_its_weights_or_its_processor(
         export_family(make_job(shallow, probes), tmp_path / "family")
 
 
+def test_a_tower_that_is_taken_for_a_text_encoder(towers: Callable[[str], Path], tmp_path: Path, run: Run) -> None:
+    job = ExportJob(ParentSource(str(towers("vit"))), POINTS, readout=ReadoutRequest(pooling=PoolingMode.CLS))
+    with pytest.raises(ParentError, match=r'\(vit\) takes images and no texts: say kind = "image" in \[parent\]'):
+        export_family(job, tmp_path / "family")
+    run("init", towers("vit"), "--out", tmp_path / "job.toml").complains('say kind = "image" in [parent]')
+
+
 def test_the_same_inputs_are_up_to_date_and_other_dims_are_cut(
     vit: Path, towers: Callable[[str], Path], probes: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
-"""The judge of a classifier on a ResNet: the textbook, in torch's functions, on image files. Run as a script.
+"""The judge of checkpoints without a configuration: the textbook, in torch's functions, on image files. A script.
 
 It shares no code with matexport and imports nothing of it (a test reads its imports). The network is written down as
 torchvision's ResNet has it, BlurPool as MRL's code puts it before strided convolutions, and the heads as MRL has them:
-head i on the leading coordinates; one shared head, the leading columns of its weights and all of its bias.
+head i on the leading coordinates; one shared head, the leading columns of its weights and all of its bias. Franca's ViT
+is written down as its code has it, one image at a time.
 
 One request per line of standard input, as JSON; one answer per line of standard output. Arrays go through files.
 The process ends when its standard input does.
@@ -23,8 +24,14 @@ from typing import Any
 import numpy as np
 
 
-class ResNetJudge:
-    """A checkpoint's weights, by the names that they have in it."""
+class Checkpoint:
+    """A checkpoint's weights, by the names that they have in it.
+
+    Attributes:
+        filter: Pillow's number of the filter that images are resized with where the folder has no processor.
+    """
+
+    filter = 2
 
     def __init__(self, request: dict[str, Any]) -> None:
         import safetensors.torch
@@ -35,10 +42,13 @@ class ResNetJudge:
             weights = safetensors.torch.load_file(file)
         else:
             weights = torch.load(file, map_location="cpu", weights_only=True)
-            weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-        self.w = {name[7:] if name.startswith("module.") else name: value.float() for name, value in weights.items()}
+            for key in ("state_dict", "model", "teacher"):
+                weights = weights[key] if isinstance(weights.get(key), dict) else weights
+        self.w = {name: value.float() for name, value in weights.items()}
+        for prefix in ("teacher.", "backbone.", "module."):
+            self.w = {name.removeprefix(prefix): value for name, value in self.w.items()}
         self.folder = file.parent
-        self.name = f"torch {torch.__version__} ResNet"
+        self.name = f"torch {torch.__version__} {type(self).__name__.removesuffix('Judge')}"
 
     def prepare(self, file: str) -> Any:
         """(1, 3, H, W): by the folder's own processor, or as MRL's inference prepares ImageNet."""
@@ -57,13 +67,17 @@ class ResNetJudge:
             return processor(images=image, return_tensors="pt")["pixel_values"].float()
         short, long = sorted(image.size)
         sides = tuple(256 if side == short else int(256 * long / short) for side in image.size)
-        levels = np.asarray(image.resize(sides, 2), np.float32)
+        levels = np.asarray(image.resize(sides, self.filter), np.float32)
         top, left = ((side - 224) // 2 for side in levels.shape[:2])
         levels = levels[top : top + 224, left : left + 224].transpose(2, 0, 1) / np.float32(255)
         mean, std = (
             np.array(part, np.float32)[:, None, None] for part in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         )
         return torch.from_numpy(((levels - mean) / std)[None])
+
+
+class ResNetJudge(Checkpoint):
+    """A classifier of MRL."""
 
     def convolve(self, name: str, x: Any, stride: int, padding: int) -> Any:
         from torch.nn.functional import conv2d
@@ -126,6 +140,85 @@ class ResNetJudge:
         }
 
 
+class FrancaJudge(Checkpoint):
+    """Franca's ViT: blocks in chunks are found by their last number."""
+
+    filter = 3
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        super().__init__(request)
+        self.blocks: dict[int, dict[str, Any]] = {}
+        for name, value in self.w.items():
+            parts = name.split(".")
+            if parts[0] == "blocks":
+                place = 2 if parts[2].isdigit() else 1
+                self.blocks.setdefault(int(parts[place]), {})[".".join(parts[place + 1 :])] = value
+
+    def embed(self, pixels: Any) -> Any:
+        """(1, 3, H, W) -> (T, W): patches, the class token before them, positions added."""
+        import torch
+        from torch.nn.functional import conv2d, interpolate
+
+        kernel = self.w["patch_embed.proj.weight"]
+        grid = conv2d(pixels, kernel, self.w["patch_embed.proj.bias"], stride=kernel.shape[-1])[0]
+        high, wide = grid.shape[1:]
+        table = self.w["pos_embed"][0]
+        side = round((len(table) - 1) ** 0.5)
+        places = table[1:]
+        if (high, wide) != (side, side):
+            square = places.T.reshape(1, -1, side, side)
+            factors = ((high + 0.1) / side, (wide + 0.1) / side)
+            places = interpolate(square, scale_factor=factors, mode="bicubic")[0].flatten(1).T
+        first = self.w["cls_token"][0, 0] + table[0]
+        return torch.cat([first[None], grid.flatten(1).T + places])
+
+    def norm(self, x: Any, weights: dict[str, Any], name: str) -> Any:
+        centred = x - x.mean(dim=-1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def run_block(self, x: Any, w: dict[str, Any]) -> Any:
+        import torch
+        from torch.nn.functional import gelu, silu
+
+        width = x.shape[1]
+        heads = max(1, width // 64)
+        joint = self.norm(x, w, "norm1") @ w["attn.qkv.weight"].T + w["attn.qkv.bias"]
+        query, key, value = joint.chunk(3, dim=1)
+        found = []
+        for part in torch.arange(width).chunk(heads):
+            scores = query[:, part] @ key[:, part].T / (width // heads) ** 0.5
+            found.append(scores.softmax(dim=1) @ value[:, part])
+        one = torch.ones(width)
+        x = x + w.get("ls1.gamma", one) * (torch.cat(found, dim=1) @ w["attn.proj.weight"].T + w["attn.proj.bias"])
+        y = self.norm(x, w, "norm2")
+        if "mlp.w12.weight" in w:
+            gate, up = (y @ w["mlp.w12.weight"].T + w["mlp.w12.bias"]).chunk(2, dim=1)
+            y = (silu(gate) * up) @ w["mlp.w3.weight"].T + w["mlp.w3.bias"]
+        else:
+            y = gelu(y @ w["mlp.fc1.weight"].T + w["mlp.fc1.bias"]) @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"]
+        return x + w.get("ls2.gamma", one) * y
+
+    def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        import torch
+
+        pixels: list[Any] = []
+        rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
+        with torch.no_grad():
+            for file in request["files"]:
+                prepared = self.prepare(file)
+                states = [self.embed(prepared)]
+                for index in range(len(self.blocks)):
+                    states.append(self.run_block(states[-1], self.blocks[index]))
+                for depth, found in rows.items():
+                    raw = request["drops"] and depth < len(self.blocks)
+                    normed = states[depth] if raw else self.norm(states[depth], self.w, "norm")
+                    found.append((normed[0] if request["pooling"] == "cls" else normed[1:].mean(dim=0)).numpy())
+                pixels.append(prepared[0].numpy())
+        return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
+
+
 def read_requests() -> Iterator[str]:
     """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -151,7 +244,8 @@ def main() -> int:
         request = json.loads(line)
         try:
             if request["do"] == "open":
-                judge = ResNetJudge(request)
+                found = Checkpoint(request)
+                judge = (FrancaJudge if "pos_embed" in found.w else ResNetJudge)(request)
                 said = {"judge": judge.name}
             elif request["do"] == "close":
                 judge, said = None, {}
