@@ -1,6 +1,6 @@
 """Small changes to families, signed again so that every digest is right: what do their readers do?
 
-    python benchmarks/fuzz_families.py [--cases N] [--seed S]
+    python benchmarks/fuzz_families.py [--cases N] [--seed S] [--more]
 
 A case is a family of `tests/golden` with one to three changes in its manifest, a graph, a header, the tokenizer, the
 probes, the parent's vectors or a measurement; it is verified, embedded with, surveyed and picked from. Each may be
@@ -381,14 +381,28 @@ def run_beside(first: int, count: int, processes: int) -> Tally:
     return total
 
 
+def add_earlier(found: Tally, path: Path) -> list[int]:
+    """Add what an earlier run counted, and give the seeds that it began with."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    settings = document["settings"]
+    found.outcomes.update(document["measured"]["outcomes"])
+    found.wrong.extend(document["measured"]["wrong"])
+    found.above += int(next(bar["measured"] for bar in document["bars"] if "above 1 GB" in bar["bar"]))
+    return list(settings.get("seeds", [settings.get("seed", 0)]))
+
+
 def main() -> int:
     parser = common.make_parser("fuzz_families", __doc__, repeats=1)
     parser.add_argument("--cases", type=int, default=100_000, help="families to change")
     parser.add_argument("--seed", type=int, default=0, help="of the first")
     parser.add_argument("--processes", type=int, default=1, help="at a time")
+    parser.add_argument("--more", action="store_true", help="add to what the result file counts; give another seed")
     options: argparse.Namespace = parser.parse_args()
     count = 200 if options.quick else options.cases
     found = run_beside(options.seed, count, options.processes)
+    seeds = [options.seed]
+    if options.more:
+        seeds = add_earlier(found, options.out) + seeds
     values = (
         found.cases,
         found.outcomes["traceback"],
@@ -397,7 +411,7 @@ def main() -> int:
         sum(bool(case.get("outside")) for case in found.wrong),
     )
     measured = {"outcomes": dict(found.outcomes), "wrong": found.wrong[:50]}
-    settings = {"cases": found.cases, "seed": options.seed, "processes": options.processes}
+    settings = {"cases": found.cases, "seeds": seeds, "processes": options.processes}
     report = common.Report(list(zip(BARS, values, strict=True)), measured, settings)
     return common.finish("fuzz_families", options, report)
 
