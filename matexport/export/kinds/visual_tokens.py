@@ -25,6 +25,7 @@ from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
 from matexport.spec.job import ExportJob
+from matexport.spec.probe import ImageProbe
 from matexport.spec.profile import Encoding, Point
 from matexport.spec.readout import FinalNorm, Readout
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from matexport.export.judge.images import ImageJudge
     from matexport.export.parents.vision.llava import Shape
+
+#: What the proof may hold of the parent's tokens, and how many probes it has in any case.
+MAX_REFERENCE_BYTES, LEAST_PROBES = 64 << 20, 4
 
 #: Name of the one output of the graphs.
 OUTPUT = "visual_tokens"
@@ -106,6 +110,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     heads = (f"Projector({shape.width}->{shape.output_width})", "AveragePool")
     readout = Readout(FinalNorm.ABSENT, (), heads, normalize=False)
     probes, calibration = image.choose_images(job)
+    probes = _thin_out(probes, job.points)
     return Plan(job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, shape))
 
 
@@ -164,6 +169,13 @@ def module(_plan: Plan, parent: Any, reads: Sequence[Point]) -> nn.Module:
 def example(plan: Plan) -> Example:
     """Three images, of which only the number may change."""
     return image.example(plan)
+
+
+def _thin_out(probes: Sequence[ImageProbe], points: Sequence[Point]) -> tuple[ImageProbe, ...]:
+    """As many probes, evenly spread, as there is room for their tokens: of LLaVA's five scales, 12 MB for each."""
+    each = 4 * sum(point.dim * point.tokens for point in points)
+    count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
+    return tuple(probes[place * len(probes) // count] for place in range(count))
 
 
 def _check_points(job: ExportJob, shape: Shape) -> None:
