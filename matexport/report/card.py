@@ -123,6 +123,7 @@ def _slug(name: str) -> str:
 
 
 def _describe_profiles(findings: Findings) -> list[str]:
+    noun = findings.family.facts.inputs.noun
     header = (
         "profile",
         "layers",
@@ -131,7 +132,7 @@ def _describe_profiles(findings: Findings) -> list[str]:
         "disk MB",
         "RAM MB",
         "latency ms",
-        "texts/s",
+        f"{noun}s/s",
         "retention",
         "parity",
     )
@@ -155,7 +156,7 @@ def _describe_profiles(findings: Findings) -> list[str]:
         )  # fmt: skip
     threads = describe_threads(findings)
     notes = [
-        f"Latency is the median of one short text {threads}." if threads
+        f"Latency is the median of one {'short text' if noun == 'text' else noun} {threads}." if threads
         else f"Not timed yet: {_code(command(findings, 'bench'))} measures latency, memory and throughput."
     ]  # fmt: skip
     tasks = findings.survey.tasks
@@ -170,24 +171,32 @@ def _describe_profiles(findings: Findings) -> list[str]:
     return ["## Profiles", format_pipes(header, rows), " ".join(notes), *(["\n".join(refused)] if refused else [])]
 
 
+#: By modality, what a user would embed: as arguments of the command, in Python, and how many that are.
+_EXAMPLES: Mapping[str, tuple[list[str], str, str]] = {
+    "text": (["a text", "another text"], '["a text", "another text"]', "2"),
+    "image": (["one.png", "another.jpg"], '["one.png", "another.jpg"]', "2"),
+    "array": (["--input", "arrays.npy"], "arrays", "n"),
+}
+
+
 def _describe_use(findings: Findings) -> list[str]:
     profile = choose_example(findings)
     dim, encoding = profile.point.dim, profile.encoding
     kind = "float32" if encoding is Encoding.FLOAT32 else "uint8" if encoding is Encoding.UBINARY else "int8"
-    text = findings.family.facts.text
-    given = ["a text", "another text"] if text else ["--input", "arrays.npy"]
-    items = '["a text", "another text"]' if text else "arrays"
+    facts = findings.family.facts
+    given, items, count = _EXAMPLES[facts.modality]
+    shape = facts.shape_at(profile.point) if encoding is Encoding.FLOAT32 else (encoding.width(dim),)
     named = len(findings.family.profiles) > 1  # of a pack there is nothing to choose
     shell = command(findings, "embed", *(["--profile", profile.name] if named else []), *given)
     which = f", profile={profile.name!r}" if named else ""
     python = (
         "import matexport\n\n"
         f"embedder = matexport.Embedder({findings.place!r}{which})\n"
-        f"vectors = embedder.embed({items})  # ({2 if text else 'n'}, {encoding.width(dim)}) {kind}"
+        f"vectors = embedder.embed({items})  # ({', '.join(map(str, (count, *shape)))}) {kind}"
     )
     pack = command(findings, "pack", profile.name, "../small" if findings.place == "." else "small")
     packed = f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}."
-    prompts = text.prompts if text else {}
+    prompts = facts.text.prompts if facts.text else {}
     said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
     return [
         "## Use",

@@ -138,9 +138,10 @@ def run(options: argparse.Namespace) -> int:
         bench = bench_family(family, plan, progress=progress)
     if not options.json:  # before it is kept: that may fail, and took minutes
         mix = next(iter(bench.profiles.values())).mix_texts
-        say(format_bench(bench))
+        noun = family.facts.inputs.noun
+        say(format_bench(bench, noun))
         say(f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, ", end="")
-        say(f"provider {bench.provider}; texts/s on {mix} {'texts of yours' if texts else 'probes'}")
+        say(f"provider {bench.provider}; {noun}s/s on {mix} {'texts of yours' if texts else 'probes'}")
         say("medians, in brackets their 95 % interval", flush=True)
     with explain_write_errors(options.family):
         path = record_bench(family, bench)
@@ -153,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def format_bench(bench: Bench) -> str:
+def format_bench(bench: Bench, noun: str = "text") -> str:
     """The table that `bench` prints: one line per profile and number of threads; then the parent, if it was timed.
 
     Beside each profile stands how many times the texts per second of the parent at its point it gives.
@@ -176,9 +177,9 @@ def format_bench(bench: Bench) -> str:
         "RAM MB",
         "cold start s",
         *(f"{shape} ms (p95)" for shape in shapes),
-        "1 text ms",
+        f"1 {noun} ms",
         "not graph",
-        "texts/s",
+        f"{noun}s/s",
         *against,
     )
     rows = [

@@ -255,7 +255,10 @@ def test_its_commands(vit: Path, tmp_path: Path, run: Run) -> None:
     run("bench", family, "--profile", "L01-D008-fp32", "--profile", "L03-D024-int8", "--runs", 2, "--threads", 1)
     assert run("pick", family, "--max-disk-mb", 5, "--json").json["chosen"]["profile"].startswith("L03-D024-")
     run("report", family)
-    assert "image files of any size" in (family / "report.html").read_text(encoding="utf-8")
+    page, card = ((family / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
+    assert "image files of any size" in page
+    assert "images/s" in page
+    assert 'embedder.embed(["one.png", "another.jpg"])  # (2, 24) float32' in card
     pack = tmp_path / "pack"
     run("pack", family, "L02-D008-fp32", pack)
     assert "passed" in run("verify", pack, "--baseline", family).out
