@@ -76,9 +76,9 @@ def tabulate_profiles(findings: Findings, letters: Mapping[Host, str]) -> Table:
         Column("profile"), Column("layers", True), Column("dim", True), Column("retention", True),
         Column("latency ms", True), Column("RAM MB", True), Column("disk MB", True),
         *([Column("budget")] if limited else []), Column("parity"), Column("cold start ms", True),
-        Column(f"{findings.family.facts.inputs.noun}s/s", True), Column("download MB", True), Column("precision"), Column("vectors"),
-        Column("trained"), Column("max abs diff", True), Column("mean cosine", True), Column("least cosine", True),
-        Column("neighbours", True), Column("spread", True),
+        Column(f"{findings.family.facts.inputs.noun}s/s", True), Column("download MB", True), Column("precision"),
+        Column("vectors"), Column("trained"), Column("max abs diff", True), Column("mean cosine", True),
+        Column("least cosine", True), Column("neighbours", True), Column("spread", True),
     ]  # fmt: skip
     measured = Measurement(
         {name: use.verdict.parity for name, use in floor_uses.items()},
