@@ -12,7 +12,7 @@ import numpy as np
 
 from matexport.family.manifest import Family
 from matexport.measure.bootstrap import ResampledRanks, average_resamples, draw_resamples
-from matexport.measure.images import KnnScorer, LabelledImages
+from matexport.measure.images import AccuracyScorer, KnnScorer, LabelledImages
 from matexport.measure.search import search_adaptively, search_exactly
 from matexport.measure.tasks import RetrievalTask, StsTask, UnlabelledTask
 from matexport.measure.vectors import AnyTask, Key, T, choose_prompts
@@ -226,7 +226,7 @@ class RetrievalScorer:
         return Scored(Score(score, None, shown), average_resamples(values[measures[0]], self._draws))
 
 
-Scorer = StsScorer | UnlabelledScorer | RetrievalScorer | KnnScorer
+Scorer = StsScorer | UnlabelledScorer | RetrievalScorer | KnnScorer | AccuracyScorer
 
 
 def make_scorer(task: AnyTask, family: Family, rows: Mapping[Key, int]) -> Scorer:
@@ -241,7 +241,8 @@ def make_scorer(task: AnyTask, family: Family, rows: Mapping[Key, int]) -> Score
     if isinstance(task, UnlabelledTask):
         return UnlabelledScorer(task, rows, default)
     if isinstance(task, LabelledImages):
-        return KnnScorer(task, rows, default)
+        classes = family.facts.readout.classes
+        return AccuracyScorer(task, rows, default, classes) if classes else KnnScorer(task, rows, default)
     return RetrievalScorer(task, rows, query, document)
 
 

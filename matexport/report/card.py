@@ -24,6 +24,7 @@ HUB_TASKS: Mapping[TaskKind, str] = {
     TaskKind.STS: "STS",
     TaskKind.RETRIEVAL: "Retrieval",
     TaskKind.KNN: "ImageClassification",
+    TaskKind.ACCURACY: "ImageClassification",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 

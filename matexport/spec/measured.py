@@ -142,7 +142,7 @@ class TaskKind(StrEnum):
     ``similarity``: Spearman correlation of all pairwise similarities with the parent's. ``neighbours``: share of each
     text's 10 nearest texts that is the parent's. ``sts``: Spearman correlation of similarities with people's scores.
     ``retrieval``: nDCG@10 of the documents that are found for queries. ``knn``: accuracy of the labels that the nearest
-    images say.
+    images say. ``accuracy``: of those that a classifier says.
     """
 
     SIMILARITY = "similarity"
@@ -150,6 +150,7 @@ class TaskKind(StrEnum):
     STS = "sts"
     RETRIEVAL = "retrieval"
     KNN = "knn"
+    ACCURACY = "accuracy"
 
     @property
     def has_labels(self) -> bool:

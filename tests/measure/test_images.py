@@ -16,7 +16,15 @@ from places import ROOT
 from sklearn.neighbors import KNeighborsClassifier
 
 from matexport.errors import RequestError
-from matexport.measure.images import KnnScorer, LabelledImages, load_labelled, load_unlabelled_images
+from matexport.measure.images import (
+    KnnScorer,
+    LabelledImages,
+    learn_thresholds,
+    load_labelled,
+    load_unlabelled_images,
+    number_labels,
+    run_cascade,
+)
 from matexport.runtime.inputs.modality import Asked
 
 NOTHING = Asked()
@@ -92,6 +100,67 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
             load_labelled(tmp_path / name)
     with pytest.raises(RequestError, match="has 3 images; at least 20 are compared"):
         load_unlabelled_images(tmp_path / "one")
+
+
+def softmax(row: Sequence[float]) -> list[float]:
+    total = sum(np.exp(row))
+    return [float(np.exp(number) / total) for number in row]
+
+
+def cascade_by_hand(logits: dict[int, Any], thresholds: Sequence[float]) -> list[tuple[int, int]]:
+    """(class, dim) of each image, one at a time."""
+    found = []
+    for image in range(len(next(iter(logits.values())))):
+        for dim, threshold in zip(sorted(logits), [*thresholds, 0.0], strict=True):
+            chances = softmax(logits[dim][image])
+            if max(chances) >= threshold:
+                found.append((int(np.argmax(chances)), dim))
+                break
+    return found
+
+
+def draw_logits(seed: int, count: int) -> tuple[dict[int, Any], Any]:
+    """Heads that are surer and righter the wider they are."""
+    draws = np.random.default_rng(seed)
+    truth = draws.integers(0, 6, count)
+    signal = np.eye(6)[truth]
+    return {dim: (signal * gain + draws.standard_normal((count, 6))).astype(np.float32)
+            for dim, gain in ((8, 1.5), (16, 2.5), (64, 4.0))}, truth  # fmt: skip
+
+
+def test_a_cascade_is_what_it_is_by_hand() -> None:
+    held_out, truth = draw_logits(1, 300)
+    thresholds = learn_thresholds(held_out, truth)
+    test, answers = draw_logits(2, 400)
+    found = run_cascade(test, thresholds, answers)
+    by_hand = cascade_by_hand(test, thresholds)
+    assert found.accuracy == pytest.approx(
+        np.mean([said == right for (said, _), right in zip(by_hand, answers, strict=True)])
+    )
+    assert found.expected_dim == pytest.approx(np.mean([dim for _, dim in by_hand]))
+    assert found.dims == (8, 16, 64)
+    assert found.accuracy > found.alone[16]
+    assert 8 < found.expected_dim < 64
+
+
+def test_a_threshold_is_the_least_of_the_best() -> None:
+    """Tried one by one, on two heads of which the first is right where it is sure."""
+    held_out, truth = draw_logits(3, 200)
+    pair = {dim: held_out[dim] for dim in (8, 64)}
+    (found,) = learn_thresholds(pair, truth)
+    scores = {}
+    for step in range(101):
+        said = cascade_by_hand(pair, [step / 100])
+        scores[step / 100] = np.mean([one == right for (one, _), right in zip(said, truth, strict=True)])
+    best = max(scores.values())
+    assert found == pytest.approx(min(threshold for threshold, score in scores.items() if score == best))
+
+
+def test_labels_are_numbers_of_classes() -> None:
+    assert number_labels(["3", "0", "3"], 4, "here").tolist() == [3, 0, 3]
+    assert number_labels(["b", "a", "b"], 2, "here").tolist() == [1, 0, 1]
+    with pytest.raises(RequestError, match="here has 2 labels, and the parent 4 classes"):
+        number_labels(["b", "a"], 4, "here")
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,13 @@ def add_parser(parsers: Parsers) -> None:
 
 def _add_image_tasks(command: argparse.ArgumentParser) -> None:
     command.add_argument(
+        "--cascade",
+        type=Path,
+        metavar="DIR",
+        help="of a classifier of MRL: a cascade of its dims by confidence, thresholds from DIR/val/LABEL, scored on "
+        "DIR/test/LABEL; printed, and not kept",
+    )
+    command.add_argument(
         "--labelled",
         action="append",
         type=Path,
@@ -129,6 +136,8 @@ def run(options: argparse.Namespace) -> int:
                 raise RequestError(f"--{name} is for --retrieval")
     require_evaluate_extra()
     family = load_family(options.family)
+    if options.cascade:
+        return _run_cascade(options, family)
     refuse_linked(family)  # before anything is computed
     tasks = _load_tasks(options, family)
     for task in tasks:
@@ -157,6 +166,28 @@ def run(options: argparse.Namespace) -> int:
     if all(task.parent is None for task in quality.tasks.values()):
         say("\nretention is unknown: the family lacks the whole parent in fp32; export with that point to have it")
     say(f"\nkept in {path}")
+    return DONE
+
+
+def _run_cascade(options: argparse.Namespace, family: Family) -> int:
+    from matexport.measure.images import evaluate_cascade
+
+    if options.sts or options.retrieval or options.texts or options.labelled or options.images or options.profile:
+        raise RequestError("--cascade is asked for by itself")
+    found = evaluate_cascade(family, options.cascade, threads=options.threads)
+    if options.json:
+        print_json({"family": str(options.family), **found._asdict()})
+        return DONE
+    rows = [
+        (
+            str(dim),
+            f"{found.alone[dim]:.4f}",
+            "" if place == len(found.thresholds) else f"{found.thresholds[place]:.2f}",
+        )
+        for place, dim in enumerate(found.dims)
+    ]
+    say(format_table(("dim", "accuracy alone", "passes on below"), rows, left=()))
+    say(f"\nthe cascade: accuracy {found.accuracy:.4f} at {found.expected_dim:.1f} dims on average")
     return DONE
 
 

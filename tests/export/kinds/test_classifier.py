@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from commandline import Run
 from conftest import make_once
 from memory import trace_once
 from msgspec.structs import replace
@@ -261,6 +262,26 @@ def test_channels_that_nothing_reads_are_not_computed(family: Path) -> None:
         prefixes.append(facts.weights_prefix_bytes)
     assert prefixes == sorted(prefixes)
     assert matexport.verify_family(family).passed
+
+
+def test_accuracy_and_a_cascade_as_commands(family: Path, tmp_path: Path, run: Run) -> None:
+    """Labels are what the widest head says, so its accuracy is 1 and that of the others is what they agree."""
+    for split, seed in (("val", 1), ("test", 2)):
+        files = save_images(tmp_path / "plain" / split, 12, seed)
+        for file, label in zip(files, ask_oracle(files, "MRL", 128).argmax(axis=1), strict=True):
+            folder = tmp_path / "images" / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            file.rename(folder / file.name)
+    save = tmp_path / "images" / "test"
+    found = run("evaluate", family, "--labelled", save, "--json").json["tasks"]["test"]
+    assert found["kind"] == "accuracy"
+    assert found["profiles"]["L04-D128-fp32"]["score"] == 1
+    said = run("evaluate", family, "--cascade", tmp_path / "images", "--json").json
+    assert said["dims"] == [4, 16, 128]
+    assert said["alone"]["128"] == 1
+    assert 4 <= said["expected_dim"] <= 128
+    assert "on average" in run("evaluate", family, "--cascade", tmp_path / "images").out
+    run("evaluate", family, "--cascade", save).complains("lacks val: thresholds are learnt on the images of val")
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16])
