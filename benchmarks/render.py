@@ -30,7 +30,6 @@ ORDER = (
     "runtime",
     "evaluate",
     "pick",
-    "images",
     "fuzz_families",
     "replaced_families",
 )
