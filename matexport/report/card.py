@@ -14,7 +14,8 @@ from matexport.family.survey import Measured
 from matexport.marks import HTML, YAML, MarksError, is_edited
 from matexport.report.findings import MB, Findings
 from matexport.report.front_matter import format_yaml
-from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts
+from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts, name_item
+from matexport.spec.facts import FamilyFacts
 from matexport.spec.measured import TaskKind
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
@@ -26,6 +27,7 @@ HUB_TASKS: Mapping[TaskKind, str] = {
     TaskKind.KNN: "ImageClassification",
     TaskKind.ACCURACY: "ImageClassification",
 }
+_OF_TEXTS = "sentence-similarity", "sentence-embeddings"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
@@ -74,18 +76,26 @@ def describe_metadata(findings: Findings) -> dict[str, Any]:
     """What the hub's YAML says."""
     facts = findings.family.facts
     quantized = any(profile.precision not in (Precision.FP32, Precision.FP16) for profile in facts.profiles.values())
-    metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": "sentence-similarity"}
+    task, of = _name_task(facts)
+    metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": task}
     if facts.parent.license is not None:
         metadata["license"] = facts.parent.license
     if is_hub_id(facts.parent.source):
         metadata["base_model"] = facts.parent.source
         if quantized:
             metadata["base_model_relation"] = "quantized"
-    tags = ["matryoshka", "2d-matryoshka", "onnx", "onnxruntime", "sentence-embeddings", "feature-extraction"]
+    tags = ["matryoshka", "2d-matryoshka", "onnx", "onnxruntime", of, "feature-extraction"]
     metadata["tags"] = [*tags, *(["quantized"] if quantized else [])]
     if results := list_results(findings):
         metadata["model-index"] = [{"name": findings.name, "results": results}]
     return metadata
+
+
+def _name_task(facts: FamilyFacts) -> tuple[str, str]:
+    """What a hub calls what a family is for, and a tag that its users look for."""
+    if facts.readout.classes:
+        return "image-classification", "image-classification"
+    return ("image-feature-extraction", "image-embeddings") if facts.image else _OF_TEXTS
 
 
 def is_hub_id(source: str) -> bool:
@@ -157,7 +167,7 @@ def _describe_profiles(findings: Findings) -> list[str]:
         )  # fmt: skip
     threads = describe_threads(findings)
     notes = [
-        f"Latency is the median of one {'short text' if noun == 'text' else noun} {threads}." if threads
+        f"Latency is the median of one {name_item(findings)} {threads}." if threads
         else f"Not timed yet: {_code(command(findings, 'bench'))} measures latency, memory and throughput."
     ]  # fmt: skip
     tasks = findings.survey.tasks
@@ -222,7 +232,7 @@ def _describe_parity(findings: Findings) -> list[str]:
     facts, letters = findings.family.facts, name_hosts(findings)
     lines = [
         "Parity is the distance between a sub-model and the parent **at the same point**: every profile is run on the "
-        "family's probes, in batches and one text at a time, and compared with the parent's own stored vectors. It "
+        "family's probes, in batches and one at a time, and compared with the parent's own stored vectors. It "
         "says that a sub-model is faithful, not that the parent is any good at that point; retention says that."
     ]
     floors = []
@@ -269,7 +279,7 @@ def _describe_quality(findings: Findings) -> list[str]:
     ]  # fmt: skip
     return [
         "## Quality",
-        format_pipes(("task", "kind", "metric", "texts", "parent's score"), rows),
+        format_pipes(("task", "kind", "metric", f"{findings.family.facts.inputs.noun}s", "parent's score"), rows),
         "Similarity and neighbours need no labels: they compare with the whole parent. Each profile's scores are in "
         "the HTML report.",
     ]

@@ -94,3 +94,9 @@ def mark_host(findings: Findings, letters: Mapping[Host, str], host: Host) -> st
 def count_noun(number: int, noun: str) -> str:
     """A number and a noun, with an s unless the number is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def name_item(findings: Findings) -> str:
+    """What one latency is of."""
+    noun = findings.family.facts.inputs.noun
+    return "short text" if noun == "text" else noun

@@ -23,6 +23,7 @@ from matexport.report.naming import (
     describe_host,
     describe_threads,
     name_hosts,
+    name_item,
 )
 from matexport.report.pictures import Missing, draw_curves, draw_plots, list_series
 from matexport.report.tables import (
@@ -223,7 +224,7 @@ def _note_hosts(findings: Findings, letters: Mapping[Host, str]) -> str:
 def _note_profiles(findings: Findings, letters: Mapping[Host, str]) -> str:
     text = "Press a column's title to sort by it, and again for the other direction. – is not measured."
     if threads := describe_threads(findings):
-        text += f" Latency is the median of one short text {threads}."
+        text += f" Latency is the median of one {name_item(findings)} {threads}."
     if any(not is_same_host(host, findings.host) for host in letters):
         text += " A raised letter names the host of a number that was not measured on this one."
     return text

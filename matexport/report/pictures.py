@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matexport.family.survey import Measured
 from matexport.report.findings import MB, Findings
-from matexport.report.naming import command, count_noun, list_groups, name_group
+from matexport.report.naming import command, count_noun, list_groups, name_group, name_item
 from matexport.report.plots import COLOURS, MARKERS, Spot, draw_lines, draw_tradeoff, pick_front
 from matexport.spec.profile import Profile
 
@@ -66,7 +66,7 @@ def draw_plots(findings: Findings) -> list[Plot]:
     budget = findings.budget
     plots = []
     for cost, name, axis, most in (
-        ("latency_ms", "latency", "latency of one short text, ms", budget.max_latency_ms),
+        ("latency_ms", "latency", f"latency of one {name_item(findings)}, ms", budget.max_latency_ms),
         ("peak_bytes", "memory", "peak memory, MB", budget.max_ram_mb),
         ("disk_bytes", "disk", "size on disk, MB", budget.max_disk_mb),
     ):

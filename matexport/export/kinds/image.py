@@ -44,7 +44,7 @@ MOST_LEVELS = 1
 
 @dataclass(frozen=True)
 class Begun:
-    """A parent's folder, and its judge, which was started."""
+    """A parent's folder, and its judge."""
 
     root: Path
     judge: ImageJudge
@@ -61,7 +61,7 @@ class Details:
 
 @contextmanager
 def begin(job: ExportJob, _out: Path) -> Iterator[Begun]:
-    """Find the parent's folder, and start its judge, which imports torch meanwhile."""
+    """Find the parent's folder; its judge is started when all was accepted."""
     from matexport.export.judge.images import ImageJudge
     from matexport.export.parents.folder.source import locate_parent
 
@@ -77,21 +77,17 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
         RequestError: a point is outside the parent, or something was asked that is for texts.
         ParentError: the parent cannot be read, is not the pinned one, or is of a kind that is not known.
     """
-    from transformers import AutoConfig
-
-    from matexport.export.parents.folder.files import CONFIG, read_object
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import check_pin, fetch_weights, list_weight_files
     from matexport.export.parents.vision.processor import read_processor
-    from matexport.export.parents.vision.towers import find_tower, settle_pooling
+    from matexport.export.parents.vision.towers import find_tower, read_config, settle_pooling
     from matexport.io.files import hash_file
     from matexport.io.jobs import check_points
 
     source = job.parent.source
     refuse_text_requests(job)
     facts = read_processor(begun.root)
-    read_object(begun.root / CONFIG)
-    tower, config = find_tower(AutoConfig.from_pretrained(begun.root, local_files_only=True), source)
+    tower, config = find_tower(read_config(begun.root, source), source)
     _check_patches(config, facts, source)
     pooling = settle_pooling(tower, job.readout.pooling, source)
     width = tower.pooled_width(config) if pooling is PoolingMode.POOLER else int(config.hidden_size)

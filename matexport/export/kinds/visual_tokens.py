@@ -44,7 +44,7 @@ OUTPUT = "visual_tokens"
 
 @dataclass(frozen=True)
 class Begun:
-    """A parent's folder, and its judge, which was started."""
+    """A parent's folder, and its judge."""
 
     root: Path
     judge: ImageJudge

@@ -355,6 +355,24 @@ def test_a_tower_without_its_weights_or_its_processor(
         export_family(make_job(shallow, probes), tmp_path / "family")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "cannot read .*config.json"),
+        ('{"model_type": "no_such_thing"}', "transformers does not take its config.json"),
+        ('{"model_type": "bert"}', "is a 'bert'; vision towers that are known: clip_vision_model"),
+        ('{"model_type": "vit", "hidden_size": "wide"}', "transformers does not take its config.json|dim=8 was asked"),
+    ],
+)
+def test_a_configuration_that_is_none(
+    content: str, words: str, towers: Callable[[str], Path], probes: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(towers("vit"), tmp_path / "other"))
+    (other / "config.json").write_text(content)
+    with pytest.raises((ParentError, RequestError), match=words):
+        export_family(make_job(other, probes), tmp_path / "family")
+
+
 def test_a_tower_that_is_taken_for_a_text_encoder(towers: Callable[[str], Path], tmp_path: Path, run: Run) -> None:
     job = ExportJob(ParentSource(str(towers("vit"))), POINTS, readout=ReadoutRequest(pooling=PoolingMode.CLS))
     with pytest.raises(ParentError, match=r'\(vit\) takes images and no texts: say kind = "image" in \[parent\]'):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from matexport.errors import ParentError
 from matexport.export.parents.folder.files import CONFIG, read_object
 from matexport.export.parents.folder.source import list_weight_files
+from matexport.export.parents.vision.towers import read_config
 from matexport.spec.job import ParentSource
 
 #: What names of weights begin with, in the order in which they are looked for: of the tower, and of the projector.
@@ -66,10 +67,7 @@ def read_shape(root: Path, source: str) -> Shape:
     Raises:
         ParentError: it is of another kind, or reads its tower otherwise than M3 does.
     """
-    from transformers import AutoConfig
-
-    said = read_object(root / CONFIG)
-    config: Any = AutoConfig.from_pretrained(root, local_files_only=True)
+    said, config = read_object(root / CONFIG), read_config(root, source)
     if config.model_type != "llava":
         hint = " (its tiles are merged by its language model's code)" if config.model_type == "llava_next" else ""
         raise ParentError(f"{source} is a {config.model_type!r}{hint}; folders of 'llava' are read")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import AutoConfig
 
-from matexport.errors import ParentError, RequestError
+from matexport.errors import ParentError, RequestError, one_line
+from matexport.export.parents.folder.files import CONFIG, read_object
 from matexport.spec.readout import PoolingMode
 
 #: A tower's model and its (B, T, H) states, normed -> (B, W).
@@ -76,6 +79,19 @@ TOWERS: Mapping[str, Tower] = {
         "SiglipVisionModel", "post_layernorm", lambda _: 0, lambda model, normed: model.head(normed), has_class=False
     ),
 }
+
+
+def read_config(root: Path, source: str) -> Any:
+    """The configuration of a folder, as transformers reads it.
+
+    Raises:
+        ParentError: there is none, or transformers does not take it.
+    """
+    read_object(root / CONFIG)  # what is no JSON is said in our words
+    try:
+        return AutoConfig.from_pretrained(root, local_files_only=True)
+    except Exception as error:  # configurations raise whatever their checks do
+        raise ParentError(f"{source}: transformers does not take its {CONFIG}: {one_line(error)}") from error
 
 
 def find_tower(config: Any, source: str) -> tuple[Tower, Any]:
