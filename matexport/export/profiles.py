@@ -74,7 +74,9 @@ def make_precisions(
     Raises:
         RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
     """
-    job, sample = plan.job, _draw_sample(plan, stage)
+    job = plan.job
+    measured = any(precision is not Precision.FP32 for precision in job.precisions)
+    sample = _draw_sample(plan, stage) if measured else Sample((), load_inputs(stage, plan.inputs), stage)
     ranges = measure_ranges(traced.model, job.points, plan, stage)
     if ranges:
         (stage / RANGES).write_bytes(save(ranges))

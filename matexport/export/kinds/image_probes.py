@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ MAX_CALIBRATION_IMAGES = 256
 _ORIENTATION, _TURNED = 0x0112, 6
 
 
+@cache
 def draw_probes() -> tuple[ImageProbe, ...]:
     """The shipped probes: one image for each way in which files differ."""
     drawn = {
@@ -62,6 +64,7 @@ def draw_probes() -> tuple[ImageProbe, ...]:
     return tuple(ImageProbe(name, content) for name, content in drawn.items())
 
 
+@cache
 def draw_calibration() -> tuple[ImageProbe, ...]:
     """Images that are no probes: shapes, clouds and noise of other seeds."""
     makers: tuple[Callable[..., Image.Image], ...] = (_draw_shapes, _draw_clouds, _draw_shapes, _draw_noise)
