@@ -373,8 +373,8 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"There are at most (\d+) nodes\.": (operators.MAX_NODES,),
     r"All products are at most (\d+) for each weight\s+\(or for (\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
     r"a tensor above (\d+) numbers is": (shapes.SMALL,),
-    r"makes more than (\d+) characters of one, its template has the text more\s+than once or over (\d+) other tokens, "
-    r"or words of more than (\d+) characters": (
+    r"makes more than (\d+) characters of one, its template has the text more\s+than once, over (\d+) other tokens "
+    r"or one that it does not define, or words of more than (\d+) characters": (
         guard_of_tokenizers.MAX_GROWTH,
         guard_of_tokenizers.MAX_PIECES,
         guard_of_tokenizers.MAX_WORD,
