@@ -20,7 +20,7 @@ from matexport.errors import RequestError
 from matexport.io.proposal import Found, Outline, describe_points, join_some, split_grid
 from matexport.spec.inputs import TextFacts
 from matexport.spec.profile import Point, Precision
-from matexport.spec.readout import FinalNorm, PoolingMode
+from matexport.spec.readout import TEXT_POOLINGS, FinalNorm
 
 #: Width of the file in characters.
 COLUMNS = 118
@@ -163,7 +163,7 @@ def _render_readout(outline: Outline) -> list[str]:
     lines = ["[readout]"]
     if request.pooling is not None:
         modes = request.pooling if isinstance(request.pooling, tuple) else (request.pooling,)
-        others = ", ".join(mode for mode in PoolingMode if mode not in modes)
+        others = ", ".join(mode for mode in TEXT_POOLINGS if mode not in modes)
         lines += _comment(
             "A folder of transformers alone does not say how the states of a text's tokens become one vector, so this "
             f"is a guess: look it up in the model's card. Also: {others}, or a list of them."

@@ -23,6 +23,10 @@ class PoolingMode(StrEnum):
     POOLER = "pooler"
 
 
+#: Those of texts.
+TEXT_POOLINGS = tuple(mode for mode in PoolingMode if mode is not PoolingMode.POOLER)
+
+
 class FinalNorm(StrEnum):
     """What happens to the parent's final normalisation at an exit before the last block.
 

@@ -219,6 +219,10 @@ def refuse_text_requests(job: ExportJob) -> None:
         "readout.max_tokens": job.readout.max_tokens,
         "parent.route": job.parent.route,
     }
+    if job.readout.features and job.parent.kind != "classifier":
+        raise RequestError(
+            f"features = true was asked; {job.parent.source} is read as a {job.parent.kind}: leave it out"
+        )
     for name, value in asked.items():
         if value is not None:
             raise RequestError(f"{name} = {value!r} was asked; {job.parent.source} takes images: leave it out")

@@ -85,6 +85,8 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
 
     source = job.parent.source
     image.refuse_text_requests(job)
+    if job.readout.pooling is not None or job.readout.final_norm is not None:
+        raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
     shape = read_shape(begun.root, source)
     facts = read_processor(begun.root)
     if (facts.height, facts.width) != (shape.side, shape.side):

@@ -19,7 +19,7 @@ from matexport.export.parents.architecture import Architecture
 from matexport.export.parents.folder.layout import Layout
 from matexport.export.parents.folder.loading import Opened, make_pooling, module_class
 from matexport.spec.job import ExportJob
-from matexport.spec.readout import FinalNorm, PoolingMode, Readout
+from matexport.spec.readout import TEXT_POOLINGS, FinalNorm, PoolingMode, Readout
 
 
 def settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Architecture) -> Opened:
@@ -30,6 +30,9 @@ def settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Archit
     """
     asked = job.readout.pooling
     modes = None if asked is None else asked if isinstance(asked, tuple) else (asked,)
+    if PoolingMode.POOLER in (modes or ()) or job.readout.features:
+        what = "features = true" if job.readout.features else "pooling = pooler"
+        raise RequestError(f"{what} was asked; {job.parent.source} embeds texts: it is for parents that take images")
     pooling = module_class("Pooling")
     if layout.kind == "StaticEmbedding":
         if modes not in (None, (PoolingMode.MEAN,)):
@@ -39,7 +42,7 @@ def settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Archit
         if modes is None:
             raise RequestError(
                 f"{job.parent.source} has no modules.json, so it does not say how token states are pooled: "
-                f"give pooling in [readout], one of {', '.join(PoolingMode)}"
+                f"give pooling in [readout], one of {', '.join(TEXT_POOLINGS)}"
             )
         return replace(opened, chain=(_make_poolings(modes, shape.width),))
     if modes is None:

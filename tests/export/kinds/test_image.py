@@ -317,6 +317,12 @@ def test_what_a_job_cannot_ask(
         export_family(make_job(towers("vit"), probes, **changes), tmp_path / "family")
 
 
+@pytest.mark.parametrize("readout", [ReadoutRequest(pooling=PoolingMode.POOLER), ReadoutRequest(features=True)])
+def test_what_is_of_images_is_refused_of_texts(readout: ReadoutRequest, parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="it is for parents that take images"):
+        export_family(ExportJob(ParentSource(str(parent)), POINTS, readout=readout), tmp_path / "family")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -28,6 +28,7 @@ from matexport.export.parents.vision import llava
 from matexport.family.manifest import load_family
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.readout import PoolingMode, ReadoutRequest
 
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
@@ -173,6 +174,8 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
         ({"points": (Point(4, OUT, 9),)}, r"layers=4 was asked; .* after block 3 of 4: ask for layers = \[3\]"),
         ({"points": (Point(3, 8, 9),)}, r"dim=8 was asked; .* have 40 coordinates"),
         ({"points": (Point(3, OUT),)}, "tokens were not said"),
+        ({"readout": ReadoutRequest(pooling=PoolingMode.MEAN)}, "gives visual tokens: leave them out"),
+        ({"readout": ReadoutRequest(features=True)}, "features = true was asked"),
         ({"encodings": (Encoding.UBINARY,)}, "visual tokens are given as float32"),
     ],
 )
