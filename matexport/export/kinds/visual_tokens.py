@@ -32,7 +32,6 @@ from matexport.spec.readout import FinalNorm, Readout
 if TYPE_CHECKING:
     from torch import nn
 
-    from matexport.export.judge.images import ImageJudge
     from matexport.export.parents.vision.llava import Shape
 
 #: What the proof may hold of the parent's tokens, and how many probes it has in any case.
@@ -43,33 +42,25 @@ OUTPUT = "visual_tokens"
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A parent's folder, and its judge."""
-
-    root: Path
-    judge: ImageJudge
-
-
-@dataclass(frozen=True)
 class Details:
     """What is known of a planned parent beyond `Plan`."""
 
-    begun: Begun
+    begun: image.Begun
     shape: Shape
 
 
 @contextmanager
-def begin(job: ExportJob, _out: Path) -> Iterator[Begun]:
+def begin(job: ExportJob, _out: Path) -> Iterator[image.Begun]:
     """Find the parent's folder; its judge is started when all was accepted."""
     from matexport.export.judge.images import ImageJudge
     from matexport.export.parents.folder.source import locate_parent
 
     root = locate_parent(job.parent, job.base)
     with ImageJudge(root, job.parent.source, tokens=True) as judge:
-        yield Begun(root, judge)
+        yield image.Begun(root, judge)
 
 
-def plan(job: ExportJob, begun: Begun) -> Plan:
+def plan(job: ExportJob, begun: image.Begun) -> Plan:
     """Settle which tokens are read, how images are prepared, and those that the family is proven on.
 
     Raises:
