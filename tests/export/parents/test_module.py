@@ -18,12 +18,12 @@ from matexport.export import export_family
 from matexport.export.parents.module import POOLINGS, Attended
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point
-from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
+from matexport.spec.readout import TEXT_POOLINGS, FinalNorm, PoolingMode, ReadoutRequest
 
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
 POINTS = (Point(1, 8), Point(2, 32), Point(3, 20))
-MODES = [str(mode) for mode in PoolingMode]
+MODES = [str(mode) for mode in TEXT_POOLINGS]
 
 
 def pool_rows(mode: str, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
