@@ -153,3 +153,75 @@ def save_images(folder: Path, count: int = 6, seed: int = 5) -> list[Path]:
         files.append(folder / f"picture-{index}.png")
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(files[-1])
     return files
+
+
+def make_pair(folder: Path, kind: str, *, text_blocks: int = BLOCKS, eos: int | None = None) -> Path:
+    """Write a model with two towers, its processor and its tokenizer: ``clip``, or ``siglip`` with full rows.
+
+    Args:
+        eos: the end-of-text id that the configuration names, if not that of the tokenizer.
+    """
+    torch.manual_seed(11)
+    tokenizer = make_word_tokenizer(kind)
+    words = len(tokenizer)
+    text = {
+        "vocab_size": words, "hidden_size": 40, "num_hidden_layers": text_blocks, "num_attention_heads": 4,
+        "intermediate_size": 56, "max_position_embeddings": 20, "bos_token_id": 0,
+        "eos_token_id": words - 1 if eos is None else eos, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    if kind == "clip":
+        config = hf.CLIPConfig(text_config=text | {"projection_dim": 24}, vision_config=dict(COMMON), projection_dim=24)
+        config.vision_config.projection_dim = 24
+        model: Any = hf.CLIPModel(config)
+    else:
+        text |= {"projection_size": WIDTH}
+        model = hf.SiglipModel(hf.SiglipConfig(text_config=text, vision_config=dict(COMMON)))
+    stir(model)
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(TOWERS[kind][1]), encoding="utf-8")
+    return folder
+
+
+def make_word_tokenizer(kind: str) -> Any:
+    """Words and letters; CLIP's begins and ends a text and pads with its end, SigLIP's ends it and pads with its own."""
+    from parents import SPECIAL, VOCABULARY
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    clip = kind == "clip"
+    words = ["<start>", "[UNK]", "<pad>", *dict.fromkeys(word for word in VOCABULARY if word not in SPECIAL), "<end>"]
+    ids = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=40))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>" if clip else "$A <end>",
+        special_tokens=[("<start>", ids["<start>"]), ("<end>", ids["<end>"])],
+    )
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", bos_token="<start>", eos_token="<end>",
+        pad_token="<end>" if clip else "<pad>", model_max_length=20, model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+class TextOracle:
+    """The vector of a text at a point, by the papers' formulas on the unsliced parent's hidden states."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.clip = kind == "clip"
+        self.model: Any = (hf.CLIPModel if self.clip else hf.SiglipModel).from_pretrained(folder).eval()
+        self.tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+
+    def vector(self, text: str, layers: int, dim: int, *, norm: bool = True, token: int | None = None) -> Floats:
+        """(dim,) float32 at length 1; `token`: the place that is read, if not the parent's."""
+        padding: dict[str, Any] = {} if self.clip else {"padding": "max_length"}
+        ids = self.tokenizer(text, truncation=True, max_length=20, **padding)["input_ids"]
+        tower = self.model.text_model
+        with torch.no_grad():
+            state = tower(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[layers]
+            if norm:
+                state = tower.final_layer_norm(state)
+            place = (ids.index(len(self.tokenizer) - 1) if self.clip else len(ids) - 1) if token is None else token
+            head = self.model.text_projection if self.clip else tower.head
+            cut = head(state[:, place])[0].numpy()[:dim]
+        return np.asarray(cut / np.linalg.norm(cut), np.float32)

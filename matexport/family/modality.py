@@ -29,6 +29,9 @@ MAX_SIDE_FILE_BYTES = 256 << 20
 #: Of a prompt, or of what a chat template puts around a text: more would be most of what is embedded.
 MAX_PROMPT_CHARACTERS = 1 << 16
 
+#: Tokens of a row that is always full: each text takes them all.
+MAX_FULL_TOKENS = 1 << 13
+
 #: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
 MAX_ARRAY_NUMBERS = 1 << 28
 
@@ -74,6 +77,8 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse(f"the inputs {list(text.inputs)} are not some of {', '.join(known)}")
     if not 1 <= text.max_tokens < 1 << 31 or not -(1 << 31) <= text.pad_token_id < 1 << 31:
         raise refuse(f"max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
+    if text.full and (text.max_tokens > MAX_FULL_TOKENS or text.pad_token_id < 0 or text.chat is not None):
+        raise refuse(f"rows that are always full have up to {MAX_FULL_TOKENS} tokens, which all have an id")
     said = [*text.prompts.values(), *(part for frame in _list_frames(text) for part in (frame.before, frame.after))]
     if max(map(len, said), default=0) > MAX_PROMPT_CHARACTERS:
         raise refuse(f"a prompt has more than {MAX_PROMPT_CHARACTERS} characters")

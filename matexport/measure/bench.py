@@ -35,6 +35,7 @@ from matexport.host import count_cpus, isolate_environment, read_host
 from matexport.io.progress import Progress
 from matexport.measure.trial import TrialPlan, TrialResult
 from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
+from matexport.spec.inputs import TextFacts
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 
@@ -165,8 +166,15 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
     shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))
     for batch, tokens in shapes:
-        if tokens > most:
-            sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
+        full = family.facts.text is not None and family.facts.text.full
+        if tokens > most or (full and tokens != most):
+            sizes = (
+                f"rows of {most} tokens, always full"
+                if full
+                else f"{most} tokens"
+                if family.facts.text
+                else f"{noun}s of one size: ask for {batch}x1"
+            )
             raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {sizes}")
     if plan.parent is not None and plan.provider != CPU:
         raise RequestError(f"the parent in torch runs on the CPU: it is not timed against the provider {plan.provider}")
@@ -181,8 +189,10 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
 
 def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
     """The (batch, size) that are timed where none is asked for: those that the family's parent takes."""
-    longest = family.facts.inputs.longest
-    return tuple(shape for shape in DEFAULT_SHAPES[family.facts.modality] if shape[1] <= longest)
+    inputs, shapes = family.facts.inputs, DEFAULT_SHAPES[family.facts.modality]
+    if isinstance(inputs, TextFacts) and inputs.full:
+        return tuple(dict.fromkeys((batch, inputs.max_tokens) for batch, _ in shapes))
+    return tuple(shape for shape in shapes if shape[1] <= inputs.longest)
 
 
 def _read_probe_texts(family: Family) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class TextFacts(Record, frozen=True):
         route: of a parent that routes its texts; a task that is not among `tasks` takes another route.
         unpooled: name of a prompt -> how many leading tokens are left out of the pooling with it. None where the
             parent pools its prompts; else the graph has an input ``pooling_mask``.
+        full: every row has `max_tokens` tokens: the parent attends to what pads it, and graphs take no other length.
     """
 
     inputs: tuple[str, ...]
@@ -92,6 +93,7 @@ class TextFacts(Record, frozen=True):
     chat: ChatFacts | None = None
     route: str | None = None
     unpooled: Mapping[str, int] | None = None
+    full: bool = False
 
     #: What one vector is of, in words.
     noun: ClassVar[str] = "text"

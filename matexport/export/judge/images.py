@@ -1,4 +1,7 @@
-"""The judge of a vision tower: transformers' own processor and model, in a process that shares no code with ours."""
+"""The judges of vision towers, and of the text towers beside them: transformers' own processor, tokenizer and models.
+
+Each is a process that shares no code with ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from matexport.spec.readout import PoolingMode
 
 _CHILD = Path(__file__).with_name("image_child.py")
 _CHECKPOINT = Path(__file__).with_name("checkpoint_child.py")
+_TEXTS = Path(__file__).with_name("text_tower_child.py")
 
 
 class ImageJudge(JudgeProcess):
@@ -79,3 +83,31 @@ class CheckpointJudge(JudgeProcess):
         """
         request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
         return self.ask({**request, "pooling": str(pooling), "drops": drops})
+
+
+class TextTowerJudge(JudgeProcess):
+    """The process, with a text tower open in it.
+
+    Args:
+        root: the parent's folder.
+        source: what messages call it.
+    """
+
+    def __init__(self, root: Path, source: str) -> None:
+        super().__init__({"do": "open", "folder": str(root)}, source, script=_TEXTS)
+
+    def read(
+        self, texts: Sequence[str], depths: Sequence[int], limit: int, *, drops: bool
+    ) -> tuple[list[list[int]], dict[int, NDArray[Any]]]:
+        """The token ids of each text, cut at `limit`, and for each depth its vectors, (n, W) float32, each text alone.
+
+        Args:
+            drops: the final norm is not applied before the last block.
+
+        Raises:
+            ParentError: the library cannot open the parent, or tokenize a text.
+        """
+        found = self.ask({"do": "read", "texts": list(texts), "depths": list(depths), "limit": limit, "drops": drops})
+        ends = found["counts"].cumsum().tolist()
+        rows = [found["ids"][start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
+        return rows, {depth: found[f"layers_{depth}"] for depth in depths}

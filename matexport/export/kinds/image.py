@@ -78,10 +78,9 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
         ParentError: the parent cannot be read, is not the pinned one, or is of a kind that is not known.
     """
     from matexport.export.parents.folder.model_card import read_license
-    from matexport.export.parents.folder.source import check_pin, fetch_weights, list_weight_files
+    from matexport.export.parents.folder.source import pin_weights
     from matexport.export.parents.vision.processor import read_processor
     from matexport.export.parents.vision.towers import find_tower, read_config, settle_pooling
-    from matexport.io.files import hash_file
     from matexport.io.jobs import check_points
 
     source = job.parent.source
@@ -94,10 +93,6 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     blocks = int(config.num_hidden_layers)
     check_points(job.points, blocks, width, source)
     check_points(job.trained or (), blocks, width, source, "[trained]: ")
-    fetch_weights(job.parent, job.base)
-    files = list_weight_files(begun.root, job.parent)
-    weights = {path.relative_to(begun.root).as_posix(): hash_file(path) for path in files}
-    check_pin(job.parent, weights)
     parent = ParentFacts(
         source=source,
         architecture=tower.model,
@@ -105,7 +100,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
         width=int(config.hidden_size),
         output_width=width,
         dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
-        weights=weights,
+        weights=pin_weights(begun.root, job.parent, job.base),
         license=read_license(begun.root),
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (pooling,), (), job.readout.normalize)
@@ -121,29 +116,19 @@ def load(plan: Plan, report: Progress) -> Any:
     Raises:
         ParentError: it cannot be loaded, or lacks weights that are read.
     """
-    import torch
-    import transformers
+    from matexport.export.parents.vision.towers import load_tower
 
     details: Details = plan.details
     report("load", 0, 1)
     details.begun.judge.start()
-    cls = getattr(transformers, details.tower.model)
-    try:
-        model, said = cls.from_pretrained(
-            details.begun.root, local_files_only=True, dtype=torch.float32, output_loading_info=True,
-            attn_implementation="eager",
-        )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ParentError(f"{plan.job.parent.source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
-    missing = [name for name in said["missing_keys"] if "pooler" not in name or details.pooling is PoolingMode.POOLER]
-    if missing:
-        raise ParentError(
-            f"{plan.job.parent.source} has no weights for {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + "; transformers would draw them at random"
-        )
+    model = load_tower(
+        details.begun.root,
+        details.tower.model,
+        plan.job.parent.source,
+        lambda name: "pooler" in name and details.pooling is not PoolingMode.POOLER,
+    )
     report("load", 1, 1)
-    return model.float().eval()
+    return model
 
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:

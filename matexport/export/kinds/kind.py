@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
-from matexport.export.kinds import classifier, franca, image, text, visual_tokens
+from matexport.export.kinds import classifier, franca, image, text, text_tower, visual_tokens
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.job import ExportJob
@@ -80,6 +80,15 @@ KINDS: dict[str, Kind] = {
         image.plan, image.load, image.runtime_files, image.reference, image.module, image.example, image.begin
     ),
     "text": Kind(text.plan, text.load, text.runtime_files, text.reference, text.module, text.example, text.begin),
+    "text-tower": Kind(
+        text_tower.plan,
+        text_tower.load,
+        text_tower.runtime_files,
+        text_tower.reference,
+        text_tower.module,
+        text_tower.example,
+        text_tower.begin,
+    ),
     "visual-tokens": Kind(
         visual_tokens.plan,
         visual_tokens.load,

@@ -69,10 +69,9 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
         ParentError: the parent cannot be read, is not the pinned one, or is of a kind that is not known.
     """
     from matexport.export.parents.folder.model_card import read_license
-    from matexport.export.parents.folder.source import check_pin, fetch_weights, list_weight_files
+    from matexport.export.parents.folder.source import pin_weights
     from matexport.export.parents.vision.llava import read_shape
     from matexport.export.parents.vision.processor import read_processor
-    from matexport.io.files import hash_file
 
     source = job.parent.source
     image.refuse_text_requests(job)
@@ -86,10 +85,6 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
             f"{facts.width}"
         )
     _check_points(job, shape)
-    fetch_weights(job.parent, job.base)
-    files = list_weight_files(begun.root, job.parent)
-    weights = {path.relative_to(begun.root).as_posix(): hash_file(path) for path in files}
-    check_pin(job.parent, weights)
     parent = ParentFacts(
         source=source,
         architecture="LlavaForConditionalGeneration",
@@ -97,7 +92,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
         width=shape.width,
         output_width=shape.output_width,
         dtype=shape.dtype,
-        weights=weights,
+        weights=pin_weights(begun.root, job.parent, job.base),
         license=read_license(begun.root),
     )
     heads = (f"Projector({shape.width}->{shape.output_width})", "AveragePool")

@@ -70,9 +70,7 @@ def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
     """
     if problem := _find_input_problem(graph, inputs):
         return problem
-    short, longer = (
-        (items, max(1, min(length, length * inputs.longest // LONGER[1]))) for items, length in (SHORT, LONGER)
-    )
+    short, longer = ((items, _measure_length(length, inputs)) for items, length in (SHORT, LONGER))
     constants = read_constants(graph)
     long = LONGER[0], min(inputs.longest, LONGEST)
     walks = [Walk(graph, constants, *size) for size in (short, longer, long)]
@@ -147,9 +145,16 @@ def _is_sure(node: Node, given: Sequence[Sequence[Tensor | None]]) -> bool:
     return bool((decided[0] | decided[1] | ~(varying[0] | varying[1])).all())
 
 
+def _measure_length(length: int, inputs: InputFacts) -> int:
+    """How long a text is that stands for short ones: as long as all are, where they have one length."""
+    if isinstance(inputs, TextFacts) and inputs.full:
+        return inputs.max_tokens
+    return max(1, min(length, length * inputs.longest // LONGER[1]))
+
+
 def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
     """Whether a graph takes something else than the manifest says: sizes that are fixed stand for what is not there."""
-    item = (0,) if isinstance(inputs, TextFacts) else inputs.shape
+    item = inputs.shape if not isinstance(inputs, TextFacts) else (inputs.max_tokens if inputs.full else 0,)
     for value in graph.input:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if len(dims) != 1 + len(item) or any(

@@ -135,7 +135,8 @@ class TextInputs:
         return feed_rows(rows, self.facts, PaddingSide.LEFT if way == LEFT else PaddingSide.RIGHT)
 
     def stretch(self, row: Tokens, size: int) -> Tokens:
-        """Tokens of a text, over and over, as many as asked for."""
+        """Tokens of a text, over and over, as many as asked for; all rows of some parents have one size."""
+        size = self.facts.max_tokens if self.facts.full else size
         times = -(-size // len(row.ids))
         return Tokens((list(row.ids) * times)[:size], (list(row.type_ids) * times)[:size])
 

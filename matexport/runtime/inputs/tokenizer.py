@@ -1,4 +1,7 @@
-"""A family's tokenizer, as the tokenizers library reads it: bounded, cut at the parent's lengths, and not padding."""
+"""A family's tokenizer, as the tokenizers library reads it: bounded, cut at the parent's lengths, and not padding.
+
+Of a parent that attends to padding, what pads a row is tokens as all others.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,8 @@ class TextTokenizer:
             known.no_padding()
             try:
                 known.enable_truncation(max_tokens, direction=str(self.text.cuts))
+                if self.text.full:
+                    known.enable_padding(length=max_tokens, pad_id=self.text.pad_token_id)
             except Exception as error:
                 raise FamilyError(f"{TOKENIZER} cannot cut at {max_tokens} tokens: {one_line(error)}") from None
             self._by_limit[max_tokens] = known

@@ -270,6 +270,23 @@ def hash_settings(layout: Layout) -> dict[str, str]:
     return found
 
 
+def pin_weights(root: Path, parent: ParentSource, base: Path) -> dict[str, str]:
+    """Fetch a parent's weights where they are not there yet: file -> sha256, all of them the pinned ones.
+
+    Args:
+        root: its folder.
+        base: directory that a relative path starts from.
+
+    Raises:
+        ParentError, RequestError: as `fetch_weights`, `list_weight_files` and `check_pin`.
+    """
+    fetch_weights(parent, base)
+    files = list_weight_files(root, parent)
+    weights = {path.relative_to(root).as_posix(): hash_file(path) for path in files}
+    check_pin(parent, weights)
+    return weights
+
+
 def check_pin(parent: ParentSource, weights: dict[str, str]) -> None:
     """Refuse weights that are not the pinned ones.
 

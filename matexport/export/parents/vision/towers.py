@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -128,3 +130,30 @@ def find_module(model: Any, path: str) -> Any:
     for name in path.split("."):
         model = getattr(model, name)
     return model
+
+
+def load_tower(root: Path, name: str, source: str, spared: Callable[[str], bool] = lambda _missing: False) -> Any:
+    """A class of transformers with the weights of a folder, in float32 and eval mode.
+
+    Args:
+        name: of the class.
+        spared: of the name of a weight that is missing, whether nothing reads it.
+
+    Raises:
+        ParentError: it cannot be loaded, or lacks weights that are read.
+    """
+    cls = getattr(transformers, name)
+    try:
+        model, said = cls.from_pretrained(
+            root, local_files_only=True, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ParentError(f"{source} cannot be loaded: {one_line(error)[:400]}") from error
+    missing = [name for name in said["missing_keys"] if not spared(name)]
+    if missing:
+        raise ParentError(
+            f"{source} has no weights for {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; transformers would draw them at random"
+        )
+    return model.float().eval()
