@@ -30,6 +30,7 @@ from matexport.family.measurements.records import (
 from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
+from matexport.family.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
@@ -93,6 +94,42 @@ def pack_profile(
                 _record(staged, profile, measured)
             keep_unlisted(out, stage)
     return load_family(out)
+
+
+def pack_towers(
+    towers: TwoTowers | Path | str,
+    profile: str,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TwoTowers:
+    """Write one profile of both towers of a model as a folder of two packs.
+
+    Args:
+        towers: the folder of two families, or what `load_towers` gave.
+        profile: name of a profile of the images; that of the texts which goes with it is packed, too.
+        out, overwrite, progress: as for `pack_profile`, of each.
+
+    Raises:
+        FamilyError, DestinationError, ParityError: as `pack_profile`.
+    """
+    towers = towers if isinstance(towers, TwoTowers) else load_towers(towers)
+    text, image = towers.find(profile)
+    out = Path(out)
+    if out.absolute().resolve().is_relative_to(towers.path.resolve()):
+        raise DestinationError(f"{out} is the folder of the two families or inside it; choose another destination")
+    with lock_destination(out):
+        if out.exists() and not (overwrite and holds_towers(out)):
+            ours = holds_towers(out)
+            what = "it holds two families; pass --overwrite to replace them" if ours else "it holds no two families"
+            raise DestinationError(f"{out} exists, and {what}{'' if ours else ': choose another destination'}")
+        with stage_directory(out) as stage:
+            for name, family, chosen in ((TEXT, towers.text, text), (IMAGE, towers.image, image)):
+                pack_profile(family, chosen, stage / name, progress=progress)
+                keep_unlisted(out / name, stage / name)
+            write_towers(stage, {Profile.parse(image).point: Profile.parse(text).point})
+    return load_towers(out)
 
 
 def _prove(stage: Path, profile: str, progress: Progress | None) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 import transformers as hf
 from numpy.typing import NDArray
+from parents import SPECIAL, VOCABULARY
 from PIL import Image, ImageOps
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 Floats = NDArray[np.float32]
@@ -184,10 +186,7 @@ def make_pair(folder: Path, kind: str, *, text_blocks: int = BLOCKS, eos: int | 
 
 
 def make_word_tokenizer(kind: str) -> Any:
-    """Words and letters; CLIP's begins and ends a text and pads with its end, SigLIP's ends it and pads with its own."""
-    from parents import SPECIAL, VOCABULARY
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
+    """Words and letters; CLIP's begins and ends a text, and pads with its end; SigLIP's ends it, and pads otherwise."""
     clip = kind == "clip"
     words = ["<start>", "[UNK]", "<pad>", *dict.fromkeys(word for word in VOCABULARY if word not in SPECIAL), "<end>"]
     ids = {word: index for index, word in enumerate(words)}

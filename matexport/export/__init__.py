@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matexport.errors import RequestError
 from matexport.extras import require_extra
-from matexport.spec.job import ExportJob
+from matexport.spec.job import TWO_TOWERS, ExportJob
 
 if TYPE_CHECKING:
     from matexport.export.prepare import Exported
 
-__all__ = ["Exported", "export_family", "require_export_extra"]
+__all__ = ["Exported", "export_family", "export_towers", "require_export_extra"]
 
 _NEEDED = ("torch", "transformers", "sentence_transformers", "onnx", "onnx_ir", "onnxscript")
 
@@ -56,6 +57,8 @@ def export_family(
     require_export_extra()
     from matexport.export.kinds.kind import find_kind
 
+    if job.parent.kind == TWO_TOWERS:
+        raise RequestError(f'a parent of kind = "{TWO_TOWERS}" gives two families: export_towers makes them')
     out = job.destination if out is None else Path(out)
     kind = find_kind(job)
 
@@ -71,6 +74,47 @@ def export_family(
 
     exported = attempt(reuse=True) or attempt(reuse=False)
     assert exported is not None  # None says that what was there was not enough
+    return exported
+
+
+def export_towers(
+    job: ExportJob,
+    out: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    quiet: bool = False,
+) -> dict[str, Exported]:
+    """Export both towers of a model (CLIP, SigLIP) as two families of one folder; see `matexport.family.towers`.
+
+    Args:
+        job: of ``kind = "two-towers"``.
+        out, overwrite, progress, quiet: as for `export_family`, of each. A family that was made stays when the other
+            cannot be: the next call goes on there.
+
+    Returns:
+        what was exported, by the families' names: ``text`` and ``image``.
+
+    Raises:
+        RequestError, ParentError, DestinationError, ParityError: as `export_family`.
+    """
+    require_export_extra()
+    if quiet:
+        from matexport.export.quiet import quiet_libraries
+
+        quiet_libraries()
+    from matexport.export.towers import refuse_others, split_job
+    from matexport.family.towers import load_towers, write_towers
+
+    out = job.destination if out is None else Path(out)
+    jobs, pairs = split_job(job)
+    refuse_others(out)
+    exported = {
+        name: export_family(half, out / name, overwrite=overwrite, progress=progress, quiet=quiet)
+        for name, half in jobs.items()
+    }
+    write_towers(out, pairs)
+    load_towers(out)  # or it could not be read
     return exported
 
 

@@ -23,6 +23,8 @@ from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record, suggest
 
 MANIFEST = "family.json"
+#: Of a folder of two families; see `family.towers`.
+TOWERS = "towers.json"
 REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
@@ -149,6 +151,8 @@ def load_family(path: Path | str) -> Family:
     if not root.is_dir():
         raise _refuse(f"{root} is not a directory; a family is the folder that `matexport export` writes")
     manifest = root / MANIFEST
+    if not manifest.exists() and (root / TOWERS).is_file():
+        raise _refuse(f"{root} holds two families, {root / 'text'} and {root / 'image'}: name one of them")
     if not manifest.exists():
         raise _refuse(f"{root} has no {MANIFEST}: it is not a family or pack of matexport")
     opened = open_file(manifest, MAX_MANIFEST_BYTES)

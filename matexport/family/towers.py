@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matexport.errors import FamilyError, Problem, ProblemKind
-from matexport.family.manifest import Family, load_family
+from matexport.family.manifest import TOWERS, Family, load_family
 from matexport.io.files import open_file, parse_json, replace_file
 from matexport.spec.profile import Point, Profile
 from matexport.spec.record import Record, read_record, suggest
-
-#: The file that makes a folder one of two families; written last.
-TOWERS = "towers.json"
 
 #: Names of the two families.
 TEXT, IMAGE = "text", "image"

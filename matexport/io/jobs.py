@@ -17,7 +17,7 @@ import msgspec
 from matexport.errors import RequestError
 from matexport.io.files import read_toml
 from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_calibration, load_probes
-from matexport.spec.job import TEXT, ExportJob, ParentSource
+from matexport.spec.job import TEXT, TWO_TOWERS, ExportJob, ParentSource
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import ReadoutRequest
@@ -28,13 +28,15 @@ from matexport.spec.tolerance import FLOORS, Tolerance
 class PointsTable(Record, frozen=True):
     """The ``[points]`` and ``[trained]`` tables: ``pairs``, or every combination of ``layers`` and ``dims``.
 
-    With ``tokens``, each of them with each of so many visual tokens.
+    With ``tokens``, each of them with each of so many visual tokens. With ``text_layers``, of a model with two towers,
+    one number for each of ``layers``: how many blocks of the text tower go with so many of the image tower.
     """
 
     layers: tuple[int, ...] | None = None
     dims: tuple[int, ...] | None = None
     pairs: tuple[tuple[int, int], ...] | None = None
     tokens: tuple[int, ...] | None = None
+    text_layers: tuple[int, ...] | None = None
 
 
 class ProbesTable(Record, frozen=True):
@@ -94,6 +96,7 @@ def load_job(path: Path | str) -> ExportJob:
         encodings=file.encodings,
         vocabulary=file.vocabulary,
         trained=expand_points(file.trained, f"{path}: trained") if file.trained else None,
+        text_layers=_pair_layers(file, str(path)),
         calibration=base / file.calibration.file if file.calibration else None,
         probes=base / file.probes.file if file.probes else None,
         tolerances=file.tolerances,
@@ -144,6 +147,31 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
     if twice:
         raise RequestError(f"{where}: the point (layers={twice.layers}, dim={twice.dim}) is asked for twice")
     return tuple(points)
+
+
+def _pair_layers(file: JobFile, where: str) -> dict[int, int]:
+    """Blocks of the image tower -> blocks of the text tower.
+
+    Raises:
+        RequestError: they are asked of another kind of parent, or not one for each of the layers.
+    """
+    asked = file.points.text_layers
+    if file.trained and file.trained.text_layers:
+        raise RequestError(f"{where}: text_layers belong into [points]; [trained] names points of the image tower")
+    if asked is None:
+        return {}
+    layers = file.points.layers
+    if file.parent.kind != TWO_TOWERS:
+        raise RequestError(
+            f'{where}: text_layers were asked for; they are for parents of kind = "{TWO_TOWERS}", and this one is of '
+            f'kind = "{file.parent.kind}"'
+        )
+    if layers is None or len(layers) != len(asked) or min(asked, default=0) < 1:
+        raise RequestError(
+            f"{where}: text_layers = {list(asked)} was asked for; it takes one number of at least 1 for each of "
+            f"layers{'' if layers is None else f' = {list(layers)}'}"
+        )
+    return dict(zip(layers, asked, strict=True))
 
 
 def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str, where: str = "") -> None:

@@ -34,8 +34,8 @@ from matexport.family.proof import load_probes, open_proof
 from matexport.host import count_cpus, isolate_environment, read_host
 from matexport.io.progress import Progress
 from matexport.measure.trial import TrialPlan, TrialResult
-from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
 from matexport.spec.inputs import TextFacts
+from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 

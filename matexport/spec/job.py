@@ -15,6 +15,9 @@ from matexport.spec.tolerance import Tolerance
 #: The kind of a parent that embeds texts.
 TEXT = "text"
 
+#: The kind of a parent with two towers, of which `export.export_towers` makes two families.
+TWO_TOWERS = "two-towers"
+
 
 class ParentSource(Record, frozen=True):
     """Which parent a job asks for.
@@ -27,7 +30,7 @@ class ParentSource(Record, frozen=True):
         allow_pickle: read pickled weights when there are no safetensors ones. Pickles can run code.
         trust_remote_code: let transformers and sentence-transformers run Python code that comes with the parent.
         route: which route of a parent whose texts are routed (sentence-transformers' Router, formerly Asym).
-        kind: what the parent is, a key of `export.kinds.kind.KINDS`.
+        kind: what the parent is, a key of `export.kinds.kind.KINDS`, or `TWO_TOWERS`.
     """
 
     source: str
@@ -50,6 +53,8 @@ class ExportJob(Record, frozen=True):
         vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
             (``script:Latin,Cyrillic``); None keeps all.
         trained: the points that the parent was trained to be read at; None where nobody says.
+        text_layers: of a model with two towers, after how many blocks of its text tower to read, for each number of
+            blocks of its image tower; empty where both are read after as many.
     """
 
     parent: ParentSource
@@ -61,6 +66,7 @@ class ExportJob(Record, frozen=True):
     calibration: Path | None = None
     vocabulary: str | None = None
     trained: tuple[Point, ...] | None = None
+    text_layers: Mapping[int, int] = msgspec.field(default_factory=dict)
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
     base: Path = msgspec.field(default_factory=Path)
     name: str = "family"

@@ -35,7 +35,8 @@ SUMMARY = "embed texts or images with one profile"
 DESCRIPTION = (
     "Embed texts given as arguments, as the lines of a file, as a column of a table, or on standard input; or images: "
     "files, folders, or a column of Parquet that holds the bytes of files. Without --output, prints one JSON object "
-    "per text or image. An image that cannot be read is named, the others are embedded, and the exit code is 2."
+    "per text or image. A folder of two towers (CLIP, SigLIP) takes both: an argument that names a file or folder "
+    "is an image, any other a text. An image that cannot be read is named, the others are embedded, and the exit code is 2."
 )
 EXAMPLES = (
     "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
@@ -43,7 +44,8 @@ EXAMPLES = (
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input reviews.csv --column body --output v.npy\n"
     "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/\n"
-    "  matexport embed artifacts/digits --profile L02-D016-fp32 photos/ one-more.png --output vectors.npy"
+    "  matexport embed artifacts/digits --profile L02-D016-fp32 photos/ one-more.png --output vectors.npy\n"
+    "  matexport embed artifacts/clip --profile L12-D256-fp32 'a photo of a cat' cat.jpg"
 )
 
 
@@ -111,12 +113,18 @@ def run(options: argparse.Namespace) -> int:
     if options.workers:
         raise RequestError("--workers is for --on ray")
     from matexport.family.manifest import load_family
+    from matexport.family.towers import holds_towers
     from matexport.runtime.embedder import Embedder
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
         raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")
     if options.json and options.output:
         raise RequestError("--json prints to standard output; leave out --output or --json")
+    if holds_towers(options.family):
+        from matexport.cli.towers import choose_tower, embed_both
+
+        if not choose_tower(options):
+            return embed_both(options)
     family = load_family(options.family)
     items = open_items(options, family)
     with show_progress() as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     PRECISIONS,
@@ -25,7 +26,11 @@ from matexport.cli.output import (
 )
 from matexport.cli.progress import show_progress
 from matexport.io.terminal import show_plain
+from matexport.spec.job import TWO_TOWERS
 from matexport.spec.profile import Precision
+
+if TYPE_CHECKING:
+    from matexport.export import Exported
 
 SUMMARY = "export a family and prove every profile against the parent"
 DESCRIPTION = (
@@ -68,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from msgspec.structs import replace
 
     from matexport.family.manifest import REPORTED
+    from matexport.family.towers import IMAGE, TEXT
     from matexport.io.jobs import change_precisions, load_job
 
     job = load_job(options.job)
@@ -77,23 +83,43 @@ def run(options: argparse.Namespace) -> int:
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
         job = change_precisions(job, [Precision(name) for name in options.precision])
-    from matexport.export import export_family
+    from matexport.export import export_family, export_towers
 
     out = options.out or job.destination
-    reported = any((out / name).is_file() for name in REPORTED)
+    folders = [out / name for name in (TEXT, IMAGE)] if job.parent.kind == TWO_TOWERS else [out]
+    reported = {folder for folder in folders if any((folder / name).is_file() for name in REPORTED)}
     with show_progress() as progress:
-        exported = export_family(job, out, overwrite=options.overwrite, progress=progress, quiet=True)
-    out = exported.family.path
+        if job.parent.kind == TWO_TOWERS:
+            towers = export_towers(job, out, overwrite=options.overwrite, progress=progress, quiet=True)
+            found = list(towers.values())
+        else:
+            found = [export_family(job, out, overwrite=options.overwrite, progress=progress, quiet=True)]
     if options.json:
-        document = {
-            "family": str(out),
-            "up_to_date": exported.up_to_date,
-            "renewed": list(exported.renewed),
-            "cut_anew": exported.cut_anew,
-            "refused": dict(exported.family.facts.refused),
-        }
-        print_json(document | describe_verification(out, exported.verification))
-    else:
+        documents = [_describe(exported) for exported in found]
+        print_json(documents[0] if len(found) == 1 else dict(zip((TEXT, IMAGE), documents, strict=True)))
+    return max(_tell(exported, options, reported=exported.family.path in reported) for exported in found)
+
+
+def _describe(exported: Exported) -> dict[str, object]:
+    out = exported.family.path
+    return {
+        "family": str(out),
+        "up_to_date": exported.up_to_date,
+        "renewed": list(exported.renewed),
+        "cut_anew": exported.cut_anew,
+        "refused": dict(exported.family.facts.refused),
+        **describe_verification(out, exported.verification),
+    }
+
+
+def _tell(exported: Exported, options: argparse.Namespace, *, reported: bool) -> int:
+    """Print what became of a family, but for a document of it, and give the exit code.
+
+    Args:
+        reported: there is a report in its folder.
+    """
+    out = exported.family.path
+    if not options.json:
         print_verification(out, exported.verification)
         state = "up to date" if exported.up_to_date else "written"
         if exported.cut_anew:

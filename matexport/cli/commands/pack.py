@@ -41,8 +41,13 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport pack FAMILY PROFILE OUT``"""
+    from matexport.family.towers import holds_towers
     from matexport.pack import pack_profile
 
+    if holds_towers(options.family):
+        from matexport.cli.towers import pack_both
+
+        return pack_both(options)
     with show_progress() as progress:
         pack = pack_profile(
             options.family, options.profile, options.out, overwrite=options.overwrite, progress=progress

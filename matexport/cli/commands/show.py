@@ -37,6 +37,12 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport show FAMILY``"""
+    from matexport.family.towers import holds_towers
+
+    if holds_towers(options.family):
+        from matexport.cli.towers import run_each
+
+        return run_each(options, run)
     from matexport.family.manifest import load_family
     from matexport.family.measurements.records import load_measurement
     from matexport.family.summary import describe_profiles

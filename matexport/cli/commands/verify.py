@@ -77,6 +77,12 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport verify FAMILY``"""
+    from matexport.family.towers import holds_towers
+
+    if holds_towers(options.family):
+        from matexport.cli.towers import run_each
+
+        return run_each(options, run)
     from matexport.family.manifest import load_family
     from matexport.verify.drift import compare_families, find_common
     from matexport.verify.judge import open_case, verify_case
