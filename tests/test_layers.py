@@ -47,6 +47,7 @@ EXPORT = {
     "prepare": 3, "blame": 3,
     "reuse": 4,
     "pipeline": 5,
+    "towers": 5,
     "__init__": 6,
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
@@ -216,12 +217,19 @@ def test_only_the_pipeline_knows_the_stages_and_only_a_kind_its_judge() -> None:
     for name in INSIDE_EXPORT:
         knows[room_of(name)] |= {room_of(found) for found in own(name) if found.startswith("export.")} - {room_of(name)}
     assert {room for room, known in knows.items() if known >= {"trace", "quantize"}} == {"pipeline"}
-    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "trained", "outline", "judge", "__init__", "pipeline"}
+    assert knows["pipeline"] >= set(EXPORT) - {"quiet", "trained", "outline", "judge", "__init__", "pipeline", "towers"}
     assert {room for room, known in knows.items() if "judge" in known} == {"kinds"}
 
 
 #: What knows a kind of parent by name: the rest of the export takes any.
-KNOWS_TEXT = ("export.kinds.", "export.parents.", "export.judge.", "export.outline", "export.trained")
+KNOWS_TEXT = (
+    "export.kinds.",
+    "export.parents.",
+    "export.judge.",
+    "export.outline",
+    "export.trained",
+    "export.towers",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in INSIDE_EXPORT if not name.startswith(KNOWS_TEXT)])
@@ -249,7 +257,10 @@ def called(name: str) -> set[str]:
 
 SPEAKING = {"print", "sys.stdout.write", "sys.stderr.write", "logging.basicConfig", "sys.exit", "exit", "os._exit"}
 #: Processes of their own: their standard output is their result, and they end when whoever asked is gone.
-PROCESSES = {"measure.trial", "export.judge.child", "export.judge.image_child", "export.judge.checkpoint_child"}
+PROCESSES = {
+    "measure.trial",
+    *(f"export.judge.{name}" for name in ("child", "image_child", "checkpoint_child", "text_tower_child")),
+}
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if wing_of(name) != "cli" and name not in PROCESSES])

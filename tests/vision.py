@@ -75,14 +75,18 @@ def make_tower(folder: Path, kind: str) -> Path:
     return folder
 
 
-def stir(model: nn.Module) -> None:
-    """Draw what initialisation leaves alike: a wrong depth, a missing norm or a lost token shows then."""
+def stir(model: nn.Module, gain: float = 3) -> None:
+    """Draw what initialisation leaves alike: a wrong depth, a missing norm or a lost token shows then.
+
+    Args:
+        gain: of matrices; with 3, attention looks at few tokens, and rounding shows more than in trained models.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name.lower() or "lambda" in name or "layrnorm" in name:
                 parameter.copy_(torch.rand_like(parameter) * 0.8 + (0.6 if "bias" not in name else -0.4))
             elif parameter.ndim >= 2 and "token" not in name:
-                parameter.mul_(3)
+                parameter.mul_(gain)
             else:
                 parameter.normal_(0, 0.5)
 
@@ -157,11 +161,12 @@ def save_images(folder: Path, count: int = 6, seed: int = 5) -> list[Path]:
     return files
 
 
-def make_pair(folder: Path, kind: str, *, text_blocks: int = BLOCKS, eos: int | None = None) -> Path:
+def make_pair(folder: Path, kind: str, *, text_blocks: int = BLOCKS, eos: int | None = None, gain: float = 3) -> Path:
     """Write a model with two towers, its processor and its tokenizer: ``clip``, or ``siglip`` with full rows.
 
     Args:
         eos: the end-of-text id that the configuration names, if not that of the tokenizer.
+        gain: as for `stir`.
     """
     torch.manual_seed(11)
     tokenizer = make_word_tokenizer(kind)
@@ -178,7 +183,7 @@ def make_pair(folder: Path, kind: str, *, text_blocks: int = BLOCKS, eos: int | 
     else:
         text |= {"projection_size": WIDTH}
         model = hf.SiglipModel(hf.SiglipConfig(text_config=text, vision_config=dict(COMMON)))
-    stir(model)
+    stir(model, gain)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(TOWERS[kind][1]), encoding="utf-8")

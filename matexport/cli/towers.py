@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,9 @@ def embed_both(options: argparse.Namespace) -> int:
     Raises:
         RequestError: a prompt or task was asked, which neither tower has.
     """
-    from matexport.cli.images import ImageStream, write_names
-    from matexport.cli.vectors import format_lines, write_npy
-    from matexport.io.files import explain_write_errors, list_images, replace_file
-    from matexport.io.terminal import show_plain
+    from matexport.cli.images import ImageStream
+    from matexport.cli.vectors import write_pairs
+    from matexport.io.files import list_images
     from matexport.runtime.inputs.image import ImageInputs
     from matexport.runtime.towers import TwoTowerEmbedder
 
@@ -115,36 +113,18 @@ def embed_both(options: argparse.Namespace) -> int:
         assert facts is not None  # `load_towers` saw to it
         stream = ImageStream((file for found in files.values() for file in found), ImageInputs(facts))
         progress("embed", 0, 0)
-        images = list(stream)
+        images = {image.name: image for image in stream}
         of_texts = iter(zip(texts, both.text.embed(texts), strict=True))
-        of_images = dict(zip([image.name for image in images], both.image.embed(images), strict=True))
+        of_images = dict(zip(images, both.image.embed(list(images.values())), strict=True))
 
         def pairs() -> Iterator[tuple[Any, Any]]:
-            known = {image.name: image for image in images}
             for at in range(len(options.texts)):
                 if at not in files:
                     yield next(of_texts)
                 else:
-                    yield from ((known[name], of_images[name]) for name in map(str, files[at]) if name in known)
+                    yield from ((images[name], of_images[name]) for name in map(str, files[at]) if name in images)
 
-        if options.output and options.output.suffix == ".npy":
-            found = list(pairs())
-            write_npy(options.output, (vector for _, vector in found), both.image)
-            write_names(
-                options.output.with_suffix(".txt"),
-                (getattr(item, "name", None) or show_plain(item) for item, _ in found),
-            )
-        elif options.output:
-            with explain_write_errors(options.output), replace_file(options.output) as file:
-                file.writelines(line.encode() for line in format_lines(pairs()))
-        elif options.json:
-            found = list(pairs())
-            vectors = [vector.tolist() for _, vector in found]
-            named = [getattr(item, "name", item) for item, _ in found]
-            print_json({"profile": both.profile, "dim": both.dim, "items": named, "vectors": vectors})
-        else:
-            sys.stdout.writelines(format_lines(pairs()))
-            sys.stdout.flush()
+        write_pairs(pairs(), options, both, "items")
     if stream.refused:
         return complain(f"{stream.refused} of {stream.refused + stream.taken} images could not be read", UNUSABLE)
     return DONE

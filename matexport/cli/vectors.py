@@ -10,11 +10,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from matexport.cli.output import spell_json
+from matexport.cli.output import print_json, spell_json
 from matexport.errors import RequestError, one_line
 from matexport.extras import require_extra
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
 from matexport.io.reading import read_lines
+from matexport.io.terminal import show_plain
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
@@ -126,7 +127,48 @@ def format_lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[str]:
         yield spell_json(named | {"embedding": vector.tolist()}) + "\n"
 
 
-def write_npy(path: Path, vectors: Iterable[Any], embedder: Embedder) -> None:
+def write_pairs(
+    pairs: Iterable[tuple[Any, Any]], options: argparse.Namespace, embedder: Any, called: str | None
+) -> None:
+    """Items and their vectors to where the command says: ``--output``, ``--json`` or standard output.
+
+    Args:
+        embedder: what they were embedded with.
+        called: what a document calls the items whose names it lists, as the file beside an array does; None where the
+            rows of an array are told apart by their order alone.
+    """
+    if options.output and options.output.suffix == ".npy":
+        names: list[str] = []
+        write_npy(options.output, _note_names(pairs, names), embedder)
+        if called:
+            from matexport.cli.images import write_names
+
+            write_names(options.output.with_suffix(".txt"), names)
+    elif options.output:
+        with explain_write_errors(options.output), replace_file(options.output) as file:
+            file.writelines(line.encode() for line in format_lines(pairs))
+    elif options.json:
+        found = list(pairs)
+        listed = {called: [_name(item) for item, _ in found]} if called else {}
+        vectors = [vector.tolist() for _, vector in found]
+        print_json({"profile": embedder.profile, "dim": embedder.dim, **listed, "vectors": vectors})
+    else:
+        for line in format_lines(pairs):
+            sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+def _note_names(pairs: Iterable[tuple[Any, Any]], names: list[str]) -> Iterator[Any]:
+    for item, vector in pairs:
+        names.append(show_plain(_name(item)) if isinstance(item, str) else _name(item))
+        yield vector
+
+
+def _name(item: Any) -> str:
+    return item if isinstance(item, str) else getattr(item, "name", "")
+
+
+def write_npy(path: Path, vectors: Iterable[Any], embedder: Any) -> None:
     """An array of as many rows as there turn out to be, written as they come."""
     import numpy as np
     from numpy.lib import format as npy

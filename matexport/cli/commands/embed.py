@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from matexport.cli.options import (
     Parsers,
@@ -23,20 +20,17 @@ from matexport.cli.output import (
     say,
 )
 from matexport.cli.progress import show_progress
-from matexport.cli.vectors import embed_pairs, format_lines, open_items, write_npy
+from matexport.cli.vectors import embed_pairs, open_items, write_pairs
 from matexport.errors import RequestError
-from matexport.io.files import explain_write_errors, replace_file
 from matexport.runtime.inputs.text import BATCH_TOKENS
-
-if TYPE_CHECKING:
-    from matexport.runtime.embedder import Embedder
 
 SUMMARY = "embed texts or images with one profile"
 DESCRIPTION = (
     "Embed texts given as arguments, as the lines of a file, as a column of a table, or on standard input; or images: "
     "files, folders, or a column of Parquet that holds the bytes of files. Without --output, prints one JSON object "
     "per text or image. A folder of two towers (CLIP, SigLIP) takes both: an argument that names a file or folder "
-    "is an image, any other a text. An image that cannot be read is named, the others are embedded, and the exit code is 2."
+    "is an image, any other a text. An image that cannot be read is named, the others are embedded, and the exit code "
+    "is 2."
 )
 EXAMPLES = (
     "examples:\n  matexport embed artifacts/minilm --profile L02-D064-fp32 'a text' 'another'\n"
@@ -130,40 +124,10 @@ def run(options: argparse.Namespace) -> int:
     with show_progress() as progress:
         embedder = Embedder(family, options.profile, threads=options.threads)
         pairs = embed_pairs(embedder, items, options, progress)
-        if options.output and options.output.suffix == ".npy":
-            names = _write_array(options.output, pairs, embedder)
-            if family.facts.image:
-                from matexport.cli.images import write_names
-
-                write_names(options.output.with_suffix(".txt"), names)
-        elif options.output:
-            with explain_write_errors(options.output), replace_file(options.output) as file:
-                file.writelines(line.encode() for line in format_lines(pairs))
-        elif options.json:
-            found = list(pairs)
-            vectors = [vector.tolist() for _, vector in found]
-            named = {"images": [item.name for item, _ in found]} if family.facts.image else {}
-            print_json({"profile": embedder.profile, "dim": embedder.dim, **named, "vectors": vectors})
-        else:
-            for line in format_lines(pairs):
-                sys.stdout.write(line)
-            sys.stdout.flush()
+        write_pairs(pairs, options, embedder, "images" if family.facts.image else None)
     if refused := getattr(items, "refused", 0):
         return complain(f"{refused} of {refused + items.taken} images could not be read", UNUSABLE)  # type: ignore[attr-defined]
     return DONE
-
-
-def _write_array(path: Path, pairs: Iterator[tuple[Any, Any]], embedder: Embedder) -> list[str]:
-    """Write the vectors, and give the names of what they are of."""
-    names: list[str] = []
-
-    def note_names() -> Iterator[Any]:
-        for item, vector in pairs:
-            names.append(getattr(item, "name", ""))
-            yield vector
-
-    write_npy(path, note_names(), embedder)
-    return names
 
 
 def _embed_on_ray(options: argparse.Namespace) -> int:
