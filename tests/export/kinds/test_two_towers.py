@@ -234,7 +234,7 @@ def test_two_families_of_other_weights_are_no_towers(made: Callable[[str], Path]
     (name,) = facts["parent"]["weights"]
     facts["parent"]["weights"][name] = "0" * 64
     path.write_text(json.dumps(facts))
-    with pytest.raises(FamilyError, match="were cut from other weights .* cannot be compared"):
+    with pytest.raises(FamilyError, match=r"were cut from other weights .* cannot be compared"):
         load_towers(copy)
 
 
@@ -347,7 +347,7 @@ def test_what_a_text_tower_does_not_have_is_refused(
 
 
 def test_what_else_is_refused(pairs: Callable[[str], Path], few: Path, towers_of_one: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="max_tokens = 10 was asked; .* rows of 20 tokens, always full"):
+    with pytest.raises(RequestError, match=r"max_tokens = 10 was asked; .* rows of 20 tokens, always full"):
         export_family(make_text_job(pairs("siglip"), readout=ReadoutRequest(max_tokens=10)), tmp_path / "family")
     bare = Path(shutil.copytree(pairs("clip"), tmp_path / "bare"))
     (bare / "tokenizer.json").unlink()
