@@ -165,6 +165,10 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
     shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))
     for batch, tokens in shapes:
+        if batch > 1 and family.facts.inputs.alone:
+            raise RequestError(
+                f"the shape {batch}x{tokens} was asked; {family.path} takes one {noun} in a run: ask for 1x1"
+            )
         if tokens > most:
             sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
             raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {sizes}")
@@ -181,8 +185,9 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
 
 def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
     """The (batch, size) that are timed where none is asked for: those that the family's parent takes."""
-    longest = family.facts.inputs.longest
-    return tuple(shape for shape in DEFAULT_SHAPES[family.facts.modality] if shape[1] <= longest)
+    inputs = family.facts.inputs
+    shapes = (shape for shape in DEFAULT_SHAPES[family.facts.modality] if shape[1] <= inputs.longest)
+    return tuple(shape for shape in shapes if shape[0] == 1 or not inputs.alone)
 
 
 def _read_probe_texts(family: Family) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class ExportJob(Record, frozen=True):
         calibration: a file of the texts that ranges are measured on, one per line.
         vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
             (``script:Latin,Cyrillic``); None keeps all.
+        preprocess_in_graph: of a parent that takes images: its graphs take uint8 pixels of any size, and resize, cut
+            and normalise them themselves.
         trained: the points that the parent was trained to be read at; None where nobody says.
     """
 
@@ -60,6 +62,7 @@ class ExportJob(Record, frozen=True):
     probes: Path | None = None
     calibration: Path | None = None
     vocabulary: str | None = None
+    preprocess_in_graph: bool = False
     trained: tuple[Point, ...] | None = None
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)
     base: Path = msgspec.field(default_factory=Path)

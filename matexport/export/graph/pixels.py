@@ -31,6 +31,8 @@ ONE = float(1 << 22)
 
 CHANNELS = 3
 
+OPSET, IR_VERSION = 20, 10
+
 
 def put_preparation_in_front(model: ir.Model, facts: ImageFacts) -> None:
     """Have a graph take an image of any size in place of pixels that were prepared, in place.
@@ -43,7 +45,7 @@ def put_preparation_in_front(model: ir.Model, facts: ImageFacts) -> None:
         ValueError: the filter is none of `FILTERS`, or the graph has other inputs.
     """
     graph = model.graph
-    if len(graph.inputs) != 1 or facts.resampling not in FILTERS:
+    if len(graph.inputs) != 1 or (facts.resized and facts.resampling not in FILTERS):
         raise ValueError(f"{len(graph.inputs)} inputs, {facts.resampling}")
     (pixels,) = graph.inputs
     shape = ir.Shape([1, "height", "width", CHANNELS])
@@ -52,6 +54,19 @@ def put_preparation_in_front(model: ir.Model, facts: ImageFacts) -> None:
     convenience.replace_all_uses_with(pixels, prepared)
     graph.inputs[:] = [image]
     prepared.name, prepared.shape, prepared.type = pixels.name, ir.Shape([1, *facts.shape]), pixels.type
+
+
+def make_preparation(facts: ImageFacts) -> ir.Model:
+    """A graph of the preparation alone, whose one output is (1, 3, height, width) float32."""
+    shape, kind = ir.Shape([1, *facts.shape]), ir.TensorType(ir.DataType.FLOAT)
+    pixels = ir.Value(name="pixels", shape=shape, type=kind)
+    node = ir.node("Identity", [pixels], name="prepared")
+    (prepared,) = node.outputs
+    prepared.name, prepared.shape, prepared.type = "prepared", shape, kind
+    graph = ir.Graph([pixels], [prepared], nodes=[node], opset_imports={"": OPSET}, name="matexport")
+    model = ir.Model(graph, ir_version=IR_VERSION)
+    put_preparation_in_front(model, facts)
+    return model
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,8 @@ class Weights(NamedTuple):
 
 def _prepare(nodes: _Nodes, image: ir.Value, facts: ImageFacts) -> ir.Value:
     """(1, H, W, 3) uint8 -> (1, 3, height, width) float32, in the arithmetic of `tabulate_levels`."""
-    rows, columns = (_weigh(nodes, axis, facts.resampling) for axis in _find_axes(nodes, image, facts))
+    filtered = facts.resampling if facts.resized else Resampling.BILINEAR  # where nothing is resized, all are one
+    rows, columns = (_weigh(nodes, axis, filtered) for axis in _find_axes(nodes, image, facts))
     only = nodes.add("only", "Squeeze", image, nodes.whole(0))
     level = _resample_in_order(nodes, only, (rows, columns), facts.square)
     scaled = nodes.add("scaled", "Mul", level, nodes.number(facts.scale))
