@@ -222,6 +222,10 @@ class ImageFacts(Record, frozen=True):
 
     def describe(self) -> str:
         """What is taken, in words."""
+        return f"{self.describe_steps()}, inside of the graph" if self.in_graph else self.describe_steps()
+
+    def describe_steps(self) -> str:
+        """What is done to an image, wherever that is."""
         said = "image files of any size"
         if self.square is not None:
             said += ", padded to a square"
@@ -229,9 +233,7 @@ class ImageFacts(Record, frozen=True):
             said += f", the shorter side resized to {self.resized[0]} ({self.resampling})"
         elif self.resized:
             said += f", resized to {self.resized[0]} x {self.resized[1]} ({self.resampling})"
-        if self.resized != (self.height, self.width):
-            said += f", cut to {self.height} x {self.width}"
-        return f"{said}, inside of the graph" if self.in_graph else said
+        return said if self.resized == (self.height, self.width) else f"{said}, cut to {self.height} x {self.width}"
 
 
 #: What turns an item into a graph's inputs: one record for each modality.

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
-
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.family.manifest import Family
@@ -129,9 +127,9 @@ def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
     assert isinstance(ours, ImageFacts)
     assert isinstance(theirs, ImageFacts)
     if ours.in_graph or theirs.in_graph:  # rows are not what the towers are given
-        said = [replace(facts, in_graph=False).describe() for facts in (ours, theirs)]
-        if (said[0], ours.square) != (said[1], theirs.square):
-            return [f"pixels differ: {said[0]}; in OLD {said[1]}"], []
+        here, there = ours.describe_steps(), theirs.describe_steps()
+        if (here, ours.square) != (there, theirs.square):
+            return [f"pixels differ: {here}; in OLD {there}"], []
         other = []
     else:
         other = [index for index, (one, two) in pairs.rows.items() if one.shape != two.shape or (one != two).any()]
