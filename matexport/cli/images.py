@@ -22,6 +22,7 @@ from matexport.host import count_cpus
 from matexport.io.files import list_images
 from matexport.io.tables import Form, find_form, holds_bytes, read_parquet
 from matexport.runtime.inputs.image import ImageInputs, NamedBytes, PreparedImage, name_image, silence_bombs
+from matexport.runtime.inputs.whole_image import make_image_inputs
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,11 +93,11 @@ def open_images(options: argparse.Namespace, family: Family) -> ImageStream:
         raise RequestError("--column is for --input FILE.parquet, whose column holds the bytes of image files")
     if len(paths) == 1 and _is_parquet(paths[0]):
         require_extra("parquet", f"reading Parquet ({paths[0]})", {"pyarrow": "pyarrow"})
-        return ImageStream(_read_column(paths[0], options.column), ImageInputs(facts))
+        return ImageStream(_read_column(paths[0], options.column), make_image_inputs(facts))
     found = [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
     if not found:
         raise RequestError(f"{paths[0]} has no image files in it")
-    return ImageStream(found, ImageInputs(facts))
+    return ImageStream(found, make_image_inputs(facts))
 
 
 def _is_parquet(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The pipeline: a job in, a verified family on disk out. The only module that knows the order of the stages.
 
     plan (no weights) -> load -> reference -> read-out -> trace -> weights
-      -> per precision: quantize -> weights -> per profile: cut -> narrow -> encode
+      -> per precision: quantize -> weights -> preparation, where it is asked -> per profile: cut -> narrow -> encode
       -> verify
 
 Everything happens in a hidden directory beside the destination, which is renamed into place when every profile has
@@ -23,6 +23,7 @@ from torch import nn
 from matexport.export.blame import check_readout, refuse_failures
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
+from matexport.export.kinds.in_graph import put_preparation_in_front, settle_preparation
 from matexport.export.kinds.kind import Kind, find_kind
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.export.prepare import (
@@ -78,7 +79,7 @@ def run_export(
     """
     report, kind = progress or (lambda _stage, _done, _total: None), find_kind(job)
     report("plan", 0, 1)
-    plan = kind.plan(job, begun)
+    plan = settle_preparation(kind.plan(job, begun))
     for precision in job.precisions:
         if precision is not Precision.FP32:
             check_runtime(precision)
@@ -140,6 +141,7 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     del parent, module
     gc.collect()
     sources = make_precisions(traced, header, plan, stage, report)
+    put_preparation_in_front(plan, [source.model for source in sources.values()])
     cut = cut_family(sources, plan, stage, report)
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()
@@ -193,7 +195,7 @@ def _describe_family(
         trained=plan.job.trained,
         output=plan.output,
     )
-    return msgspec.structs.replace(facts, **{plan.inputs.noun: plan.inputs})
+    return msgspec.structs.replace(facts, **{plan.inputs.noun: plan.shipped_inputs})
 
 
 def trace_and_write(

@@ -43,7 +43,8 @@ VERSIONED = (
 SAID_ALONE = frozenset({"trained"})
 
 #: Inputs by the names that people know them by; the others are named as they are.
-_IN_WORDS = {"files": "tokenizer", "readout": "read-out", "text": "limits, prompts or tasks", "array": "shape"}
+_IN_WORDS = {"files": "tokenizer", "readout": "read-out", "text": "limits, prompts or tasks", "array": "shape",
+             "image": "preparation of images"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def describe_provenance(kind: Kind, plan: Plan) -> Provenance:
         "trained": job.trained,
         "parent": msgspec.structs.replace(plan.parent, source=""),  # where it lay does not change what it gives
         "readout": plan.readout,
-        plan.inputs.noun: plan.inputs,
+        plan.inputs.noun: plan.shipped_inputs,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in kind.runtime_files(plan).items()},
         "probes": plan.probes,
         "versions": versions,

@@ -29,6 +29,7 @@ from matexport.family.weights_file import NestedHeader
 from matexport.io.progress import Progress
 from matexport.runtime.inputs.modality import load_inputs
 from matexport.spec.facts import PrecisionFacts, ProfileFacts
+from matexport.spec.inputs import InputFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision
 
@@ -76,8 +77,8 @@ def make_precisions(
     """
     job = plan.job
     measured = any(precision is not Precision.FP32 for precision in job.precisions)
-    sample = _draw_sample(plan, stage) if measured else Sample((), load_inputs(stage, plan.inputs), stage)
-    ranges = measure_ranges(traced.model, job.points, plan, stage)
+    sample = _draw_sample(plan, plan.inputs, stage) if measured else Sample((), load_inputs(stage, plan.inputs), stage)
+    ranges = measure_ranges(traced.model, plan.inputs, job.points, plan, stage)
     if ranges:
         (stage / RANGES).write_bytes(save(ranges))
     sources: dict[Precision, PrecisionGraph] = {}
@@ -96,23 +97,26 @@ def make_precisions(
     return sources
 
 
-def measure_ranges(model: ir.Model, points: Sequence[Point], plan: Plan, stage: Path) -> dict[str, Vectors]:
+def measure_ranges(
+    model: ir.Model, inputs: InputFacts, points: Sequence[Point], plan: Plan, stage: Path
+) -> dict[str, Vectors]:
     """Point name -> (2, dim) float32 ranges of its coordinates on the calibration items; none where none are encoded.
 
     Args:
         model: has an output named after each of the points; its weights lie in `stage`, as what makes inputs does.
+        inputs: what it takes.
 
     Raises:
         RequestError: a coordinate has one value for all of them.
     """
     if Encoding.INT8 not in plan.job.encodings or not points:
         return {}
-    vectors = run_points(model, points, _draw_sample(plan, stage))
+    vectors = run_points(model, points, _draw_sample(plan, inputs, stage))
     return {point.name: _find_point_ranges(point, rows) for point, rows in vectors.items()}
 
 
-def _draw_sample(plan: Plan, stage: Path) -> Sample:
-    inputs = load_inputs(stage, plan.inputs)
+def _draw_sample(plan: Plan, facts: InputFacts, stage: Path) -> Sample:
+    inputs = load_inputs(stage, facts)
     return Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
 
 

@@ -200,7 +200,7 @@ def _reuse_ranges(reused: Reused, plan: Plan, stage: Path) -> dict[str, Vectors]
     new = [point for point in job.points if point not in reused.points]
     if new:
         model = ir.load(stage / reused.family.facts.exits[Precision.FP32])
-        known |= measure_ranges(model, new, plan, stage)
+        known |= measure_ranges(model, plan.shipped_inputs, new, plan, stage)
     ranges = {point.name: np.asarray(known[point.name]) for point in job.points}
     (stage / RANGES).write_bytes(save(ranges))
     return ranges

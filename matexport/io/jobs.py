@@ -59,6 +59,7 @@ class JobFile(Record, frozen=True):
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     encodings: tuple[Encoding, ...] = (Encoding.FLOAT32,)
     vocabulary: str | None = None
+    preprocess_in_graph: bool = False
     calibration: CalibrationTable | None = None
     readout: ReadoutRequest = msgspec.field(default_factory=ReadoutRequest)
     probes: ProbesTable | None = None
@@ -95,6 +96,7 @@ def load_job(path: Path | str) -> ExportJob:
         precisions=file.precisions,
         encodings=file.encodings,
         vocabulary=file.vocabulary,
+        preprocess_in_graph=file.preprocess_in_graph,
         trained=expand_points(file.trained, f"{path}: trained") if file.trained else None,
         text_layers=_pair_layers(file, str(path)),
         calibration=base / file.calibration.file if file.calibration else None,
@@ -104,6 +106,7 @@ def load_job(path: Path | str) -> ExportJob:
         name=path.stem,
     )
     check_calibration(job)
+    check_preprocessing(job)
     if job.parent.kind == TEXT:  # what is wrong with these files is said before the parent is looked at
         check_probes(load_probes(job.probes), job.name)
         if job.calibration:
@@ -120,6 +123,30 @@ def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> Export
     job = msgspec.structs.replace(job, precisions=tuple(dict.fromkeys(precisions)))
     check_calibration(job)
     return job
+
+
+def preprocess_in_graph(job: ExportJob) -> ExportJob:
+    """The job, whose graphs shall prepare images themselves.
+
+    Raises:
+        RequestError: its parent takes texts.
+    """
+    job = msgspec.structs.replace(job, preprocess_in_graph=True)
+    check_preprocessing(job)
+    return job
+
+
+def check_preprocessing(job: ExportJob) -> None:
+    """Refuse to put what is done to a text into a graph.
+
+    Raises:
+        RequestError: saying what the parent is.
+    """
+    if job.preprocess_in_graph and job.parent.kind == TEXT:
+        raise RequestError(
+            f"{job.name}: preprocess_in_graph was asked; {job.parent.source} is read as a parent of texts, which are "
+            "split into tokens outside of the graph: leave it out"
+        )
 
 
 def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:

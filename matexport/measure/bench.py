@@ -166,15 +166,14 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
         raise RequestError("a shape is BATCHxTOKENS, both at least 1")
     shapes = tuple(dict.fromkeys(plan.shapes or list_default_shapes(family)))
     for batch, tokens in shapes:
+        if batch > 1 and family.facts.inputs.alone:
+            raise RequestError(
+                f"the shape {batch}x{tokens} was asked; {family.path} takes one {noun} in a run: ask for 1x1"
+            )
         full = family.facts.text is not None and family.facts.text.full
         if tokens > most or (full and tokens != most):
-            sizes = (
-                f"rows of {most} tokens, always full"
-                if full
-                else f"{most} tokens"
-                if family.facts.text
-                else f"{noun}s of one size: ask for {batch}x1"
-            )
+            sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
+            sizes = f"rows of {most} tokens, always full" if full else sizes
             raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {sizes}")
     if plan.parent is not None and plan.provider != CPU:
         raise RequestError(f"the parent in torch runs on the CPU: it is not timed against the provider {plan.provider}")
@@ -192,7 +191,7 @@ def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
     inputs, shapes = family.facts.inputs, DEFAULT_SHAPES[family.facts.modality]
     if isinstance(inputs, TextFacts) and inputs.full:
         return tuple(dict.fromkeys((batch, inputs.max_tokens) for batch, _ in shapes))
-    return tuple(shape for shape in shapes if shape[1] <= inputs.longest)
+    return tuple(shape for shape in shapes if shape[1] <= inputs.longest and (shape[0] == 1 or not inputs.alone))
 
 
 def _read_probe_texts(family: Family) -> tuple[str, ...]:

@@ -98,6 +98,14 @@ class TextFacts(Record, frozen=True):
     #: What one vector is of, in words.
     noun: ClassVar[str] = "text"
 
+    #: Whether what one vector is of has a run to itself.
+    alone: ClassVar[bool] = False
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Of each of the graph's inputs; 0 where any length is taken."""
+        return (0, self.max_tokens if self.full else 0)
+
     @property
     def longest(self) -> int:
         """The largest size (tokens) of what one vector is of."""
@@ -123,11 +131,17 @@ class ArrayFacts(Record, frozen=True):
     dtype: Dtype = Dtype.FLOAT32
 
     noun: ClassVar[str] = "array"
+    alone: ClassVar[bool] = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs."""
         return (self.input,)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Of the graph's input; 0 where any length is taken."""
+        return (0, *self.shape)
 
     @property
     def longest(self) -> int:
@@ -150,8 +164,12 @@ class Resampling(StrEnum):
     LANCZOS = "lanczos"
 
 
+#: The longest side of an image whose preparation is in the graph: what is worked out for it grows with its sides.
+LONGEST_SIDE = 1 << 15
+
+
 class ImageFacts(Record, frozen=True):
-    """What turns an image into the graph's input, (batch_size, 3, height, width) float32.
+    """What turns an image into pixels, (batch_size, 3, height, width) float32, in front of the graph or inside of it.
 
     In this order, as transformers does: the orientation that a camera noted is applied and the image converted to RGB;
     it is padded to a square; resized; cut at its centre to (height, width), with black around it where it is smaller;
@@ -162,6 +180,8 @@ class ImageFacts(Record, frozen=True):
         resized: (shorter side,), the longer one in proportion and rounded down; (height, width); or () for no resizing.
         square: the colour that an image is padded with to a square, which it is then in the middle of; None for none.
         mean, std: of each channel, in units of `scale`.
+        in_graph: whether the graph itself does all that comes after the conversion to RGB. Its input is one image then,
+            (1, H, W, 3) uint8 with sides of up to `LONGEST_SIDE`, and else the pixels.
     """
 
     input: str
@@ -173,6 +193,7 @@ class ImageFacts(Record, frozen=True):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     square: tuple[int, ...] | None = None
+    in_graph: bool = False
 
     noun: ClassVar[str] = "image"
 
@@ -182,9 +203,19 @@ class ImageFacts(Record, frozen=True):
         return (self.input,)
 
     @property
+    def alone(self) -> bool:
+        """Whether an image has a run to itself: images of different sizes cannot share one."""
+        return self.in_graph
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        """Of what the graph takes for one image."""
+        """Of one image's pixels, once they are prepared."""
         return (3, self.height, self.width)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Of the graph's input; 0 where any length is taken."""
+        return (1, 0, 0, 3) if self.in_graph else (0, *self.shape)
 
     @property
     def longest(self) -> int:
@@ -193,6 +224,10 @@ class ImageFacts(Record, frozen=True):
 
     def describe(self) -> str:
         """What is taken, in words."""
+        return f"{self.describe_steps()}, inside of the graph" if self.in_graph else self.describe_steps()
+
+    def describe_steps(self) -> str:
+        """What is done to an image, wherever that is."""
         said = "image files of any size"
         if self.square is not None:
             said += ", padded to a square"

@@ -52,6 +52,8 @@ class ExportJob(Record, frozen=True):
         calibration: a file of the texts that ranges are measured on, one per line.
         vocabulary: keep only the tokens of a text file (a path), or those written in some scripts
             (``script:Latin,Cyrillic``); None keeps all.
+        preprocess_in_graph: of a parent that takes images: its graphs take uint8 pixels of any size, and resize, cut
+            and normalise them themselves.
         trained: the points that the parent was trained to be read at; None where nobody says.
         text_layers: of a model with two towers, after how many blocks of its text tower to read, for each number of
             blocks of its image tower; empty where both are read after as many.
@@ -65,6 +67,7 @@ class ExportJob(Record, frozen=True):
     probes: Path | None = None
     calibration: Path | None = None
     vocabulary: str | None = None
+    preprocess_in_graph: bool = False
     trained: tuple[Point, ...] | None = None
     text_layers: Mapping[int, int] = msgspec.field(default_factory=dict)
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)

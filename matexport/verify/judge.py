@@ -29,7 +29,7 @@ from matexport.io.progress import Progress
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.batches import split_batches
 from matexport.runtime.embedder import Embedder, Vectors
-from matexport.runtime.inputs.modality import BATCH, BATCHED, SINGLE, Inputs, Row, list_ways, open_inputs
+from matexport.runtime.inputs.modality import BATCHED, SINGLE, Inputs, Row, list_ways, open_inputs
 from matexport.spec.parity import TOGETHER_WAY, TokenParity
 from matexport.spec.probe import AnyProbe
 from matexport.spec.profile import Encoding, Precision, Profile
@@ -180,7 +180,8 @@ def _share_threads(family: Family, threads: int) -> tuple[int, int]:
 def _run_exits(contents: Contents, precision: Precision, rows: list[Row], threads: int | None) -> dict[str, Vectors]:
     """Point name -> (n, dim) float32, from the graph of all exits."""
     with ExitsEmbedder(contents.family, precision, threads=threads, contents=contents) as exits:
-        batches = [[rows[index] for index in batch] for batch in split_batches(len(rows), BATCH)]
+        together = list_ways(contents.family.facts.inputs)[BATCHED]
+        batches = [[rows[index] for index in batch] for batch in split_batches(len(rows), together)]
         runs = [exits.run(batch) for batch in batches]
     return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 

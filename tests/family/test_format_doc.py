@@ -373,6 +373,17 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"There are at most (\d+) nodes\.": (operators.MAX_NODES,),
     r"All products are at most (\d+) for each weight\s+\(or for (\d+)\)": (shapes.MAX_USES, sizes.MAX_FACTOR),
     r"a tensor above (\d+) numbers is": (shapes.SMALL,),
+    r"one RGB image with sides of up to (\d+)": (family_inputs.LONGEST_SIDE,),
+    r"images of (\d+) x \d+, (\d+) x \d+ and (\d+) x \d+ take the place": (
+        shapes.SHORT[1],
+        shapes.LONGER[1],
+        min(shapes.LONGEST, family_inputs.LONGEST_SIDE),
+    ),
+    r"or (\d+) times the numbers of the image itself": (shapes.MAX_COPIES,),
+    r"for each number of the image (\d+) for each row and each column that is kept, and (\d+)\.": (
+        shapes.MAX_PASSES,
+        shapes.MAX_STEPS,
+    ),
     r"makes more than (\d+) characters of one, its template has the text more\s+than once, over (\d+) other tokens "
     r"or one that it does not define, or words of more than (\d+) characters": (
         guard_of_tokenizers.MAX_GROWTH,
@@ -399,7 +410,7 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"It describes schema (\d)": (manifest.SCHEMA,),
     r"named `(\w+)` \(of texts, `(\w+)`\), \(batch, width\)": ("output", family_facts.OUTPUT_NAME),
     r"without the batch; 1 to (\d+) numbers": (family_modality.MAX_ARRAY_NUMBERS,),
-    r"pixels of what the graph takes; each side 1 to (\d+)": (family_modality.MAX_SIDE,),
+    r"pixels of an image once it is prepared; each side 1 to (\d+)": (family_modality.MAX_SIDE,),
     r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
 }

@@ -109,7 +109,8 @@ def test_every_key(tmp_path: Path) -> None:
         (
             "",
             "point",
-            "parent, points, precisions, encodings, vocabulary, calibration, readout, probes, trained, tolerances",
+            "parent, points, precisions, encodings, vocabulary, preprocess_in_graph, calibration, readout, probes, "
+            "trained, tolerances",
         ),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route, kind"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens, features"),

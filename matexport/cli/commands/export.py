@@ -61,6 +61,12 @@ def add_parser(parsers: Parsers) -> None:
         help="instead of the job's precisions; may be repeated: " + ", ".join(Precision),
     )
     command.add_argument(
+        "--preprocess-in-graph",
+        action="store_true",
+        help="of a parent that takes images: graphs take uint8 RGB pixels of any size, (1, height, width, 3), and "
+        "resize, cut and normalise them as Pillow does",
+    )
+    command.add_argument(
         "--overwrite",
         action="store_true",
         help="replace a family of other inputs in DIR; what people wrote there "
@@ -74,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     from matexport.family.manifest import REPORTED
     from matexport.family.towers import IMAGE, TEXT
-    from matexport.io.jobs import change_precisions, load_job
+    from matexport.io.jobs import change_precisions, load_job, preprocess_in_graph
 
     job = load_job(options.job)
     if options.parent is not None:
@@ -83,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
         job = change_precisions(job, [Precision(name) for name in options.precision])
+    if options.preprocess_in_graph:
+        job = preprocess_in_graph(job)
     from matexport.export import export_family, export_towers
 
     out = options.out or job.destination

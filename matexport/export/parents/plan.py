@@ -35,7 +35,9 @@ class Plan:
     """What is known of a parent before its weights are loaded.
 
     Attributes:
-        parent, readout, inputs, output, vocabulary: as the family's manifest says them.
+        parent, readout, output, vocabulary: as the family's manifest says them.
+        inputs: what the traced module takes; as the manifest says it, where nothing else is shipped.
+        shipped: what the family's graphs take, where a part of the preparation goes into them.
         probes: what every profile is compared with the parent on.
         made_from: what else decides a family's bytes, by name; plain data, which goes into its digest.
         own_dims: the parent's module is read at each dim on its own, and not once at full width.
@@ -53,6 +55,12 @@ class Plan:
     made_from: Mapping[str, object] = field(default_factory=dict)
     own_dims: bool = False
     details: Any = None
+    shipped: InputFacts | None = None
+
+    @property
+    def shipped_inputs(self) -> InputFacts:
+        """What the family's graphs take, as the manifest says it."""
+        return self.shipped or self.inputs
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from matexport.family.guard.numbers import compute_numbers, read_numbers
 from matexport.family.guard.operators import MAX_RANK
 from matexport.family.guard.rules import PRODUCTS, RULES
 from matexport.family.guard.sizes import MAX_FACTOR
-from matexport.spec.inputs import InputFacts, TextFacts
+from matexport.spec.inputs import LONGEST_SIDE, ImageFacts, InputFacts
 
 #: The short inputs: how many items, and how long each is if it may be.
 SHORT, LONGER = (2, 16), (4, 32)
@@ -39,6 +39,11 @@ MAX_HEADS, MAX_WIDTH = 1 << 8, 1 << 18
 
 #: What is computed of an input that is large itself, an image, may have so many times its numbers.
 MAX_GROWTH = 64
+
+#: Of an image that is prepared in a graph: a tensor has at most so many times its numbers, or what is computed of what
+#: is kept of it; each of its numbers is multiplied at most so often for each row and column that is kept, and so often
+#: beside that.
+MAX_COPIES, MAX_PASSES, MAX_STEPS = 2, 4, 1 << 10
 
 #: Experts of a mixture whose weights are taken for one token.
 MAX_EXPERTS = 16
@@ -70,11 +75,11 @@ def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
     """
     if problem := _find_input_problem(graph, inputs):
         return problem
-    short, longer = ((items, _measure_length(length, inputs)) for items, length in (SHORT, LONGER))
+    short, longer, long = _list_sizes(inputs)
     constants = read_constants(graph)
-    long = LONGER[0], min(inputs.longest, LONGEST)
     walks = [Walk(graph, constants, *size) for size in (short, longer, long)]
-    allowed = [_Bounds(graph, walk.given, size) for walk, size in ((walks[0], short), (walks[2], long))]
+    bound = _ImageBounds if isinstance(inputs, ImageFacts) and inputs.in_graph else _Bounds
+    allowed = [bound(graph, walk.given, size, inputs) for walk, size in ((walks[0], short), (walks[2], long))]
     steepest = 1.5 * longer[0] / short[0] * (longer[1] / short[1]) ** 2
     live = _Live(graph)
     for place, one in enumerate(graph.node):
@@ -94,6 +99,14 @@ def find_shape_problem(graph: Any, inputs: InputFacts) -> str | None:
         if live.add(place, node, counts) > allowed[0].live:
             return f"{name} makes more tensors than are let live at one time"
     return None
+
+
+def _list_sizes(inputs: InputFacts) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Items and length of a short, a longer and a long input. Of an image, the length is that of its sides."""
+    if isinstance(inputs, ImageFacts) and inputs.in_graph:
+        return (1, SHORT[1]), (1, LONGER[1]), (1, min(LONGEST_SIDE, LONGEST))
+    short, longer = ((items, _measure_length(length, inputs)) for items, length in (SHORT, LONGER))
+    return short, longer, (LONGER[0], min(inputs.longest, LONGEST))
 
 
 def follow_together(walks: Sequence[Walk], node: Node) -> list[list[int]]:
@@ -154,11 +167,10 @@ def _measure_length(length: int, inputs: InputFacts) -> int:
 
 def _find_input_problem(graph: Any, inputs: InputFacts) -> str | None:
     """Whether a graph takes something else than the manifest says: sizes that are fixed stand for what is not there."""
-    item = inputs.shape if not isinstance(inputs, TextFacts) else (inputs.max_tokens if inputs.full else 0,)
     for value in graph.input:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if len(dims) != 1 + len(item) or any(
-            dim not in (0, known) for dim, known in zip(dims, (0, *item), strict=True)
+        if len(dims) != len(inputs.dims) or any(
+            dim not in (0, known) for dim, known in zip(dims, inputs.dims, strict=True)
         ):
             return f"its input {value.name!r} has another shape than the manifest says"
     return None
@@ -171,7 +183,7 @@ class _Bounds:
         given: how many numbers that input has.
     """
 
-    def __init__(self, graph: Any, given: int, size: tuple[int, int]) -> None:
+    def __init__(self, graph: Any, given: int, size: tuple[int, int], _inputs: InputFacts) -> None:
         items, length = size
         tokens = items * length
         shapes = [tuple(tensor.dims) for tensor in graph.initializer]
@@ -182,6 +194,17 @@ class _Bounds:
         self.largest = max(self.constant, MAX_GROWTH * given, tokens * max(experts, default=0), text)
         self.live = MAX_LIVE * self.largest + 2 * sum(counts)
         self.spent = MAX_USES * max(tokens, given // MAX_GROWTH) * max(MAX_FACTOR, sum(counts))
+
+
+class _ImageBounds(_Bounds):
+    """The same where an image is prepared in the graph: what is done to its pixels, and then to those that are kept."""
+
+    def __init__(self, graph: Any, given: int, _size: tuple[int, int], inputs: InputFacts) -> None:
+        assert isinstance(inputs, ImageFacts)
+        super().__init__(graph, math.prod(inputs.shape), (1, 1), inputs)
+        self.largest = max(self.largest, MAX_COPIES * given)
+        self.live = MAX_LIVE * self.largest + 2 * sum(math.prod(tensor.dims) for tensor in graph.initializer)
+        self.spent += given * (MAX_STEPS + MAX_PASSES * (inputs.height + inputs.width))
 
 
 def read_constants(graph: Any) -> dict[str, Tensor]:

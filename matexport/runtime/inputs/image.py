@@ -114,7 +114,7 @@ class ImageInputs:
             return item.row
         name = name_image(item, index)
         try:
-            with _open(item, index) as opened:
+            with open_image(item, index) as opened:
                 return self._fit(_upright(opened, name), name)
         except RequestError:
             raise
@@ -232,7 +232,8 @@ def silence_bombs() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def _open(item: Any, index: int) -> Image.Image:
+def open_image(item: Any, index: int) -> Image.Image:
+    """An item, opened but not decoded; raises RequestError, or whatever a decoder raises, where it is no image."""
     from PIL import Image
 
     if isinstance(item, Image.Image):

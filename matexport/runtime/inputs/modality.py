@@ -114,7 +114,7 @@ def load_inputs(folder: Path, facts: InputFacts) -> Inputs:
 
 def list_ways(facts: InputFacts) -> Mapping[str, int]:
     """The ways of running that a family is checked in, and how many rows share a run in each."""
-    ways = {BATCHED: BATCH, SINGLE: 1}
+    ways = {BATCHED: 1 if facts.alone else BATCH, SINGLE: 1}
     return ways | {LEFT: BATCH} if getattr(facts, "padding_side", None) is PaddingSide.LEFT else ways
 
 
@@ -134,10 +134,10 @@ def _load_array(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
 
 
 def _load_image(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
-    from matexport.runtime.inputs.image import ImageInputs
+    from matexport.runtime.inputs.whole_image import make_image_inputs
 
     assert isinstance(facts, ImageFacts)
-    return ImageInputs(facts)
+    return make_image_inputs(facts)
 
 
 _LOADERS: Mapping[type, Callable[[Read, InputFacts, int], Inputs]] = {

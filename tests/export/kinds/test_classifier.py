@@ -212,6 +212,13 @@ def test_each_head_says_what_the_oracle_says(dim: int, family: Path, tmp_path: P
     assert all(np.abs(other - expected).max() > 1e-2 for other in others)
 
 
+def test_images_may_be_prepared_in_the_graph(parents: Callable[[str], Path], probes: Path, tmp_path: Path) -> None:
+    job = make_job(parents("MRL"), probes, DIMS[:1], preprocess_in_graph=True)
+    assert export_family(job, tmp_path / "family").verification.passed
+    files = save_images(tmp_path / "pictures", 3)
+    check(tmp_path / "family", files, DIMS[0], ask_oracle(files, "MRL", DIMS[0]))
+
+
 @pytest.mark.parametrize(
     ("kind", "dims", "options"),
     [

@@ -133,10 +133,13 @@ def make_job(parent: Path, probes: Path, **changes: Any) -> ExportJob:
     return replace(ExportJob(ParentSource(str(parent), kind="franca"), POINTS, probes=probes), **changes)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_vectors_are_those_of_the_oracle(pooling: str, parent: Path, probes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pooling", "in_graph"), [("cls", False), ("mean", False), ("cls", True)])
+def test_vectors_are_those_of_the_oracle(
+    pooling: str, in_graph: bool, parent: Path, probes: Path, tmp_path: Path
+) -> None:
     precisions = (Precision.FP32, Precision.INT8)
     job = make_job(parent, probes, readout=ReadoutRequest(pooling=PoolingMode(pooling)), precisions=precisions)
+    job = replace(job, preprocess_in_graph=in_graph)
     exported = export_family(job, tmp_path / "family")
     assert exported.family.facts.refused == {}
     assert exported.family.facts.parent.architecture == "Franca"

@@ -138,6 +138,21 @@ def test_tokens_are_those_of_the_oracle(count: int, family: Path, parent: Path, 
             assert np.abs(row - ask_oracle(parent, file, count, first=True)).max() > 1e-2
 
 
+def test_images_may_be_squared_and_prepared_in_the_graph(parent: Path, probes: Path, tmp_path: Path) -> None:
+    """Held to what transformers' own processor and model make of the files, of which none is a square."""
+    padding = Path(shutil.copytree(parent, tmp_path / "padding"))
+    path = padding / "preprocessor_config.json"
+    said = json.loads(path.read_text()) | {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
+    path.write_text(json.dumps(said))
+    job = make_job(padding, probes, points=(Point(3, OUT, 9),), preprocess_in_graph=True)
+    exported = export_family(job, tmp_path / "family")
+    assert exported.verification.passed
+    image = exported.family.facts.image
+    assert image is not None
+    assert image.in_graph
+    assert image.square == (122, 116, 104)
+
+
 def test_it_ships_the_blocks_that_run_and_one_weights_file(family: Path) -> None:
     facts = load_family(family).facts
     assert (facts.parent.blocks, facts.parent.output_width, facts.output) == (BLOCKS - 1, OUT, "visual_tokens")

@@ -19,7 +19,7 @@ from matexport.family.guard.operators import OPERATORS
 from matexport.family.guard.rules import RULES
 from matexport.family.guard.shapes import Walk, find_shape_problem, read_constants
 from matexport.family.guard.sizes import find_size_problem
-from matexport.spec.inputs import ArrayFacts, PaddingSide, TextFacts
+from matexport.spec.inputs import ArrayFacts, ImageFacts, PaddingSide, Resampling, TextFacts
 
 FLOAT, INT, BOOL, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8
 DTYPES = {FLOAT: np.float32, INT: np.int64, BOOL: np.bool_, BYTE: np.uint8, TensorProto.INT8: np.int8}
@@ -327,6 +327,51 @@ def _find_of_array(nodes: list[onnx.NodeProto], array: ArrayFacts, *constants: o
     graph = helper.make_graph(nodes, "g", [value], [onnx.ValueInfoProto(name=nodes[-1].output[0])], list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     return find_shape_problem(parse_graph("g.onnx", model.SerializeToString()).graph, array)
+
+
+def _find_of_image(
+    nodes: list[onnx.NodeProto], *constants: onnx.TensorProto, dims: Sequence[int | str] = (1, "height", "width", 3)
+) -> str | None:
+    """Of a graph that prepares images of any size itself, for a tower of 28 x 28."""
+    facts = ImageFacts("image", 28, 28, (32,), Resampling.BICUBIC, 1.0, (0.0,) * 3, (1.0,) * 3, in_graph=True)
+    value = helper.make_tensor_value_info("image", BYTE, dims)
+    graph = helper.make_graph(nodes, "g", [value], [onnx.ValueInfoProto(name=nodes[-1].output[0])], list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    parsed = parse_graph("g.onnx", model.SerializeToString()).graph
+    return find_size_problem(parsed) or find_shape_problem(parsed, facts)
+
+
+def test_what_is_made_of_an_image_of_any_size_is_bounded() -> None:
+    """An honest preparation passes in `tests/export/graph/test_pixels.py`."""
+    floats, side = _node("Cast", "image", "x", to=FLOAT), _node("Shape", "image", "side", start=1, end=2)
+    twice = _node("Concat", "x x", "twice", axis=0)
+    assert _find_of_image([floats, twice]) is None
+    thrice = _find_of_image([floats, _node("Concat", "x x x", "thrice", axis=0)])
+    assert "Concat 'thrice' makes a tensor of 603979776 numbers of a long input" in str(thrice)
+
+    flat = [_node("Reshape", "x upright", "column"), _node("Reshape", "x level", "row")]
+    shapes = _numbers("upright", -1, 1), _numbers("level", 1, -1)
+    pairs = _find_of_image([floats, *flat, _node("Mul", "column row", "pairs")], *shapes)
+    assert "Mul 'pairs' makes a tensor that grows faster than with the square" in str(pairs)
+
+    wide = [side, _node("Concat", "side many", "size", axis=0), _node("Expand", "one size", "wide")]
+    few, many = (_numbers("many", count) for count in (1 << 12, 1 << 16))
+    assert _find_of_image(wide, few, _hold("one", (1,))) is None
+    assert "Expand 'wide' makes a tensor of 536870912 numbers of a long" in str(
+        _find_of_image(wide, many, _hold("one", (1,)))
+    )
+
+    often = [floats, _node("Sin", "x", "s0"), *(_node("Sin", f"s{n}", f"s{n + 1}") for n in range(60))]
+    assert _find_of_image(often[:20]) is None
+    assert "computes more than so many weights are used for, of a long input" in str(_find_of_image(often))
+
+
+@pytest.mark.parametrize(
+    "dims", [(1, 224, "width", 3), ("batch", "height", "width"), (2, "h", "w", 3), (1, "h", "w", 4)]
+)
+def test_an_image_of_any_size_is_one_rgb_image(dims: tuple[int | str, ...]) -> None:
+    found = _find_of_image([_node("Cast", "image", "x", to=FLOAT)], dims=dims)
+    assert "its input 'image' has another shape than the manifest says" in str(found)
 
 
 def test_many_tensors_at_one_time_are_too_much() -> None:
