@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.family.manifest import Family
 from matexport.family.modality import TOKENIZER
-from matexport.runtime.inputs.image import tabulate_levels
+from matexport.runtime.inputs.image import list_views, tabulate_levels
 from matexport.runtime.inputs.modality import Inputs, Row, open_inputs
 from matexport.runtime.inputs.text import TextInputs, Tokens, find_wrapping
 from matexport.spec.inputs import TASKS, ImageFacts, TextFacts
@@ -124,7 +125,8 @@ def _find_array_changes(new: Family, old: Family, _pairs: Pairs) -> Findings:
 def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
     """Probes that both families can read, as the numbers that their graphs are given."""
     ours, theirs = new.facts.inputs, old.facts.inputs
-    other = [index for index, (one, two) in pairs.rows.items() if one.shape != two.shape or (one != two).any()]
+    views = {index: (list_views([one]), list_views([two])) for index, (one, two) in pairs.rows.items()}
+    other = [index for index, (one, two) in views.items() if not _show_the_same(one, two)]
     if other:
         return [
             f"pixels differ: {len(other)} of {len(pairs.rows)} images become others, such as "
@@ -134,6 +136,10 @@ def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
     if (levels[0] != levels[1]).any():
         return ["pixels differ: grey levels are normalised otherwise (scale, mean or std)"], []
     return [], []
+
+
+def _show_the_same(one: list[Any], two: list[Any]) -> bool:
+    return len(one) == len(two) and all(a.shape == b.shape and (a == b).all() for a, b in zip(one, two, strict=True))
 
 
 _CHANGES: Mapping[str, Callable[[Family, Family, Pairs], Findings]] = {
