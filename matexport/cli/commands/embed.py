@@ -118,6 +118,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json and options.output:
         raise RequestError("--json prints to standard output; leave out --output or --json")
     family = load_family(options.family)
+    if family.facts.tiled and options.output and options.output.suffix == ".npy":
+        raise RequestError(
+            f"--output {options.output} was asked; images that {options.family} cuts into tiles have differing numbers "
+            "of tokens, which are no array: its name must end in .jsonl"
+        )
     items = open_items(options, family)
     with show_progress() as progress:
         embedder = Embedder(family, options.profile, threads=options.threads)

@@ -81,9 +81,7 @@ def test_tiles_are_those_of_the_processor(size: tuple[int, int]) -> None:
         size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=mean, image_std=std,
         image_grid_pinpoints=[list(pair) for pair in pinpoints],
     )  # fmt: skip
-    facts = ImageFacts(
-        "pixels", 48, 48, (48, 48), Resampling.BICUBIC, 1 / 255, mean, std, tiles=TileFacts(pinpoints)
-    )
+    facts = ImageFacts("pixels", 48, 48, (48, 48), Resampling.BICUBIC, 1 / 255, mean, std, tiles=TileFacts(pinpoints))
     image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8))
     expected = processor(images=image, return_tensors="np")["pixel_values"][0]
     inputs = ImageInputs(facts)
@@ -111,7 +109,9 @@ def test_a_newline_that_is_none(content: dict[str, np.ndarray], words: str) -> N
 
 
 def test_a_newline_of_another_width() -> None:
-    facts = ImageFacts("pixels", 4, 4, (4, 4), Resampling.BICUBIC, 1.0, (0, 0, 0), (1, 1, 1), tiles=TileFacts(((4, 8),)))
+    facts = ImageFacts(
+        "pixels", 4, 4, (4, 4), Resampling.BICUBIC, 1.0, (0, 0, 0), (1, 1, 1), tiles=TileFacts(((4, 8),))
+    )
     row = tiles.TiledImage(np.zeros((3, 4, 4, 3), np.uint8), (4, 8))
     with pytest.raises(FamilyError, match="has 2 numbers, and visual tokens have 5"):
         ImageInputs(facts, np.zeros(2, np.float32)).gather([row], np.zeros((3, 4, 5), np.float32))
