@@ -147,6 +147,9 @@ def name_type(info: Any) -> str:
             return f"{{{name_type(info.key_type)}: {name_type(info.value_type)}}}"
         case inspect.VarTupleType():
             return f"[{name_type(info.item_type)}]"
+        case inspect.TupleType():
+            (kind,) = {name_type(part) for part in info.item_types}
+            return f"[{kind}]"
         case inspect.EnumType():
             return TYPES[info.cls]
     return SCALARS[type(info)]

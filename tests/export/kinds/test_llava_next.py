@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import transformers as hf
@@ -24,6 +25,7 @@ import matexport
 from matexport.cli.main import main
 from matexport.errors import FamilyError, ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
+from matexport.export.blame import find_failing_stage
 from matexport.export.kinds import visual_tokens
 from matexport.export.parents.vision import llava
 from matexport.family.manifest import MANIFEST, load_family
@@ -31,7 +33,7 @@ from matexport.family.modality import NEWLINE_FILE
 from matexport.pack import pack_profile
 from matexport.runtime.inputs import tiles
 from matexport.spec.job import ExportJob, ParentSource
-from matexport.spec.profile import Point, Precision
+from matexport.spec.profile import Point, Precision, Profile
 
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
@@ -414,8 +416,13 @@ def test_a_proof_that_would_not_fit() -> None:
                           tiles=TileFacts(pinpoints))  # fmt: skip
 
     probes = image_probes.draw_probes()
+    names = [probe.name for probe in probes]
     points = [Point(23, 4096, count) for count in (1, 9, 36, 144, 576)]
-    assert len(visual_tokens._thin_out(probes, points, make_facts((672, 672), (336, 1008)))) == 4
+    facts = make_facts((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+    chosen = visual_tokens._thin_out(probes, points, facts)
+    assert [probe.name for probe in chosen] == ["gradient.png", "wide.png", "tall.png", "large.png"]
+    more = visual_tokens._thin_out(probes, points[:3], facts)
+    assert {"gradient.png", "text.png", "wide.png", "tall.png", "large.png"} < {probe.name for probe in more} < {*names}
     with pytest.raises(RequestError, match=r"L23-D4096-T576 was asked; of 4 probes it has .* ask for fewer tokens"):
         visual_tokens._thin_out(probes, points, make_facts((1344, 1344)))
 
@@ -475,3 +482,36 @@ def test_the_command_writes_lines_and_no_array(
     for line, tokens, file in zip(lines, expected, pictures, strict=True):
         assert line["image"] == str(file)
         np.testing.assert_allclose(np.array(line["embedding"]), tokens, atol=1e-5)
+
+
+def test_nothing_is_scored_on_visual_tokens(
+    family: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index, file in enumerate(pictures):
+        (tmp_path / "labelled" / f"{index % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "labelled" / f"{index % 2}")
+    assert main(["evaluate", str(family), "--labelled", str(tmp_path / "labelled")]) == 2
+    assert "gives visual tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "blamed"), [("fp32", None), ("int8", "cut")])
+def test_a_stage_is_judged_by_an_images_tokens(
+    precision: str, blamed: str | None, family: Path, tmp_path: Path
+) -> None:
+    """The graph itself, and the one of rounded weights in its place."""
+    folder = Path(shutil.copytree(family, tmp_path / "family"))
+    loaded = load_family(folder)
+    graph = ir.load(folder / loaded.profile_facts(f"L03-D040-T009-{precision}").graph)
+    found = find_failing_stage(
+        loaded,
+        Profile.parse("L03-D040-T009-fp32"),
+        [("cut", lambda: graph, "visual_tokens")],
+        tolerance=loaded.facts.tolerances[Precision.FP32],
+    )
+    assert found == blamed
+
+
+def test_the_card_says_what_comes_out(family: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(family, tmp_path / "family"))
+    assert main(["report", str(folder)]) == 0
+    assert "# 2 arrays of (up to " in (folder / "README.md").read_text()
