@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from matexport.errors import FamilyError, Problem, ProblemKind
-from matexport.family.modality import MODALITIES, find_modality, list_input_files
+from matexport.family.modality import MAX_ARRAY_NUMBERS, MODALITIES, find_modality, list_input_files
 from matexport.io.files import open_file, parse_json
 from matexport.spec.facts import FamilyFacts, ProfileFacts
 from matexport.spec.inputs import TextFacts
@@ -278,3 +278,5 @@ def _check_inputs(facts: FamilyFacts, manifest: Path) -> None:
     for name, profile in facts.profiles.items() if facts.tiled else ():
         if not profile.tokens or math.isqrt(profile.tokens) ** 2 != profile.tokens or facts.readout.classes:
             raise _refuse(f"{manifest}: {name} gives no square of visual tokens, and images are cut into tiles")
+        if facts.width_at(profile.point) > MAX_ARRAY_NUMBERS:
+            raise _refuse(f"{manifest}: {name} has more than {MAX_ARRAY_NUMBERS} numbers of an image cut into tiles")

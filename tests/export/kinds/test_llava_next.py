@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +436,13 @@ def test_a_newline_that_was_exchanged(family: Path, tmp_path: Path) -> None:
         matexport.Embedder(folder, "L03-D040-T009-fp32")
 
 
+def set_tokens(facts: dict[str, Any], tokens: int, pinpoints: Sequence[Any] = ()) -> None:
+    """Have a profile give so many tokens."""
+    profile = facts["profiles"].pop("L03-D040-T009-fp32")
+    facts["profiles"][f"L03-D040-T{tokens:03d}-fp32"] = profile | {"tokens": tokens}
+    facts["image"]["tiles"]["pinpoints"] += pinpoints
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -445,6 +452,8 @@ def test_a_newline_that_was_exchanged(family: Path, tmp_path: Path) -> None:
             lambda facts: facts["image"]["tiles"]["pinpoints"].append([24 * 17, 24 * 17]),
             "is not cut into 1 to 256 tiles",
         ),
+        (lambda facts: set_tokens(facts, 8), "gives no square of visual tokens"),
+        (lambda facts: set_tokens(facts, 65_536, [[24 * 16, 24 * 16]]), "more than 268435456 numbers of an image"),
         (lambda facts: facts["image"]["tiles"]["pinpoints"].clear(), "0 pinpoints cannot be"),
         (lambda facts: facts["image"].update(resized=[24]), "beside an image resized to"),
         (lambda facts: facts["files"].pop(NEWLINE_FILE), f"does not list {NEWLINE_FILE}"),
