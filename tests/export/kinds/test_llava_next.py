@@ -406,6 +406,25 @@ def test_a_newline_that_is_none(spoil: str, parent: Path, probes: Path, tmp_path
         export_family(make_job(folder, probes), tmp_path / "family")
 
 
+def test_the_original_names_of_weights_are_read(family: Path, parent: Path, probes: Path, tmp_path: Path) -> None:
+    """As the code of LLaVA and M3 saves them, in a folder that transformers knows."""
+    folder = Path(shutil.copytree(parent, tmp_path / "original"))
+    weights = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        plain = name.removeprefix("model.")
+        if "language_model" in name or "lm_head" in name:
+            continue
+        tail = plain.partition("vision_tower.")[2].removeprefix("vision_model.")
+        for ours, theirs in (("linear_1", "0"), ("linear_2", "2")):
+            plain = plain.replace(f"multi_modal_projector.{ours}", f"mm_projector.{theirs}")
+        weights[f"model.vision_tower.vision_tower.vision_model.{tail}" if tail else f"model.{plain}"] = tensor
+    assert "model.image_newline" in weights
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert export_family(make_job(folder, probes), tmp_path / "family").verification.passed
+    for name in ("weights.fp32.safetensors", NEWLINE_FILE):
+        assert (tmp_path / "family" / name).read_bytes() == (family / name).read_bytes()
+
+
 def test_a_proof_that_would_not_fit() -> None:
     """Of LLaVA-NeXT's own size, 4 probes of all 576 tokens fit, and with more tiles they do not."""
     from matexport.export.kinds import image_probes

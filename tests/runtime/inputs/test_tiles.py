@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.numpy import save
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
@@ -73,11 +74,18 @@ def test_merged_tokens_are_those_of_transformers(part: int, pinpoints: tuple[tup
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (333, 2), (48, 96), (50, 70), (97, 31), (64, 200)])
 def test_tiles_are_those_of_the_processor(size: tuple[int, int]) -> None:
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    try:
+        from transformers.models.llava_next.image_processing_pil_llava_next import (
+            LlavaNextImageProcessorPil as Processor,
+        )
+    except ImportError:  # transformers 4 has one on Pillow and one on torchvision, and this is the first
+        from transformers import LlavaNextImageProcessor as Processor
 
+    if size[0] == 1 and transformers.__version__ < "5":
+        pytest.skip("transformers 4 takes one row of pixels for one channel")
     pinpoints = ((48, 96), (96, 48), (96, 96), (144, 48), (48, 144))
     mean, std = (0.5, 0.4, 0.6), (0.5, 0.3, 0.2)
-    processor = LlavaNextImageProcessorPil(
+    processor = Processor(
         size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=mean, image_std=std,
         image_grid_pinpoints=[list(pair) for pair in pinpoints],
     )  # fmt: skip
