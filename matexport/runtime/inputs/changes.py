@@ -135,6 +135,8 @@ def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
     levels = [tabulate_levels(facts) for facts in (ours, theirs) if isinstance(facts, ImageFacts)]
     if (levels[0] != levels[1]).any():
         return ["pixels differ: grey levels are normalised otherwise (scale, mean or std)"], []
+    if new.facts.image and old.facts.image and new.facts.image.tiles != old.facts.image.tiles:
+        return [f"tiles differ: {ours.describe()}; in OLD {theirs.describe()}"], []
     return [], []
 
 

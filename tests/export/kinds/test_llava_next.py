@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +29,13 @@ from matexport.export import export_family, pipeline
 from matexport.export.blame import find_failing_stage
 from matexport.export.kinds import visual_tokens
 from matexport.export.parents.vision import llava
+from matexport.family.integrity import check_files
 from matexport.family.manifest import MANIFEST, load_family
 from matexport.family.modality import NEWLINE_FILE
+from matexport.family.proof import load_probes, open_proof
 from matexport.pack import pack_profile
 from matexport.runtime.inputs import tiles
+from matexport.runtime.inputs.changes import find_changes, prepare_pairs
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision, Profile
 
@@ -543,3 +547,21 @@ def test_the_card_says_what_comes_out(family: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(family, tmp_path / "family"))
     assert main(["report", str(folder)]) == 0
     assert "# 2 arrays of (up to " in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pinpoint", "words"), [([240, 24], "tiles differ"), ([48, 96], "pixels differ: . of 6 images")]
+)
+def test_families_that_cut_otherwise_are_not_compared(
+    pinpoint: list[int], words: str, family: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(family, tmp_path / "family"))
+    facts = json.loads((folder / MANIFEST).read_text())
+    facts["image"]["tiles"]["pinpoints"].append(pinpoint)
+    (folder / MANIFEST).write_text(json.dumps(facts))
+    new, old = load_family(folder), load_family(family)
+    probes = load_probes(open_proof(old))
+    contents = [check_files(one, one.input_files) for one in (new, old)]
+    assert find_changes(old, old, prepare_pairs(contents[1], contents[1], probes)) == ([], [])
+    (reason,), _ = find_changes(new, old, prepare_pairs(*contents, probes))
+    assert re.match(words, reason)
