@@ -34,6 +34,7 @@ from matexport.family.manifest import MANIFEST, load_family
 from matexport.family.modality import NEWLINE_FILE
 from matexport.family.proof import load_probes, open_proof
 from matexport.pack import pack_profile
+from matexport.runtime.corpus.plan import plan_corpus
 from matexport.runtime.inputs import tiles
 from matexport.runtime.inputs.changes import find_changes, prepare_pairs
 from matexport.spec.job import ExportJob, ParentSource
@@ -514,6 +515,12 @@ def test_the_command_writes_lines_and_no_array(
     for line, tokens, file in zip(lines, expected, pictures, strict=True):
         assert line["image"] == str(file)
         np.testing.assert_allclose(np.array(line["embedding"]), tokens, atol=1e-5)
+
+
+def test_a_corpus_has_no_column_for_visual_tokens(family: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with pytest.raises(RequestError, match="L03-D040-T009-fp32 gives visual tokens"):
+        plan_corpus(load_family(family), tmp_path, profile="L03-D040-T009-fp32", column="image", prompt=None)
 
 
 def test_nothing_is_scored_on_visual_tokens(
