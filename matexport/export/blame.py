@@ -82,7 +82,7 @@ def check_readout(
             vectors = vectors[..., : point.dim]
         if plan.readout.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12)
-        parity = compare_vectors(vectors.reshape(len(chosen), -1), expected[: len(chosen)])
+        parity = compare_vectors(inputs.gather(chosen, vectors), expected[: len(chosen)])
         if breach := parity.find_breach(tolerance):
             raise ParityError(f"read-out: in torch, {point.name} is not the parent's: {breach}", "read-out")
 
@@ -117,8 +117,7 @@ def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -
         path.unlink()  # what is left here would be shipped
 
     def run(chosen: list[Row], way: str) -> Vectors:
-        vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]
-        return vectors
+        return inputs.gather(chosen, session.run([output], inputs.feed(chosen, way))[0])
 
     return run
 

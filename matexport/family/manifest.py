@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
 import msgspec
 
 from matexport.errors import FamilyError, Problem, ProblemKind
-from matexport.family.modality import MODALITIES, find_modality
+from matexport.family.modality import MAX_ARRAY_NUMBERS, MODALITIES, find_modality, list_input_files
 from matexport.io.files import open_file, parse_json
 from matexport.spec.facts import FamilyFacts, ProfileFacts
 from matexport.spec.inputs import TextFacts
@@ -122,7 +123,7 @@ class Family(Record, frozen=True):
     @property
     def input_files(self) -> tuple[str, ...]:
         """The files that turning an item into the graph's inputs reads."""
-        return find_modality(self.facts).files
+        return list_input_files(self.facts)
 
     @property
     def probes_file(self) -> str:
@@ -206,7 +207,7 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         _parse_profile(name, manifest)
     _check_inputs(facts, manifest)
     modality = find_modality(facts)
-    for file_name in (*modality.files, modality.probes, REFERENCE):
+    for file_name in (*list_input_files(facts), modality.probes, REFERENCE):
         if file_name not in facts.files:
             raise _refuse(f"{manifest} does not list {file_name}")
     if RANGES not in facts.files and any(profile.encoding is Encoding.INT8 for profile in facts.profiles.values()):
@@ -251,7 +252,7 @@ def _check_kinds(facts: FamilyFacts, manifest: Path) -> None:
     graphs = {*facts.exits.values(), *(profile.graph for profile in facts.profiles.values())}
     weights = {profile.weights for profile in facts.profiles.values()}
     modality = find_modality(facts)
-    others = {REFERENCE, RANGES, modality.probes, *modality.files, *modality.kept}
+    others = {REFERENCE, RANGES, modality.probes, *list_input_files(facts), *modality.kept}
     for name in facts.files:
         fits = name.endswith(".onnx") if name in graphs else name.endswith(".safetensors") if name in weights else None
         if fits is False or (fits is None and name not in others):
@@ -278,3 +279,8 @@ def _check_inputs(facts: FamilyFacts, manifest: Path) -> None:
         raise _refuse(f"{manifest}: the graphs' output has no name")
     if len({profile.tokens > 0 for profile in facts.profiles.values()}) > 1:
         raise _refuse(f"{manifest}: some profiles name their visual tokens and others do not")
+    for name, profile in facts.profiles.items() if facts.tiled else ():
+        if not profile.tokens or math.isqrt(profile.tokens) ** 2 != profile.tokens or facts.readout.classes:
+            raise _refuse(f"{manifest}: {name} gives no square of visual tokens, and images are cut into tiles")
+        if facts.width_at(profile.point) > MAX_ARRAY_NUMBERS:
+            raise _refuse(f"{manifest}: {name} has more than {MAX_ARRAY_NUMBERS} numbers of an image cut into tiles")

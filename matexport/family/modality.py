@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matexport.errors import RequestError
 from matexport.spec.facts import POOLING_MASK, FamilyFacts
-from matexport.spec.inputs import TASKS, ArrayFacts, Frame, ImageFacts, TextFacts
+from matexport.spec.inputs import TASKS, ArrayFacts, Frame, ImageFacts, TextFacts, TileFacts
 from matexport.spec.probe import AnyProbe, ArrayProbe, Dtype, ImageProbe
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ TOKENIZER = "tokenizer.json"
 PROBES = "probes.jsonl"
 ARRAY_PROBES = "probes.safetensors"
 IMAGE_FILES = ("config.json", "preprocessor_config.json")
+
+#: The vector behind each row of merged tiles, (dim,) float32 under `NEWLINE`.
+NEWLINE_FILE, NEWLINE = "image_newline.safetensors", "image_newline"
 TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
@@ -37,6 +40,9 @@ MAX_ARRAY_NUMBERS = 1 << 28
 
 #: The longest side of an image that a graph takes, and of one that is made on the way to it.
 MAX_SIDE = 1 << 13
+
+#: What an image may be fitted into before it is cut into tiles: how many there are, and tiles of one.
+MAX_PINPOINTS, MAX_TILES = 256, 256
 
 #: Name of the one tensor in `ARRAY_PROBES`.
 _ARRAYS = "probes"
@@ -69,6 +75,11 @@ class Modality(NamedTuple):
 def find_modality(facts: FamilyFacts) -> Modality:
     """Of a family whose facts were checked."""
     return MODALITIES[facts.modality]
+
+
+def list_input_files(facts: FamilyFacts) -> tuple[str, ...]:
+    """What turning an item into the graph's inputs, and what comes out into what an item has, reads."""
+    return (*find_modality(facts).files, *((NEWLINE_FILE,) if facts.tiled else ()))
 
 
 def _check_text(text: TextFacts, refuse: Refuse) -> None:
@@ -178,6 +189,20 @@ def _check_image(image: ImageFacts, refuse: Refuse) -> None:
         raise refuse(f"scale={image.scale}, mean={image.mean}, std={image.std} cannot be")
     if not image.input:
         raise refuse("the graph's input has no name")
+    if image.tiles is not None:
+        _check_tiles(image, image.tiles, refuse)
+
+
+def _check_tiles(image: ImageFacts, tiles: TileFacts, refuse: Refuse) -> None:
+    side = image.height
+    if image.width != side or image.resized != (side, side) or image.square is not None:
+        raise refuse(f"tiles of {side} x {image.width} beside an image resized to {list(image.resized)} cannot be")
+    if not 1 <= len(tiles.pinpoints) <= MAX_PINPOINTS:
+        raise refuse(f"{len(tiles.pinpoints)} pinpoints cannot be: 1 to {MAX_PINPOINTS} are taken")
+    for height, width in tiles.pinpoints:
+        fits = all(1 <= length <= MAX_SIDE and length % side == 0 for length in (height, width))
+        if not fits or (height // side) * (width // side) > MAX_TILES:
+            raise refuse(f"{height} x {width} is not cut into 1 to {MAX_TILES} tiles of {side} x {side}")
 
 
 def _read_images(name: str, content: Buffer, _image: ImageFacts) -> tuple[ImageProbe, ...]:

@@ -94,6 +94,8 @@ def _check_request(
     family: Family, tasks: Sequence[AnyTask], profiles: Sequence[str], shortlist: int | None, parent: Profile | None
 ) -> None:
     """Refuse what cannot be scored, before any text is embedded."""
+    if any(profile.point.tokens for profile in family.profiles):
+        raise RequestError(f"{family.path} gives visual tokens, many of each image, which no task here compares")
     if not tasks:
         raise RequestError("no task was given: texts, pairs with scores, queries and documents, or folders of images")
     if shortlist is not None and shortlist < NEIGHBOURS:

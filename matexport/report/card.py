@@ -197,13 +197,16 @@ def _describe_use(findings: Findings) -> list[str]:
     facts = findings.family.facts
     given, items, count = _EXAMPLES[facts.modality]
     shape = facts.shape_at(profile.point) if encoding is Encoding.FLOAT32 else (encoding.width(dim),)
+    gives = f"({', '.join(map(str, (count, *shape)))}) {kind}"
+    if facts.tiled:
+        gives = f"{count} arrays of (up to {shape[0]} tokens, {dim}) {kind}"
     named = len(findings.family.profiles) > 1  # of a pack there is nothing to choose
     shell = command(findings, "embed", *(["--profile", profile.name] if named else []), *given)
     which = f", profile={profile.name!r}" if named else ""
     python = (
         "import matexport\n\n"
         f"embedder = matexport.Embedder({findings.place!r}{which})\n"
-        f"vectors = embedder.embed({items})  # ({', '.join(map(str, (count, *shape)))}) {kind}"
+        f"vectors = embedder.embed({items})  # {gives}"
     )
     pack = command(findings, "pack", profile.name, "../small" if findings.place == "." else "small")
     packed = f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}."

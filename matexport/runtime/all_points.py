@@ -78,16 +78,17 @@ class ExitsEmbedder:
 
     def run(self, rows: Sequence[Row]) -> dict[str, NDArray[np.float32]]:
         """Run the graph once on some rows: point name -> (len(rows), numbers of an item) float32."""
-        names = [point.name for point in self.points]
+        names, feeds = [point.name for point in self.points], self.inputs.feed(rows)
+        count = len(feeds[self._facts.inputs.inputs[0]])
         try:
-            vectors = self._session.run(names, self.inputs.feed(rows))
+            vectors = self._session.run(names, feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self._graph}: {one_line(error)}") from None
         for point, found in zip(self.points, vectors, strict=True):
-            if found.shape != (len(rows), *self._facts.shape_at(point)) or found.dtype != np.float32:
+            if found.shape != (count, *self._facts.graph_shape_at(point)) or found.dtype != np.float32:
                 what = f"{len(rows)} {self.inputs.facts.noun}s at {point.name}"
                 raise FamilyError(f"{self._graph} gave {found.dtype} {found.shape} for {what}")
-        return {name: found.reshape(len(rows), -1) for name, found in zip(names, vectors, strict=True)}
+        return {name: self.inputs.gather(rows, found) for name, found in zip(names, vectors, strict=True)}
 
     def close(self) -> None:
         """Release the session and its memory."""

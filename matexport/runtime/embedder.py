@@ -80,9 +80,11 @@ class Embedder:
         checked, self.inputs = opened.result()
         import numpy as np
 
-        self._shape = self.family.facts.shape_at(facts.point)
+        self._shape, self._graph_shape = (at(facts.point) for at in (self.family.facts.shape_at,
+                                                                     self.family.facts.graph_shape_at))  # fmt: skip
         if facts.encoding is not Encoding.FLOAT32:
-            self._shape = (facts.encoding.width(facts.dim),)
+            self._shape = self._graph_shape = (facts.encoding.width(facts.dim),)
+        self._tokens, self.tiled = facts.tokens, self.family.facts.tiled
         self._width, self._dtype = math.prod(self._shape), np.dtype(_DTYPES[facts.encoding])
         self._session: InferenceSession | None = open_checked(
             checked, facts.graph, threads=self._shared.threads, provider=provider
@@ -110,7 +112,8 @@ class Embedder:
 
         Returns:
             (len(items), dim) float32, in the order of the items; for a profile that encodes its output, (len(items),
-            dim) int8 or (len(items), ceil(dim / 8)) uint8; of visual tokens, (len(items), tokens, dim) float32; of a
+            dim) int8 or (len(items), ceil(dim / 8)) uint8; of visual tokens, (len(items), tokens, dim) float32, and of
+            images that are cut into tiles, (len(items),) arrays, each (tokens of the image, dim) float32; of a
             classifier, (len(items), classes) float32.
 
         Raises:
@@ -121,7 +124,9 @@ class Embedder:
         import numpy as np
 
         items = items if isinstance(items, str) else list(items)
-        windows = self._embed_windows(items, Asked(prompt, task), batch_budget)
+        if self.tiled:
+            return self._list_tokens(items, Asked(prompt, task), batch_budget)
+        windows = (window for _, window in self._embed_windows(items, Asked(prompt, task), batch_budget))
         first = next(windows, None)
         if first is not None and len(first) == len(items):
             return first.reshape(len(items), *self._shape)
@@ -148,15 +153,14 @@ class Embedder:
             items, prompt, task, batch_budget: as for `embed`.
 
         Returns:
-            an iterator of (dim,) float32 vectors, or (width,) codes; see `embed`.
+            an iterator of (dim,) float32 vectors, (width,) codes or (tokens, dim) float32 visual tokens; see `embed`.
 
         Raises:
             RequestError, FamilyError: as `embed` does, when the iterator comes to the item.
         """
-        for window in self._embed_windows(items, Asked(prompt, task), batch_budget):
-            yield from (
-                vector.reshape(self._shape).copy() for vector in window
-            )  # one that is kept keeps no others in memory
+        for rows, window in self._embed_windows(items, Asked(prompt, task), batch_budget):
+            for row, vector in zip(rows, window, strict=True):  # one that is kept keeps no others in memory
+                yield self.inputs.trim(row, vector.reshape(self._shape), self._tokens).copy()
 
     def prepare(self, items: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Row]:
         """Items as `run` takes them: of texts, `runtime.inputs.text.Tokens`, cut to the parent's length; see `embed`.
@@ -182,11 +186,11 @@ class Embedder:
         return self._session
 
     def run(self, rows: Sequence[Row], way: str = BATCHED) -> Vectors:
-        """Run the graph once on some rows; gives what `embed` gives, an item's numbers in one row."""
-        return self.compute(self.feed(rows, way))
+        """Run the graph once on some rows: (len(rows), numbers of an item); see `Inputs.gather` of tiles."""
+        return self.inputs.gather(rows, self.compute(self.feed(rows, way)))
 
     def compute(self, feeds: Feeds) -> Vectors:
-        """Run the graph once on what `feed` gave: (items, numbers of an item).
+        """Run the graph once on what `feed` gave, and give what it gives for each of the batch.
 
         Raises:
             FamilyError: onnxruntime cannot run it, or it gives something else than the manifest says.
@@ -197,10 +201,10 @@ class Embedder:
             (vectors,) = session.run([facts.output], feeds)
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             raise FamilyError(f"onnxruntime cannot run {self.profile}: {one_line(error)}") from None
-        if vectors.shape != (count, *self._shape) or vectors.dtype != self._dtype:
-            what = f"{count} {facts.inputs.noun}s"
+        if vectors.shape != (count, *self._graph_shape) or vectors.dtype != self._dtype:
+            what = f"{count} tiles" if self.tiled else f"{count} {facts.inputs.noun}s"
             raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {what}")
-        return vectors.reshape(count, self._width)  # type: ignore[no-any-return]
+        return vectors  # type: ignore[no-any-return]
 
     def check(self) -> None:
         """Check digests and graph, as is done before a session is made.
@@ -229,8 +233,19 @@ class Embedder:
             contents = check_profile(self.family, self.profile)
         return contents, self._shared.open_inputs(contents)
 
-    def _embed_windows(self, items: Iterable[Any], asked: Asked, batch_budget: int | None) -> Iterator[Vectors]:
-        """Vectors of one window of items after the other; the next is prepared while one is run."""
+    def _list_tokens(self, items: Sequence[Any], asked: Asked, batch_budget: int | None) -> Vectors:
+        """(len(items),) arrays, of as many tokens as each image has."""
+        import numpy as np
+
+        listed = np.empty(len(items), object)
+        for index, tokens in enumerate(self.embed_iter(items, **asked._asdict(), batch_budget=batch_budget)):
+            listed[index] = tokens
+        return listed
+
+    def _embed_windows(
+        self, items: Iterable[Any], asked: Asked, batch_budget: int | None
+    ) -> Iterator[tuple[list[Row], Vectors]]:
+        """Rows and vectors of one window of items after the other; the next is prepared while one is run."""
         inputs, _open = self.inputs, self.session  # or it was closed
         if isinstance(items, str):
             raise RequestError(f"embed takes a list of {inputs.facts.noun}s; one string was given")
@@ -252,7 +267,7 @@ class Embedder:
             except Exception as error:  # of the source; the items before it are sound
                 ahead = Future()
                 ahead.set_exception(error)
-            yield self._embed_rows(rows, done, budget)
+            yield rows, self._embed_rows(rows, done, budget)
             if ahead is None:
                 return
             done += len(rows)

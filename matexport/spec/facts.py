@@ -167,11 +167,22 @@ class FamilyFacts(Record, frozen=True):
     image: ImageFacts | None = None
     output: str = OUTPUT_NAME
 
-    def shape_at(self, point: Point) -> tuple[int, ...]:
-        """Of what a graph gives for one item at a point: (dim,), (classes,), or (tokens, dim) of visual tokens."""
+    @property
+    def tiled(self) -> bool:
+        """Whether items are cut into tiles, so that the graph runs more than once for each."""
+        return self.image is not None and self.image.tiles is not None
+
+    def graph_shape_at(self, point: Point) -> tuple[int, ...]:
+        """Of what a graph gives for each of its batch at a point: (dim,), (classes,), or (tokens, dim)."""
         if self.readout.classes:
             return (self.readout.classes,)
         return (point.tokens, point.dim) if point.tokens else (point.dim,)
+
+    def shape_at(self, point: Point) -> tuple[int, ...]:
+        """Of what an item has at a point: what the graph gives; of tiles, the most tokens of an image, and dim."""
+        if self.image is not None and self.image.tiles is not None:
+            return (self.image.count_most_tokens(point.tokens), point.dim)
+        return self.graph_shape_at(point)
 
     def width_at(self, point: Point) -> int:
         """How many numbers that are."""

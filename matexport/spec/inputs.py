@@ -5,6 +5,7 @@ Data only, as all of `spec`; `runtime.inputs` does what they say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, TypeAlias
@@ -168,6 +169,17 @@ class Resampling(StrEnum):
 LONGEST_SIDE = 1 << 15
 
 
+class TileFacts(Record, frozen=True):
+    """How an image is cut into tiles, each as large as the graph takes, and their tokens are merged again: LLaVA-NeXT.
+
+    Attributes:
+        pinpoints: (height, width) of what an image may be fitted into, multiples of a tile's side; the order decides
+            between two that fit alike.
+    """
+
+    pinpoints: tuple[tuple[int, int], ...]
+
+
 class ImageFacts(Record, frozen=True):
     """What turns an image into pixels, (batch_size, 3, height, width) float32, in front of the graph or inside of it.
 
@@ -182,6 +194,8 @@ class ImageFacts(Record, frozen=True):
         mean, std: of each channel, in units of `scale`.
         in_graph: whether the graph itself does all that comes after the conversion to RGB. Its input is one image then,
             (1, H, W, 3) uint8 with sides of up to `LONGEST_SIDE`, and else the pixels.
+        tiles: of a parent that is given the whole image, resized, and its tiles behind it; the batch of the graph is
+            then one of tiles. None for one view of each image.
     """
 
     input: str
@@ -194,6 +208,7 @@ class ImageFacts(Record, frozen=True):
     std: tuple[float, ...]
     square: tuple[int, ...] | None = None
     in_graph: bool = False
+    tiles: TileFacts | None = None
 
     noun: ClassVar[str] = "image"
 
@@ -222,6 +237,24 @@ class ImageFacts(Record, frozen=True):
         """All images have one size."""
         return 1
 
+    @property
+    def most_views(self) -> int:
+        """How often the graph runs for one image, at most: once, or for the whole image and each tile."""
+        return 1 + max((rows * columns for rows, columns in self._list_grids()), default=0)
+
+    def count_most_tokens(self, tokens: int) -> int:
+        """How many visual tokens an image has at most, where each of its views has so many (a square number).
+
+        Of tiles: those of the whole image, then each row of the merged ones with one more behind it.
+        """
+        side = math.isqrt(tokens)
+        merged = (rows * side * (columns * side + 1) for rows, columns in self._list_grids())
+        return tokens + max(merged, default=0)
+
+    def _list_grids(self) -> list[tuple[int, int]]:
+        pinpoints = self.tiles.pinpoints if self.tiles else ()
+        return [(height // self.height, width // self.width) for height, width in pinpoints]
+
     def describe(self) -> str:
         """What is taken, in words."""
         return f"{self.describe_steps()}, inside of the graph" if self.in_graph else self.describe_steps()
@@ -229,6 +262,12 @@ class ImageFacts(Record, frozen=True):
     def describe_steps(self) -> str:
         """What is done to an image, wherever that is."""
         said = "image files of any size"
+        if self.tiles is not None:
+            pinpoints = ", ".join(f"{height} x {width}" for height, width in self.tiles.pinpoints)
+            return (
+                f"{said}, resized to {self.height} x {self.width} ({self.resampling}), and fitted into one of "
+                f"{pinpoints} and cut into tiles"
+            )
         if self.square is not None:
             said += ", padded to a square"
         if len(self.resized) == 1:

@@ -147,6 +147,9 @@ def name_type(info: Any) -> str:
             return f"{{{name_type(info.key_type)}: {name_type(info.value_type)}}}"
         case inspect.VarTupleType():
             return f"[{name_type(info.item_type)}]"
+        case inspect.TupleType():
+            (kind,) = {name_type(part) for part in info.item_types}
+            return f"[{kind}]"
         case inspect.EnumType():
             return TYPES[info.cls]
     return SCALARS[type(info)]
@@ -260,9 +263,10 @@ def find_file_problems(page: str) -> list[str]:
         family_modality.ARRAY_PROBES,
         manifest.REFERENCE,
         manifest.RANGES,
+        family_modality.NEWLINE_FILE,
     }
     whole |= {f"{manifest.MEASUREMENTS}/", *manifest.REPORTED}
-    parents = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
+    parents = {*family_modality.TEXT_FILES, *family_modality.IMAGE_FILES}
     named = {name for name in said if "PRECISION" in name}
     problems = [f"{name} is on one side alone" for name in (said - named) ^ (whole | parents)]
     precisions, encodings = "|".join(profiles.Precision), "|".join(profiles.Encoding)
@@ -411,6 +415,13 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"named `(\w+)` \(of texts, `(\w+)`\), \(batch, width\)": ("output", family_facts.OUTPUT_NAME),
     r"without the batch; 1 to (\d+) numbers": (family_modality.MAX_ARRAY_NUMBERS,),
     r"pixels of an image once it is prepared; each side 1 to (\d+)": (family_modality.MAX_SIDE,),
+    r"may be fitted into, 1 to (\d+) of them: multiples of the side, each 1 to (\d+), of at most (\d+) tiles": (
+        family_modality.MAX_PINPOINTS,
+        family_modality.MAX_SIDE,
+        family_modality.MAX_TILES,
+    ),
+    r"times the point's `dim`, is at most (\d+)": (family_modality.MAX_ARRAY_NUMBERS,),
+    r"one F32 tensor `(\w+)`, \(dim\)": (family_modality.NEWLINE,),
     r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
 }

@@ -63,7 +63,7 @@ def add_parser(parsers: Parsers) -> None:
         type=Path,
         metavar="FILE",
         help="write to FILE.npy ((n, dim) float32, or codes where the profile encodes) or FILE.jsonl; of images, the "
-        "names of the rows of FILE.npy go to FILE.txt",
+        "names of the rows of FILE.npy go to FILE.txt; of images that are cut into tiles, FILE.jsonl alone",
     )
     command.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
     command.add_argument(
@@ -120,6 +120,11 @@ def run(options: argparse.Namespace) -> int:
         if not choose_tower(options):
             return embed_both(options)
     family = load_family(options.family)
+    if family.facts.tiled and options.output and options.output.suffix == ".npy":
+        raise RequestError(
+            f"--output {options.output} was asked; images that {options.family} cuts into tiles have differing numbers "
+            "of tokens, which are no array: its name must end in .jsonl"
+        )
     items = open_items(options, family)
     with show_progress() as progress:
         embedder = Embedder(family, options.profile, threads=options.threads)

@@ -17,6 +17,7 @@ import os
 import queue
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +108,10 @@ class TowerJudge:
 
 
 class TokenJudge:
-    """CLIP's whole tower and the two layers of LLaVA's projector, their weights taken from the folder by name."""
+    """CLIP's whole tower and the two layers of LLaVA's projector, their weights taken from the folder by name.
+
+    Of LLaVA-NeXT the newline, too, and what merges tiles is transformers' own code; no language model is made.
+    """
 
     def __init__(self, request: dict[str, Any]) -> None:
         import safetensors.torch
@@ -139,32 +143,67 @@ class TokenJudge:
             for layer in names
         ]  # fmt: skip
         self.act = ACT2FN[config.projector_hidden_act]
-        self.layer = config.vision_feature_layer
+        self.config, self.layer, self.next = config, config.vision_feature_layer, config.model_type == "llava_next"
+        self.newline = next((value for name, value in weights.items() if name.endswith("image_newline")), None)
+        if self.next and self.newline is None:
+            raise ValueError("no weights for image_newline")
         self.processor = open_processor(folder)
-        self.name = f"transformers {transformers.__version__} CLIPVisionModel and projector"
+        merged = ", LlavaNextModel.pack_image_features" if self.next else ""
+        self.name = f"transformers {transformers.__version__} CLIPVisionModel and projector{merged}"
 
     def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), and for each count ``tokens_s`` (n, s, W): of each file alone."""
+        """Of each file alone: ``pixels`` (views of all files, 3, H, W) and ``views`` (n,), how many each has.
+
+        For each count ``tokens_s``, (tokens of all files, W), and ``lengths_s``, (n,).
+        """
         import torch
-        from torch.nn.functional import avg_pool2d, linear
         from transformers.image_utils import load_image
 
         pixels: list[Any] = []
         rows: dict[int, list[Any]] = {count: [] for count in request["counts"]}
         for file in request["files"]:
-            prepared = self.processor(images=load_image(file), return_tensors="pt")["pixel_values"].float()
+            given = self.processor(images=load_image(file), return_tensors="pt")
+            prepared = given["pixel_values"].float()
+            prepared = prepared[0] if prepared.ndim == 5 else prepared
             with torch.no_grad():
-                states = self.tower(pixel_values=prepared, output_hidden_states=True).hidden_states[self.layer][:, 1:]
-                (w1, b1), (w2, b2) = self.layers
-                tokens = linear(self.act(linear(states, w1, b1)), w2, b2)
-                side = round(tokens.shape[1] ** 0.5)
-                grid = tokens.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+                tokens = self.project(prepared)
                 for count, found in rows.items():
-                    step = int((side * side / count) ** 0.5)
-                    pooled = avg_pool2d(grid, kernel_size=step, stride=step) if step > 1 else grid
-                    found.append(pooled.flatten(2).transpose(1, 2)[0].numpy())
-            pixels.append(prepared[0].numpy())
-        return {"pixels": np.stack(pixels)} | {f"tokens_{count}": np.stack(found) for count, found in rows.items()}
+                    pooled = self.pool(tokens, count)
+                    found.append(self.merge(pooled, given["image_sizes"]) if self.next else pooled[0])
+            pixels.append(prepared.numpy())
+        said = {"pixels": np.concatenate(pixels), "views": np.array([len(views) for views in pixels])}
+        for count, found in rows.items():
+            said[f"tokens_{count}"] = torch.cat(found).numpy()
+            said[f"lengths_{count}"] = np.array([len(tokens) for tokens in found])
+        return said
+
+    def project(self, pixels: Any) -> Any:
+        """(B, 3, H, W) -> (B, N, W): the patches' states after the configuration's block, through the projector."""
+        from torch.nn.functional import linear
+
+        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.layer][:, 1:]
+        (w1, b1), (w2, b2) = self.layers
+        return linear(self.act(linear(states, w1, b1)), w2, b2)
+
+    def pool(self, tokens: Any, count: int) -> Any:
+        """(B, N, W) -> (B, count, W): the average of squares of patches."""
+        from torch.nn.functional import avg_pool2d
+
+        side = round(tokens.shape[1] ** 0.5)
+        step = int((side * side / count) ** 0.5)
+        grid = tokens.reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
+        return avg_pool2d(grid, kernel_size=step, stride=step).flatten(2).transpose(1, 2)
+
+    def merge(self, pooled: Any, sizes: Any) -> Any:
+        """(views, s, W) of one file -> (T, W): transformers' own merging, of a tower whose patches were larger."""
+        from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+
+        vision, side = self.config.vision_config, round(pooled.shape[1] ** 0.5)
+        larger = types.SimpleNamespace(image_size=vision.image_size, patch_size=vision.image_size // side)
+        config = types.SimpleNamespace(vision_config=larger, image_grid_pinpoints=self.config.image_grid_pinpoints)
+        pack: Any = LlavaNextModel.pack_image_features
+        (tokens,), _ = pack(types.SimpleNamespace(config=config), [pooled], sizes, "default", self.newline)
+        return tokens
 
 
 def read_requests() -> Iterator[str]:

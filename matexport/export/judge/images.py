@@ -46,7 +46,10 @@ class ImageJudge(JudgeProcess):
         return self.ask({**request, "pooling": str(pooling), "drops": drops})
 
     def read_tokens(self, files: Sequence[Path], counts: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """``pixels``, (n, 3, H, W) float32, and for each count ``tokens_s``, (n, s, W) float32, of each file alone.
+        """What is made of each file alone: all their views, 1 or as many as it has tiles and one more, and tokens.
+
+        ``pixels``, (views of all files, 3, H, W) float32, and ``views``, (n,), how many each file has; for each count
+        ``tokens_s``, (tokens of all files, W) float32, and ``lengths_s``, (n,).
 
         Raises:
             ParentError: the library cannot open the parent, or a file.

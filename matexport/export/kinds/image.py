@@ -254,8 +254,11 @@ def write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
     return files
 
 
-def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
+def check_pixels(plan: Plan, theirs: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> None:
     """Refuse a processor that was read wrongly.
+
+    Args:
+        theirs: what the parent's own processor makes of each probe: (3, H, W), or (views, 3, H, W).
 
     Raises:
         ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
@@ -266,7 +269,8 @@ def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
     inputs = ImageInputs(facts)
     level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
     for probe, expected in zip(plan.probes, theirs, strict=True):
-        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input][0]
+        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input]
+        ours = ours if expected.ndim == ours.ndim else ours[0]
         if ours.shape != expected.shape:
             raise ParentError(
                 f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "

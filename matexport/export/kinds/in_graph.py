@@ -46,6 +46,8 @@ def settle_preparation(plan: Plan) -> Plan:
     facts, source = plan.inputs, plan.job.parent.source
     if not isinstance(facts, ImageFacts):
         raise RequestError(f"preprocess_in_graph was asked; {source} takes {facts.noun}s: leave it out")
+    if facts.tiles is not None:
+        raise RequestError(f"preprocess_in_graph was asked; images of {source} are cut into tiles: leave it out")
     if facts.resized and facts.resampling not in FILTERS:
         raise RequestError(
             f"preprocess_in_graph was asked; images of {source} are resized by {facts.resampling}, and in a graph by "

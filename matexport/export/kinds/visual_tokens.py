@@ -6,6 +6,10 @@ but one), without the class token, through the projector, then averaged over squ
 linear map, so the order matters (Cai et al., "Matryoshka Multimodal Models", ICLR 2025; `encode_images` and
 `matryoshka_vis_token_process` of its code).
 
+A LLaVA-NeXT folder is read alike. Its graphs take the tiles of an image as a batch and average each of them; merging
+them, with the parent's newline behind each row, is the runtime's (`runtime.inputs.tiles`), and is held with it to what
+transformers itself merges. The proof has an image's tokens in one row, and zeros up to the most that an image can have.
+
 Whatever needs torch is imported inside of the functions.
 """
 
@@ -19,17 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from matexport.errors import ParentError, RequestError
 from matexport.export.kinds import image
 from matexport.export.parents.plan import Example, Plan, Reference
+from matexport.family.modality import MAX_SIDE_FILE_BYTES, NEWLINE, NEWLINE_FILE
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
+from matexport.spec.inputs import ImageFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.probe import ImageProbe
 from matexport.spec.profile import Encoding, Point
 from matexport.spec.readout import FinalNorm, Readout
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from matexport.export.parents.vision.llava import Shape
@@ -84,10 +93,15 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
             f"{source} takes images of {shape.side} x {shape.side}; its processor makes them {facts.height} x "
             f"{facts.width}"
         )
+    if (pinpoints := facts.tiles.pinpoints if facts.tiles else ()) != shape.pinpoints:
+        raise ParentError(
+            f"{source} is a {shape.architecture} that merges tiles of {list(shape.pinpoints)}; its processor cuts "
+            f"images into tiles of {list(pinpoints)}"
+        )
     _check_points(job, shape)
     parent = ParentFacts(
         source=source,
-        architecture="LlavaForConditionalGeneration",
+        architecture=shape.architecture,
         blocks=shape.layer,
         width=shape.width,
         output_width=shape.output_width,
@@ -98,7 +112,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
     heads = (f"Projector({shape.width}->{shape.output_width})", "AveragePool")
     readout = Readout(FinalNorm.ABSENT, (), heads, normalize=False)
     probes, calibration = image.choose_images(job)
-    probes = _thin_out(probes, job.points)
+    probes = _thin_out(probes, job.points, facts)
     return Plan(job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, shape))
 
 
@@ -118,8 +132,17 @@ def load(plan: Plan, report: Progress) -> Any:
 
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
-    """The parent's own configuration and that of its processor, for other consumers."""
-    return image.read_runtime_files(plan.details.begun.root)
+    """The parent's own configuration and that of its processor, for other consumers; of tiles, the newline."""
+    from safetensors.numpy import save
+
+    from matexport.export.parents.vision.llava import read_newline
+
+    details: Details = plan.details
+    files = image.read_runtime_files(details.begun.root)
+    if details.shape.pinpoints:
+        newline = read_newline(details.begun.root, details.shape, plan.job.parent)
+        files[NEWLINE_FILE] = save({NEWLINE: newline})
+    return files
 
 
 def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
@@ -135,11 +158,11 @@ def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
     with tempfile.TemporaryDirectory() as folder:
         found = details.begun.judge.read_tokens(image.write_files(plan.probes, Path(folder)), counts)
     report("judge", 0, 1)
-    image.check_pixels(plan, found["pixels"])
-    points = {
-        point: image.check_finite(found[f"tokens_{point.tokens}"].reshape(len(plan.probes), -1), point, plan)
-        for point in plan.job.points
-    }
+    image.check_pixels(plan, np.split(found["pixels"], np.cumsum(found["views"])[:-1]))
+    points = {}
+    for point in plan.job.points:
+        tokens = np.split(found[f"tokens_{point.tokens}"], np.cumsum(found[f"lengths_{point.tokens}"])[:-1])
+        points[point] = image.check_finite(_stack_tokens(tokens, point, plan), point, plan)
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
@@ -159,11 +182,62 @@ def example(plan: Plan) -> Example:
     return image.example(plan)
 
 
-def _thin_out(probes: Sequence[ImageProbe], points: Sequence[Point]) -> tuple[ImageProbe, ...]:
-    """As many probes, evenly spread, as there is room for their tokens: of LLaVA's five scales, 12 MB for each."""
-    each = 4 * sum(point.dim * point.tokens for point in points)
+def _stack_tokens(tokens: Sequence[NDArray[np.float32]], point: Point, plan: Plan) -> NDArray[np.float32]:
+    """(T, d) of each probe -> (n, most * d), zeros behind them: as `Inputs.gather` gives them.
+
+    Raises:
+        ParentError: the parent gives more of a probe than an image can have.
+    """
+    most = image.image_facts(plan).count_most_tokens(point.tokens)
+    stacked = np.zeros((len(tokens), most, point.dim), np.float32)
+    for row, own in zip(stacked, tokens, strict=True):
+        if len(own) > most:
+            raise ParentError(f"{plan.job.parent.source} gives {len(own)} tokens at {point.name}; {most} was the most")
+        row[: len(own)] = own
+    return stacked.reshape(len(tokens), -1)
+
+
+def _thin_out(probes: Sequence[ImageProbe], points: Sequence[Point], facts: ImageFacts) -> tuple[ImageProbe, ...]:
+    """As many probes, evenly spread, as there is room for their tokens: of LLaVA's five scales, 12 MB for each.
+
+    Raises:
+        RequestError: there is no room for the least that a family is proven on.
+    """
+    sizes = {point: 4 * point.dim * facts.count_most_tokens(point.tokens) for point in points}
+    for point, size in sizes.items():
+        if LEAST_PROBES * size > MAX_SIDE_FILE_BYTES:
+            raise RequestError(
+                f"{point.name} was asked; of {LEAST_PROBES} probes it has {LEAST_PROBES * size} bytes, and a proof "
+                f"holds {MAX_SIDE_FILE_BYTES} of a point: ask for fewer tokens"
+            )
+    each = sum(sizes[point] for point in points)
     count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
-    return tuple(probes[place * len(probes) // count] for place in range(count))
+    chosen = _find_shapes(probes, facts)[:count] if facts.tiles and count < len(probes) else []
+    others = [place for place in range(len(probes)) if place not in chosen]
+    left = count - len(chosen)
+    chosen += [others[place * len(others) // left] for place in range(left)]
+    return tuple(probes[place] for place in sorted(chosen))
+
+
+def _find_shapes(probes: Sequence[ImageProbe], facts: ImageFacts) -> list[int]:
+    """The first probe of each shape in which tiles are merged, of most tiles first: what a proof is not to lack.
+
+    Of 26 that the package draws, most are laid out alike; four that are evenly spread would all be.
+    """
+    from matexport.runtime.inputs.image import ImageInputs
+    from matexport.runtime.inputs.tiles import choose_pinpoint, find_kept
+
+    assert facts.tiles is not None
+    inputs = ImageInputs(facts)
+    found: dict[tuple[tuple[int, int], bool, bool], int] = {}
+    for place, probe in enumerate(probes):
+        size = inputs.prepare_probe(probe).size
+        pinpoint = choose_pinpoint(size, facts.tiles.pinpoints)
+        rows, columns = find_kept(size, pinpoint)
+        found.setdefault((pinpoint, rows.start > 0, columns.start > 0), place)
+    return [
+        place for (pinpoint, *_), place in sorted(found.items(), key=lambda item: (-math.prod(item[0][0]), item[1]))
+    ]
 
 
 def _check_points(job: ExportJob, shape: Shape) -> None:

@@ -26,7 +26,7 @@ from matexport.family.guard.numbers import compute_numbers, read_numbers
 from matexport.family.guard.operators import MAX_RANK
 from matexport.family.guard.rules import PRODUCTS, RULES
 from matexport.family.guard.sizes import MAX_FACTOR
-from matexport.spec.inputs import LONGEST_SIDE, ImageFacts, InputFacts
+from matexport.spec.inputs import LONGEST_SIDE, ImageFacts, InputFacts, TextFacts
 
 #: The short inputs: how many items, and how long each is if it may be.
 SHORT, LONGER = (2, 16), (4, 32)

@@ -63,10 +63,12 @@ def plan_corpus(
 
     Raises:
         RequestError: there is no Parquet file, or one that cannot be read, has two columns of one name, lacks the
-            column of texts, or says that some of its rows have no text.
+            column of texts, or says that some of its rows have no text; or the profile gives visual tokens.
     """
     import pyarrow
 
+    if family.profile_facts(profile).tokens:
+        raise RequestError(f"{profile} gives visual tokens, many of each image; a corpus has one vector for each row")
     files = find_files(corpus) if corpus.is_dir() else [corpus]
     if not files:
         raise RequestError(f"{corpus} holds no .parquet file")

@@ -74,6 +74,14 @@ class ArrayInputs:
 
         return {self.facts.input: np.stack(rows)}
 
+    def gather(self, rows: Sequence[NDArray[Any]], found: NDArray[Any]) -> NDArray[Any]:
+        """A row of numbers for each."""
+        return found.reshape(len(rows), -1)
+
+    def trim(self, _row: NDArray[Any], vector: NDArray[Any], _tokens: int) -> NDArray[Any]:
+        """All of them."""
+        return vector
+
     def stretch(self, row: NDArray[Any], _size: int) -> NDArray[Any]:
         """The row: all have one size."""
         return row

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.family.manifest import Family
 from matexport.family.modality import TOKENIZER
-from matexport.runtime.inputs.image import tabulate_levels
+from matexport.runtime.inputs.image import list_views, tabulate_levels
 from matexport.runtime.inputs.modality import Inputs, Row, open_inputs
 from matexport.runtime.inputs.text import TextInputs, Tokens, find_wrapping
 from matexport.spec.inputs import TASKS, ImageFacts, TextFacts
@@ -132,7 +133,8 @@ def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
             return [f"pixels differ: {here}; in OLD {there}"], []
         other = []
     else:
-        other = [index for index, (one, two) in pairs.rows.items() if one.shape != two.shape or (one != two).any()]
+        views = {index: (list_views([one]), list_views([two])) for index, (one, two) in pairs.rows.items()}
+        other = [index for index, (one, two) in views.items() if not _show_the_same(one, two)]
     if other:
         return [
             f"pixels differ: {len(other)} of {len(pairs.rows)} images become others, such as "
@@ -140,7 +142,13 @@ def _find_image_changes(new: Family, old: Family, pairs: Pairs) -> Findings:
         ], []
     if (tabulate_levels(ours) != tabulate_levels(theirs)).any():
         return ["pixels differ: grey levels are normalised otherwise (scale, mean or std)"], []
+    if new.facts.image and old.facts.image and new.facts.image.tiles != old.facts.image.tiles:
+        return [f"tiles differ: {ours.describe()}; in OLD {theirs.describe()}"], []
     return [], []
+
+
+def _show_the_same(one: list[Any], two: list[Any]) -> bool:
+    return len(one) == len(two) and all(a.shape == b.shape and (a == b).all() for a, b in zip(one, two, strict=True))
 
 
 _CHANGES: Mapping[str, Callable[[Family, Family, Pairs], Findings]] = {

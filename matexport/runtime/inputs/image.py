@@ -17,7 +17,6 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +24,15 @@ from matexport.errors import RequestError, one_line
 from matexport.extras import require_extra
 from matexport.host import count_cpus
 from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Feeds
+from matexport.runtime.inputs.resize import (
+    MAX_PIXELS,
+    crop_middle,
+    find_filter,
+    fit_shorter,
+    pad_square,
+    resize_middle,
+)
+from matexport.runtime.inputs.tiles import TiledImage, count_tokens, cut_tiles, merge_rows
 from matexport.spec.inputs import ImageFacts
 
 if TYPE_CHECKING:
@@ -40,16 +48,16 @@ BATCH_IMAGES = 8
 #: Formats that are decoded by Pillow itself, as it names them.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000")
 
-#: Pixels of an image, decoded and on the way to its size: where Pillow begins to warn of a decompression bomb.
-MAX_PIXELS = 89_478_485
-
 #: Bytes of an image file.
 MAX_FILE_BYTES = 256 << 20
 
 
 class ImageInputs:
     """Decodes, resizes and normalises. An item is a path, a file's bytes, a Pillow image or an (H, W, 3) uint8 array;
-    a row is an (height, width, 3) uint8 array.
+    a row is an (height, width, 3) uint8 array, or a `TiledImage` where images are cut into tiles.
+
+    Args:
+        newline: (d,) float32, which `gather` puts behind rows of merged tiles.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -57,9 +65,9 @@ class ImageInputs:
 
     budget = BATCH_IMAGES
 
-    def __init__(self, facts: ImageFacts) -> None:
+    def __init__(self, facts: ImageFacts, newline: NDArray[Any] | None = None) -> None:
         require_extra("image", "images", {"PIL": "pillow"})
-        self.facts = facts
+        self.facts, self._newline = facts, newline
         self._levels = tabulate_levels(facts)
 
     @property
@@ -77,7 +85,7 @@ class ImageInputs:
 
     def weigh(self, item: Any, index: int) -> int:
         """Bytes of the file and of its row."""
-        row = 3 * self.facts.height * self.facts.width
+        row = 3 * self.facts.height * self.facts.width * self.facts.most_views
         if isinstance(item, PreparedImage):
             return row
         if isinstance(item, bytes | bytearray | memoryview):
@@ -91,8 +99,8 @@ class ImageInputs:
             return row
         return row + int(_read_array(item, index).nbytes)
 
-    def prepare(self, items: Sequence[Any], asked: Asked = NOTHING_ASKED, *, first: int = 0) -> list[NDArray[Any]]:
-        """Images as (height, width, 3) uint8, some at a time: Pillow decodes and resamples outside of Python's lock.
+    def prepare(self, items: Sequence[Any], asked: Asked = NOTHING_ASKED, *, first: int = 0) -> list[Any]:
+        """Images as rows, some at a time: Pillow decodes and resamples outside of Python's lock.
 
         Raises:
             RequestError: one cannot be read or is too large, or a prompt or task was asked.
@@ -104,8 +112,8 @@ class ImageInputs:
         with ThreadPoolExecutor(min(count_cpus(), len(items))) as pool:
             return list(pool.map(self.prepare_one, items, places))
 
-    def prepare_one(self, item: Any, index: int = 0) -> NDArray[Any]:
-        """One image as (height, width, 3) uint8; `index` names it in messages where it has no name.
+    def prepare_one(self, item: Any, index: int = 0) -> Any:
+        """One image as a row; `index` names it in messages where it has no name.
 
         Raises:
             RequestError: it cannot be read, or is too large.
@@ -123,7 +131,7 @@ class ImageInputs:
         except Exception as error:  # decoders raise whatever they come across: OSError, SyntaxError, struct.error ...
             raise RequestError(f"{name} cannot be read as an image: {_explain(error)}") from None
 
-    def prepare_probe(self, probe: AnyProbe) -> NDArray[Any]:
+    def prepare_probe(self, probe: AnyProbe) -> Any:
         """A probe's pixels."""
         return self.prepare_one(NamedBytes(probe.content, probe.name))  # type: ignore[union-attr]
 
@@ -131,43 +139,59 @@ class ImageInputs:
         """A probe's file."""
         return NamedBytes(probe.content, probe.name)  # type: ignore[union-attr]
 
-    def size(self, _row: NDArray[Any]) -> int:
-        """All count alike."""
-        return 1
+    def size(self, row: Any) -> int:
+        """How many views it has: all of them count alike."""
+        return len(list_views([row]))
 
-    def feed(self, rows: Sequence[NDArray[Any]], _way: str = BATCHED) -> Feeds:
-        """(len(rows), 3, height, width) float32 under the input's name."""
+    def feed(self, rows: Sequence[Any], _way: str = BATCHED) -> Feeds:
+        """(views of all rows, 3, height, width) float32 under the input's name; a row has one view, or its tiles."""
         import numpy as np
 
-        pixels = np.empty((len(rows), *self.facts.shape), np.float32)
-        for image, row in zip(pixels, rows, strict=True):
+        views = list_views(rows)
+        pixels = np.empty((len(views), *self.facts.shape), np.float32)
+        for image, view in zip(pixels, views, strict=True):
             for channel, levels in enumerate(self._levels):
-                np.take(levels, row[:, :, channel], out=image[channel], mode="clip")
+                np.take(levels, view[:, :, channel], out=image[channel], mode="clip")
         return {self.facts.input: pixels}
 
-    def stretch(self, row: NDArray[Any], _size: int) -> NDArray[Any]:
+    def gather(self, rows: Sequence[Any], found: NDArray[Any]) -> NDArray[Any]:
+        """A row of numbers for each image; of tiles, its merged tokens and zeros behind them."""
+        if self.facts.tiles is None:
+            return found.reshape(len(rows), -1)
+        assert self._newline is not None
+        return merge_rows(rows, found, self.facts, self._newline)
+
+    def trim(self, row: Any, vector: NDArray[Any], tokens: int) -> NDArray[Any]:
+        """The tokens that an image has."""
+        if self.facts.tiles is None:
+            return vector
+        return vector[: count_tokens(row.size, tokens, self.facts.tiles.pinpoints, self.facts.height)]
+
+    def stretch(self, row: Any, _size: int) -> Any:
         """The row: all have one size."""
         return row
 
-    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], _rows: Sequence[NDArray[Any]]) -> None:
+    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], _rows: Sequence[Any]) -> None:
         """Not yet."""
         return
 
-    def _fit(self, image: Image.Image, name: str) -> NDArray[Any]:
-        """An RGB image at the size that the graph takes."""
+    def _fit(self, image: Image.Image, name: str) -> Any:
+        """An RGB image at the size that the graph takes, or its views."""
         import numpy as np
 
         facts = self.facts
+        if facts.tiles is not None:
+            return cut_tiles(image, facts.tiles.pinpoints, facts.height, find_filter(facts))
         if facts.square is not None:
-            image = _pad_square(image, facts.square, name)
+            image = pad_square(image, facts.square, name)
         if len(facts.resized) == 1:
-            target = _fit_shorter(image.size, facts.resized[0])
+            target = fit_shorter(image.size, facts.resized[0])
         else:
             target = (facts.resized[1], facts.resized[0]) if facts.resized else image.size
         if target[0] * target[1] > MAX_PIXELS:  # a very long image, of which the middle alone is wanted
-            image, target = _resize_middle(image, target, facts)
+            image, target = resize_middle(image, target, facts)
         elif facts.resized:
-            image = image.resize(target, _filter(facts))
+            image = image.resize(target, find_filter(facts))
         return crop_middle(np.asarray(image), facts.height, facts.width)
 
 
@@ -175,7 +199,7 @@ class PreparedImage(NamedTuple):
     """An image that was prepared already, by `ImageInputs.prepare_one`, and what it is called."""
 
     name: str
-    row: NDArray[Any]
+    row: Any
 
 
 class NamedBytes(bytes):
@@ -190,6 +214,11 @@ class NamedBytes(bytes):
     name: str
 
 
+def list_views(rows: Sequence[Any]) -> list[NDArray[Any]]:
+    """(height, width, 3) uint8 of all that a graph is given for some rows, in order."""
+    return [view for row in rows for view in (row.views if isinstance(row, TiledImage) else [row])]
+
+
 def tabulate_levels(facts: ImageFacts) -> NDArray[Any]:
     """(3, 256) float32: what each grey level of each channel becomes, in transformers' arithmetic."""
     import numpy as np
@@ -198,22 +227,6 @@ def tabulate_levels(facts: ImageFacts) -> NDArray[Any]:
     mean, std = (np.array(numbers, np.float32)[:, None] for numbers in (facts.mean, facts.std))
     levels: NDArray[Any] = (scaled - mean) / std
     return levels
-
-
-def crop_middle(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """(H, W, 3) -> (height, width, 3) around its centre, black where it has no pixels; odd rests as transformers."""
-    import numpy as np
-
-    high, wide = pixels.shape[:2]
-    if high < height or wide < width:
-        room = np.zeros((max(high, height), max(wide, width), 3), np.uint8)
-        top, left = ceil((room.shape[0] - high) / 2), ceil((room.shape[1] - wide) / 2)
-        room[top : top + high, left : left + wide] = pixels
-        top, left = top + (high - height) // 2, left + (wide - width) // 2
-        pixels = room
-    else:
-        top, left = (high - height) // 2, (wide - width) // 2
-    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
 def name_image(item: Any, index: int) -> str:
@@ -280,45 +293,6 @@ def _read_array(item: Any, index: int) -> NDArray[Any]:
             + "; a path, a file's bytes, a Pillow image or an (H, W, 3) uint8 array is taken"
         )
     return array
-
-
-def _pad_square(image: Image.Image, colour: tuple[int, ...], name: str) -> Image.Image:
-    from PIL import Image
-
-    side = max(image.size)
-    if side * side > MAX_PIXELS:
-        raise RequestError(f"{name}, {image.width} x {image.height}, is padded to a square of {side * side} pixels; "
-                           f"up to {MAX_PIXELS} are made")  # fmt: skip
-    square = Image.new("RGB", (side, side), (colour[0], colour[1], colour[2]))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
-def _fit_shorter(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `edge`; transformers rounds the longer one down."""
-    short, long = min(size), max(size)
-    longer = int(edge * long / short)
-    return (edge, longer) if size[0] <= size[1] else (longer, edge)
-
-
-def _resize_middle(
-    image: Image.Image, target: tuple[int, int], facts: ImageFacts
-) -> tuple[Image.Image, tuple[int, int]]:
-    """The middle of an image that would be too large as a whole: the same pixels, up to rounding."""
-    wanted = tuple(min(side, crop) for side, crop in zip(target, (facts.width, facts.height), strict=True))
-    starts = [(side - part) // 2 for side, part in zip(target, wanted, strict=True)]
-    scales = [given / made for given, made in zip(image.size, target, strict=True)]
-    (left, right), (top, bottom) = (
-        (start * scale, (start + part) * scale) for start, part, scale in zip(starts, wanted, scales, strict=True)
-    )
-    size = wanted[0], wanted[1]
-    return image.resize(size, _filter(facts), box=(left, top, right, bottom)), size
-
-
-def _filter(facts: ImageFacts) -> Any:
-    from PIL import Image
-
-    return Image.Resampling[facts.resampling.upper()]
 
 
 def _explain(error: BaseException) -> str:

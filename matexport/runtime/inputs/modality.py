@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from matexport.family.integrity import Contents
 from matexport.family.manifest import SCHEMA
-from matexport.family.modality import TOKENIZER
+from matexport.family.modality import NEWLINE_FILE, TOKENIZER
 from matexport.spec.inputs import ArrayFacts, ImageFacts, InputFacts, PaddingSide, TextFacts
 from matexport.spec.probe import AnyProbe
 
@@ -90,6 +90,15 @@ class Inputs(Protocol):
     def feed(self, rows: Sequence[Row], way: str = BATCHED) -> Feeds:
         """The graph's inputs for some rows, as a way of running has them (`BATCHED` and `SINGLE` feed alike)."""
 
+    def gather(self, rows: Sequence[Row], found: NDArray[Any]) -> NDArray[Any]:
+        """What a graph gave for `feed` of some rows, (fed, ...) -> (len(rows), numbers of an item).
+
+        Where items have differing numbers of tokens, zeros stand behind those of an item: as many as the most has.
+        """
+
+    def trim(self, row: Row, vector: NDArray[Any], tokens: int) -> NDArray[Any]:
+        """An item's numbers without those zeros: (most, dim) -> (own, dim), its views having `tokens` each."""
+
     def stretch(self, row: Row, size: int) -> Row:
         """A row like this one, of the given size: what a shape is timed on."""
 
@@ -133,11 +142,16 @@ def _load_array(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
     return ArrayInputs(facts)
 
 
-def _load_image(_read: Read, facts: InputFacts, _schema: int) -> Inputs:
-    from matexport.runtime.inputs.whole_image import make_image_inputs
-
+def _load_image(read: Read, facts: InputFacts, _schema: int) -> Inputs:
     assert isinstance(facts, ImageFacts)
-    return make_image_inputs(facts)
+    if facts.tiles is None:
+        from matexport.runtime.inputs.whole_image import make_image_inputs
+
+        return make_image_inputs(facts)
+    from matexport.runtime.inputs.image import ImageInputs
+    from matexport.runtime.inputs.tiles import read_newline
+
+    return ImageInputs(facts, read_newline(read(NEWLINE_FILE)))
 
 
 _LOADERS: Mapping[type, Callable[[Read, InputFacts, int], Inputs]] = {

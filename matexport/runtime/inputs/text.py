@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
 from matexport.family.manifest import SCHEMA
@@ -22,6 +22,7 @@ from matexport.spec.record import Record
 
 if TYPE_CHECKING:
     import tokenizers
+    from numpy.typing import NDArray
 
     from matexport.family.integrity import Contents
     from matexport.spec.parity import TokenParity
@@ -133,6 +134,14 @@ class TextInputs:
         parent does.
         """
         return feed_rows(rows, self.facts, PaddingSide.LEFT if way == LEFT else PaddingSide.RIGHT)
+
+    def gather(self, rows: Sequence[Tokens], found: NDArray[Any]) -> NDArray[Any]:
+        """A row of numbers for each."""
+        return found.reshape(len(rows), -1)
+
+    def trim(self, _row: Tokens, vector: NDArray[Any], _tokens: int) -> NDArray[Any]:
+        """All of them."""
+        return vector
 
     def stretch(self, row: Tokens, size: int) -> Tokens:
         """Tokens of a text, over and over, as many as asked for; all rows of some parents have one size."""

@@ -26,6 +26,7 @@ from matexport.export import export_family, pipeline
 from matexport.export.kinds import image_probes, visual_tokens
 from matexport.export.parents.vision import llava
 from matexport.family.manifest import load_family
+from matexport.spec.inputs import ImageFacts, Resampling
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import PoolingMode, ReadoutRequest
@@ -174,10 +175,11 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
     """At LLaVA's own size, 4096 coordinates and five scales: every fifth of 26, from the first on."""
     probes = image_probes.draw_probes()
     points = [Point(23, 4096, count) for count in (1, 9, 36, 144, 576)]
-    chosen = visual_tokens._thin_out(probes, points)
+    facts = ImageFacts("pixels", 336, 336, (336,), Resampling.BICUBIC, 1 / 255, (0, 0, 0), (1, 1, 1))
+    chosen = visual_tokens._thin_out(probes, points, facts)
     assert [probes.index(probe) for probe in chosen] == [0, 5, 10, 15, 20]
-    assert visual_tokens._thin_out(probes, [Point(3, OUT, 9)]) == probes
-    assert len(visual_tokens._thin_out(probes, points * 100)) == 4
+    assert visual_tokens._thin_out(probes, [Point(3, OUT, 9)], facts) == probes
+    assert len(visual_tokens._thin_out(probes, points * 100, facts)) == 4
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_the_original_names_of_weights_are_read(family: Path, parent: Path, prob
         ({"vision_feature_select_strategy": "full"}, "keeps the class token"),
         ({"vision_feature_layer": [-2, -3]}, "reads its tower at"),
         ({llava.SCALES: "many"}, "is no list of numbers"),
-        ({"model_type": "clip", "architectures": None}, "is a 'clip'; folders of 'llava' are read"),
+        ({"model_type": "clip", "architectures": None}, "is a 'clip'; folders of 'llava' and 'llava_next' are read"),
     ],
 )
 def test_a_configuration_that_is_not_m3s(

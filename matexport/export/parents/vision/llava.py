@@ -1,5 +1,8 @@
 """The tower and the projector of a LLaVA folder: how large they are, their weights, and what is traced of them.
 
+LLaVA-NeXT has the same two, which are given an image as several tiles, and a vector for the ends of rows of merged
+tiles. What is traced is the same: tiles are a batch.
+
 Weights are read by name from the folder's own files, so that no language model is made: as transformers 4 and 5 save
 them, and as the original LLaVA code does. Of the tower only the blocks that run are made.
 """
@@ -12,24 +15,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from matexport.errors import ParentError
 from matexport.export.parents.folder.files import CONFIG, read_object
 from matexport.export.parents.folder.source import list_weight_files
+from matexport.export.parents.vision.processor import read_pinpoints
 from matexport.export.parents.vision.towers import read_config
 from matexport.spec.job import ParentSource
 
-#: What names of weights begin with, in the order in which they are looked for: of the tower, and of the projector.
+#: What names of weights begin with, in the order in which they are looked for: of the tower, and of the projector; and
+#: what the newline is called.
 TOWERS = (
     "model.vision_tower.vision_model.", "vision_tower.vision_model.", "model.vision_tower.",
     "model.vision_tower.vision_tower.vision_model.", "vision_tower.",
 )  # fmt: skip
+NEWLINES = ("model.image_newline", "image_newline")
 PROJECTORS = ("model.multi_modal_projector.", "multi_modal_projector.", "model.mm_projector.")
 
 #: The projector's layers, as transformers and as the original code call them.
 _LAYERS = (("linear_1", "linear_2"), ("0", "2"))
+
+#: model_type -> the class of transformers.
+MODELS = {"llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration"}
+
+#: How the original code merges tiles; transformers merges them so, whatever is said.
+_MERGED = {"mm_patch_merge_type": "spatial_unpad", "image_aspect_ratio": "anyres"}
 
 #: Where the original code keeps the numbers of tokens that M3 was trained at.
 SCALES = "matryoshka_vis_token_scale"
@@ -47,6 +61,8 @@ class Shape:
         scales: numbers of tokens that the parent was trained at; empty where its configuration does not say.
         vision: the tower's configuration, as transformers has it.
         activation: between the projector's two layers.
+        architecture: the class of transformers that the folder is of.
+        pinpoints: (height, width) of what LLaVA-NeXT fits images into; empty of LLaVA-1.5.
     """
 
     layer: int
@@ -59,6 +75,8 @@ class Shape:
     dtype: str
     vision: Any
     activation: str
+    architecture: str
+    pinpoints: tuple[tuple[int, int], ...]
 
 
 def read_shape(root: Path, source: str) -> Shape:
@@ -68,9 +86,8 @@ def read_shape(root: Path, source: str) -> Shape:
         ParentError: it is of another kind, or reads its tower otherwise than M3 does.
     """
     said, config = read_object(root / CONFIG), read_config(root, source)
-    if config.model_type != "llava":
-        hint = " (its tiles are merged by its language model's code)" if config.model_type == "llava_next" else ""
-        raise ParentError(f"{source} is a {config.model_type!r}{hint}; folders of 'llava' are read")
+    if config.model_type not in MODELS:
+        raise ParentError(f"{source} is a {config.model_type!r}; folders of {' and '.join(map(repr, MODELS))} are read")
     vision = config.vision_config
     if vision.model_type != "clip_vision_model":
         raise ParentError(f"{source} has a tower of the kind {vision.model_type!r}; CLIP's are read")
@@ -82,6 +99,10 @@ def read_shape(root: Path, source: str) -> Shape:
             f"{source} keeps the class token (vision_feature_select_strategy = "
             f"{config.vision_feature_select_strategy!r}), which cannot be averaged with patches"
         )
+    tiled = config.model_type == "llava_next"
+    for key, known in _MERGED.items() if tiled else ():
+        if said.get(key, known) != known:
+            raise ParentError(f"{source}: {key} = {said[key]!r} is not known of tiles; {known!r} is read")
     blocks = int(vision.num_hidden_layers)
     return Shape(
         layer=layer if layer >= 0 else blocks + 1 + layer,
@@ -94,6 +115,8 @@ def read_shape(root: Path, source: str) -> Shape:
         dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
         vision=vision,
         activation=str(config.projector_hidden_act),
+        architecture=MODELS[config.model_type],
+        pinpoints=read_pinpoints(config.image_grid_pinpoints, source) if tiled else (),
     )
 
 
@@ -153,12 +176,35 @@ def load_tokens(root: Path, shape: Shape, parent: ParentSource) -> TokenTower:
     return tower.float().eval()
 
 
-def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Name -> weight, of the tower and the projector alone."""
-    found: dict[str, Tensor] = {}
+def read_newline(root: Path, shape: Shape, parent: ParentSource) -> NDArray[np.float32]:
+    """(output_width,) float32: what LLaVA-NeXT puts behind each row of merged tiles.
+
+    Raises:
+        ParentError: the folder has none, or it has another width or is not finite.
+    """
+    for path in _list_safetensors(list_weight_files(root, parent)):
+        with safe_open(path, "pt") as opened:
+            name = next((name for name in NEWLINES if name in opened.keys()), None)  # noqa: SIM118 - no dictionary
+            if name is None:
+                continue
+            newline: NDArray[np.float32] = opened.get_tensor(name).float().numpy()
+        if newline.shape != (shape.output_width,) or not np.isfinite(newline).all():
+            raise ParentError(f"{path}: {name} is not {shape.output_width} finite numbers, but {newline.shape}")
+        return newline
+    raise ParentError(f"{root} has no weights for {NEWLINES[0]}")
+
+
+def _list_safetensors(files: Sequence[Path]) -> Sequence[Path]:
     for path in files:
         if path.suffix != ".safetensors":
             raise ParentError(f"{path} is pickled; LLaVA folders are read from safetensors")
+    return files
+
+
+def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Name -> weight, of the tower and the projector alone."""
+    found: dict[str, Tensor] = {}
+    for path in _list_safetensors(files):
         with safe_open(path, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no dictionary
                 if name.startswith((*TOWERS, *PROJECTORS)):

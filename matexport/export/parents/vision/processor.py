@@ -11,15 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from matexport.errors import ParentError
 from matexport.export.parents.folder.files import read_object
-from matexport.spec.inputs import ImageFacts, Resampling
+from matexport.spec.inputs import ImageFacts, Resampling, TileFacts
 
 PREPROCESSOR = "preprocessor_config.json"
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STANDARD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+#: (height, width) of what LLaVA-NeXT fits an image into where its file does not say, and the key that does.
+PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+_PINPOINTS = "image_grid_pinpoints"
 
 _CROPPED = {
     "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3,
@@ -32,6 +38,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "CLIPImageProcessor": _CROPPED,
     "BitImageProcessor": _CROPPED,
     "LlavaImageProcessor": {**_CROPPED, "do_pad": False},
+    "LlavaNextImageProcessor": {**_CROPPED, "image_grid_pinpoints": PINPOINTS},
     "ViTImageProcessor": {**_WHOLE, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
     "SiglipImageProcessor": {**_WHOLE, "resample": 3, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
     "DINOv3ViTImageProcessor": {**_WHOLE, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
@@ -75,9 +82,12 @@ def read_processor(folder: Path, input_name: str = "pixel_values") -> ImageFacts
     said = read_object(path)
     name = _name_processor(said, path)
     asked = {**DEFAULTS[name], **{key: value for key, value in said.items() if value is not None}}
-    unknown = sorted(key for key, value in said.items() if key not in _READ | _IDLE and value not in (None, False))
+    known = _READ | _IDLE | set(DEFAULTS[name])
+    unknown = sorted(key for key, value in said.items() if key not in known and value not in (None, False))
     if unknown:
         raise ParentError(f"{path}: {unknown[0]} = {said[unknown[0]]!r} is not known of {name}")
+    if _PINPOINTS in asked:
+        return _describe_tiles(asked, path, input_name)
     return _describe(asked, path, input_name)
 
 
@@ -117,6 +127,35 @@ def _describe(asked: Mapping[str, Any], path: Path, input_name: str) -> ImageFac
         _read_channels(asked["image_std"], path, "image_std") if normalized else (1.0, 1.0, 1.0),
         square,
     )
+
+
+def _describe_tiles(asked: Mapping[str, Any], path: Path, input_name: str) -> ImageFacts:
+    """Of LLaVA-NeXT: the whole image and its tiles, all of one size, so that no tile is resized or cut once more."""
+    pinpoints = read_pinpoints(asked[_PINPOINTS], str(path))
+    # What this processor calls padding is done to batches, and not to images.
+    facts = _describe({**asked, "do_pad": False}, path, input_name)
+    side = facts.height
+    if facts.resized not in ((side,), (side, side)) or facts.width != side:
+        raise ParentError(
+            f"{path}: size = {asked['size']!r} and crop_size = {asked['crop_size']!r}, so tiles would be resized once "
+            "more or cut; tiles of one size are read"
+        )
+    if wrong := next((pinpoint for pinpoint in pinpoints if any(length % side for length in pinpoint)), None):
+        raise ParentError(f"{path}: {wrong[0]} x {wrong[1]} is not cut into tiles of {side} x {side}")
+    return msgspec.structs.replace(facts, resized=(side, side), tiles=TileFacts(pinpoints))
+
+
+def read_pinpoints(said: Any, where: str) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each.
+
+    Raises:
+        ParentError: it is no list of two whole numbers each.
+    """
+    pairs = said if isinstance(said, list | tuple) else ()
+    found = tuple(tuple(pair) if isinstance(pair, list | tuple) else () for pair in pairs)
+    if not found or not all(len(pair) == 2 and all(type(n) is int and n > 0 for n in pair) for pair in found):
+        raise ParentError(f"{where}: {_PINPOINTS} = {said!r} is no list of [height, width]")
+    return found
 
 
 def _read_size(size: Any, path: Path, key: str, square: bool) -> tuple[int, ...]:
