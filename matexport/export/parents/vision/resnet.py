@@ -5,8 +5,11 @@ is torchvision's ResNet (its stride in the 3 x 3 convolution), in which BlurPool
 the mean over all places stand heads: one for each dim (MRL), one that all dims share (MRL-E), or one for its own dim
 (FF). Everything is read off the names and shapes of the weights: checkpoints have no configuration.
 
-For a dim m the last block's last convolution, its norm and the sum behind it are computed for the first m channels
-alone: nothing else reads the others. All dims share the weights, of which each takes the leading rows.
+For a dim m the last block's last convolution and the sum behind it are computed for the first m channels alone:
+nothing else reads the others. All dims share the weights, of which each takes the leading rows.
+
+Every norm is folded into the convolution before it (`fold_norms`): what is traced has none, and what a precision rounds
+is what is multiplied.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ PREFIX = "module."
 #: Heads of the current code, and of the released checkpoints.
 _HEAD = re.compile(r"fc\.nesting_classifier_(\d+)\.weight")
 _CONV = re.compile(r"layer(\d+)\.(\d+)\.conv1\.(?:conv\.)?weight")
+
+_NORM = re.compile(r"((?:layer\d+\.\d+\.)?(?:bn\d|downsample\.1))\.running_mean")
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 #: Torch's own for norms in these networks.
 BATCH_NORM_EPSILON = 1e-5
@@ -147,24 +153,26 @@ class Classifier(nn.Module):
         self._shape, self._dims, self._features = shape, tuple(dims), features
         self.backbone = nn.ParameterDict()
         self._names = {}
-        for name, tensor in weights.items():
-            if not name.endswith("num_batches_tracked"):
-                key = name.replace(".", "__")
-                self._names[name] = key
-                self.backbone[key] = nn.Parameter(tensor.float(), requires_grad=False)
+        for name, tensor in fold_norms(weights).items():
+            key = name.replace(".", "__")
+            self._names[name] = key
+            self.backbone[key] = nn.Parameter(tensor, requires_grad=False)
 
     def read(self, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """(B, 3, H, W) float32 -> for each dim (B, classes), or (B, dim) of features; and the states of the blocks."""
-        state = functional.conv2d(pixels, self._get("conv1.weight"), stride=2, padding=3)
-        state = functional.max_pool2d(functional.relu(self._norm("bn1", state)), 3, stride=2, padding=1)
-        states = [state]
+        """(B, 3, H, W) float32 -> for each dim (B, classes), or (B, dim) of features; and the states of the blocks.
+
+        The last block's state is what its last convolution reads: from there on each dim has its own.
+        """
+        state = functional.relu(self._conv("conv1", pixels, 2, 3))
+        states = [functional.max_pool2d(state, 3, stride=2, padding=1)]
+        inner, identity, name = states[0], states[0], ""
         for stage, count in enumerate(self._shape.stages, 1):
             for place in range(count):
-                stride = 2 if stage > 1 and place == 0 else 1
-                given = states[-1]
-                inner, identity = self._start(f"layer{stage}.{place}", given, stride)
-                states.append(self._end(f"layer{stage}.{place}", inner, identity, None))
-        name = f"layer{len(self._shape.stages)}.{self._shape.stages[-1] - 1}"
+                if name:
+                    states.append(self._end(name, inner, identity, None))
+                name, stride = f"layer{stage}.{place}", 2 if stage > 1 and place == 0 else 1
+                inner, identity = self._start(name, states[-1], stride)
+        states.append(inner)
         last = {dim: self._end(name, inner, identity, dim).mean(dim=(2, 3)) for dim in self._dims}
         return tuple(last[dim] if self._features else self._classify(last[dim], dim) for dim in self._dims), tuple(
             states
@@ -176,27 +184,25 @@ class Classifier(nn.Module):
 
     def _start(self, name: str, given: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         """A block up to its last convolution, and what is added behind it."""
-        inner = functional.relu(self._norm(f"{name}.bn1", self._conv(f"{name}.conv1", given, 1, 0)))
-        inner = functional.relu(self._norm(f"{name}.bn2", self._conv(f"{name}.conv2", inner, stride, 1)))
-        if f"{name}.downsample.1.weight" in self._names:
-            given = self._norm(f"{name}.downsample.1", self._conv(f"{name}.downsample.0", given, stride, 0))
+        inner = functional.relu(self._conv(f"{name}.conv1", given, 1, 0))
+        inner = functional.relu(self._conv(f"{name}.conv2", inner, stride, 1))
+        if f"{name}.downsample.0.bias" in self._names:
+            given = self._conv(f"{name}.downsample.0", given, stride, 0)
         return inner, given
 
     def _end(self, name: str, inner: Tensor, identity: Tensor, channels: int | None) -> Tensor:
         """A block from its last convolution on, of its first channels alone."""
-        outer = functional.conv2d(inner, self._get(f"{name}.conv3.weight")[:channels])
-        return functional.relu(self._norm(f"{name}.bn3", outer, channels) + identity[:, :channels])
+        weight, bias = (self._get(f"{name}.conv3.{part}") for part in ("weight", "bias"))
+        if channels is not None and channels < len(weight):
+            weight, bias, identity = weight[:channels], bias[:channels], identity[:, :channels]
+        return functional.relu(functional.conv2d(inner, weight, bias) + identity)
 
     def _conv(self, name: str, given: Tensor, stride: int, padding: int) -> Tensor:
-        if f"{name}.blur_filter" not in self._names:
-            return functional.conv2d(given, self._get(f"{name}.weight"), stride=stride, padding=padding)
-        blurred = functional.conv2d(given, self._get(f"{name}.blur_filter"), padding=1, groups=given.shape[1])
-        return functional.conv2d(blurred, self._get(f"{name}.conv.weight"), stride=stride, padding=padding)
-
-    def _norm(self, name: str, given: Tensor, channels: int | None = None) -> Tensor:
-        parts = [self._get(f"{name}.{part}")[:channels] for part in ("running_mean", "running_var", "weight", "bias")]
-        mean, variance, weight, bias = parts
-        return functional.batch_norm(given, mean, variance, weight, bias, training=False, eps=BATCH_NORM_EPSILON)
+        weight = f"{name}.weight"
+        if f"{name}.blur_filter" in self._names:
+            given = functional.conv2d(given, self._get(f"{name}.blur_filter"), padding=1, groups=given.shape[1])
+            weight = f"{name}.conv.weight"
+        return functional.conv2d(given, self._get(weight), self._get(f"{name}.bias"), stride=stride, padding=padding)
 
     def _classify(self, feature: Tensor, dim: int) -> Tensor:
         shape = self._shape
@@ -211,21 +217,40 @@ class Classifier(nn.Module):
         return known  # type: ignore[no-any-return]
 
 
+def fold_norms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renamed weights in float32, each norm multiplied into the convolution before it, which gets a bias.
+
+    A norm gives (x - mean) / sqrt(variance + epsilon) * weight + bias of each channel (Ioffe and Szegedy 2015, algorithm
+    1, with its running statistics); worked out in float64, and rounded once.
+    """
+    found = {name: tensor.float() for name, tensor in weights.items() if name.startswith("fc.") or "blur" in name}
+    for name in weights:
+        if not (match := _NORM.fullmatch(name)):
+            continue
+        norm = {part: weights[f"{match[1]}.{part}"].double() for part in NORM_PARTS}
+        conv = match[1].replace("bn", "conv") if "bn" in match[1] else match[1].removesuffix("1") + "0"
+        kernel = next(known for known in (f"{conv}.conv.weight", f"{conv}.weight") if known in weights)
+        factor = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPSILON).sqrt()
+        found[kernel] = (weights[kernel].double() * factor[:, None, None, None]).float()
+        found[f"{conv}.bias"] = (norm["bias"] - norm["running_mean"] * factor).float()
+    return found
+
+
 def check_weights(weights: Mapping[str, Tensor], shape: Shape, source: str) -> None:
     """Refuse weights of which a part is missing.
 
     Raises:
         ParentError: naming it.
     """
-    for stage, count in enumerate(shape.stages, 1):
-        for place in range(count):
-            for conv in ("conv1", "conv2", "conv3"):
-                name = f"layer{stage}.{place}.{conv}"
-                if f"{name}.weight" not in weights and f"{name}.conv.weight" not in weights:
-                    raise ParentError(f"{source} has no weights for {name}")
-            for norm in ("bn1", "bn2", "bn3"):
-                for part in ("weight", "bias", "running_mean", "running_var"):
-                    _take(weights, f"layer{stage}.{place}.{norm}.{part}", source)
+    blocks = [f"layer{stage}.{place}" for stage, count in enumerate(shape.stages, 1) for place in range(count)]
+    pairs = [("conv1", "bn1"), *((f"{block}.conv{n}", f"{block}.bn{n}") for block in blocks for n in (1, 2, 3))]
+    pairs += [(name.removesuffix("1.weight") + "0", name.removesuffix(".weight")) for name in weights
+              if name.endswith("downsample.1.weight")]  # fmt: skip
+    for conv, norm in pairs:
+        if f"{conv}.weight" not in weights and f"{conv}.conv.weight" not in weights:
+            raise ParentError(f"{source} has no weights for {conv}")
+        for part in NORM_PARTS:
+            _take(weights, f"{norm}.{part}", source)
     for index in range(len(shape.dims)):
         _take(weights, f"fc.nesting_classifier_{index}.bias", source)
 
