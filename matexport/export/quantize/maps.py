@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from matexport.export.graph.edit import Floats, read_weight
 from matexport.export.graph.prefix import count_leading_rows
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.sites import find_blocks
@@ -29,7 +27,7 @@ class Convolution:
     Attributes:
         kernel: its (O, I / groups, h, w) float32 weights; more rows than it has channels where `rows` is set.
         rows: the Slice that takes its leading rows of the kernel, if there is one.
-        biases: (O,) float32, more than it has channels where `rows` is set; None where it has none.
+        biases: (O,) float32, of which it takes as many as it has channels; None where it has none.
     """
 
     node: ir.Node
@@ -55,11 +53,6 @@ class Convolution:
         shape = self.node.outputs[0].shape
         assert shape is not None
         return int(shape[1])  # type: ignore[arg-type]
-
-    def read_kernel(self) -> tuple[Floats, Floats]:
-        """The whole kernel, (O, I / groups, h, w) float32, and its (O,) biases, 0 where there are none."""
-        kernel = read_weight(self.kernel)
-        return kernel, np.zeros(len(kernel), np.float32) if self.biases is None else read_weight(self.biases)
 
 
 def find_convolutions(traced: Traced) -> list[Convolution]:

@@ -1,7 +1,7 @@
 """What flows through the traced graph on real texts: rows of the values that weights are multiplied by, and peaks.
 
-The graph is run as it is, in fp32, with the wanted values as its outputs, one text or image at a time. Rows go to files that are
-mapped, not held: for a large parent they are a gigabyte.
+The graph is run as it is, in fp32, with the wanted values as its outputs, one text or image at a time. Rows go to files
+that are mapped, not held: for a large parent they are a gigabyte.
 """
 
 from __future__ import annotations

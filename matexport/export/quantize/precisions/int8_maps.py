@@ -1,8 +1,8 @@
 """int8-static of convolutions: every map is uint8, every kernel int8 with a scale for each of its output channels.
 
 QuantizeLinear/DequantizeLinear pairs of standard operators, in the places where onnxruntime's CPU provider makes
-QLinearConv and QLinearAdd of them. That takes a Relu into the rounding behind it only where the least code is 0, so maps
-are uint8 and not the symmetric int8 of products: behind a Relu the zero point is 0 and all 255 codes are used. A map's
+QLinearConv and QLinearAdd of them. It takes a Relu into the rounding behind it only where 0 has the least code, so maps
+are uint8 and not the symmetric int8 of products: behind a Relu the zero point is 0, and all 255 codes are used. A map's
 range is measured on the calibration images; biases are int32 in units of the two scales.
 
 Kernels are rounded to the nearest. Their scales keep the sum of two neighbours' codes to `rounding.PAIR_LIMIT`, in the
@@ -12,14 +12,14 @@ order (h, w, I) in which onnxruntime multiplies: a kernel of 127s on a map of 25
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from matexport.export.graph.edit import Floats, Inserter, add_constant
+from matexport.export.graph.edit import Floats, Inserter, add_constant, read_weight
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.maps import Convolution, find_coded, find_convolutions
 from matexport.export.quantize.rounding import MAX_INT8, PAIR_LIMIT, choose_scales
@@ -45,7 +45,8 @@ class Codes:
     def round(self, numbers: Floats) -> NDArray[np.float64]:
         """What the codes of numbers stand for."""
         codes = np.clip(np.rint(numbers / self.step) + self.zero, 0, LEVELS)
-        return (codes.astype(np.float64) - self.zero) * float(self.step)
+        back: NDArray[np.float64] = (codes.astype(np.float64) - self.zero) * float(self.step)
+        return back
 
 
 def code_convolutions(
@@ -66,11 +67,14 @@ def code_convolutions(
         codes[value] = choose_map_codes(rows[str(value.name)], measure_reach(value, convolutions))
     sources = Counter(kernel for kernel, _ in {(part.kernel, part.source) for part in convolutions})
     following = dict(zip(list(graph), list(graph)[1:], strict=False))
+    kernels: dict[tuple[ir.Value, ir.Value], list[Convolution]] = {}
     for convolution in convolutions:
-        name = str(convolution.kernel.name)
-        if sources[convolution.kernel] > 1:  # other maps have other steps, and so biases other scales
-            name += f".{convolution.source.name}"
-        _code_kernel(graph, convolution, name, codes[coded[convolution.source]].step)
+        kernels.setdefault((convolution.kernel, convolution.source), []).append(convolution)
+    for (kernel, source), reading in kernels.items():
+        name = str(kernel.name)
+        if sources[kernel] > 1:  # other maps have other steps, and so biases other scales
+            name += f".{source.name}"
+        _code_kernel(graph, reading, name, codes[coded[source]].step)
     for value, origin in coded.items():
         maker = value.producer()
         before = following[maker] if maker is not None else graph[0]
@@ -85,7 +89,7 @@ def measure_reach(value: ir.Value, convolutions: list[Convolution]) -> Floats | 
     others = {use.node for use in value.uses()} - {convolution.node for convolution in reading}
     reach: Floats | float = 1.0 if others or not reading else 0.0
     for convolution in reading:
-        kernel = convolution.read_kernel()[0][: convolution.channels].astype(np.float64)
+        kernel = read_weight(convolution.kernel)[: convolution.channels].astype(np.float64)
         groups = kernel.reshape(convolution.groups, -1, *kernel.shape[1:])
         reach = reach + (groups**2).sum(axis=(1, 3, 4)).reshape(-1)
     return reach
@@ -132,43 +136,48 @@ def round_kernel(kernel: Floats, biases: Floats, step: np.float32) -> tuple[NDAr
     return np.ascontiguousarray(order), scales
 
 
-def _code_kernel(graph: ir.Graph, convolution: Convolution, name: str, step: np.float32) -> None:
-    """Have a convolution read codes: of its kernel, of which it may take the leading rows, and of its biases.
+def _code_kernel(graph: ir.Graph, reading: Sequence[Convolution], name: str, step: np.float32) -> None:
+    """Have convolutions of one map with one kernel, of which they may take the leading rows, read codes of it.
 
     Args:
         name: what the codes are called after.
-        step: of the map that it reads.
+        step: of the map.
     """
-    kernel, biases = convolution.read_kernel()
-    node, count = convolution.node, convolution.channels
-    if f"{name}.int8" not in graph.initializers:
-        codes, scales = round_kernel(kernel, biases, step)
-        add_constant(graph, f"{name}.int8", codes)
-        add_constant(graph, f"{name}.scale", scales)
-    whole = graph.initializers[f"{name}.int8"]
-    scales = np.asarray(graph.initializers[f"{name}.scale"].const_value.numpy())[:count]  # type: ignore[union-attr]
-    here, weight = Inserter(graph, node), node.inputs[1]
-    assert weight is not None
-    taken = whole
-    if convolution.rows:
-        taken = here.add("Slice", [whole, *convolution.rows.inputs[1:]], like=weight, dtype=ir.DataType.INT8)
-    part = f"{name}[:{count}]" if convolution.rows else name
-    scale = add_constant(graph, f"{part}.scale", scales)
-    zero = add_constant(graph, f"zeros_int8_{count}", np.zeros(count, np.int8))
-    back = here.add("DequantizeLinear", [taken, scale, zero], {"axis": 0}, like=weight, dtype=ir.DataType.FLOAT)
-    node.replace_input_with(1, back)
-    if convolution.biases is None:
-        return
-    steps = (scales.astype(np.float64) * float(step)).astype(np.float32)
-    numbers = np.rint(biases[:count] / steps.astype(np.float64)).astype(np.int32)
+    kernel = read_weight(reading[0].kernel)
+    biases = np.zeros(len(kernel), np.float32)
+    for known in (read_weight(convolution.biases) for convolution in reading if convolution.biases is not None):
+        biases[: len(known)] = known  # leading ones of the same: a trace may have cut them already
+    codes, scales = round_kernel(kernel, biases, step)
+    whole = add_constant(graph, f"{name}.int8", codes)
+    for convolution in reading:
+        node, count = convolution.node, convolution.channels
+        here, weight = Inserter(graph, node), node.inputs[1]
+        assert weight is not None
+        taken, part = whole, name
+        if convolution.rows:
+            taken = here.add("Slice", [whole, *convolution.rows.inputs[1:]], like=weight, dtype=ir.DataType.INT8)
+            part = f"{name}[:{count}]"
+        scale = add_constant(graph, f"{part}.scale", np.ascontiguousarray(scales[:count]))
+        zero = add_constant(graph, f"zeros_int8_{count}", np.zeros(count, np.int8))
+        back = here.add("DequantizeLinear", [taken, scale, zero], {"axis": 0}, like=weight, dtype=ir.DataType.FLOAT)
+        node.replace_input_with(1, back)
+        if convolution.biases is not None:
+            _code_biases(here, part, biases[:count], scales[:count].astype(np.float64) * float(step))
+
+
+def _code_biases(here: Inserter, name: str, biases: Floats, units: NDArray[np.float64]) -> None:
+    """Have the convolution behind read int32 biases in units of its two scales."""
+    steps, count = units.astype(np.float32), len(biases)
+    numbers = np.rint(biases / steps.astype(np.float64)).astype(np.int32)
     inputs = [
-        add_constant(graph, f"{part}.bias.int32", numbers),
-        add_constant(graph, f"{part}.bias.scale", steps),
-        add_constant(graph, f"zeros_int32_{count}", np.zeros(count, np.int32)),
+        add_constant(here.graph, f"{name}.bias.int32", numbers),
+        add_constant(here.graph, f"{name}.bias.scale", steps),
+        add_constant(here.graph, f"zeros_int32_{count}", np.zeros(count, np.int32)),
     ]
-    bias = node.inputs[2]
+    bias = here.before.inputs[2]
     assert bias is not None
-    node.replace_input_with(2, here.add("DequantizeLinear", inputs, {"axis": 0}, like=bias, dtype=ir.DataType.FLOAT))
+    back = here.add("DequantizeLinear", inputs, {"axis": 0}, like=bias, dtype=ir.DataType.FLOAT)
+    here.before.replace_input_with(2, back)
 
 
 def _code_map(here: Inserter, value: ir.Value, origin: str, codes: Codes) -> None:
