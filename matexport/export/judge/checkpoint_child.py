@@ -272,7 +272,7 @@ def main() -> int:
         request = json.loads(line)
         try:
             if request["do"] == "open":
-                of_vit = ViTJudge if request["heads"] else FrancaJudge
+                of_vit = ViTJudge if request.get("heads") else FrancaJudge
                 judge = (of_vit if "pos_embed" in Checkpoint(request).w else ResNetJudge)(request)
                 said = {"judge": judge.name}
             elif request["do"] == "close":
