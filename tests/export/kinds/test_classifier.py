@@ -327,6 +327,7 @@ def read_graph(family: Path, name: str) -> onnx.GraphProto:
 def test_convolutions_are_coded_and_norms_folded(small: Path) -> None:
     """All but the stem, for each output channel; and a narrow dim has as many rows of the last kernel."""
     for dim in DIMS:
+        onnx.checker.check_model(small / f"L{BLOCKS:02d}-D{dim:03d}.int8-static.onnx")
         graph = read_graph(small, f"L{BLOCKS:02d}-D{dim:03d}-int8-static")
         kinds = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in graph.initializer}
         made = {node.output[0]: node for node in graph.node}
