@@ -8,7 +8,7 @@ A ViT-B/16 (12 blocks, width 768, 224 x 224) is exported at 12 layers x 5 dims, 
 files through the runtime in batches of 8 (fp32 and int8), and through transformers' image processor and torch, turn by
 turn at the same number of threads, each side in processes of its own. The visual tokens of a LLaVA-1.5 (CLIP ViT-L/14
 at 336, projector 1024 -> 4096) are exported at 5 counts in one family, against a family for each count. A ResNet-50 of
-MRL is run at dim 8 and dim 2048.
+MRL is run at dim 8 and dim 2048, in fp32 and in int8-static, by turns.
 """
 
 from __future__ import annotations
@@ -261,11 +261,17 @@ def compare(source: str, family: str, pictures: str) -> dict[str, Any]:
 
 
 def run_dims(family: str) -> dict[str, Any]:
-    """Milliseconds of one image and bytes of a profile's weights, at the least and the largest dim, by turns."""
+    """Milliseconds of one image and bytes of a profile's weights, at the least and the largest dim, by turns.
+
+    In fp32, and then in int8-static.
+    """
     import matexport
 
     loaded = matexport.load_family(family)
-    names = [loaded.profiles[0].name, loaded.profiles[-1].name]
+    kinds = {
+        kind: [each.name for each in loaded.profiles if each.precision == kind] for kind in ("fp32", "int8-static")
+    }
+    names = [found[end] for found in kinds.values() for end in (0, -1)]
     embedders = [matexport.Embedder(loaded, name, threads=1) for name in names]
     rows = embedders[0].prepare([embedders[0].inputs.short])
     runs: dict[str, list[float]] = {name: [] for name in names}
@@ -384,9 +390,10 @@ def measure_tokens(root: Path, options: argparse.Namespace) -> Any:
 def measure_resnet(root: Path) -> dict[str, Any]:
     make_resnet(root / "resnet")
     points = [[16, 8 * 2**index] for index in range(9)]
-    built = ask("export", "classifier", root / "resnet", root / "mrl", json.dumps(points), '["fp32"]')
+    built = ask("export", "classifier", root / "resnet", root / "mrl", json.dumps(points), '["fp32", "int8-static"]')
     found = ask("run_dims", root / "mrl")
-    say(f"ResNet-50: {found['ms'][0]:.1f} ms at dim 8, {found['ms'][1]:.1f} ms at 2048; {found['bytes']} bytes")
+    for profile, ms, size in zip(found["profiles"], found["ms"], found["bytes"], strict=True):
+        say(f"ResNet-50, {profile}: {ms:.1f} ms, {size} bytes")
     return {"resnet50": found | {"parity": built["parity"]}}
 
 

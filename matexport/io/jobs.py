@@ -251,7 +251,7 @@ def check_probes(probes: Sequence[Probe], where: str) -> None:
 
 
 def check_calibration(job: ExportJob) -> None:
-    """Refuse a job that needs ranges and has no texts to measure them on.
+    """Refuse a job that needs ranges and has no texts or images to measure them on.
 
     Raises:
         RequestError: saying what needs them.
@@ -262,9 +262,13 @@ def check_calibration(job: ExportJob) -> None:
     if Encoding.INT8 in job.encodings:
         needing.append("the encoding int8")
     if needing and job.calibration is None:
+        give = 'images: give [calibration] file = "pictures/", a folder of them'
+        if job.parent.kind == TEXT:
+            give = (
+                f'texts: give [calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+            )
         raise RequestError(
-            f"{job.name}: {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} ranges measured on your "
-            f'texts: give [calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+            f"{job.name}: {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} ranges measured on your {give}"
         )
 
 

@@ -284,6 +284,16 @@ def test_what_needs_calibration_texts_is_refused_without(line: str, what: str, t
     load_job(write_profile(tmp_path, f'{line}\n{SMALL}[calibration]\nfile = "texts.txt"'))
 
 
+def test_images_are_asked_for_where_a_parent_takes_images(tmp_path: Path) -> None:
+    file = write_profile(
+        tmp_path, 'precisions = ["int8-static"]\n' + SMALL.replace("[parent]", '[parent]\nkind = "image"')
+    )
+    with pytest.raises(
+        RequestError, match=r"measured on your images: give \[calibration\] file = .*, a folder of them"
+    ):
+        load_job(file)
+
+
 def test_what_needs_none_is_not(tmp_path: Path) -> None:
     others = [precision for precision in Precision if precision is not Precision.INT8_STATIC]
     line = f"precisions = {[str(precision) for precision in others]}\nencodings = ['float32', 'ubinary']"

@@ -25,7 +25,7 @@ def share_leading_rows(model: ir.Model) -> int:
     graph, found = model.graph, 0
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Slice" else None
-        rows = _count_rows(node) if source is not None and source.is_initializer() else None
+        rows = count_leading_rows(node) if source is not None and source.is_initializer() else None
         if source is None or rows is None or source.const_value is None:
             continue
         name = f"{source.name}[:{rows}]"
@@ -41,7 +41,7 @@ def share_leading_rows(model: ir.Model) -> int:
     return found
 
 
-def _count_rows(node: ir.Node) -> int | None:
+def count_leading_rows(node: ir.Node) -> int | None:
     """How many leading rows a Slice takes; None where it takes something else."""
     numbers = []
     for value in node.inputs[1:]:

@@ -3,7 +3,7 @@
 It shares no code with matexport and imports nothing of it (a test reads its imports). The network is written down as
 torchvision's ResNet has it, BlurPool as MRL's code puts it before strided convolutions, and the heads as MRL has them:
 head i on the leading coordinates; one shared head, the leading columns of its weights and all of its bias. Franca's ViT
-is written down as its code has it, one image at a time.
+is written down as its code has it, one image at a time; a ViT by timm's names has the same, and heads of MRL.
 
 One request per line of standard input, as JSON; one answer per line of standard output. Arrays go through files.
 The process ends when its standard input does.
@@ -76,8 +76,47 @@ class Checkpoint:
         return torch.from_numpy(((levels - mean) / std)[None])
 
 
-class ResNetJudge(Checkpoint):
-    """A classifier of MRL."""
+class ClassifierJudge(Checkpoint):
+    """Heads of MRL on what `compute_feature` gives.
+
+    Attributes:
+        attribute: what the network calls its heads.
+    """
+
+    attribute = ""
+
+    compute_feature: Any  #: (1, 3, H, W) -> (1, W)
+
+    def classify(self, feature: Any, dim: int) -> Any:
+        """(1, W) -> (1, classes)."""
+        heads = [name[:-7] for name in self.w if name.startswith(f"{self.attribute}.") and name.endswith("weight")]
+        fitting = (head for head in heads if self.w[f"{head}.weight"].shape[1] == dim)
+        head = next(fitting) if len(heads) > 1 else heads[0]
+        return feature[:, :dim] @ self.w[f"{head}.weight"][:, :dim].T + self.w[f"{head}.bias"]
+
+    def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
+        """``pixels`` (n, 3, H, W), ``features`` (n, W), and for each dim ``logits_m`` (n, classes), of each alone."""
+        import torch
+
+        pixels, features = [], []
+        logits: dict[int, list[Any]] = {dim: [] for dim in request["dims"]}
+        with torch.no_grad():
+            for file in request["files"]:
+                prepared = self.prepare(file)
+                feature = self.compute_feature(prepared)
+                for dim, found in logits.items():
+                    found.append(self.classify(feature, dim)[0].numpy())
+                pixels.append(prepared[0].numpy())
+                features.append(feature[0].numpy())
+        return {"pixels": np.stack(pixels), "features": np.stack(features)} | {
+            f"logits_{dim}": np.stack(found) for dim, found in logits.items()
+        }
+
+
+class ResNetJudge(ClassifierJudge):
+    """torchvision's ResNet."""
+
+    attribute = "fc"
 
     def convolve(self, name: str, x: Any, stride: int, padding: int) -> Any:
         from torch.nn.functional import conv2d
@@ -113,31 +152,6 @@ class ResNetJudge(Checkpoint):
                 block += 1
             stage += 1
         return x.mean(dim=(2, 3))
-
-    def classify(self, feature: Any, dim: int) -> Any:
-        """(1, W) -> (1, classes)."""
-        heads = [name[:-7] for name in self.w if name.startswith("fc.") and name.endswith("weight")]
-        fitting = (head for head in heads if self.w[f"{head}.weight"].shape[1] == dim)
-        head = next(fitting) if len(heads) > 1 else heads[0]
-        return feature[:, :dim] @ self.w[f"{head}.weight"][:, :dim].T + self.w[f"{head}.bias"]
-
-    def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), ``features`` (n, W), and for each dim ``logits_m`` (n, classes), of each alone."""
-        import torch
-
-        pixels, features = [], []
-        logits: dict[int, list[Any]] = {dim: [] for dim in request["dims"]}
-        with torch.no_grad():
-            for file in request["files"]:
-                prepared = self.prepare(file)
-                feature = self.compute_feature(prepared)
-                for dim, found in logits.items():
-                    found.append(self.classify(feature, dim)[0].numpy())
-                pixels.append(prepared[0].numpy())
-                features.append(feature[0].numpy())
-        return {"pixels": np.stack(pixels), "features": np.stack(features)} | {
-            f"logits_{dim}": np.stack(found) for dim, found in logits.items()
-        }
 
 
 class FrancaJudge(Checkpoint):
@@ -219,6 +233,20 @@ class FrancaJudge(Checkpoint):
         return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
 
 
+class ViTJudge(ClassifierJudge, FrancaJudge):
+    """A ViT by timm's names: the class token behind the last norm."""
+
+    attribute = "head"
+    filter = 2
+
+    def compute_feature(self, x: Any) -> Any:
+        """(1, 3, H, W) -> (1, W)."""
+        state = self.embed(x)
+        for index in range(len(self.blocks)):
+            state = self.run_block(state, self.blocks[index])
+        return self.norm(state[:1], self.w, "norm")
+
+
 def read_requests() -> Iterator[str]:
     """The lines of standard input, which a thread reads from now on, so that its end is seen whatever goes on here."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -244,8 +272,8 @@ def main() -> int:
         request = json.loads(line)
         try:
             if request["do"] == "open":
-                found = Checkpoint(request)
-                judge = (FrancaJudge if "pos_embed" in found.w else ResNetJudge)(request)
+                of_vit = ViTJudge if request.get("heads") else FrancaJudge
+                judge = (of_vit if "pos_embed" in Checkpoint(request).w else ResNetJudge)(request)
                 said = {"judge": judge.name}
             elif request["do"] == "close":
                 judge, said = None, {}

@@ -58,15 +58,16 @@ class ImageJudge(JudgeProcess):
 
 
 class CheckpointJudge(JudgeProcess):
-    """The process, with a checkpoint's weights open in it: of a classifier on a ResNet, or of Franca.
+    """The process, with a checkpoint's weights open in it: of a classifier, or of Franca.
 
     Args:
         file: its weights.
         source: what messages call it.
+        heads: it is a classifier on a ViT, whose names are those of Franca.
     """
 
-    def __init__(self, file: Path, source: str) -> None:
-        super().__init__({"do": "open", "weights": str(file)}, source, script=_CHECKPOINT)
+    def __init__(self, file: Path, source: str, *, heads: bool = False) -> None:
+        super().__init__({"do": "open", "weights": str(file), "heads": heads}, source, script=_CHECKPOINT)
 
     def classify(self, files: Sequence[Path], dims: Sequence[int]) -> dict[str, NDArray[Any]]:
         """``pixels`` (n, 3, H, W), ``features`` (n, W) and, for each dim, ``logits_m`` (n, classes), of files alone.

@@ -1,8 +1,9 @@
 """Classifiers of MRL: nested dims of one feature, each with what its head says. The six functions of their kind.
 
-A parent is a folder with the weights of a ResNet, as MRL's code saves them; see `parents.vision.resnet`. At a point
-(all blocks, dim) comes out what the heads say, (B, classes), or with ``features = true`` the feature itself, cut to dim
-and then scaled: what is searched by. Reading the numbers for a class is left to who knows the classes.
+A parent is a folder with the weights of a ResNet, as MRL's code saves them (`parents.vision.resnet`), or of a ViT with
+the same heads (`parents.vision.vit`). At a point (all blocks, dim) comes out what the heads say, (B, classes), or with
+``features = true`` the feature itself, cut to dim and then scaled: what is searched by. Reading the numbers for a class
+is left to who knows the classes.
 
 Whatever needs torch is imported inside of the functions.
 """
@@ -23,13 +24,17 @@ from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
 from matexport.spec.inputs import ImageFacts, Resampling
 from matexport.spec.job import ExportJob
-from matexport.spec.profile import Encoding, Point
+from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import FinalNorm, Readout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from matexport.export.parents.vision.resnet import Shape
+    from matexport.export.judge.images import CheckpointJudge
+    from matexport.export.parents.vision.heads import Shape
+
+#: Precisions that are there for convolutions; the others round matrices, of which a ResNet's blocks have none.
+OF_CONVOLUTIONS = (Precision.FP32, Precision.FP16, Precision.INT8_STATIC)
 
 #: Names of the one output of the graphs: what the heads say, and the feature.
 LOGITS, FEATURE = "logits", "image_embedding"
@@ -42,12 +47,18 @@ IMAGENET = ImageFacts(
 
 @dataclass(frozen=True)
 class Details:
-    """What is known of a planned classifier beyond `Plan`: its checkpoints are small enough to be read at once."""
+    """What is known of a planned classifier beyond `Plan`: its checkpoints are small enough to be read at once.
+
+    Attributes:
+        weights: renamed.
+        vit: it is a ViT, and no ResNet.
+    """
 
     root: Path
     file: Path
     weights: Mapping[str, Tensor]
     shape: Shape
+    vit: bool
 
 
 @contextmanager
@@ -64,14 +75,14 @@ def plan(job: ExportJob, root: Path) -> Plan:
     """Read the checkpoint, and settle what is asked of it.
 
     Raises:
-        RequestError: a point is outside the parent.
+        RequestError: a point is outside the parent, or it is not made in a precision.
         ParentError: the checkpoint cannot be read, is not the pinned one, or is of another network.
     """
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import check_pin
+    from matexport.export.parents.vision import resnet, vit
     from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
     from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
-    from matexport.export.parents.vision.resnet import check_weights, read_shape, rename_weights
     from matexport.io.files import hash_file
 
     source = job.parent.source
@@ -81,12 +92,16 @@ def plan(job: ExportJob, root: Path) -> Plan:
     file = find_checkpoint(root, allow_pickle=job.parent.allow_pickle)
     digests = {file.name: hash_file(file)}
     check_pin(job.parent, digests)
-    weights = rename_weights(load_checkpoint(file), source)
-    shape = read_shape(weights, source)
-    check_weights(weights, shape, source)
+    loaded = load_checkpoint(file)
+    of_vit = vit.is_vit(loaded)
+    weights, shape = (vit if of_vit else resnet).read_classifier(loaded, source)
     features = job.readout.features
     _check_points(job, shape, features=features)
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else IMAGENET
+    if of_vit:
+        vit.check_size(weights, facts.height, facts.width, source)
+    else:
+        _check_precisions(job, shape)
     parent = ParentFacts(
         source=source,
         architecture=shape.describe(),
@@ -102,9 +117,10 @@ def plan(job: ExportJob, root: Path) -> Plan:
         FinalNorm.ABSENT, (), heads, features and job.readout.normalize, classes=0 if features else shape.classes
     )
     probes, calibration = image.choose_images(job)
-    details = Details(root, file, weights, shape)
+    details = Details(root, file, weights, shape, of_vit)
     output = FEATURE if features else LOGITS
-    return Plan(job, parent, readout, facts, probes, calibration, output, own_dims=True, details=details)
+    own_dims = not (of_vit and features)  # of a ViT one feature is cut, of a ResNet each dim has channels of its own
+    return Plan(job, parent, readout, facts, probes, calibration, output, own_dims=own_dims, details=details)
 
 
 def load(plan: Plan, report: Progress) -> Any:
@@ -124,11 +140,9 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
     Raises:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
-    from matexport.export.judge.images import CheckpointJudge
-
     classes = plan.readout.classes
     report("reference", 0, len(plan.probes))
-    with tempfile.TemporaryDirectory() as folder, CheckpointJudge(details.file, plan.job.parent.source) as judge:
+    with tempfile.TemporaryDirectory() as folder, _open_judge(plan, details) as judge:
         files = image.write_files(plan.probes, Path(folder))
         found = judge.classify(files, sorted({point.dim for point in plan.job.points}) if classes else [])
         name = judge.name
@@ -144,13 +158,19 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
 
 
 def module(plan: Plan, details: Details, reads: Sequence[Point]) -> nn.Module:
-    """The network as it is traced, for each dim from the last block's last convolution on."""
+    """The network as it is traced: of a ResNet for each dim from the last block's last convolution on."""
     from matexport.export.parents.module import ExitsWithStates
     from matexport.export.parents.vision.resnet import Classifier
+    from matexport.export.parents.vision.vit import ViTClassifier
 
     features = not plan.readout.classes
     dims = [read.dim for read in reads]
-    return ExitsWithStates(Classifier(details.weights, details.shape, dims, features=features)).eval()
+    if not details.vit:
+        return ExitsWithStates(Classifier(details.weights, details.shape, dims, features=features)).eval()
+    facts = image.image_facts(plan)
+    size = (facts.height, facts.width)
+    made = ViTClassifier(details.weights, details.shape, dims, features=features, size=size)
+    return ExitsWithStates(made).eval()
 
 
 def example(plan: Plan) -> Example:
@@ -158,8 +178,28 @@ def example(plan: Plan) -> Example:
     return image.example(plan)
 
 
+def _open_judge(plan: Plan, details: Details) -> CheckpointJudge:
+    from matexport.export.judge.images import CheckpointJudge
+
+    return CheckpointJudge(details.file, plan.job.parent.source, heads=details.vit)
+
+
+def _check_precisions(job: ExportJob, shape: Shape) -> None:
+    """Refuse precisions that round matrices.
+
+    Raises:
+        RequestError: naming the first, and those that there are.
+    """
+    for precision in job.precisions:
+        if precision not in OF_CONVOLUTIONS:
+            raise RequestError(
+                f"precisions = {precision!s} was asked; {job.parent.source} ({shape.network}) is made of convolutions, "
+                f"and {precision!s} rounds matrices: ask for {', '.join(OF_CONVOLUTIONS)}"
+            )
+
+
 def _check_points(job: ExportJob, shape: Shape, *, features: bool) -> None:
-    from matexport.export.parents.vision.resnet import check_dim
+    from matexport.export.parents.vision.heads import check_dim
 
     if not features and any(encoding is not Encoding.FLOAT32 for encoding in job.encodings):
         raise RequestError(f"encodings = {', '.join(job.encodings)} was asked; what heads say is given as float32")

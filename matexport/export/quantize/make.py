@@ -17,7 +17,8 @@ from matexport.errors import RequestError
 from matexport.export.graph.edit import Floats
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import fits_int4
-from matexport.export.quantize.observe import Sample, observe_peaks, observe_rows
+from matexport.export.quantize.maps import find_coded
+from matexport.export.quantize.observe import Sample, observe_maps, observe_peaks, observe_rows
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.export.quantize.precisions.fp16 import apply_half
 from matexport.export.quantize.precisions.int8 import apply_int8
@@ -44,7 +45,8 @@ class Material:
         points: of the job.
         sample: the calibration texts.
         source: what those texts are, for the manifest.
-        rows: name of a product group -> (n, K) float32 rows seen on the texts; empty where no precision needs them.
+        rows: name of a product group, or of a map -> (n, K) float32 rows seen on the texts; empty where no precision
+            needs them.
         rounded: weights that were rounded to blocks, by all precisions so far: two may share them.
     """
 
@@ -59,14 +61,14 @@ class Material:
 def observe_products(
     precisions: Sequence[Precision], traced: Traced, sample: Sample, scratch: Path, progress: Report | None = None
 ) -> dict[str, Floats]:
-    """What the weights of the blocks are multiplied by on the sample's texts, if one of some precisions needs it.
+    """What the weights of the blocks are multiplied by on the sample's items, if one of some precisions needs it.
 
     Args:
         scratch: for large files, removed by the caller.
         progress: called with (done, total) texts.
 
     Returns:
-        name of a product group -> (n, K) float32 rows.
+        name of a product group -> (n, K) float32 rows; and of each map that int8-static codes (see `maps`).
 
     Raises:
         RequestError: one of the precisions needs it, and the graph has no such products.
@@ -75,12 +77,16 @@ def observe_products(
     if not needing:
         return {}
     names = [group.name for group in find_products(traced)]
-    if not names:
+    static = Precision.INT8_STATIC in needing
+    maps = [str(value.name) for value, origin in find_coded(traced).items() if value is origin] if static else []
+    without = [precision for precision in needing if not (maps and precision is Precision.INT8_STATIC)]
+    if not names and without:
         raise RequestError(
-            f"{needing[0]} was asked; nothing in the parent's blocks multiplies by a weight matrix in the form that "
+            f"{without[0]} was asked; nothing in the parent's blocks multiplies by a weight matrix in the form that "
             "is known (MatMul with the weight on the right): ask for fp32 or fp16"
         )
-    return observe_rows(traced.model, names, sample, scratch, progress)
+    rows = observe_rows(traced.model, names, sample, scratch, progress) if names else {}
+    return rows | (observe_maps(traced.model, maps, sample, scratch, progress) if maps else {})
 
 
 def make_precision(precision: Precision, material: Material, report: Progress) -> tuple[ir.Model, PrecisionFacts]:

@@ -1,7 +1,7 @@
 """What flows through the traced graph on real texts: rows of the values that weights are multiplied by, and peaks.
 
-The graph is run as it is, in fp32, with the wanted values as its outputs, one text at a time. Rows go to files that are
-mapped, not held: for a large parent they are a gigabyte.
+The graph is run as it is, in fp32, with the wanted values as its outputs, one text or image at a time. Rows go to files
+that are mapped, not held: for a large parent they are a gigabyte.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ Run = Callable[[Sequence[Row]], list[Floats]]
 
 #: Rows (tokens) kept of each value: enough for second moments of 4096 channels, and for a 99.99th percentile.
 MAX_ROWS = 4096
+
+#: Places of maps that are kept, of all images together: of each, 64 to 2048 channels.
+MAX_PLACES = 2048
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,40 @@ def observe_rows(
                 )
             files[name][at : at + len(chosen)] = value.reshape(-1, value.shape[-1])[chosen]
         at += len(chosen)
+    return files
+
+
+def observe_maps(
+    model: ir.Model,
+    names: Sequence[str],
+    sample: Sample,
+    scratch: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Floats]:
+    """Channels of some of the graph's maps, at places of every calibration image that are evenly spread.
+
+    Args:
+        model: a traced graph whose weights lie in the sample's folder, or inline.
+        names: (B, C, H, W) float32 values.
+        scratch: where the rows are kept, for as long as they are used.
+        progress: called with (done, total) images.
+
+    Returns:
+        name -> (n, C) float32 rows, one per place: as many of every image.
+    """
+    run = open_values(model, names, sample)
+    files: dict[str, Floats] = {}
+    for done, row in enumerate(sample.rows):
+        if progress:
+            progress(done, len(sample.rows))
+        for index, (name, value) in enumerate(zip(names, run([row]), strict=True)):
+            places = value[0].reshape(value.shape[1], -1)
+            count = min(places.shape[1], max(1, MAX_PLACES // len(sample.rows)))
+            if name not in files:
+                shape = (count * len(sample.rows), len(places))
+                files[name] = np.memmap(scratch / f"maps-{index}", dtype=np.float32, mode="w+", shape=shape)
+            chosen = np.linspace(0, places.shape[1] - 1, count).round().astype(np.int64)
+            files[name][done * count : (done + 1) * count] = places[:, chosen].T
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 import torch
 from commandline import Run
 from conftest import make_once
+from forge import reseal
 from memory import trace_once
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from vision import save_images
 
@@ -29,12 +31,16 @@ from matexport.family.manifest import load_family
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision
 from matexport.spec.readout import ReadoutRequest
+from matexport.spec.tolerance import FLOORS
 
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
 #: Two stages of two blocks, 8 channels wide: ResNet-50 has (3, 4, 6, 3) of 64.
 STAGES, BASE, CLASSES, DIMS, SIDE = (2, 2), 16, 5, (4, 16, 128), 48
 BLOCKS = sum(STAGES)
+
+#: What int8-static may be off in the logits, whose cosine has little to say: 0.04 is what rounding alone is off here.
+MOST = 0.06
 
 
 class BlurConv(nn.Module):
@@ -291,11 +297,109 @@ def test_accuracy_and_a_cascade_as_commands(family: Path, tmp_path: Path, run: R
     run("evaluate", family, "--cascade", save).complains("lacks val: thresholds are learnt on the images of val")
 
 
-@pytest.mark.parametrize("precision", [Precision.FP16])
-def test_precisions(precision: Precision, parents: Callable[[str], Path], probes: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small(parents: Callable[[str], Path], probes: Path, shared: Path) -> Path:
+    """A family in the precisions that there are for convolutions."""
+
+    def make() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "trace_exits", trace_once)
+            precisions = (Precision.FP32, Precision.FP16, Precision.INT8_STATIC)
+            tolerances = {Precision.INT8_STATIC: replace(FLOORS[Precision.INT8_STATIC], max_abs=MOST)}
+            job = make_job(parents("MRL"), probes, precisions=precisions, tolerances=tolerances)
+            export_family(job, folder)
+
+    folder = shared / "family-mrl-small"
+    return make_once(folder, make)
+
+
+def test_precisions(small: Path) -> None:
+    """Each profile is within its floor, and far above it: of the floors, those of int8-static are for the worst."""
+    facts = load_family(small).facts
+    assert facts.refused == {}
+    verification = matexport.verify_family(small)
+    assert len(verification.verdicts) == 9
+    assert verification.passed
+    for verdict in verification.verdicts:
+        least = {"fp32": 0.9999999, "fp16": 0.99999}.get(verdict.profile[10:], 0.999)
+        assert all(parity.cosine_min > least for parity in verdict.parity.values())
+        assert verdict.spread is not None
+        assert verdict.spread.value == 0, "an image's numbers owe nothing to its batch"
+
+
+def read_graph(family: Path, name: str) -> onnx.GraphProto:
+    return onnx.load(family / load_family(family).profile_facts(name).graph, load_external_data=False).graph
+
+
+def test_convolutions_are_coded_and_norms_folded(small: Path) -> None:
+    """All but the stem, for each output channel; and a narrow dim has as many rows of the last kernel."""
+    for dim in DIMS:
+        onnx.checker.check_model(small / f"L{BLOCKS:02d}-D{dim:03d}.int8-static.onnx")
+        graph = read_graph(small, f"L{BLOCKS:02d}-D{dim:03d}-int8-static")
+        kinds = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in graph.initializer}
+        made = {node.output[0]: node for node in graph.node}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert [node.input[1] for node in convolutions if node.input[1] in kinds] == ["conv1__weight"]
+        coded = [made[node.input[1]] for node in convolutions[1:]]
+        assert len(coded) == 16
+        for node in coded:
+            codes, scale = kinds[node.input[0]], kinds[node.input[1]]
+            assert (node.op_type, codes[0], scale[1]) == ("DequantizeLinear", onnx.TensorProto.INT8, codes[1][:1])
+        assert min(kinds[node.input[0]][1][0] for node in coded if kinds[node.input[0]][1][1:] == [32, 1, 1]) == dim
+    for precision in ("fp32", "fp16", "int8-static"):
+        operators = {node.op_type for node in read_graph(small, f"L{BLOCKS:02d}-D128-{precision}").node}
+        assert "BatchNormalization" not in operators
+    sizes = {name: (small / f"weights.{name}.safetensors").stat().st_size for name in ("fp32", "fp16", "int8-static")}
+    assert sizes["int8-static"] < 0.4 * sizes["fp32"]
+    assert sizes["fp16"] < 0.7 * sizes["fp32"], "the stem and the heads are as they were, and the kernels are small"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layer1__0__conv2__weight.scale", lambda scale: scale * 1.3),
+        ("layer1__0__conv2__weight.scale", lambda scale: np.roll(scale, 1)),
+        ("layer2__0__downsample__0__conv__weight.scale", lambda scale: np.full_like(scale, scale.mean())),
+        ("layer2__1__conv1__weight.bias.scale", lambda scale: scale * 1.5),
+    ],
+)
+def test_a_wrong_scale_is_noticed(name: str, change: Any, small: Path, tmp_path: Path) -> None:
+    """Of one convolution of 17, with all digests made to agree again: `verify` compares with the parent's numbers."""
+    profile = f"L{BLOCKS:02d}-D128-int8-static"
+    spoilt = tmp_path / "family"
+    shutil.copytree(small, spoilt)
+    path = spoilt / load_family(spoilt).profile_facts(profile).graph
+    model = onnx.load(path, load_external_data=False)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    scale = onnx.numpy_helper.to_array(tensor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(change(scale).astype(np.float32), name))
+    path.write_bytes(model.SerializeToString())
+    reseal(spoilt)
+    failed = {verdict.profile for verdict in matexport.verify_family(spoilt).verdicts if not verdict.passed}
+    assert failed == {profile}
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.Q8, Precision.Q4, Precision.Q4_MIXED])
+def test_precisions_of_matrices_are_refused(
+    precision: Precision, parents: Callable[[str], Path], probes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Before anything is loaded or run."""
+    monkeypatch.setattr("matexport.export.kinds.classifier.load", None)
     job = make_job(parents("MRL"), probes, precisions=(Precision.FP32, precision))
-    exported = export_family(job, tmp_path / "family")
-    assert exported.family.facts.refused == {}
+    words = (
+        rf"precisions = {precision} was asked; .* \(ResNet-14\) is made of convolutions, .* fp32, fp16, int8-static$"
+    )
+    with pytest.raises(RequestError, match=words):
+        export_family(job, tmp_path / "family")
+
+
+def test_a_norm_without_a_part(probes: Path, tmp_path: Path) -> None:
+    folder = make_parent(tmp_path / "parent", "MRL")
+    weights = load_file(folder / "model.safetensors")
+    for name in ("bn1.bias", "layer2.0.downsample.1.running_var", "layer1.1.bn3.weight"):
+        save_file({other: tensor for other, tensor in weights.items() if other != name}, folder / "model.safetensors")
+        with pytest.raises(ParentError, match=f"has no weights for {name}"):
+            export_family(make_job(folder, probes), tmp_path / "family")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 There is one symmetric scale per value (from the percentile of its numbers on the user's texts that loses least), and
 one per column of a weight. Everything is int8 with zero point 0, which TensorRT requires and OpenVINO and NPU runtimes
-accept. Standard operators only.
+accept. Standard operators only. Convolutions have a form of their own: see `int8_maps`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matexport.export.graph.edit import Floats, Inserter, add_constant, drop_unu
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import store_rows_as_int8
 from matexport.export.quantize.precisions.int8 import find_smoothing
+from matexport.export.quantize.precisions.int8_maps import code_convolutions
 from matexport.export.quantize.rounding import choose_scales, round_columns
 from matexport.export.quantize.sites import ProductGroup, find_tables, walk_groups
 
@@ -32,12 +33,13 @@ def apply_static_int8(
     """Rewrite a traced graph to int8 with QuantizeLinear/DequantizeLinear pairs, in place.
 
     Args:
-        rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
+        rows: name of a product group, or of a map -> (n, K) float32 rows of its value seen in calibration.
         progress: called with (done, total) product groups.
     """
     model = traced.model
     for group, alone in walk_groups(traced, progress):
         _rewrite_group(model, group, rows[group.name], find_smoothing(group, rows[group.name]) if alone else None)
+    code_convolutions(traced, rows, progress)
     for table in find_tables(traced):
         store_rows_as_int8(model, table)
     drop_unused(model)
