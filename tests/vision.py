@@ -141,6 +141,24 @@ class TowerOracle:
         cut = found.numpy()[:dim]
         return np.asarray(cut / np.linalg.norm(cut), np.float32)
 
+    def patches(self, file: Path, layers: int, dim: int, *, before: int | None = None, norm: str = "whole") -> Floats:
+        """(16, dim) float32, each at length 1.
+
+        Args:
+            before: tokens that are taken for no patches; the right number by default.
+            norm: of all coordinates ("whole"), of the first dim alone ("sliced"), or "none".
+        """
+        state = self.state(file, layers)
+        if norm == "sliced":
+            own = self.model.vision_model.post_layernorm if self.kind == "clip" else self.model.layernorm
+            state = nn.functional.layer_norm(state[..., :dim], (dim,), own.weight[:dim], own.bias[:dim], own.eps)
+        elif norm == "whole":
+            state = self.norm(state)
+        first = {"vit": 1, "dinov2": 1, "registers": 5, "dinov3": 3, "clip": 1, "siglip": 0}[self.kind]
+        start = first if before is None else before
+        rows = [row[:dim].detach().numpy().astype(np.float64) for row in state[0, start : start + (SIDE // PATCH) ** 2]]
+        return np.asarray([row / np.sqrt((row * row).sum()) for row in rows], np.float32)
+
 
 def save_images(folder: Path, count: int = 6, seed: int = 5) -> list[Path]:
     """Pictures that are no probes."""

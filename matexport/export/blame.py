@@ -118,7 +118,7 @@ def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -
 
     def run(chosen: list[Row], way: str) -> Vectors:
         vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]
-        return vectors
+        return vectors.reshape(len(chosen), -1)
 
     return run
 

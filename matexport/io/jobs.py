@@ -146,19 +146,28 @@ def expand_points(table: PointsTable, where: str) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str, where: str = "") -> None:
+def check_points(
+    points: Sequence[Point],
+    blocks: int | None,
+    width: int | None,
+    source: str,
+    where: str = "",
+    *,
+    several: bool = False,
+) -> None:
     """Refuse points that a parent does not contain.
 
     Args:
         where: begins the message: the table that asks for them, if it is not ``[points]``.
         blocks: the parent's number of transformer blocks; None where that is not known yet.
         width: width of its sentence vector, after its heads; None where that is not known yet.
+        several: it gives several vectors for an item, whose number is checked already.
 
     Raises:
         RequestError: naming the first such point and what is allowed.
     """
     for point in points:
-        if point.tokens:
+        if point.tokens and not several:
             raise RequestError(
                 f"{where}tokens={point.tokens} was asked; {source} gives one vector and has no visual tokens: leave "
                 "tokens out"

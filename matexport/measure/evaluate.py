@@ -105,6 +105,12 @@ def _check_request(
         )
     for name in profiles:
         family.profile_facts(name)
+    several = next((profile for profile in family.profiles if profile.point.tokens), None)
+    if several:
+        raise RequestError(
+            f"{family.path} gives {several.point.tokens} vectors for each {family.facts.inputs.noun}, and a task "
+            "compares one: evaluate a family that pools them"
+        )
     if parent is None and any(isinstance(task, UnlabelledTask) for task in tasks):
         facts = family.facts.parent
         whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name

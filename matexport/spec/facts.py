@@ -168,7 +168,7 @@ class FamilyFacts(Record, frozen=True):
     output: str = OUTPUT_NAME
 
     def shape_at(self, point: Point) -> tuple[int, ...]:
-        """Of what a graph gives for one item at a point: (dim,), (classes,), or (tokens, dim) of visual tokens."""
+        """Of what a graph gives for one item at a point: (dim,), (classes,), or (tokens, dim) of several vectors."""
         if self.readout.classes:
             return (self.readout.classes,)
         return (point.tokens, point.dim) if point.tokens else (point.dim,)

@@ -189,6 +189,10 @@ class ImageFacts(Record, frozen=True):
         """All images have one size."""
         return 1
 
+    def count_patches(self, side: int) -> int:
+        """How many patches of side x side a graph's image has."""
+        return (self.height // side) * (self.width // side)
+
     def describe(self) -> str:
         """What is taken, in words."""
         said = "image files of any size"

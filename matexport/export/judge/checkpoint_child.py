@@ -23,6 +23,13 @@ from typing import Any
 
 import numpy as np
 
+#: What (1 + patches, W) states become.
+POOLINGS: dict[str, Any] = {
+    "cls": lambda states: states[0],
+    "mean": lambda states: states[1:].mean(dim=0),
+    "patches": lambda states: states[1:],
+}
+
 
 class Checkpoint:
     """A checkpoint's weights, by the names that they have in it.
@@ -200,7 +207,7 @@ class FrancaJudge(Checkpoint):
         return x + w.get("ls2.gamma", one) * y
 
     def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W), or (n, patches, W): of each file alone."""
         import torch
 
         pixels: list[Any] = []
@@ -214,7 +221,7 @@ class FrancaJudge(Checkpoint):
                 for depth, found in rows.items():
                     raw = request["drops"] and depth < len(self.blocks)
                     normed = states[depth] if raw else self.norm(states[depth], self.w, "norm")
-                    found.append((normed[0] if request["pooling"] == "cls" else normed[1:].mean(dim=0)).numpy())
+                    found.append(POOLINGS[request["pooling"]](normed).numpy())
                 pixels.append(prepared[0].numpy())
         return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
 

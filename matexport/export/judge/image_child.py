@@ -65,7 +65,7 @@ class TowerJudge:
         self.told = {"interpolate_pos_encoding": True} if takes else {}
 
     def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W), or (n, patches, W): of each file alone."""
         import torch
         from transformers.image_utils import load_image
 
@@ -81,7 +81,7 @@ class TowerJudge:
         return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
 
     def pool(self, output: Any, depth: int, request: dict[str, Any]) -> Any:
-        """(1, W): the vector after so many blocks."""
+        """(1, W): the vector after so many blocks; of patches (1, patches, W)."""
         kind, pooling = self.config.model_type, request["pooling"]
         whole = depth == len(output.hidden_states) - 1
         state = output.hidden_states[depth]
@@ -95,6 +95,8 @@ class TowerJudge:
             return normed[:, 0]
         if pooling == "mean":
             return normed[:, self.count_prefix() :].mean(dim=1)
+        if pooling == "patches":
+            return normed[:, self.count_prefix() :]
         if kind == "clip_vision_model":
             return self.model.visual_projection(normed[:, 0])
         return self.model.head(normed) if kind == "siglip_vision_model" else self.model.pooler(normed)

@@ -32,6 +32,8 @@ class ImageJudge(JudgeProcess):
     ) -> dict[str, NDArray[Any]]:
         """``pixels``, (n, 3, H, W) float32, and for each depth ``layers_k``, (n, W) float32, of each file alone.
 
+        Of patches, ``layers_k`` is (n, patches, W).
+
         Args:
             drops: the final norm is not applied before the last block.
 

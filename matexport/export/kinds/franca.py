@@ -1,7 +1,8 @@
 """Franca, from its own checkpoints, and DINOv2 from those that have the same names. The six functions of their kind.
 
 A parent is a folder with the weights that the code of Franca saves; see `parents.vision.franca`. At a point (layers,
-dim) comes out the class token or the mean of the patches, after the final norm over the full width, cut to dim.
+dim) comes out the class token, the mean of the patches or each patch, after the final norm over the full width, cut to
+dim.
 
 Whatever needs torch is imported inside of the functions.
 """
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from matexport.errors import RequestError
 from matexport.export.kinds import classifier, image
+from matexport.export.kinds.patches import name_patches, thin_out
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 #: How Franca's and DINOv2's evaluations prepare images, where a folder has no processor's file.
 EVALUATION = replace(classifier.IMAGENET, resampling=Resampling.BICUBIC)
+
+#: How one can be read.
+POOLINGS = (PoolingMode.CLS, PoolingMode.MEAN, PoolingMode.PATCHES)
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,18 @@ def plan(job: ExportJob, root: Path) -> Plan:
     source = job.parent.source
     image.refuse_text_requests(job)
     pooling = job.readout.pooling or PoolingMode.CLS
-    if pooling not in (PoolingMode.CLS, PoolingMode.MEAN):
-        raise RequestError(f"pooling = {pooling!s} was asked; {source} can be read by cls, mean")
+    if pooling not in POOLINGS:
+        raise RequestError(f"pooling = {pooling!s} was asked; {source} can be read by {', '.join(POOLINGS)}")
     file = find_checkpoint(root, allow_pickle=job.parent.allow_pickle)
     digests = {file.name: hash_file(file)}
     check_pin(job.parent, digests)
     weights = rename_weights(load_checkpoint(file), source)
     blocks, width = count_blocks(weights, source), int(weights["norm.weight"].shape[0])
-    check_points(job.points, blocks, width, source)
-    check_points(job.trained or (), blocks, width, source, "[trained]: ")
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else EVALUATION
+    if several := pooling is PoolingMode.PATCHES:
+        job = name_patches(job, facts.count_patches(int(weights["patch_embed.proj.weight"].shape[-1])))
+    check_points(job.points, blocks, width, source, several=several)
+    check_points(job.trained or (), blocks, width, source, "[trained]: ", several=several)
     parent = ParentFacts(
         source=source,
         architecture="Franca" if "blocks.0.mlp.w12.weight" in weights else "DINOv2",
@@ -91,6 +98,8 @@ def plan(job: ExportJob, root: Path) -> Plan:
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (PoolingMode(pooling),), (), job.readout.normalize)
     probes, calibration = image.choose_images(job)
+    if several:
+        probes = thin_out(probes, job.points)
     details = Details(root, file, weights, PoolingMode(pooling))
     return Plan(job, parent, readout, facts, probes, calibration, image.OUTPUT, details=details)
 

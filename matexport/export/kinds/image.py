@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matexport.errors import ParentError, RequestError
+from matexport.export.kinds.patches import cut_patches, name_patches, thin_out
 from matexport.export.parents.plan import Calibration, Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import BATCH_AXIS, ParentFacts
@@ -90,10 +91,13 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     tower, config = find_tower(read_config(begun.root, source), source)
     _check_patches(config, facts, source)
     pooling = settle_pooling(tower, job.readout.pooling, source)
+    if pooling is PoolingMode.PATCHES:
+        job = name_patches(job, facts.count_patches(int(config.patch_size)))
     width = tower.pooled_width(config) if pooling is PoolingMode.POOLER else int(config.hidden_size)
     blocks = int(config.num_hidden_layers)
-    check_points(job.points, blocks, width, source)
-    check_points(job.trained or (), blocks, width, source, "[trained]: ")
+    several = pooling is PoolingMode.PATCHES
+    check_points(job.points, blocks, width, source, several=several)
+    check_points(job.trained or (), blocks, width, source, "[trained]: ", several=several)
     fetch_weights(job.parent, job.base)
     files = list_weight_files(begun.root, job.parent)
     weights = {path.relative_to(begun.root).as_posix(): hash_file(path) for path in files}
@@ -110,6 +114,8 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (pooling,), (), job.readout.normalize)
     probes, calibration = choose_images(job)
+    if several:
+        probes = thin_out(probes, job.points)
     return Plan(
         job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, tower, pooling)
     )  # fmt: skip
@@ -311,11 +317,13 @@ def check_finite(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDAr
 
 
 def cut_vectors(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
-    """(n, W) -> (n, dim), each row at length 1 where asked.
+    """(n, W) -> (n, dim), each row at length 1 where asked; of patches (n, patches, W) -> (n, patches * dim).
 
     Raises:
         ParentError: one is not finite.
     """
+    if point.tokens:
+        return check_finite(cut_patches(vectors, point.dim, normalize=plan.readout.normalize), point, plan)
     cut = check_finite(vectors[:, : point.dim], point, plan)
     if plan.readout.normalize:
         cut = np.stack([row / max(float(np.linalg.norm(row)), 1e-12) for row in cut])

@@ -21,21 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from matexport.errors import ParentError, RequestError
 from matexport.export.kinds import image
+from matexport.export.kinds.patches import refuse_encodings, thin_out
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
 from matexport.spec.job import ExportJob
-from matexport.spec.probe import ImageProbe
-from matexport.spec.profile import Encoding, Point
+from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, Readout
 
 if TYPE_CHECKING:
     from torch import nn
 
     from matexport.export.parents.vision.llava import Shape
-
-#: What the proof may hold of the parent's tokens, and how many probes it has in any case.
-MAX_REFERENCE_BYTES, LEAST_PROBES = 64 << 20, 4
 
 #: Name of the one output of the graphs.
 OUTPUT = "visual_tokens"
@@ -85,6 +82,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
             f"{source} takes images of {shape.side} x {shape.side}; its processor makes them {facts.height} x "
             f"{facts.width}"
         )
+    refuse_encodings(job, "visual tokens")
     _check_points(job, shape)
     fetch_weights(job.parent, job.base)
     files = list_weight_files(begun.root, job.parent)
@@ -103,7 +101,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
     heads = (f"Projector({shape.width}->{shape.output_width})", "AveragePool")
     readout = Readout(FinalNorm.ABSENT, (), heads, normalize=False)
     probes, calibration = image.choose_images(job)
-    probes = _thin_out(probes, job.points)
+    probes = thin_out(probes, job.points)
     return Plan(job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, shape))
 
 
@@ -164,17 +162,8 @@ def example(plan: Plan) -> Example:
     return image.example(plan)
 
 
-def _thin_out(probes: Sequence[ImageProbe], points: Sequence[Point]) -> tuple[ImageProbe, ...]:
-    """As many probes, evenly spread, as there is room for their tokens: of LLaVA's five scales, 12 MB for each."""
-    each = 4 * sum(point.dim * point.tokens for point in points)
-    count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
-    return tuple(probes[place * len(probes) // count] for place in range(count))
-
-
 def _check_points(job: ExportJob, shape: Shape) -> None:
     source = job.parent.source
-    if any(encoding is not Encoding.FLOAT32 for encoding in job.encodings):
-        raise RequestError(f"encodings = {', '.join(job.encodings)} was asked; visual tokens are given as float32")
     known = shape.scales or tuple(sorted({point.tokens for point in job.trained or () if point.tokens}))
     for point in (*job.points, *(job.trained or ())):
         if point.layers != shape.layer:

@@ -30,8 +30,12 @@ def settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Archit
     """
     asked = job.readout.pooling
     modes = None if asked is None else asked if isinstance(asked, tuple) else (asked,)
-    if PoolingMode.POOLER in (modes or ()) or job.readout.features:
-        what = "features = true" if job.readout.features else "pooling = pooler"
+    what = (
+        "features = true"
+        if job.readout.features
+        else next((f"pooling = {mode}" for mode in modes or () if mode not in TEXT_POOLINGS), None)
+    )
+    if what:
         raise RequestError(f"{what} was asked; {job.parent.source} embeds texts: it is for parents that take images")
     pooling = module_class("Pooling")
     if layout.kind == "StaticEmbedding":

@@ -94,7 +94,7 @@ def make_parent(folder: Path, *, chunks: int = 0, prefix: str = "", pickled: boo
 
 
 def ask_oracle(files: list[Path], point: Point, pooling: str) -> NDArray[np.float32]:
-    """(n, dim): the norm over the full width, then the pooling, then the cut, then length 1."""
+    """(n, dim), or (n, 16, dim): the norm over the full width, then the pooling, then the cut, then length 1."""
     from vision import CROPPED, prepare
 
     model = make_reference()
@@ -108,8 +108,9 @@ def ask_oracle(files: list[Path], point: Point, pooling: str) -> NDArray[np.floa
     with torch.no_grad():
         state = model(pixel_values=pixels, output_hidden_states=True).hidden_states[point.layers]
         normed = model.layernorm(state)
-    vector = (normed[:, 0] if pooling == "cls" else normed[:, 1:].mean(1)).numpy()[:, : point.dim]
-    return vector / np.linalg.norm(vector, axis=1, keepdims=True)  # type: ignore[no-any-return]
+    read = {"cls": normed[:, 0], "mean": normed[:, 1:].mean(1), "patches": normed[:, 1:]}[pooling]
+    vector = read.numpy()[..., : point.dim]
+    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +134,7 @@ def make_job(parent: Path, probes: Path, **changes: Any) -> ExportJob:
     return replace(ExportJob(ParentSource(str(parent), kind="franca"), POINTS, probes=probes), **changes)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "patches"])
 def test_vectors_are_those_of_the_oracle(pooling: str, parent: Path, probes: Path, tmp_path: Path) -> None:
     precisions = (Precision.FP32, Precision.INT8)
     job = make_job(parent, probes, readout=ReadoutRequest(pooling=PoolingMode(pooling)), precisions=precisions)
@@ -143,8 +144,10 @@ def test_vectors_are_those_of_the_oracle(pooling: str, parent: Path, probes: Pat
     files = save_images(tmp_path / "pictures", 3)
     for point in POINTS:
         expected = ask_oracle(files, point, pooling)
-        with matexport.Embedder(tmp_path / "family", f"{point.name}-fp32") as embedder:
-            np.testing.assert_allclose(embedder.embed(files), expected, atol=2e-5)
+        name = replace(point, tokens=16 if pooling == "patches" else 0).name
+        with matexport.Embedder(tmp_path / "family", f"{name}-fp32") as embedder:
+            found = embedder.embed(files)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
         other = ask_oracle(files, replace(point, layers=point.layers % BLOCKS + 1), pooling)
         assert np.abs(other - expected).max() > 1e-2
 
@@ -188,7 +191,7 @@ def test_what_a_job_cannot_ask(parent: Path, probes: Path, tmp_path: Path) -> No
     for changes, words in (
         ({"points": (Point(4, 8),)}, "layers=4 was asked; .* has 3 blocks"),
         ({"points": (Point(1, 129),)}, "dim=129 was asked"),
-        ({"readout": ReadoutRequest(pooling=PoolingMode.POOLER)}, "pooling = pooler was asked; .* cls, mean"),
+        ({"readout": ReadoutRequest(pooling=PoolingMode.POOLER)}, "pooling = pooler was asked; .* cls, mean, patches"),
     ):
         with pytest.raises(RequestError, match=words):
             export_family(make_job(parent, probes, **changes), tmp_path / "family")  # type: ignore[arg-type]

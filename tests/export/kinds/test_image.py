@@ -303,7 +303,7 @@ def test_a_column_of_bytes_is_read(vit: Path, tmp_path: Path, run: Run) -> None:
         ({"points": (Point(1, 33),)}, "dim=33 was asked"),
         (
             {"readout": ReadoutRequest(pooling=PoolingMode.MAX)},
-            "pooling = max was asked; .* can be read by cls, mean, pooler",
+            "pooling = max was asked; .* can be read by cls, mean, patches, pooler",
         ),
         ({"vocabulary": "script:Latin"}, "vocabulary = 'script:Latin' was asked; .* takes images"),
         ({"readout": ReadoutRequest(max_tokens=8)}, "readout.max_tokens = 8 was asked"),
@@ -317,7 +317,14 @@ def test_what_a_job_cannot_ask(
         export_family(make_job(towers("vit"), probes, **changes), tmp_path / "family")
 
 
-@pytest.mark.parametrize("readout", [ReadoutRequest(pooling=PoolingMode.POOLER), ReadoutRequest(features=True)])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        ReadoutRequest(pooling=PoolingMode.POOLER),
+        ReadoutRequest(pooling=(PoolingMode.MEAN, PoolingMode.PATCHES)),
+        ReadoutRequest(features=True),
+    ],
+)
 def test_what_is_of_images_is_refused_of_texts(readout: ReadoutRequest, parent: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="it is for parents that take images"):
         export_family(ExportJob(ParentSource(str(parent)), POINTS, readout=readout), tmp_path / "family")

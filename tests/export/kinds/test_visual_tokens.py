@@ -23,7 +23,8 @@ from vision import stir
 import matexport
 from matexport.errors import ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
-from matexport.export.kinds import image_probes, visual_tokens
+from matexport.export.kinds import image_probes
+from matexport.export.kinds.patches import thin_out
 from matexport.export.parents.vision import llava
 from matexport.family.manifest import load_family
 from matexport.spec.job import ExportJob, ParentSource
@@ -159,10 +160,12 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
     """At LLaVA's own size, 4096 coordinates and five scales: every fifth of 26, from the first on."""
     probes = image_probes.draw_probes()
     points = [Point(23, 4096, count) for count in (1, 9, 36, 144, 576)]
-    chosen = visual_tokens._thin_out(probes, points)
+    chosen = thin_out(probes, points)
     assert [probes.index(probe) for probe in chosen] == [0, 5, 10, 15, 20]
-    assert visual_tokens._thin_out(probes, [Point(3, OUT, 9)]) == probes
-    assert len(visual_tokens._thin_out(probes, points * 100)) == 4
+    assert thin_out(probes, [Point(3, OUT, 9)]) == probes
+    assert len(thin_out(probes, points * 3)) == 4
+    with pytest.raises(RequestError, match=r"25 points were asked, .* 62750720 bytes for each probe; .* holds up to"):
+        thin_out(probes, points * 5)
 
 
 @pytest.mark.parametrize(
