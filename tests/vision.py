@@ -85,8 +85,8 @@ def stir(model: nn.Module) -> None:
                 parameter.normal_(0, 0.5)
 
 
-def prepare(file: Path, processor: Mapping[str, Any]) -> Floats:
-    """(3, H, W): a file as Pillow and numpy make it, written down from the processor's description."""
+def prepare(file: Path, processor: Mapping[str, Any], side: int = SIDE) -> Floats:
+    """(3, side, side): a file as Pillow and numpy make it, written down from the processor's description."""
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     size, resample = processor["size"], processor["resample"]
     if "shortest_edge" in size:
@@ -96,8 +96,8 @@ def prepare(file: Path, processor: Mapping[str, Any]) -> Floats:
     else:
         target = (size["width"], size["height"])
     levels = np.asarray(image.resize(target, resample), np.float64)
-    top, left = ((side - SIDE) // 2 for side in levels.shape[:2])
-    levels = levels[top : top + SIDE, left : left + SIDE]
+    top, left = ((length - side) // 2 for length in levels.shape[:2])
+    levels = levels[top : top + side, left : left + side]
     openai = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     mean, std = processor.get("image_mean", openai[0]), processor.get("image_std", openai[1])
     return np.asarray((levels / 255 - mean) / std, np.float32).transpose(2, 0, 1)

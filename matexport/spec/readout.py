@@ -50,6 +50,7 @@ class ReadoutRequest(Record, frozen=True):
         final_norm: needed for a pre-norm parent that is read before its last block.
         normalize: scale each vector to unit length after it has been cut to ``dim``.
         max_tokens: a limit below the parent's own ``max_seq_length``.
+        image_size: side of the square images that the graphs take, in place of what the parent's processor makes.
         features: of a classifier, give the feature, cut and then scaled, and not what its heads say of it.
     """
 
@@ -57,6 +58,7 @@ class ReadoutRequest(Record, frozen=True):
     final_norm: FinalNorm | None = None
     normalize: bool = True
     max_tokens: int | None = None
+    image_size: int | None = None
     features: bool = False
 
 

@@ -46,6 +46,18 @@ def open_processor(folder: str) -> Any:
         return opener.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
+def choose_sizes(processor: Any, side: int | None) -> dict[str, Any]:
+    """What a processor is told so that it makes images of side x side: what it resizes to first is in proportion."""
+    if side is None:
+        return {}
+    told = processor.to_dict()
+    if not told.get("do_center_crop"):
+        return {"size": {"height": side, "width": side}}
+    crop = told["crop_size"]["height"]
+    size = {key: (2 * value * side // crop + 1) // 2 for key, value in told["size"].items() if value}
+    return {"size": size, "crop_size": {"height": side, "width": side}}
+
+
 class TowerJudge:
     """transformers' model and image processor of a folder."""
 
@@ -71,8 +83,9 @@ class TowerJudge:
 
         pixels: list[Any] = []
         rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
+        sizes = choose_sizes(self.processor, request["image_size"])
         for file in request["files"]:
-            prepared = self.processor(images=load_image(file), return_tensors="pt")["pixel_values"].float()
+            prepared = self.processor(images=load_image(file), return_tensors="pt", **sizes)["pixel_values"].float()
             with torch.no_grad():
                 output = self.model(pixel_values=prepared, output_hidden_states=True, return_dict=True, **self.told)
                 for depth, vectors in rows.items():

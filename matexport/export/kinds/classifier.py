@@ -70,7 +70,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import check_pin
     from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
-    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
+    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor, settle_size
     from matexport.export.parents.vision.resnet import check_weights, read_shape, rename_weights
     from matexport.io.files import hash_file
 
@@ -87,6 +87,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     features = job.readout.features
     _check_points(job, shape, features=features)
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else IMAGENET
+    facts = settle_size(facts, job.readout.image_size, 1, source)  # convolutions, and a mean over all places
     parent = ParentFacts(
         source=source,
         architecture=shape.describe(),
@@ -115,7 +116,7 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The configuration of the parent's processor, where it has one."""
-    return image.read_runtime_files(plan.details.root)
+    return image.read_runtime_files(plan.details.root, plan)
 
 
 def reference(plan: Plan, details: Details, report: Progress) -> Reference:
@@ -130,7 +131,8 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder, CheckpointJudge(details.file, plan.job.parent.source) as judge:
         files = image.write_files(plan.probes, Path(folder))
-        found = judge.classify(files, sorted({point.dim for point in plan.job.points}) if classes else [])
+        dims = sorted({point.dim for point in plan.job.points}) if classes else []
+        found = judge.classify(files, dims, image_size=plan.job.readout.image_size)
         name = judge.name
     image.check_pixels(plan, found["pixels"])
     points = {

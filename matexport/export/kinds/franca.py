@@ -67,7 +67,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     from matexport.export.parents.folder.source import check_pin
     from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
     from matexport.export.parents.vision.franca import count_blocks, rename_weights
-    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
+    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor, settle_size
     from matexport.io.files import hash_file
     from matexport.io.jobs import check_points
 
@@ -82,8 +82,10 @@ def plan(job: ExportJob, root: Path) -> Plan:
     weights = rename_weights(load_checkpoint(file), source)
     blocks, width = count_blocks(weights, source), int(weights["norm.weight"].shape[0])
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else EVALUATION
+    patch = int(weights["patch_embed.proj.weight"].shape[-1])
+    facts = settle_size(facts, job.readout.image_size, patch, source)
     if several := pooling is PoolingMode.PATCHES:
-        job = name_patches(job, facts.count_patches(int(weights["patch_embed.proj.weight"].shape[-1])))
+        job = name_patches(job, facts.count_patches(patch))
     check_points(job.points, blocks, width, source, several=several)
     check_points(job.trained or (), blocks, width, source, "[trained]: ", several=several)
     parent = ParentFacts(
@@ -121,7 +123,7 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The configuration of the parent's processor, where it has one."""
-    return image.read_runtime_files(plan.details.root)
+    return image.read_runtime_files(plan.details.root, plan)
 
 
 def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
@@ -137,7 +139,9 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
     drops = plan.readout.final_norm is FinalNorm.DROP
     with tempfile.TemporaryDirectory() as folder, CheckpointJudge(plan.details.file, plan.job.parent.source) as judge:
         files = image.write_files(plan.probes, Path(folder))
-        found = judge.read_tower(files, depths, plan.details.pooling, drops=drops)
+        found = judge.read_tower(
+            files, depths, plan.details.pooling, drops=drops, image_size=plan.job.readout.image_size
+        )
         name = judge.name
     image.check_pixels(plan, found["pixels"])
     points = {point: image.cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}

@@ -80,7 +80,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     """
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import check_pin, fetch_weights, list_weight_files
-    from matexport.export.parents.vision.processor import read_processor
+    from matexport.export.parents.vision.processor import read_processor, settle_size
     from matexport.export.parents.vision.towers import find_tower, read_config, settle_pooling
     from matexport.io.files import hash_file
     from matexport.io.jobs import check_points
@@ -89,10 +89,12 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     refuse_text_requests(job)
     facts = read_processor(begun.root)
     tower, config = find_tower(read_config(begun.root, source), source)
-    _check_patches(config, facts, source)
+    patch = int(config.patch_size)
+    facts = settle_size(facts, job.readout.image_size, patch, source)
+    _check_patches(patch, facts, source)
     pooling = settle_pooling(tower, job.readout.pooling, source)
     if pooling is PoolingMode.PATCHES:
-        job = name_patches(job, facts.count_patches(int(config.patch_size)))
+        job = name_patches(job, facts.count_patches(patch))
     width = tower.pooled_width(config) if pooling is PoolingMode.POOLER else int(config.hidden_size)
     blocks = int(config.num_hidden_layers)
     several = pooling is PoolingMode.PATCHES
@@ -154,14 +156,18 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The parent's own configuration and that of its processor, for other consumers."""
-    return read_runtime_files(plan.details.begun.root)
+    return read_runtime_files(plan.details.begun.root, plan)
 
 
-def read_runtime_files(root: Path) -> dict[str, bytes]:
-    """Name -> content of what a folder keeps for other consumers."""
+def read_runtime_files(root: Path, plan: Plan) -> dict[str, bytes]:
+    """Name -> content of what a folder keeps for other consumers; of another size, the processor's says that one."""
+    from matexport.export.parents.vision.processor import PREPROCESSOR, resize_processor
     from matexport.family.modality import IMAGE_FILES
 
-    return {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
+    found = {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
+    if plan.job.readout.image_size is not None and PREPROCESSOR in found:
+        found[PREPROCESSOR] = resize_processor(found[PREPROCESSOR], image_facts(plan))
+    return found
 
 
 def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
@@ -177,7 +183,9 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(plan.probes, Path(folder))
         drops = plan.readout.final_norm is FinalNorm.DROP
-        found = details.begun.judge.read(files, depths, details.pooling, drops=drops)
+        found = details.begun.judge.read(
+            files, depths, details.pooling, drops=drops, image_size=plan.job.readout.image_size
+        )
     report("judge", 0, 1)
     check_pixels(plan, found["pixels"])
     points = {point: cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
@@ -234,8 +242,7 @@ def refuse_text_requests(job: ExportJob) -> None:
             raise RequestError(f"{name} = {value!r} was asked; {job.parent.source} takes images: leave it out")
 
 
-def _check_patches(config: Any, facts: ImageFacts, source: str) -> None:
-    patch = int(config.patch_size)
+def _check_patches(patch: int, facts: ImageFacts, source: str) -> None:
     if facts.height % patch or facts.width % patch:
         raise ParentError(
             f"{source} cuts images into patches of {patch} x {patch}; its processor makes them {facts.height} x "

@@ -75,6 +75,11 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
     image.refuse_text_requests(job)
     if job.readout.pooling is not None or job.readout.final_norm is not None:
         raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
+    if job.readout.image_size is not None:
+        raise RequestError(
+            f"image_size={job.readout.image_size} was asked; {source} was trained at numbers of tokens that its own "
+            "size gives: leave image_size out"
+        )
     shape = read_shape(begun.root, source)
     facts = read_processor(begun.root)
     if (facts.height, facts.width) != (shape.side, shape.side):
@@ -122,7 +127,7 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The parent's own configuration and that of its processor, for other consumers."""
-    return image.read_runtime_files(plan.details.begun.root)
+    return image.read_runtime_files(plan.details.begun.root, plan)
 
 
 def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:

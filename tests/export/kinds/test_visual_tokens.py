@@ -179,6 +179,7 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
         ({"points": (Point(3, OUT),)}, "tokens were not said"),
         ({"readout": ReadoutRequest(pooling=PoolingMode.MEAN)}, "gives visual tokens: leave them out"),
         ({"readout": ReadoutRequest(features=True)}, "features = true was asked"),
+        ({"readout": ReadoutRequest(image_size=24)}, "image_size=24 was asked; .* its own size gives"),
         ({"encodings": (Encoding.UBINARY,)}, "visual tokens are given as float32"),
     ],
 )
