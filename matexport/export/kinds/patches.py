@@ -64,6 +64,8 @@ def thin_out(probes: Sequence[ImageProbe], points: Sequence[Point]) -> tuple[Ima
     Raises:
         RequestError: not even `LEAST_PROBES` have room.
     """
+    if not points:  # a first look
+        return tuple(probes)
     each = 4 * sum(point.dim * max(point.tokens, 1) for point in points)
     count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
     if count * each > MOST_REFERENCE_BYTES:

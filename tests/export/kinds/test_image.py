@@ -390,9 +390,8 @@ def test_a_tower_that_is_taken_for_a_text_encoder(towers: Callable[[str], Path],
     job = ExportJob(ParentSource(str(towers("vit"))), POINTS, readout=ReadoutRequest(pooling=PoolingMode.CLS))
     with pytest.raises(ParentError, match=r'\(vit\) takes images and no texts: say kind = "image" in \[parent\]'):
         export_family(job, tmp_path / "family")
-    said = run("init", towers("vit"), "--out", tmp_path / "job.toml")
-    assert (said.code, said.out) == (2, "")
-    assert 'say kind = "image" in [parent]' in said.err
+    assert run("init", towers("vit"), "--out", tmp_path / "job.toml").code == 0  # which looks for itself
+    assert 'kind = "image"' in (tmp_path / "job.toml").read_text().splitlines()
 
 
 def test_the_same_inputs_are_up_to_date_and_other_dims_are_cut(
