@@ -96,9 +96,10 @@ def find_failing_stage(
         family: the failed family, in its staging directory, where suspects find their weights.
         suspects: in the order of the pipeline.
     """
-    probes, references = load_references(open_proof(family))
+    proof = open_proof(family)
+    probes, references = load_references(proof)
     inputs = open_inputs(check_files(family, family.input_files))
-    rows = [inputs.prepare_probe(probe) for probe in probes]
+    rows = inputs.compare_proof(proof, probes, [inputs.prepare_probe(probe) for probe in probes]).rows
     for stage, make_model, output in suspects:
         run = _open_runner(make_model(), output, family, inputs)
         ways = run_all_ways(rows, run, list_ways(inputs.facts))
@@ -108,7 +109,9 @@ def find_failing_stage(
     return None
 
 
-def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -> Callable[[list[Row], str], Vectors]:
+def _open_runner(
+    model: ir.Model, output: str, family: Family, inputs: Inputs
+) -> Callable[[Sequence[Row], str], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
     try:
@@ -116,7 +119,7 @@ def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -
     finally:
         path.unlink()  # what is left here would be shipped
 
-    def run(chosen: list[Row], way: str) -> Vectors:
+    def run(chosen: Sequence[Row], way: str) -> Vectors:
         vectors: Vectors = session.run([output], inputs.feed(chosen, way))[0]
         return vectors.reshape(len(chosen), -1)
 
@@ -138,10 +141,12 @@ def refuse_failures(
         the verification of the profiles that stay.
 
     Raises:
-        ParityError: an fp32 profile is off, or all profiles are, or token ids are; the stage to blame is named.
+        ParityError: an fp32 profile is off, or all profiles are, or token ids or pixels are; the stage to blame is
+            named.
     """
-    if verification.token_ids and (difference := verification.token_ids.find_difference()):
-        raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")
+    if verification.prepared and (difference := verification.prepared.find_difference()):
+        blamed = "tokenizer" if verification.token_ids else "preprocessing"
+        raise ParityError(f"{blamed}: {difference}; nothing was written", blamed)
     failed = [verdict for verdict in verification.verdicts if not verdict.passed]
     if not failed:
         return verification

@@ -26,7 +26,7 @@ from msgspec import inspect
 from places import ROOT
 from safetensors.numpy import load_file
 
-from matexport.family import graph_file, manifest, token_rows, weights_file
+from matexport.family import graph_file, manifest, pixel_rows, token_rows, weights_file
 from matexport.family import modality as family_modality
 from matexport.family.guard import operators, shapes, sizes
 from matexport.family.guard import tokenizer as guard_of_tokenizers
@@ -293,6 +293,7 @@ LIMITS: Mapping[str, tuple[int, ...]] = {
     "other files, but `*.safetensors`": (family_modality.MAX_SIDE_FILE_BYTES,),
     "the header of a safetensors file": (2, weights_file.MAX_HEADER_BYTES),
     "`token_ids`": (token_rows.MAX_TOKEN_IDS,),
+    "`pixels`": (pixel_rows.MAX_PIXEL_BYTES,),
     "probes": (2, texts.MAX_PROBES),
     "a prompt, `before` and `after` of a frame": (family_modality.MAX_PROMPT_CHARACTERS,),
     "`layers`, `dim`, `tokens` of a profile": (manifest.MAX_LAYERS, manifest.MAX_DIM, manifest.MAX_TOKENS),
@@ -402,6 +403,9 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"pixels of what the graph takes; each side 1 to (\d+)": (family_modality.MAX_SIDE,),
     r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
+    r"pixels of at most (\d+) of the probes: `(\w+)`, U8": (pixel_rows.MAX_PIXEL_PROBES, pixel_rows.PIXELS),
+    r"and `(\w+)`, I32 \(m\), the places": (pixel_rows.PIXEL_PROBES,),
+    r"made here is more than (\d) off from the parent's": (parity.MOST_LEVELS,),
 }
 
 
@@ -473,6 +477,7 @@ def find_measurement_problems(page: str) -> list[str]:
         "ranges",
         "spread",
         "token_ids",
+        "pixels",
         records.BENCH_SECTION,
         records.QUALITY_SECTION,
     }

@@ -85,15 +85,15 @@ def run(options: argparse.Namespace) -> int:
 
     family, drift = None, None
     compared: tuple[str, ...] = ()
-    token_problems: tuple[Problem, ...] = ()
+    input_problems: tuple[Problem, ...] = ()
     try:
         baseline = load_family(options.baseline) if options.baseline else None
         family = load_family(options.family)
         if baseline:
             compared = tuple(find_common(family, baseline))
         case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
-        token_problems = _list_token_problems(case)
-        for problem in token_problems:
+        input_problems = _list_input_problems(case)
+        for problem in input_problems:
             complain(problem, REFUSED)
         with show_progress() as progress:
             verification = verify_case(case, threads=options.threads, progress=progress)
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     except FamilyError as error:
         for problem in error.problems:
             complain(problem, REFUSED)
-        _report_refused(options, family, (*token_problems, *error.problems), compared)
+        _report_refused(options, family, (*input_problems, *error.problems), compared)
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with explain_write_errors(options.junit):
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
             record_measurement(family, verification)
     if options.json:
         document = {"family": str(options.family), **describe_verification(options.family, verification)}
-        document["problems"] = describe_problems(token_problems)
+        document["problems"] = describe_problems(input_problems)
         print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
         print_verification(options.family, verification)
@@ -174,11 +174,16 @@ def _report_refused(
             write_junit(options.junit, family or options.family, problems, compared)
 
 
-def _list_token_problems(case: Case) -> tuple[Problem, ...]:
+def _list_input_problems(case: Case) -> tuple[Problem, ...]:
+    """Token ids or pixels that are not the parent's."""
     from matexport.family.modality import TOKENIZER
 
-    difference = case.token_ids.find_difference() if case.token_ids else None
-    return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),) if difference else ()
+    difference = case.prepared.find_difference() if case.prepared else None
+    if not difference:
+        return ()
+    if case.token_ids:
+        return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),)
+    return (Problem(ProblemKind.PIXELS, case.family.probes_file, difference),)
 
 
 def _open_baseline(family: Family) -> Case:
@@ -229,11 +234,11 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
     """The last line of `verify`: what was proven, and how near it was; or how much failed."""
     from matexport.report.findings import measure_floor_use
 
-    verdicts, token_ids = verification.verdicts, verification.token_ids
+    verdicts, prepared = verification.verdicts, verification.prepared
     total, off = len(verdicts), sum(not verdict.passed for verdict in verdicts)
     failed = []
-    if token_ids and not token_ids.passed:
-        failed.append(token_ids.summary)
+    if prepared and not prepared.passed:
+        failed.append(prepared.summary)
     if off:
         failed.append(f"{off} of {total} profiles {'is off its floor' if off == 1 else 'are off their floor'}")
     if drift and not drift.compatible:
@@ -253,6 +258,6 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
         "1 profile is the parent at its point" if total == 1 else f"{total} profiles are the parent at their points"
     )
     proven = [f"{profiles} on this machine ({nearest}, {worst.verdict.profile})"]
-    proven += [token_ids.summary] if token_ids else []
+    proven += [prepared.summary] if prepared else []
     proven += [f"compatible with {drift.old}"] if drift else []
     return f"passed: {'; '.join(proven)}"

@@ -126,6 +126,7 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
     from matexport.export.judge.images import CheckpointJudge
+    from matexport.export.kinds.image_probes import keep_pixels
 
     classes = plan.readout.classes
     report("reference", 0, len(plan.probes))
@@ -134,7 +135,7 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
         dims = sorted({point.dim for point in plan.job.points}) if classes else []
         found = judge.classify(files, dims, image_size=plan.job.readout.image_size)
         name = judge.name
-    image.check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {
         point: image.check_finite(found[f"logits_{point.dim}"], point, plan)
         if classes
@@ -142,7 +143,7 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
         for point in plan.job.points
     }
     report("judge", 1, 1)
-    return Reference(points, judge=name)
+    return Reference(points, rows, judge=name)
 
 
 def module(plan: Plan, details: Details, reads: Sequence[Point]) -> nn.Module:

@@ -133,6 +133,7 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
     from matexport.export.judge.images import CheckpointJudge
+    from matexport.export.kinds.image_probes import keep_pixels
 
     depths = sorted({point.layers for point in plan.job.points})
     report("reference", 0, len(plan.probes))
@@ -143,10 +144,10 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
             files, depths, plan.details.pooling, drops=drops, image_size=plan.job.readout.image_size
         )
         name = judge.name
-    image.check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {point: image.cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
     report("judge", 1, 1)
-    return Reference(points, judge=name)
+    return Reference(points, rows, judge=name)
 
 
 def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:

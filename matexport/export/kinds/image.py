@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 #: Name of the one output of a vision parent's graphs.
 OUTPUT = "image_embedding"
 
-#: Grey levels of 255 that a pixel may be off from what the parent's own processor gives.
-MOST_LEVELS = 1
-
 
 @dataclass(frozen=True)
 class Begun:
@@ -177,6 +174,8 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
         ParentError: the pixels that the runtime makes of a file are not those of the parent's own processor, or a
             vector is not finite.
     """
+    from matexport.export.kinds.image_probes import keep_pixels
+
     details: Details = plan.details
     depths = sorted({point.layers for point in plan.job.points})
     report("reference", 0, len(plan.probes))
@@ -187,12 +186,12 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
             files, depths, details.pooling, drops=drops, image_size=plan.job.readout.image_size
         )
     report("judge", 0, 1)
-    check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {point: cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
-    return Reference(points, judge=judge)
+    return Reference(points, rows, judge=judge)
 
 
 def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:
@@ -280,32 +279,6 @@ def write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
         files.append(folder / f"{index:05d}{Path(probe.name).suffix}")
         files[-1].write_bytes(probe.content)
     return files
-
-
-def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
-    """Refuse a processor that was read wrongly.
-
-    Raises:
-        ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
-    """
-    from matexport.runtime.inputs.image import ImageInputs
-
-    facts = image_facts(plan)
-    inputs = ImageInputs(facts)
-    level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
-    for probe, expected in zip(plan.probes, theirs, strict=True):
-        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input][0]
-        if ours.shape != expected.shape:
-            raise ParentError(
-                f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "
-                "its file"
-            )
-        off = float((np.abs(ours.astype(np.float64) - expected) / level).max())
-        if not off <= MOST_LEVELS + 1e-3:
-            raise ParentError(
-                f"the parent's own processor gives other pixels for {probe.describe()} than was read off its file, by "
-                f"up to {off:.1f} grey levels ({MOST_LEVELS} allowed)"
-            )
 
 
 def check_finite(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:

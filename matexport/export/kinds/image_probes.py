@@ -1,5 +1,6 @@
 """Images that the package draws itself: the probes that a family of a vision parent is proven on, and what it is
-calibrated on where the job gives none. All of the forms that files come in, and none that needs to be shipped.
+calibrated on where the job gives none. All of the forms that files come in, and none that needs to be shipped. And what
+the proof keeps of their pixels.
 
 They are drawn, and not random pixels alone: a tower sees noise of any seed as the same thing.
 """
@@ -16,8 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from matexport.errors import RequestError
+from matexport.errors import ParentError, RequestError
+from matexport.export.parents.plan import Plan
+from matexport.family.pixel_rows import choose_pixel_rows, pack_pixel_rows
 from matexport.io.files import list_images
+from matexport.runtime.inputs.image import ImageInputs
+from matexport.spec.inputs import ImageFacts
+from matexport.spec.parity import MOST_LEVELS
 from matexport.spec.probe import ImageProbe
 
 #: Images that ranges are measured on where the job gives none, and the least that it has to give.
@@ -90,6 +96,49 @@ def read_folder(folder: Path, least: int, most: int, what: str) -> tuple[ImagePr
         return tuple(ImageProbe(path.relative_to(folder).as_posix(), path.read_bytes()) for path in files)
     except OSError as error:
         raise RequestError(f"{what}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def keep_pixels(plan: Plan, theirs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """The parent's own pixels, (n, 3, H, W) normalised, as grey levels for the proof.
+
+    Raises:
+        ParentError: as `check_pixels`.
+    """
+    check_pixels(plan, theirs)
+    facts = plan.inputs
+    assert isinstance(facts, ImageFacts)
+    chosen = choose_pixel_rows([np.empty((facts.height, facts.width, 3), np.uint8)] * len(theirs))
+    mean, std = (np.array(part, np.float64)[:, None, None] for part in (facts.mean, facts.std))
+    kept = {}
+    for index in chosen:
+        levels = np.rint((theirs[index].astype(np.float64) * std + mean) / facts.scale).clip(0, 255)
+        kept[index] = np.ascontiguousarray(levels.transpose(1, 2, 0), np.uint8)
+    return pack_pixel_rows(kept)
+
+
+def check_pixels(plan: Plan, theirs: NDArray[np.float32]) -> None:
+    """Refuse a processor that was read wrongly.
+
+    Raises:
+        ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
+    """
+    facts = plan.inputs
+    assert isinstance(facts, ImageFacts)
+    inputs = ImageInputs(facts)
+    level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
+    for probe, expected in zip(plan.probes, theirs, strict=True):
+        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input][0]
+        if ours.shape != expected.shape:
+            raise ParentError(
+                f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "
+                "its file"
+            )
+        off = float((np.abs(ours.astype(np.float64) - expected) / level).max())
+        if not off <= MOST_LEVELS + 1e-3:
+            raise ParentError(
+                f"the parent's own processor gives other pixels for {probe.describe()} than was read off its file, by "
+                f"up to {off:.1f} grey levels ({MOST_LEVELS} allowed)"
+            )
 
 
 def _save(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:

@@ -137,13 +137,15 @@ def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
         ParentError: the pixels that the runtime makes of a file are not those of the parent's own processor, or a
             number is not finite.
     """
+    from matexport.export.kinds.image_probes import keep_pixels
+
     details: Details = plan.details
     counts = sorted({point.tokens for point in plan.job.points})
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder:
         found = details.begun.judge.read_tokens(image.write_files(plan.probes, Path(folder)), counts)
     report("judge", 0, 1)
-    image.check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {
         point: image.check_finite(found[f"tokens_{point.tokens}"].reshape(len(plan.probes), -1), point, plan)
         for point in plan.job.points
@@ -151,7 +153,7 @@ def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
-    return Reference(points, judge=judge)
+    return Reference(points, rows, judge=judge)
 
 
 def module(_plan: Plan, parent: Any, reads: Sequence[Point]) -> nn.Module:

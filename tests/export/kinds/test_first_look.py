@@ -120,7 +120,7 @@ def test_visual_tokens(planned: Callable[..., tuple[ExportJob, Plan]], run: Run,
 def test_what_is_commented_out_loads_when_it_is_not(parents: Callable[[str], Path], run: Run, tmp_path: Path) -> None:
     run("init", parents("vit"), "--out", tmp_path / "job.toml")
     lines = (tmp_path / "job.toml").read_text().split("\n")
-    marked = ("# image_size", "# [probes]", "# file", "# [calibration]", "# encodings", "# sha256")
+    marked = ("# image_size", "# [probes]", "# file =", "# [calibration]", "# encodings", "# sha256")
     assert sum(line.startswith(marked) for line in lines) == 7
     (tmp_path / "job.toml").write_text(
         "\n".join(line[2:] if line.startswith(marked) else line for line in lines if not line.startswith("# [trained]"))

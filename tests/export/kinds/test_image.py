@@ -407,6 +407,7 @@ def test_the_same_inputs_are_up_to_date_and_other_dims_are_cut(
         make_job(towers("vit"), probes, precisions=job.precisions, points=points), family, overwrite=True
     )
     assert anew.cut_anew
+    assert anew.verification.pixels is not None
 
 
 # --- pixels
