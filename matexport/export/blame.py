@@ -193,9 +193,10 @@ def _explain_failure(
     probes, output = load_probes(open_proof(family)), family.facts.output
     reason = f"{verdict.profile}: {breach.reason} ({check}), worst on {quote_probe(probes, breach.probe)}"
     if check == RANGES_CHECK:
+        noun = family.facts.inputs.noun
         reason += (
-            "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
-            "more different ones"
+            f"; the ranges measured on the calibration {noun}s are too narrow for other {noun}s: give more of them, "
+            "and more different ones"
         )
     if check == TOGETHER_WAY:
         return "cut", reason

@@ -161,15 +161,15 @@ def check_precisions(asked: Sequence[str]) -> None:
     """Refuse names of precisions that `init` can propose for no parent.
 
     Raises:
-        RequestError: a name is not that of a precision, or the precision needs calibration texts from the user.
+        RequestError: a name is not that of a precision, or the precision needs the user's own calibration items.
     """
     for name in asked:
         if name not in list(Precision):
             raise RequestError(f"the precision {name!r} was asked; there are {', '.join(Precision)}")
         if name == Precision.INT8_STATIC:
             raise RequestError(
-                f"{name} was asked; it needs ranges measured on texts of yours: have the file written without it, then "
-                "add it there together with [calibration]"
+                f"{name} was asked; it needs ranges measured on texts or images of yours: have the file written "
+                "without it, then add it there together with [calibration]"
             )
 
 

@@ -115,8 +115,8 @@ def _check_request(
         facts = family.facts.parent
         whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name
         raise FamilyError(
-            f"{family.path} lacks {whole}, the whole parent, which unlabelled texts are compared with: export with "
-            "that point, or give a task with labels"
+            f"{family.path} lacks {whole}, the whole parent, which unlabelled {family.facts.inputs.noun}s are compared "
+            "with: export with that point, or give a task with labels"
         )
 
 

@@ -55,7 +55,7 @@ def worst_of(ways: Mapping[str, Parity]) -> tuple[str, Parity]:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a text's vector owes to its batch.
+    """What an item's vector owes to its batch.
 
     Attributes:
         value: of float32 vectors, the largest difference of a coordinate alone and in a batch, scaled as
@@ -70,7 +70,7 @@ class Spread:
         """The breach of `tolerance.spread`; None where it is kept, or nothing is asked."""
         if tolerance.spread is None or self.value <= tolerance.spread:
             return None
-        return Breach(f"the same text differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
+        return Breach(f"the same input differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
 
 
 @dataclass(frozen=True)

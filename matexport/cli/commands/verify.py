@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_verification(options.family, verification)
         if drift:
-            _print_drift(drift)
+            _print_drift(drift, family.facts.inputs.noun)
     sys.stdout.flush()  # so that what is wrong follows the table where both go to one file
     for name, failure in describe_failures(family, verification).items():
         complain(f"{name} is off its floor: {failure['message']}", REFUSED)
@@ -209,10 +209,10 @@ def _describe_drift(drift: Drift) -> dict[str, Any]:
     return msgspec.to_builtins(drift) | {"compatible": drift.compatible, "profiles": profiles}  # type: ignore[no-any-return]
 
 
-def _print_drift(drift: Drift) -> None:
-
+def _print_drift(drift: Drift, noun: str) -> None:
+    """What a comparison found; `noun` is what one vector is of."""
     parent = "the same parent" if drift.same_parent else "another parent (its weights have other digests)"
-    say(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
+    say(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} {noun}s\n")
     say(format_drift(drift))
     for side, names in (("NEW", drift.only_new), ("OLD", drift.only_old)):
         if names:

@@ -257,12 +257,11 @@ def choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]:
     """
     from matexport.export.kinds.image_probes import (
         MAX_CALIBRATION_IMAGES,
-        MIN_CALIBRATION_IMAGES,
         draw_calibration,
         draw_probes,
         read_folder,
     )
-    from matexport.io.texts import MAX_PROBES
+    from matexport.io.texts import MAX_PROBES, MIN_CALIBRATION_IMAGES
 
     probes = read_folder(job.probes, 2, MAX_PROBES, "the probes") if job.probes else draw_probes()
     if job.calibration is None:

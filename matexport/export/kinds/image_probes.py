@@ -26,8 +26,8 @@ from matexport.spec.inputs import ImageFacts
 from matexport.spec.parity import MOST_LEVELS
 from matexport.spec.probe import ImageProbe
 
-#: Images that ranges are measured on where the job gives none, and the least that it has to give.
-CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 64, 32
+#: Images that ranges are measured on where the job gives none.
+CALIBRATION_IMAGES = 64
 
 #: More do not move a percentile; the first of a larger folder are taken.
 MAX_CALIBRATION_IMAGES = 256

@@ -261,7 +261,9 @@ def test_its_commands(vit: Path, tmp_path: Path, run: Run) -> None:
     assert 'embedder.embed(["one.png", "another.jpg"])  # (2, 24) float32' in card
     pack = tmp_path / "pack"
     run("pack", family, "L02-D008-fp32", pack)
-    assert "passed" in run("verify", pack, "--baseline", family).out
+    compared = run("verify", pack, "--baseline", family).out
+    assert "passed" in compared
+    assert "the same parent, 6 images" in compared
     files = save_images(tmp_path / "pictures", 5)
     (files[1]).write_bytes(files[1].read_bytes()[:60])
     (tmp_path / "pictures" / "notes.png").write_text("no picture")
