@@ -73,13 +73,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
 
     source = job.parent.source
     image.refuse_text_requests(job)
-    if job.readout.pooling is not None or job.readout.final_norm is not None:
-        raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
-    if job.readout.image_size is not None:
-        raise RequestError(
-            f"image_size={job.readout.image_size} was asked; {source} was trained at numbers of tokens that its own "
-            "size gives: leave image_size out"
-        )
+    _refuse_readout(job)
     shape = read_shape(begun.root, source)
     facts = read_processor(begun.root)
     if (facts.height, facts.width) != (shape.side, shape.side):
@@ -167,6 +161,18 @@ def module(_plan: Plan, parent: Any, reads: Sequence[Point]) -> nn.Module:
 def example(plan: Plan) -> Example:
     """Three images, of which only the number may change."""
     return image.example(plan)
+
+
+def _refuse_readout(job: ExportJob) -> None:
+    """Refuse what is asked of vectors that are pooled, or of towers without a language model behind them."""
+    source = job.parent.source
+    if job.readout.pooling is not None or job.readout.final_norm is not None:
+        raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
+    if job.readout.image_size is not None:
+        raise RequestError(
+            f"image_size={job.readout.image_size} was asked; {source} was trained at numbers of tokens that its own "
+            "size gives: leave image_size out"
+        )
 
 
 def _check_points(job: ExportJob, shape: Shape) -> None:
