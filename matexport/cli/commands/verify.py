@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 SUMMARY = "check a family's files and its parity on this machine"
 DESCRIPTION = (
     "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
-    "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
-    "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
-    "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
-    "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
-    "differ by no more than the two tolerances together (see docs/ci.md)."
+    "probes have the parent's token ids or pixels, where the family stores them; then run every profile on the "
+    "family's probes, batched and one by one, and compare with the parent's stored vectors. The last line is the "
+    "verdict. Needs neither torch nor the parent. With --baseline, also say whether an index that was built with "
+    "another export may be queried with this one: both embed the probes of both, and the vectors of the same input "
+    "may differ by no more than the two tolerances together (see docs/ci.md)."
 )
 EXAMPLES = (
     "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
