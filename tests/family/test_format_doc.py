@@ -542,7 +542,7 @@ ALTERED: Mapping[str, tuple[Callable[[str], list[str]], str, str, str]] = {
     "a sentence gone": (find_statement_problems, "for, 0.01 is", "for, little is", "is allowed: []"),
     "an opset": (find_graph_problems, "opset 20", "opset 21", "schema1/L01-D008.fp32.onnx"),
     "a size": (find_graph_problems, "Tensors of 1024 bytes", "Tensors of 2048 bytes", "schema2/"),
-    "a section": (find_measurement_problems, "`token_ids`, `bench`", "`bench`", "token_ids"),
+    "a section": (find_measurement_problems, "`token_ids`, `pixels`, `bench`", "`pixels`, `bench`", "token_ids"),
 }  # fmt: skip
 
 
