@@ -324,7 +324,7 @@ def read_vectors(job: Any, items: Sequence[Item]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from matexport.export.kinds.text_probes import prepare_probes
+    from matexport.export.kinds.probes.text import prepare_probes
     from matexport.export.parents.asking import check_tokens
     from matexport.export.parents.module import ExitsModule
     from matexport.export.parents.text import load_parent, plan_parent, runtime_files

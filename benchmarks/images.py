@@ -228,7 +228,7 @@ def compare(source: str, family: str, pictures: str) -> dict[str, Any]:
     import transformers as hf
     from transformers.image_utils import load_image
 
-    from matexport.export.kinds.image_probes import draw_probes
+    from matexport.export.kinds.probes.image import draw_probes
     from matexport.family.manifest import load_family
     from matexport.runtime.all_points import ExitsEmbedder
     from matexport.runtime.inputs.image import ImageInputs

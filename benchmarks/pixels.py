@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from matexport.export.graph.pixels import make_preparation
-from matexport.export.kinds.image_probes import draw_probes
+from matexport.export.kinds.probes.image import draw_probes
 from matexport.runtime.inputs.image import ImageInputs
 from matexport.spec.inputs import ImageFacts, Resampling
 

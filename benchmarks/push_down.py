@@ -28,7 +28,7 @@ from matexport.export.graph.cut import cut_exit
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.kinds import text
-from matexport.export.kinds.text_probes import prepare_probes
+from matexport.export.kinds.probes.text import prepare_probes
 from matexport.export.parents.plan import Plan
 from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import TextPlan, load_parent, plan_parent, runtime_files

@@ -51,8 +51,9 @@ class ProblemKind(StrEnum):
     ``extra``: there is a file that is not listed. ``refused``: a file must not be given to a runtime: a link, a graph
     that reads other files, weights that are not finite. ``manifest``: ``family.json`` cannot be read, or contradicts
     itself. ``proof``: the probes, the parent's vectors and token ids, or the ranges cannot be read, or do not fit each
-    other. ``token-ids``: the probes have other token ids here than in the parent. ``unusable``: the files are sound,
-    but the libraries on this machine cannot run them, or give something else than the manifest says.
+    other. ``token-ids``, ``pixels``: the probes have other token ids or pixels here than in the parent. ``unusable``:
+    the files are sound, but the libraries on this machine cannot run them, or give something else than the manifest
+    says.
     """
 
     MISSING = "missing"
@@ -62,6 +63,7 @@ class ProblemKind(StrEnum):
     MANIFEST = "manifest"
     PROOF = "proof"
     TOKEN_IDS = "token-ids"
+    PIXELS = "pixels"
     UNUSABLE = "unusable"
 
 

@@ -2,7 +2,7 @@
 
 A pack is a family of one profile: the same manifest, so `embed`, `show` and `verify` work on it. The graph keeps its
 bytes (and its digest), since the prefix keeps every offset. The parent's vectors at the other points stay behind.
-The parent's token ids of the probes stay. A pack is verified where it is made, before it appears.
+The parent's token ids or pixels of the probes stay. A pack is verified where it is made, before it appears.
 
 What was measured of the profile goes along, of every host: it was measured on the same graph, the same bytes of the
 weights and the same tokenizer. In the pack it stands under the digest of the pack's own manifest. Left behind is what
@@ -12,12 +12,13 @@ is true of the family alone: parity in one run with other profiles, and searches
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
-from matexport.family.integrity import check_files, check_profile, describe_files, refuse_occupied
+from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
 from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
     HostMeasurements,
@@ -28,6 +29,7 @@ from matexport.family.measurements.records import (
     record_quality,
 )
 from matexport.family.measurements.sections import keep_unlisted
+from matexport.family.pixel_rows import load_pixel_rows, pack_pixel_rows
 from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
@@ -37,6 +39,9 @@ from matexport.io.staging import lock_destination, stage_directory
 from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Profile
 from matexport.verify.judge import verify_family
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def pack_profile(
@@ -80,9 +85,7 @@ def pack_profile(
             with (stage / facts.weights).open("wb") as target:
                 write_prefix(facts.weights, checked.read(facts.weights), target, facts.weights_prefix_bytes)
             probes, references = load_references(proof)
-            rows = load_token_rows(proof, len(probes))
-            kept = {point: references[point]} | ({} if rows is None else pack_token_rows(rows))
-            (stage / REFERENCE).write_bytes(save(kept))
+            (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(proof, len(probes))))
             (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
             if facts.encoding is Encoding.INT8:
                 (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
@@ -132,10 +135,18 @@ def pack_towers(
     return load_towers(out)
 
 
+def _keep_rows(proof: Contents, probes: int) -> dict[str, NDArray[Any]]:
+    """What the parent's own preprocessing made of the probes, as the family stores it."""
+    rows, pixels = load_token_rows(proof, probes), load_pixel_rows(proof, probes)
+    if rows is not None:
+        return {**pack_token_rows(rows)}
+    return {} if pixels is None else pack_pixel_rows(pixels)
+
+
 def _prove(stage: Path, profile: str, progress: Progress | None) -> None:
-    """Refuse a pack that does not give the parent's token ids and vectors on this host."""
+    """Refuse a pack that does not give the parent's token ids or pixels, and vectors, on this host."""
     verification = verify_family(stage, progress=progress)
-    if verification.token_ids and (reason := verification.token_ids.find_difference()):
+    if verification.prepared and (reason := verification.prepared.find_difference()):
         raise ParityError(f"{profile}: {reason}; nothing was written", "pack")
     if found := verification.verdicts[0].find_breach():
         check, breach = found
@@ -159,4 +170,4 @@ def _record(pack: Family, profile: str, measured: HostMeasurements) -> None:
         alone = {way: parity for way, parity in known.parity[profile].items() if way != TOGETHER_WAY}
         spread = {profile: known.spread[profile]} if profile in known.spread else {}
         ranges = {profile: known.ranges[profile]} if profile in known.ranges else {}
-        record_parity(pack, measured.host, Measurement({profile: alone}, spread, ranges, known.token_ids))
+        record_parity(pack, measured.host, Measurement({profile: alone}, spread, ranges, known.token_ids, known.pixels))

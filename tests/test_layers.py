@@ -43,8 +43,8 @@ WINGS = {
 EXPORT = {
     "graph": 0, "parents": 0, "quiet": 0,
     "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
-    "kinds": 2, "outline": 2, "profiles": 2,
-    "prepare": 3, "blame": 3,
+    "kinds": 2, "profiles": 2,
+    "prepare": 3, "blame": 3, "outline": 3,
     "reuse": 4,
     "pipeline": 5,
     "towers": 5,

@@ -91,8 +91,8 @@ def stir(model: nn.Module, gain: float = 3) -> None:
                 parameter.normal_(0, 0.5)
 
 
-def prepare(file: Path, processor: Mapping[str, Any]) -> Floats:
-    """(3, H, W): a file as Pillow and numpy make it, written down from the processor's description."""
+def prepare(file: Path, processor: Mapping[str, Any], side: int = SIDE) -> Floats:
+    """(3, side, side): a file as Pillow and numpy make it, written down from the processor's description."""
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     size, resample = processor["size"], processor["resample"]
     if "shortest_edge" in size:
@@ -102,8 +102,8 @@ def prepare(file: Path, processor: Mapping[str, Any]) -> Floats:
     else:
         target = (size["width"], size["height"])
     levels = np.asarray(image.resize(target, resample), np.float64)
-    top, left = ((side - SIDE) // 2 for side in levels.shape[:2])
-    levels = levels[top : top + SIDE, left : left + SIDE]
+    top, left = ((length - side) // 2 for length in levels.shape[:2])
+    levels = levels[top : top + side, left : left + side]
     openai = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     mean, std = processor.get("image_mean", openai[0]), processor.get("image_std", openai[1])
     return np.asarray((levels / 255 - mean) / std, np.float32).transpose(2, 0, 1)
@@ -146,6 +146,24 @@ class TowerOracle:
                 found = (self.model.head(normed) if self.kind == "siglip" else self.model.pooler(normed))[0]
         cut = found.numpy()[:dim]
         return np.asarray(cut / np.linalg.norm(cut), np.float32)
+
+    def patches(self, file: Path, layers: int, dim: int, *, before: int | None = None, norm: str = "whole") -> Floats:
+        """(16, dim) float32, each at length 1.
+
+        Args:
+            before: tokens that are taken for no patches; the right number by default.
+            norm: of all coordinates ("whole"), of the first dim alone ("sliced"), or "none".
+        """
+        state = self.state(file, layers)
+        if norm == "sliced":
+            own = self.model.vision_model.post_layernorm if self.kind == "clip" else self.model.layernorm
+            state = nn.functional.layer_norm(state[..., :dim], (dim,), own.weight[:dim], own.bias[:dim], own.eps)
+        elif norm == "whole":
+            state = self.norm(state)
+        first = {"vit": 1, "dinov2": 1, "registers": 5, "dinov3": 3, "clip": 1, "siglip": 0}[self.kind]
+        start = first if before is None else before
+        rows = [row[:dim].detach().numpy().astype(np.float64) for row in state[0, start : start + (SIDE // PATCH) ** 2]]
+        return np.asarray([row / np.sqrt((row * row).sum()) for row in rows], np.float32)
 
 
 def save_images(folder: Path, count: int = 6, seed: int = 5) -> list[Path]:

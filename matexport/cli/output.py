@@ -148,16 +148,16 @@ def describe_verification(path: Path, verification: Verification) -> dict[str, o
 
     from matexport.family.manifest import load_family
 
-    family, token_ids = load_family(path), verification.token_ids
-    described = None
-    if token_ids:
-        described = {"passed": token_ids.passed, **msgspec.to_builtins(token_ids)}
-        described["message"] = token_ids.find_difference()
+    family = load_family(path)
+    described: dict[str, object] = {"token_ids": None, "pixels": None}
+    if prepared := verification.prepared:
+        found = {"passed": prepared.passed, **msgspec.to_builtins(prepared), "message": prepared.find_difference()}
+        described["token_ids" if verification.token_ids else "pixels"] = found
     return {
         "passed": verification.passed,
         "host": msgspec.to_builtins(verification.host),
         "another_instruction_set": _is_another(family, verification),
-        "token_ids": described,
+        **described,
         "profiles": describe_rows(family, verification),
     }
 

@@ -96,9 +96,10 @@ def find_failing_stage(
         family: the failed family, in its staging directory, where suspects find their weights.
         suspects: in the order of the pipeline.
     """
-    probes, references = load_references(open_proof(family))
+    proof = open_proof(family)
+    probes, references = load_references(proof)
     inputs = open_inputs(check_files(family, family.input_files))
-    rows = [inputs.prepare_probe(probe) for probe in probes]
+    rows = inputs.compare_proof(proof, probes, [inputs.prepare_probe(probe) for probe in probes]).rows
     for stage, make_model, output in suspects:
         run = _open_runner(make_model(), output, family, inputs)
         ways = run_all_ways(rows, run, list_ways(inputs.facts))
@@ -108,7 +109,9 @@ def find_failing_stage(
     return None
 
 
-def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -> Callable[[list[Row], str], Vectors]:
+def _open_runner(
+    model: ir.Model, output: str, family: Family, inputs: Inputs
+) -> Callable[[Sequence[Row], str], Vectors]:
     path = family.path / "suspect.onnx"
     write_graph(model, path)
     try:
@@ -116,8 +119,9 @@ def _open_runner(model: ir.Model, output: str, family: Family, inputs: Inputs) -
     finally:
         path.unlink()  # what is left here would be shipped
 
-    def run(chosen: list[Row], way: str) -> Vectors:
-        return inputs.gather(chosen, session.run([output], inputs.feed(chosen, way))[0])
+    def run(chosen: Sequence[Row], way: str) -> Vectors:
+        vectors: Vectors = inputs.gather(chosen, session.run([output], inputs.feed(chosen, way))[0])
+        return vectors.reshape(len(chosen), -1)
 
     return run
 
@@ -137,10 +141,12 @@ def refuse_failures(
         the verification of the profiles that stay.
 
     Raises:
-        ParityError: an fp32 profile is off, or all profiles are, or token ids are; the stage to blame is named.
+        ParityError: an fp32 profile is off, or all profiles are, or token ids or pixels are; the stage to blame is
+            named.
     """
-    if verification.token_ids and (difference := verification.token_ids.find_difference()):
-        raise ParityError(f"tokenizer: {difference}; nothing was written", "tokenizer")
+    if verification.prepared and (difference := verification.prepared.find_difference()):
+        blamed = "tokenizer" if verification.token_ids else "preprocessing"
+        raise ParityError(f"{blamed}: {difference}; nothing was written", blamed)
     failed = [verdict for verdict in verification.verdicts if not verdict.passed]
     if not failed:
         return verification
@@ -187,9 +193,10 @@ def _explain_failure(
     probes, output = load_probes(open_proof(family)), family.facts.output
     reason = f"{verdict.profile}: {breach.reason} ({check}), worst on {quote_probe(probes, breach.probe)}"
     if check == RANGES_CHECK:
+        noun = family.facts.inputs.noun
         reason += (
-            "; the ranges measured on the calibration texts are too narrow for other texts: give more of them, and "
-            "more different ones"
+            f"; the ranges measured on the calibration {noun}s are too narrow for other {noun}s: give more of them, "
+            "and more different ones"
         )
     if check == TOGETHER_WAY:
         return "cut", reason

@@ -6,7 +6,7 @@ pooling, what becomes of a final norm, a limit of tokens) is decided by what is 
 depth asked for: a job that asks for any of them passes, or the outline says why not.
 
 Of a hub parent's weights, those of its heads alone are fetched, which planning loads. Those of a local one are hashed,
-so that the file can pin them.
+so that the file can pin them. Parents that take images are looked at by `kinds.outline`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from msgspec.structs import replace as change
 
 from matexport.errors import ParentError, RequestError
+from matexport.export.kinds.outline import outline_images
 from matexport.export.parents.folder.files import CONFIG, MODULES, ROUTER, SETTINGS
 from matexport.export.parents.folder.layout import ROUTER_KINDS
 from matexport.export.parents.folder.source import has_local_weights, locate_parent
@@ -48,6 +49,8 @@ def outline_parent(parent: ParentSource, base: Path) -> Outline:
         RequestError: the source is none of the three forms, or the route is none of its routes.
         ParentError: export would refuse the parent, whatever a job says.
     """
+    if (images := outline_images(parent, base)) is not None:
+        return images
     root = locate_parent(parent, base)
     routes = list_routes(root)
     if routes and parent.route is None:

@@ -43,8 +43,13 @@ VERSIONED = (
 SAID_ALONE = frozenset({"trained"})
 
 #: Inputs by the names that people know them by; the others are named as they are.
-_IN_WORDS = {"files": "tokenizer", "readout": "read-out", "text": "limits, prompts or tasks", "array": "shape",
-             "image": "preparation of images"}  # fmt: skip
+_IN_WORDS = {
+    "files": "tokenizer",
+    "readout": "read-out",
+    "text": "limits, prompts or tasks",
+    "array": "shape",
+    "image": "preparation of images",
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def describe_differences(out: Path, plan: Plan, provenance: Provenance) -> str:
         elif name == "versions":
             said.append(f"versions ({_compare_versions(family.facts.provenance.versions, provenance.versions)})")
         else:
-            said.append(_IN_WORDS.get(name, name))
+            said.append("configuration" if name == "files" and family.facts.text is None else _IN_WORDS.get(name, name))
     return f"it was made from other {', '.join(said)}" if said else "it has a part of the job's profiles"
 
 

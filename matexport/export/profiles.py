@@ -112,7 +112,7 @@ def measure_ranges(
     if Encoding.INT8 not in plan.job.encodings or not points:
         return {}
     vectors = run_points(model, points, _draw_sample(plan, inputs, stage))
-    return {point.name: _find_point_ranges(point, rows) for point, rows in vectors.items()}
+    return {point.name: _find_point_ranges(point, rows, plan.inputs.noun) for point, rows in vectors.items()}
 
 
 def _draw_sample(plan: Plan, facts: InputFacts, stage: Path) -> Sample:
@@ -120,8 +120,11 @@ def _draw_sample(plan: Plan, facts: InputFacts, stage: Path) -> Sample:
     return Sample([inputs.prepare_probe(item) for item in plan.calibration.items], inputs, stage)
 
 
-def _find_point_ranges(point: Point, vectors: Vectors) -> Vectors:
+def _find_point_ranges(point: Point, vectors: Vectors, noun: str) -> Vectors:
     """(n, dim) float32 vectors of the calibration items -> (2, dim) ranges of their coordinates.
+
+    Args:
+        noun: what one vector is of, in words.
 
     Raises:
         RequestError: a coordinate has one value for all of them.
@@ -131,8 +134,8 @@ def _find_point_ranges(point: Point, vectors: Vectors) -> Vectors:
     if len(still):
         raise RequestError(
             f"the encoding int8 was asked; coordinate {still[0]} of {point.name} has one value for all of the "
-            f"{len(vectors)} calibration texts, and {len(still) - 1} others have: such a coordinate has no steps. "
-            "Give other texts in [calibration], or ask for the encodings float32 or ubinary"
+            f"{len(vectors)} calibration {noun}s, and {len(still) - 1} others have: such a coordinate has no steps. "
+            f"Give other {noun}s in [calibration], or ask for the encodings float32 or ubinary"
         )
     return ranges
 

@@ -185,7 +185,7 @@ def _derive(reused: Reused, profile: Profile, ranges: Mapping[str, Vectors], sta
                 node.replace_input_with(2, add_end(model.graph, point.dim))
     drop_unused(model)
     (output,) = model.graph.outputs
-    output.shape = ir.Shape([output.shape[0], point.dim])  # type: ignore[index]
+    output.shape = ir.Shape([*output.shape[:-1], point.dim])  # type: ignore[index]
     encode_output(model, profile.encoding, ranges.get(point.name))
     write_graph(model, stage / profile.graph_file)
     return replace(facts, dim=point.dim, graph=profile.graph_file, encoding=profile.encoding)

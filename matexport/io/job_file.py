@@ -10,17 +10,15 @@ characters in them. No library for writing TOML is used, since the comments matt
 
 from __future__ import annotations
 
-import os
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from matexport.errors import RequestError
-from matexport.io.proposal import Found, Outline, describe_points, join_some, split_grid
+from matexport.io.proposal import Found, Outline, Selection, choose_points, describe_points, join_some, split_grid
 from matexport.spec.inputs import TextFacts
+from matexport.spec.job import TEXT
 from matexport.spec.profile import Point, Precision
-from matexport.spec.readout import TEXT_POOLINGS, FinalNorm
+from matexport.spec.readout import TEXT_POOLINGS, FinalNorm, PoolingMode
 
 #: Width of the file in characters.
 COLUMNS = 118
@@ -47,6 +45,7 @@ def render_job(outline: Outline, points: Sequence[Point], precisions: Sequence[P
         _render_readout(outline),
         _render_trained(outline),
         _render_points(outline, points),
+        _render_pictures() if outline.found.image else [],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
@@ -60,36 +59,6 @@ def quote(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError(f"{text!a} is not Unicode text, which a TOML file has to be: rename it, or link to it")
     return f'"{"".join(_escape(character) for character in text)}"'
-
-
-def spell_source(source: str, folder: Path | None) -> str:
-    """A parent's source as a job file in `folder` has to name it: a relative path from there, anything else unchanged.
-
-    Args:
-        source: what the user typed; a relative path starts from the current directory.
-        folder: the folder of the job file; None if it may be put anywhere, so that paths are absolute.
-    """
-    given = Path(source)
-    if source.startswith(("package:", "~")) or not given.is_dir():
-        return source
-    # Links are resolved only in a path with ".."; in others, the user means the link itself.
-    absolute = given.resolve() if ".." in given.parts else given.absolute()
-    if folder is None or given.is_absolute():
-        return absolute.as_posix()
-    try:
-        relative = Path(os.path.relpath(absolute, folder.resolve())).as_posix()
-    except ValueError:  # another drive
-        return absolute.as_posix()
-    return relative if relative.startswith(".") else f"./{relative}"  # or it could be taken for a hub id
-
-
-def name_job(source: str) -> str:
-    """A file name without suffix for the job of a parent; the family is named after it, too."""
-    if source.startswith("package:"):
-        name = source.removeprefix("package:").partition("/")[0].replace("_", "-")
-    else:
-        name = Path(source).name if Path(source).name not in ("", "..") else Path(source).absolute().resolve().name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "parent"
 
 
 # --- the sections of a file
@@ -109,7 +78,8 @@ def _describe(outline: Outline, file: str | None) -> list[str]:
         f"{parent.output_width} coordinates.",
         hanging=True,
     )
-    lines += _comment(f"Texts: {_describe_text(outline.found.text)}.", hanging=True)
+    text, image = outline.found.text, outline.found.image
+    lines += _comment(f"Images: {image.describe()}." if image else f"Texts: {_describe_text(text)}.", hanging=True)
     lines += _comment(f"Read-out: {_describe_readout(outline.found)}.", hanging=True)
     lines += _comment(f"Trained at: {_describe_trained(outline)}.", hanging=True)
     for sentence in outline.refused:
@@ -130,14 +100,23 @@ def _render_top(outline: Outline, precisions: Sequence[Precision]) -> list[str]:
     return [
         *_comment(said),
         f"precisions = [{', '.join(quote(precision) for precision in precisions)}]",
+        *_render_more(outline),
+    ]
+
+
+def _render_more(outline: Outline) -> list[str]:
+    """What texts, and vectors that can be encoded, allow."""
+    more = [
         _aside('encodings = ["float32", "ubinary"]  # what outputs hold: floats, or packed bits, too'),
         _aside('vocabulary = "corpus.txt"           # keep only the tokens of these texts, or "script:Latin"'),
     ]
+    return more if outline.found.text else more[:1] if outline.found.poolings else []
 
 
 def _render_parent(outline: Outline) -> list[str]:
     parent, weights = outline.parent, outline.found.parent.weights
     lines = ["[parent]", f"source = {quote(parent.source)}"]
+    lines += [f"kind = {quote(parent.kind)}"] if parent.kind != TEXT else []
     if parent.revision is not None:
         lines.append(f"revision = {quote(parent.revision)}")
     elif outline.commit is not None:
@@ -160,6 +139,8 @@ def _render_parent(outline: Outline) -> list[str]:
 
 def _render_readout(outline: Outline) -> list[str]:
     request, found = outline.request, outline.found
+    if found.text is None:
+        return _render_image_readout(outline)
     lines = ["[readout]"]
     if request.pooling is not None:
         modes = request.pooling if isinstance(request.pooling, tuple) else (request.pooling,)
@@ -185,6 +166,34 @@ def _render_readout(outline: Outline) -> list[str]:
     return lines
 
 
+def _render_image_readout(outline: Outline) -> list[str]:
+    found, request = outline.found, outline.request
+    size = _aside(f"image_size = {found.image.height if found.image else 0}  # another side than the processor's")
+    if not found.poolings:  # of a classifier, or visual tokens
+        said = [_aside("features = true  # the feature, cut and then scaled, and not what the heads say"), size]
+        return ["[readout]", *said] if outline.parent.kind == "classifier" else []
+    assert isinstance(request.pooling, PoolingMode)
+    others = [mode for mode in found.poolings if mode is not request.pooling]
+    return [
+        "[readout]",
+        *_comment(f"How a tower's states become a vector. Also: {', '.join(others)}; patches is one for each patch."),
+        f"pooling = {quote(request.pooling)}",
+        *_comment("The norm behind the last block, over the full width, before fewer blocks too. drop: the raw state."),
+        f"final_norm = {quote(request.final_norm or FinalNorm.KEEP)}",
+        *_comment("Unit length after the cut to dim, for cosines. Say false where lengths matter."),
+        f"normalize = {'true' if request.normalize else 'false'}",
+        size,
+    ]
+
+
+def _render_pictures() -> list[str]:
+    return [
+        *_comment("Folders of image files, in place of those that matexport draws: what every profile is proven on, "
+                  "and what small precisions are measured on (at least 32)."),
+        _aside("[probes]"), _aside('file = "pictures/"'), _aside("[calibration]"), _aside('file = "more-pictures/"'),
+    ]  # fmt: skip
+
+
 def _render_trained(outline: Outline) -> list[str]:
     if outline.trained is None:
         return [
@@ -202,7 +211,7 @@ def _render_trained(outline: Outline) -> list[str]:
 
 def _render_points(outline: Outline, points: Sequence[Point]) -> list[str]:
     trained = set(outline.trained.points) if outline.trained else set()
-    whole = Point(outline.depths[-1], outline.width)
+    whole = choose_points(outline, Selection.WHOLE)[0]
     lines = _comment(
         "Where to read it: layers is the number of blocks that run, dim the number of leading coordinates that are "
         f"kept. {_say_range(outline)}."
@@ -223,8 +232,10 @@ def _render_table(points: Iterable[Point]) -> list[str]:
     """The lines of a table of points: as layers and dims if the points are a whole grid, else as pairs."""
     points = sorted(points)
     layers, dims = split_grid(points)
-    if len(points) == len(layers) * len(dims):
-        return [*_render_array("layers", map(str, layers)), *_render_array("dims", map(str, dims))]
+    tokens = sorted({point.tokens for point in points} - {0})
+    if len(points) == len(layers) * len(dims) * max(len(tokens), 1):
+        more = _render_array("tokens", map(str, tokens)) if tokens else []
+        return [*_render_array("layers", map(str, layers)), *_render_array("dims", map(str, dims)), *more]
     return _render_array("pairs", (f"[{point.layers}, {point.dim}]" for point in points))
 
 
@@ -242,7 +253,8 @@ def _render_array(key: str, items: Iterable[str]) -> list[str]:
 # --- what the comments say
 
 
-def _describe_text(text: TextFacts) -> str:
+def _describe_text(text: TextFacts | None) -> str:
+    assert text is not None
     said = [text.describe()]
     if text.chat is not None:
         said.append("through a chat template")
@@ -256,9 +268,10 @@ def _describe_text(text: TextFacts) -> str:
 
 
 def _describe_readout(found: Found) -> str:
-    said = [" and ".join(found.readout.pooling) or "pooled by a class of the parent's own"]
+    own = "pooled by a class of the parent's own" if found.text else ""
+    said = [part for part in (" and ".join(found.readout.pooling) or own,) if part]
     if found.readout.heads:
-        said.append(f"then {', '.join(found.readout.heads)}")
+        said.append(f"{'then ' if said else ''}{', '.join(found.readout.heads)}")
     if found.tail:
         said.append(f"behind the last block: {' and '.join(found.tail)}")
     return "; ".join(said)
@@ -287,6 +300,8 @@ def _say_blocks(outline: Outline) -> str:
 
 
 def _say_range(outline: Outline) -> str:
+    if outline.only:
+        return f"Here: {describe_points(outline.only)}"
     first, last = outline.depths[0], outline.depths[-1]
     layers = f"layers {first} to {last}" if first != last else f"layers {last} only"
     return f"Here: {layers}, dims 1 to {outline.width}"

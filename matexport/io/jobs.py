@@ -16,7 +16,7 @@ import msgspec
 
 from matexport.errors import RequestError
 from matexport.io.files import read_toml
-from matexport.io.texts import MIN_CALIBRATION_TEXTS, load_calibration, load_probes
+from matexport.io.texts import MIN_CALIBRATION_IMAGES, MIN_CALIBRATION_TEXTS, load_calibration, load_probes
 from matexport.spec.job import TEXT, TWO_TOWERS, ExportJob, ParentSource
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Encoding, Point, Precision
@@ -74,7 +74,7 @@ def load_job(path: Path | str) -> ExportJob:
         path: a TOML file such as ``profiles/minilm.toml``.
 
     Raises:
-        RequestError: the file, or its probes or calibration texts, cannot be read, has unknown keys, or asks for
+        RequestError: the file, or its probes or calibration items, cannot be read, has unknown keys, or asks for
             something that no parent can give.
     """
     path = Path(path)
@@ -118,7 +118,7 @@ def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> Export
     """The job with other precisions than its file names.
 
     Raises:
-        RequestError: one of them needs calibration texts, and the job has none.
+        RequestError: one of them needs something to calibrate on, and the job has nothing.
     """
     job = msgspec.structs.replace(job, precisions=tuple(dict.fromkeys(precisions)))
     check_calibration(job)
@@ -201,19 +201,28 @@ def _pair_layers(file: JobFile, where: str) -> dict[int, int]:
     return dict(zip(layers, asked, strict=True))
 
 
-def check_points(points: Sequence[Point], blocks: int | None, width: int | None, source: str, where: str = "") -> None:
+def check_points(
+    points: Sequence[Point],
+    blocks: int | None,
+    width: int | None,
+    source: str,
+    where: str = "",
+    *,
+    several: bool = False,
+) -> None:
     """Refuse points that a parent does not contain.
 
     Args:
         where: begins the message: the table that asks for them, if it is not ``[points]``.
         blocks: the parent's number of transformer blocks; None where that is not known yet.
         width: width of its sentence vector, after its heads; None where that is not known yet.
+        several: it gives several vectors for an item, whose number is checked already.
 
     Raises:
         RequestError: naming the first such point and what is allowed.
     """
     for point in points:
-        if point.tokens:
+        if point.tokens and not several:
             raise RequestError(
                 f"{where}tokens={point.tokens} was asked; {source} gives one vector and has no visual tokens: leave "
                 "tokens out"
@@ -251,7 +260,7 @@ def check_probes(probes: Sequence[Probe], where: str) -> None:
 
 
 def check_calibration(job: ExportJob) -> None:
-    """Refuse a job that needs ranges and has no texts or images to measure them on.
+    """Refuse a job that needs ranges and has nothing to measure them on.
 
     Raises:
         RequestError: saying what needs them.
@@ -262,10 +271,10 @@ def check_calibration(job: ExportJob) -> None:
     if Encoding.INT8 in job.encodings:
         needing.append("the encoding int8")
     if needing and job.calibration is None:
-        give = 'images: give [calibration] file = "pictures/", a folder of them'
-        if job.parent.kind == TEXT:
+        give = f'texts: give [calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+        if job.parent.kind != TEXT:
             give = (
-                f'texts: give [calibration] file = "texts.txt", at least {MIN_CALIBRATION_TEXTS} of them, one per line'
+                f'images: give [calibration] file = "pictures/", a folder of at least {MIN_CALIBRATION_IMAGES} of them'
             )
         raise RequestError(
             f"{job.name}: {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} ranges measured on your {give}"

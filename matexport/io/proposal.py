@@ -7,16 +7,19 @@ what they cost. The proposed precisions are those that need no further input fro
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import product
+from pathlib import Path
 
 from matexport.errors import RequestError
 from matexport.spec.facts import ParentFacts
-from matexport.spec.inputs import TextFacts
+from matexport.spec.inputs import ImageFacts, TextFacts
 from matexport.spec.job import ParentSource
 from matexport.spec.profile import Point, Precision
-from matexport.spec.readout import Readout, ReadoutRequest
+from matexport.spec.readout import PoolingMode, Readout, ReadoutRequest
 from matexport.spec.record import Record
 
 #: At most so many points are proposed, unless the trained points are pairs that are no grid.
@@ -51,13 +54,17 @@ class Found(Record, frozen=True):
     """What export's own plan of the parent says.
 
     Attributes:
+        text, image: what it takes; exactly one of them is set.
         tail: names of the modules after the last block, such as a final norm; empty for post-norm parents.
+        poolings: of a parent that takes images, how it can be read; empty where nothing is pooled.
     """
 
     parent: ParentFacts
     readout: Readout
-    text: TextFacts
+    text: TextFacts | None = None
     tail: tuple[str, ...] = ()
+    image: ImageFacts | None = None
+    poolings: tuple[PoolingMode, ...] = ()
 
 
 class Outline(Record, frozen=True):
@@ -74,6 +81,7 @@ class Outline(Record, frozen=True):
         refused: a sentence for each thing that export would refuse, with the reason.
         ignored: a sentence for each statement of the parent's files that cannot be used.
         commit: the revision of a hub parent that was looked at.
+        only: the points that can be read where these are no grid: a classifier's heads, numbers of visual tokens.
     """
 
     parent: ParentSource
@@ -86,11 +94,42 @@ class Outline(Record, frozen=True):
     refused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     commit: str | None = None
+    only: tuple[Point, ...] = ()
 
     @property
     def blocks(self) -> int:
         """Number of the parent's blocks; 0 for a parent that looks its tokens up in a table."""
         return self.found.parent.blocks
+
+
+def spell_source(source: str, folder: Path | None) -> str:
+    """A parent's source as a job file in `folder` has to name it: a relative path from there, anything else unchanged.
+
+    Args:
+        source: what the user typed; a relative path starts from the current directory.
+        folder: the folder of the job file; None if it may be put anywhere, so that paths are absolute.
+    """
+    given = Path(source)
+    if source.startswith(("package:", "~")) or not given.is_dir():
+        return source
+    # Links are resolved only in a path with ".."; in others, the user means the link itself.
+    absolute = given.resolve() if ".." in given.parts else given.absolute()
+    if folder is None or given.is_absolute():
+        return absolute.as_posix()
+    try:
+        relative = Path(os.path.relpath(absolute, folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return absolute.as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"  # or it could be taken for a hub id
+
+
+def name_job(source: str) -> str:
+    """A file name without suffix for the job of a parent; the family is named after it, too."""
+    if source.startswith("package:"):
+        name = source.removeprefix("package:").partition("/")[0].replace("_", "-")
+    else:
+        name = Path(source).name if Path(source).name not in ("", "..") else Path(source).absolute().resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "parent"
 
 
 def choose_points(outline: Outline, selection: Selection | None = None) -> tuple[Point, ...]:
@@ -103,10 +142,12 @@ def choose_points(outline: Outline, selection: Selection | None = None) -> tuple
         RequestError: trained points were asked for, and no file of the parent names a point that can be read.
     """
     if selection is Selection.WHOLE:
-        return (Point(outline.depths[-1], outline.width),)
+        return outline.only[-1:] or (Point(outline.depths[-1], outline.width),)
     stated = outline.trained.points if outline.trained else ()
     readable = [point for point in stated if point.layers in outline.depths]
     if selection is Selection.GRID or (selection is None and not readable):
+        if outline.only:
+            return outline.only
         return tuple(sorted(Point(*pair) for pair in product(_spread(outline.depths, DEPTHS), _halve(outline.width))))
     if not readable:
         raise RequestError(
@@ -120,15 +161,15 @@ def check_precisions(asked: Sequence[str]) -> None:
     """Refuse names of precisions that `init` can propose for no parent.
 
     Raises:
-        RequestError: a name is not that of a precision, or the precision needs calibration texts from the user.
+        RequestError: a name is not that of a precision, or the precision needs the user's own calibration items.
     """
     for name in asked:
         if name not in list(Precision):
             raise RequestError(f"the precision {name!r} was asked; there are {', '.join(Precision)}")
         if name == Precision.INT8_STATIC:
             raise RequestError(
-                f"{name} was asked; it needs ranges measured on texts of yours: have the file written without it, then "
-                "add it there together with [calibration]"
+                f"{name} was asked; it needs ranges measured on texts or images of yours: have the file written "
+                "without it, then add it there together with [calibration]"
             )
 
 
@@ -141,7 +182,8 @@ def choose_precisions(outline: Outline, asked: Sequence[str] = ()) -> tuple[Prec
         RequestError: a name is not that of a precision, or export would refuse this precision in the job.
     """
     if not asked:
-        return (Precision.FP32, Precision.INT8) if outline.blocks else (Precision.FP32,)
+        small = outline.blocks and outline.parent.kind != "classifier"  # whose blocks are convolutions
+        return (Precision.FP32, Precision.INT8) if small else (Precision.FP32,)
     check_precisions(asked)
     for name in asked:
         if not outline.blocks and name not in (Precision.FP32, Precision.FP16):
@@ -156,8 +198,10 @@ def describe_points(points: Iterable[Point]) -> str:
     """Points in a few words, such as ``3 depths (2, 4, 6) x 4 dims (48, 96, 192, 384)``."""
     points = sorted(points)
     layers, dims = split_grid(points)
-    if len(points) == len(layers) * len(dims):
-        return f"{_count(layers, 'depth')} x {_count(dims, 'dim')}"
+    tokens = sorted({point.tokens for point in points} - {0})
+    if len(points) == len(layers) * len(dims) * max(len(tokens), 1):
+        more = f" x {_count(tokens, 'number')} of tokens" if tokens else ""
+        return f"{_count(layers, 'depth')} x {_count(dims, 'dim')}{more}"
     listed = [f"({point.layers}, {point.dim})" for point in points]
     return f"{len(points)} pairs of layers and dim: {join_some(listed)}"
 
@@ -192,6 +236,8 @@ def _halve(width: int) -> list[int]:
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
     """At most `MOST_POINTS` of the points of a grid, with fewer depths first and then fewer dims; other points stay."""
     layers, dims = split_grid(points)
+    if any(point.tokens for point in points):
+        return tuple(sorted(points))
     if len(points) <= MOST_POINTS or len(points) != len(layers) * len(dims):
         return tuple(sorted(points))
     kept = _spread(layers, max(DEPTHS, MOST_POINTS // len(dims)))

@@ -39,6 +39,9 @@ MAX_PROBES = 10_000
 #: Ranges measured on fewer texts say more about the texts than about the parent.
 MIN_CALIBRATION_TEXTS = 64
 
+#: The least number of images in its place, of parents that take images.
+MIN_CALIBRATION_IMAGES = 32
+
 #: More do not move a percentile; the first of a longer file are taken.
 MAX_CALIBRATION_TEXTS = 1024
 

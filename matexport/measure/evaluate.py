@@ -107,12 +107,18 @@ def _check_request(
         )
     for name in profiles:
         family.profile_facts(name)
+    several = next((profile for profile in family.profiles if profile.point.tokens), None)
+    if several:
+        raise RequestError(
+            f"{family.path} gives {several.point.tokens} vectors for each {family.facts.inputs.noun}, and a task "
+            "compares one: evaluate a family that pools them"
+        )
     if parent is None and any(isinstance(task, UnlabelledTask) for task in tasks):
         facts = family.facts.parent
         whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name
         raise FamilyError(
-            f"{family.path} lacks {whole}, the whole parent, which unlabelled texts are compared with: export with "
-            "that point, or give a task with labels"
+            f"{family.path} lacks {whole}, the whole parent, which unlabelled {family.facts.inputs.noun}s are compared "
+            "with: export with that point, or give a task with labels"
         )
 
 

@@ -140,7 +140,8 @@ def _judge_cell(use: FloorUse | None, mark: str, broken: Sequence[str]) -> Cell:
 
 def tabulate_tasks(findings: Findings, letters: Mapping[Host, str]) -> Table:
     """The tasks that were evaluated, with the whole parent's score on each."""
-    columns = (Column("task"), Column("kind"), Column("metric"), Column("texts", True), Column("parent", True),
+    columns = (Column("task"), Column("kind"), Column("metric"),
+               Column(f"{findings.family.facts.inputs.noun}s", True), Column("parent", True),
                Column("counts"), Column("host"), Column("data sha256"))  # fmt: skip
     rows = [
         [

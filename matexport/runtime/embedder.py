@@ -112,7 +112,7 @@ class Embedder:
 
         Returns:
             (len(items), dim) float32, in the order of the items; for a profile that encodes its output, (len(items),
-            dim) int8 or (len(items), ceil(dim / 8)) uint8; of visual tokens, (len(items), tokens, dim) float32, and of
+            dim) int8 or (len(items), ceil(dim / 8)) uint8; of tokens, (len(items), tokens, dim) float32, and of
             images that are cut into tiles, (len(items),) arrays, each (tokens of the image, dim) float32; of a
             classifier, (len(items), classes) float32.
 

@@ -255,6 +255,10 @@ class ImageFacts(Record, frozen=True):
         pinpoints = self.tiles.pinpoints if self.tiles else ()
         return [(height // self.height, width // self.width) for height, width in pinpoints]
 
+    def count_patches(self, side: int) -> int:
+        """How many patches of side x side a graph's image has."""
+        return (self.height // side) * (self.width // side)
+
     def describe(self) -> str:
         """What is taken, in words."""
         return f"{self.describe_steps()}, inside of the graph" if self.in_graph else self.describe_steps()

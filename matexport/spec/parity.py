@@ -1,4 +1,4 @@
-"""How far vectors and token ids are from the parent's: `Parity`, `Spread`, `TokenParity`, and a tolerance's `Breach`.
+"""How far vectors, token ids and pixels are from the parent's, and a tolerance's `Breach`.
 
 Computing the numbers is left to `verify.parity` and `verify.codes`. Apart from `tolerance`, which a process that only
 embeds loads, since a dataclass takes 1 ms to define.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from matexport.spec.tolerance import Tolerance
 
@@ -54,7 +55,7 @@ def worst_of(ways: Mapping[str, Parity]) -> tuple[str, Parity]:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a text's vector owes to its batch.
+    """What an item's vector owes to its batch.
 
     Attributes:
         value: of float32 vectors, the largest difference of a coordinate alone and in a batch, scaled as
@@ -69,7 +70,7 @@ class Spread:
         """The breach of `tolerance.spread`; None where it is kept, or nothing is asked."""
         if tolerance.spread is None or self.value <= tolerance.spread:
             return None
-        return Breach(f"the same text differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
+        return Breach(f"the same input differs by {self.value:.2g}, allowed {tolerance.spread:g}", self.worst)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,64 @@ class TokenParity:
             f"{self.summary}, first in {self.first}: {here} here, {parent} in the parent (tokenizers {self.tokenizers} "
             "here)"
         )
+
+
+#: Grey levels of 255 that a pixel may be off from what the parent's own processor gives: what decoders of JPEG and
+#: resamplers are off from each other.
+MOST_LEVELS = 1
+
+
+@dataclass(frozen=True)
+class PixelParity:
+    """The probes' pixels on this machine against the parent's, in grey levels from 0 to 255.
+
+    Attributes:
+        probes: how many were compared.
+        pillow: version of the library that gave those of this machine.
+        identical: share of the grey levels that are the parent's.
+        most: the greatest difference of one.
+        differing: indices of the probes with a difference of more than `MOST_LEVELS`.
+        worst: the probe with the greatest, as messages quote it; empty where there is none.
+    """
+
+    probes: int
+    pillow: str
+    identical: float = 1.0
+    most: int = 0
+    differing: tuple[int, ...] = ()
+    worst: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.most <= MOST_LEVELS
+
+    @property
+    def summary(self) -> str:
+        """Such as ``pixels differ in 5 of 26 probes``."""
+        if not self.passed:
+            return f"pixels differ in {len(self.differing)} of {self.probes} probes"
+        if not self.most:
+            return f"pixels of {self.probes} probes are the parent's"
+        return (
+            f"pixels of {self.probes} probes are within {self.most} of 255 grey levels of the parent's "
+            f"({self._say_identical()})"
+        )
+
+    def find_difference(self) -> str | None:
+        """The summary, by how much, and the probe that is worst; None when none differ by more than is allowed."""
+        if self.passed:
+            return None
+        return (
+            f"{self.summary}, by up to {self.most} of 255 grey levels ({MOST_LEVELS} allowed), most in {self.worst}; "
+            f"{self._say_identical()} (Pillow {self.pillow} here)"
+        )
+
+    def _say_identical(self) -> str:
+        return f"{int(1000 * self.identical) / 10:g}% identical"
+
+
+#: What the probes were prepared to on this machine, against what the parent's own preprocessing makes of them.
+Prepared: TypeAlias = TokenParity | PixelParity
 
 
 def _show_ids(row: Sequence[int], place: int) -> str:

@@ -52,7 +52,8 @@ class Point(Record, frozen=True, order=True, omit_defaults=True):
         layers: number of blocks run, 1 to N, or 0 for a parent without blocks; the index into ``hidden_states``. Of a
             parent that is read after all of its blocks alone, N.
         dim: number of leading coordinates kept.
-        tokens: number of visual tokens that the parent's are pooled to; 0 for a parent that gives one vector.
+        tokens: number of vectors that an item gets: of visual tokens that the parent's are pooled to, or of patches; 0
+            for a parent that gives one vector.
     """
 
     layers: int

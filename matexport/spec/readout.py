@@ -10,8 +10,9 @@ from matexport.spec.record import Record
 class PoolingMode(StrEnum):
     """How (B, T, H) token states become (B, H): as sentence-transformers' Pooling module has it for texts.
 
-    Of images, ``mean`` is that of the patches, without class token and registers, and ``pooler`` the tower's own pooled
-    vector: CLIP's projected class token, SigLIP's attention head, ViT's dense layer.
+    Of images, ``mean`` is that of the patches, without class token and registers, ``pooler`` the tower's own pooled
+    vector (CLIP's projected class token, SigLIP's attention head, ViT's dense layer), and ``patches`` no pooling at
+    all: each patch's own state, (B, patches, H), without class token and registers.
     """
 
     CLS = "cls"
@@ -21,10 +22,11 @@ class PoolingMode(StrEnum):
     WEIGHTED_MEAN = "weightedmean"
     LAST_TOKEN = "lasttoken"
     POOLER = "pooler"
+    PATCHES = "patches"
 
 
 #: Those of texts.
-TEXT_POOLINGS = tuple(mode for mode in PoolingMode if mode is not PoolingMode.POOLER)
+TEXT_POOLINGS = tuple(mode for mode in PoolingMode if mode not in (PoolingMode.POOLER, PoolingMode.PATCHES))
 
 
 class FinalNorm(StrEnum):
@@ -48,6 +50,7 @@ class ReadoutRequest(Record, frozen=True):
         final_norm: needed for a pre-norm parent that is read before its last block.
         normalize: scale each vector to unit length after it has been cut to ``dim``.
         max_tokens: a limit below the parent's own ``max_seq_length``.
+        image_size: side of the square images that the graphs take, in place of what the parent's processor makes.
         features: of a classifier, give the feature, cut and then scaled, and not what its heads say of it.
     """
 
@@ -55,6 +58,7 @@ class ReadoutRequest(Record, frozen=True):
     final_norm: FinalNorm | None = None
     normalize: bool = True
     max_tokens: int | None = None
+    image_size: int | None = None
     features: bool = False
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from matexport.errors import FamilyError, MatexportError, Problem, ProblemKind
 from matexport.family.manifest import Family, load_family
+from matexport.family.pixel_rows import stores_pixel_rows
 from matexport.family.survey import Survey, survey_family
 from matexport.family.token_rows import stores_token_rows
 from matexport.host import read_host
@@ -32,7 +33,7 @@ from matexport.verify.verdict import (
     list_expected_checks,
 )
 
-DIGESTS, TOKEN_IDS, RETENTION = "digests", "token-ids", "retention"
+DIGESTS, TOKEN_IDS, PIXELS, RETENTION = "digests", "token-ids", "pixels", "retention"
 
 #: Checks of a verdict whose names are not fit to be selected with: -> what they are called here.
 SHORT = {SPREAD_CHECK: "spread", VECTORS_CHECK: "float32"}
@@ -42,7 +43,7 @@ SHOWN = 80
 
 
 class Check(Record, frozen=True, order=True):
-    """One check of a family; of its files or its tokenizer where there is no profile."""
+    """One check of a family; of its files, its tokenizer or its pixels where there is no profile."""
 
     name: str
     profile: str | None = None
@@ -78,6 +79,8 @@ class FamilyChecks:
             return checks
         if stores_token_rows(family):
             checks.append(Check(TOKEN_IDS))
+        if stores_pixel_rows(family):
+            checks.append(Check(PIXELS))
         for profile in family.profiles:
             names = [SHORT.get(name, name) for name in list_expected_checks(family, profile.name)]
             if self.requirements.min_retention is not None:
@@ -98,7 +101,7 @@ class FamilyChecks:
         if check.name == DIGESTS:
             return None
         if check.profile is None:
-            return case.token_ids.find_difference() if case.token_ids else f"{where}: was not made"
+            return case.prepared.find_difference() if case.prepared else f"{where}: was not made"
         if check.name == RETENTION:
             reason = self._find_retention_failure(check.profile)
             return reason and f"{where}: {reason}"

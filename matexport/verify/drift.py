@@ -211,7 +211,7 @@ def _compare_profile(
             f"int8 ranges differ in {other} of {facts.dim} coordinates: a code stands for another value in OLD"
         )
     if not count:
-        reasons.append("no text could be compared")
+        reasons.append(f"no {new.family.facts.inputs.noun} could be compared")
         return ProfileDrift(name, 0, None, None, None, None, None, allowed, None, tuple(reasons))
     ours = _embed(new, name, [row for row, _ in pairs.rows.values()], threads)
     theirs = _embed(old, name, [row for _, row in pairs.rows.values()], threads)

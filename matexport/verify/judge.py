@@ -2,8 +2,8 @@
 
 First the files (digests, paths, ranges, finite weights), before any session exists; then every profile runs on the
 family's probes and is compared with the parent's own vectors, which were stored when the family was made. So is what
-the probes were prepared to, where the family stores what the parent's own preprocessing gave (token ids); that needs no
-session, and comes first. Imports nothing of `matexport.export`: the judge did not build the case.
+the probes were prepared to, where the family stores what the parent's own preprocessing gave (token ids, pixels); that
+needs no session, and comes first. Imports nothing of `matexport.export`: the judge did not build the case.
 
 Each profile is run in all ways of its modality (`runtime.inputs.modality.list_ways`). ``batched``: batches in the
 probes' own order, so that short and long ones share a batch. ``single``: one at a time. ``left``: as batched, padded on
@@ -12,7 +12,7 @@ the left, when that is what the parent's tokenizer does. ``together``: as batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.batches import split_batches
 from matexport.runtime.embedder import Embedder, Vectors
 from matexport.runtime.inputs.modality import BATCHED, SINGLE, Inputs, Row, list_ways, open_inputs
-from matexport.spec.parity import TOGETHER_WAY, TokenParity
+from matexport.spec.parity import TOGETHER_WAY, PixelParity, Prepared, TokenParity
 from matexport.spec.probe import AnyProbe
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.verify.codes import (
@@ -52,19 +52,20 @@ class Case:
 
     Attributes:
         contents: its files, as they were checked.
-        rows: the probes as they were prepared here, in their order.
+        rows: the probes in their order, as they were prepared here; of images, as the parent's own processor prepared
+            them, where the family stores that.
         references: point name -> the parent's vectors for the probes, (n, dim) float32.
         ranges: point name -> least and greatest value of each coordinate, (2, dim) float32, where outputs are int8.
-        token_ids: how `rows` compare with what the parent's own preprocessing gave; None where the family does not
-            store that.
+        prepared: how what was prepared here compares with what the parent's own preprocessing gave; None where the
+            family does not store that.
     """
 
     contents: Contents
     probes: tuple[AnyProbe, ...]
-    rows: list[Row]
+    rows: Sequence[Row]
     references: Mapping[str, Vectors]
     ranges: Mapping[str, Vectors]
-    token_ids: TokenParity | None = None
+    prepared: Prepared | None = None
     _exits: dict[Precision, dict[str, Vectors]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -72,6 +73,16 @@ class Case:
     def family(self) -> Family:
         """Whose files they are."""
         return self.contents.family
+
+    @property
+    def token_ids(self) -> TokenParity | None:
+        """`prepared`, of texts."""
+        return self.prepared if isinstance(self.prepared, TokenParity) else None
+
+    @property
+    def pixels(self) -> PixelParity | None:
+        """`prepared`, of images."""
+        return self.prepared if isinstance(self.prepared, PixelParity) else None
 
     def run_exits(self, precision: Precision, threads: int | None = None) -> Mapping[str, Vectors] | None:
         """Point name -> (n, dim) float32 from the graph of all exits, run once; None where the family has none."""
@@ -90,7 +101,7 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
         progress: called with (stage, done, total) as profiles are finished.
 
     Returns:
-        the verdicts, passed or not; a profile that is off its floor does not raise, nor do other token ids.
+        the verdicts, passed or not; a profile that is off its floor does not raise, nor do other token ids or pixels.
 
     Raises:
         FamilyError: files are missing, changed, extra or unsafe. No session was created then.
@@ -113,7 +124,8 @@ def open_case(family: Family | Path | str) -> Case:
     probes, references = load_references(contents)
     ranges, inputs = load_ranges(contents), open_inputs(contents)
     rows = _prepare_probes(family, inputs, probes)
-    return Case(contents, probes, rows, references, ranges, inputs.compare_proof(contents, probes, rows))
+    compared = inputs.compare_proof(contents, probes, rows)
+    return Case(contents, probes, compared.rows, references, ranges, compared.parity)
 
 
 def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
@@ -139,7 +151,7 @@ def verify_case(case: Case, *, threads: int | None = None, progress: Progress | 
     if progress:
         progress("verify", len(order), len(order))
     ordered = hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles])
-    return Verification(read_host(), ordered, case.token_ids, family.digest)
+    return Verification(read_host(), ordered, case.token_ids, family.digest, case.pixels)
 
 
 def judge_profile(case: Case, name: str, *, threads: int | None = None) -> ProfileVerdict:
@@ -177,7 +189,9 @@ def _share_threads(family: Family, threads: int) -> tuple[int, int]:
     return workers, max(1, threads // workers)
 
 
-def _run_exits(contents: Contents, precision: Precision, rows: list[Row], threads: int | None) -> dict[str, Vectors]:
+def _run_exits(
+    contents: Contents, precision: Precision, rows: Sequence[Row], threads: int | None
+) -> dict[str, Vectors]:
     """Point name -> (n, dim) float32, from the graph of all exits."""
     with ExitsEmbedder(contents.family, precision, threads=threads, contents=contents) as exits:
         together = list_ways(contents.family.facts.inputs)[BATCHED]
@@ -194,7 +208,7 @@ def _prepare_probes(family: Family, inputs: Inputs, probes: tuple[AnyProbe, ...]
 
 
 def run_all_ways(
-    rows: list[Row], run: Callable[[list[Row], str], Vectors], ways: Mapping[str, int]
+    rows: Sequence[Row], run: Callable[[list[Row], str], Vectors], ways: Mapping[str, int]
 ) -> Iterator[tuple[str, Vectors]]:
     """Run rows in every way that parity is checked in: (way, (len(rows), dim) float32).
 

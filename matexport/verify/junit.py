@@ -1,6 +1,6 @@
-"""A verification as JUnit XML, which every CI system shows: one test case for the files, one for the token ids where
-the family stores the parent's, one per profile and way of running; and one per profile that was compared with another
-family's.
+"""A verification as JUnit XML, which every CI system shows: one test case for the files, one for the token ids or the
+pixels where the family stores the parent's, one per profile and way of running; and one per profile that was compared
+with another family's.
 
 Of files that are refused nothing is run: each problem is a failed case in the place of that of the files, and the cases
 that could not be made for it are skipped. A failure's ``type`` says of what kind it is, and so does the class name of a
@@ -16,16 +16,18 @@ from pathlib import Path
 
 from matexport.errors import Problem, ProblemKind
 from matexport.family.manifest import Family
+from matexport.family.pixel_rows import stores_pixel_rows
 from matexport.family.token_rows import stores_token_rows
-from matexport.spec.parity import Parity, Spread, TokenParity
+from matexport.spec.parity import Parity, Prepared, Spread, TokenParity
 from matexport.verify.drift import Drift, ProfileDrift
 from matexport.verify.verdict import Verification, explain_unchecked, list_expected_checks
 
 #: Types of the failures that are no problem with the files: a profile off its floor, or not compatible with another's.
 PARITY, DRIFT = "parity", "drift"
 
-#: Class name and name of the case of the token ids.
-TOKENIZER = ("tokenizer", "token ids")
+#: Class name and name of the case of the token ids, and of that of the pixels.
+TOKENIZER, PREPROCESSING = ("tokenizer", "token ids"), ("preprocessing", "pixels")
+_PREPARED = {ProblemKind.TOKEN_IDS: TOKENIZER, ProblemKind.PIXELS: PREPROCESSING}
 
 # What XML 1.0 cannot hold, even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -51,8 +53,8 @@ def write_junit(
     suite = ElementTree.Element("testsuite", name=_clean(f"matexport {folder}"))
     if isinstance(result, Verification):
         _add_case(suite, "files", "digests, paths and ranges")
-        if result.token_ids:
-            _add_token_ids(suite, result.token_ids)
+        if result.prepared:
+            _add_prepared(suite, result.prepared)
         _add_parity(suite, result)
     else:
         _add_problems(suite, result)
@@ -78,26 +80,27 @@ def _add_problems(suite: ElementTree.Element, problems: tuple[Problem, ...]) -> 
     seen: Counter[tuple[str, str]] = Counter()
     for problem in problems:
         place = (f"files.{problem.kind}", problem.file or "family")
-        if problem.kind is ProblemKind.TOKEN_IDS:  # which have a case where they are the parent's, too
-            place = TOKENIZER
+        place = _PREPARED.get(problem.kind, place)  # which have a case where they are the parent's, too
         seen[place] += 1
         classname, name = place
         case = _add_case(suite, classname, name if seen[place] == 1 else f"{name} ({seen[place]})")
         _fail(case, str(problem), str(problem), problem.kind)
 
 
-def _add_token_ids(suite: ElementTree.Element, token_ids: TokenParity) -> None:
-    case = _add_case(suite, *TOKENIZER)
-    if reason := token_ids.find_difference():
-        _fail(case, reason, f"{reason}\nprobes: {', '.join(map(str, token_ids.differing))}", ProblemKind.TOKEN_IDS)
-    ElementTree.SubElement(case, "system-out").text = token_ids.summary
+def _add_prepared(suite: ElementTree.Element, prepared: Prepared) -> None:
+    kind = ProblemKind.TOKEN_IDS if isinstance(prepared, TokenParity) else ProblemKind.PIXELS
+    case = _add_case(suite, *_PREPARED[kind])
+    if reason := prepared.find_difference():
+        _fail(case, reason, f"{reason}\nprobes: {', '.join(map(str, prepared.differing))}", kind)
+    ElementTree.SubElement(case, "system-out").text = prepared.summary
 
 
 def _add_skipped(suite: ElementTree.Element, family: Family, problems: tuple[Problem, ...]) -> None:
     """The cases that a verification of the family would have had."""
-    compared = any(problem.kind is ProblemKind.TOKEN_IDS for problem in problems)
-    if stores_token_rows(family) and not compared:
-        _skip(_add_case(suite, *TOKENIZER), problems)
+    compared = any(problem.kind in _PREPARED for problem in problems)
+    for stores, place in ((stores_token_rows, TOKENIZER), (stores_pixel_rows, PREPROCESSING)):
+        if stores(family) and not compared:
+            _skip(_add_case(suite, *place), problems)
     for profile in family.profiles:
         for check in list_expected_checks(family, profile.name):
             _skip(_add_case(suite, profile.name, f"parity {check}"), problems)

@@ -12,12 +12,24 @@ from pathlib import Path
 from matexport.errors import FamilyError, Problem
 from matexport.family.manifest import Family
 from matexport.family.measurements.records import Measurement, load_measurement, record_parity
+from matexport.family.pixel_rows import stores_pixel_rows
 from matexport.family.proof import load_probes, open_proof
 from matexport.family.token_rows import stores_token_rows
+from matexport.runtime.inputs.image import read_pillow_version
 from matexport.runtime.inputs.modality import list_ways
 from matexport.runtime.inputs.tokenizer import read_tokenizers_version
 from matexport.spec.measured import Host
-from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY, Breach, Parity, Spread, TokenParity, worst_of
+from matexport.spec.parity import (
+    RANGES_CHECK,
+    TOGETHER_WAY,
+    Breach,
+    Parity,
+    PixelParity,
+    Prepared,
+    Spread,
+    TokenParity,
+    worst_of,
+)
 from matexport.spec.profile import Encoding, Profile
 from matexport.spec.tolerance import FLOORS, Tolerance, tighten
 from matexport.verify.codes import (
@@ -80,16 +92,23 @@ class Verification:
     Attributes:
         token_ids: the probes' token ids here against the parent's; None where the family does not store those.
         digest: of the manifest of the family that was verified.
+        pixels: the probes' pixels here against the parent's; None where the family does not store those.
     """
 
     host: Host
     verdicts: tuple[ProfileVerdict, ...]
     token_ids: TokenParity | None = None
     digest: str = ""
+    pixels: PixelParity | None = None
+
+    @property
+    def prepared(self) -> Prepared | None:
+        """What the probes were prepared to here, against the parent's; None where the family does not store that."""
+        return self.token_ids or self.pixels
 
     @property
     def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts) and (self.token_ids is None or self.token_ids.passed)
+        return all(verdict.passed for verdict in self.verdicts) and (self.prepared is None or self.prepared.passed)
 
     @property
     def measured(self) -> Measurement:
@@ -99,6 +118,7 @@ class Verification:
             spread={verdict.profile: verdict.spread for verdict in self.verdicts},
             ranges={verdict.profile: verdict.ranges for verdict in self.verdicts if verdict.ranges is not None},
             token_ids=self.token_ids,
+            pixels=self.pixels,
         )
 
 
@@ -170,7 +190,8 @@ def record_measurement(family: Family, verification: Verification) -> Path:
 def load_verification(family: Family, host: Host) -> Verification | None:
     """What was recorded on a host, judged by the family's floors; None unless it covers every profile.
 
-    And the token ids, as the installed version of tokenizers gives them, where the family stores the parent's.
+    And the token ids or pixels, as the installed version of tokenizers or Pillow gives them, where the family stores
+    the parent's.
     """
     recorded = load_measurement(family, host)
     verdicts = judge_recorded(family, recorded) if recorded else ()
@@ -180,7 +201,9 @@ def load_verification(family: Family, host: Host) -> Verification | None:
         recorded.token_ids is None or recorded.token_ids.tokenizers != read_tokenizers_version()
     ):
         return None
-    return Verification(host, verdicts, recorded.token_ids, family.digest)
+    if stores_pixel_rows(family) and (recorded.pixels is None or recorded.pixels.pillow != read_pillow_version()):
+        return None
+    return Verification(host, verdicts, recorded.token_ids, family.digest, recorded.pixels)
 
 
 def judge_recorded(family: Family, recorded: Measurement) -> tuple[ProfileVerdict, ...]:

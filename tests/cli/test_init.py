@@ -221,7 +221,10 @@ def test_what_a_job_could_allow_init_can(name: str, run: Run, looked: Looked) ->
     [
         (("p", "--points", "trained"), "nothing in the files of p says where it was trained"),
         (("p", "--points", "some"), "invalid choice: 'some'"),
-        (("p", "--precision", "int8-static"), "int8-static was asked; it needs ranges measured on texts of yours"),
+        (
+            ("p", "--precision", "int8-static"),
+            "int8-static was asked; it needs ranges measured on texts or images",
+        ),
         (("p", "--precision", "fp8"), "invalid choice: 'fp8'"),
         (("p", "q"), "unrecognized arguments: q"),
     ],

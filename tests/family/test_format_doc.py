@@ -26,7 +26,7 @@ from msgspec import inspect
 from places import ROOT
 from safetensors.numpy import load_file
 
-from matexport.family import graph_file, manifest, token_rows, weights_file
+from matexport.family import graph_file, manifest, pixel_rows, token_rows, weights_file
 from matexport.family import modality as family_modality
 from matexport.family.guard import operators, shapes, sizes
 from matexport.family.guard import tokenizer as guard_of_tokenizers
@@ -297,6 +297,7 @@ LIMITS: Mapping[str, tuple[int, ...]] = {
     "other files, but `*.safetensors`": (family_modality.MAX_SIDE_FILE_BYTES,),
     "the header of a safetensors file": (2, weights_file.MAX_HEADER_BYTES),
     "`token_ids`": (token_rows.MAX_TOKEN_IDS,),
+    "`pixels`": (pixel_rows.MAX_PIXEL_BYTES,),
     "probes": (2, texts.MAX_PROBES),
     "a prompt, `before` and `after` of a frame": (family_modality.MAX_PROMPT_CHARACTERS,),
     "`layers`, `dim`, `tokens` of a profile": (manifest.MAX_LAYERS, manifest.MAX_DIM, manifest.MAX_TOKENS),
@@ -424,6 +425,9 @@ STATED: Mapping[str, tuple[object, ...]] = {
     r"one F32 tensor `(\w+)`, \(dim\)": (family_modality.NEWLINE,),
     r"`(\w+)` is `attention_mask` less": (family_facts.POOLING_MASK,),
     r"`(\w+)`, I32 \(n\), and `(\w+)`, I32 \(their sum\)": (token_rows.TOKEN_COUNTS, token_rows.TOKEN_IDS),
+    r"pixels of at most (\d+) of the probes: `(\w+)`, U8": (pixel_rows.MAX_PIXEL_PROBES, pixel_rows.PIXELS),
+    r"and `(\w+)`, I32 \(m\), the places": (pixel_rows.PIXEL_PROBES,),
+    r"made here is more than (\d) off from the parent's": (parity.MOST_LEVELS,),
 }
 
 
@@ -495,6 +499,7 @@ def find_measurement_problems(page: str) -> list[str]:
         "ranges",
         "spread",
         "token_ids",
+        "pixels",
         records.BENCH_SECTION,
         records.QUALITY_SECTION,
     }
@@ -559,7 +564,7 @@ ALTERED: Mapping[str, tuple[Callable[[str], list[str]], str, str, str]] = {
     "a sentence gone": (find_statement_problems, "for, 0.01 is", "for, little is", "is allowed: []"),
     "an opset": (find_graph_problems, "opset 20", "opset 21", "schema1/L01-D008.fp32.onnx"),
     "a size": (find_graph_problems, "Tensors of 1024 bytes", "Tensors of 2048 bytes", "schema2/"),
-    "a section": (find_measurement_problems, "`token_ids`, `bench`", "`bench`", "token_ids"),
+    "a section": (find_measurement_problems, "`token_ids`, `pixels`, `bench`", "`pixels`, `bench`", "token_ids"),
 }  # fmt: skip
 
 

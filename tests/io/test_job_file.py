@@ -12,7 +12,7 @@ from outlines import make_outline
 from properties import given, settings, st
 
 from matexport.errors import RequestError
-from matexport.io.job_file import COLUMNS, name_job, quote, render_job, spell_source
+from matexport.io.job_file import COLUMNS, quote, render_job
 from matexport.io.jobs import load_job
 from matexport.io.proposal import (
     MOST_POINTS,
@@ -22,6 +22,8 @@ from matexport.io.proposal import (
     choose_points,
     choose_precisions,
     describe_points,
+    name_job,
+    spell_source,
 )
 from matexport.spec.inputs import ChatFacts, TaskFacts
 from matexport.spec.job import ParentSource

@@ -113,7 +113,7 @@ def test_every_key(tmp_path: Path) -> None:
             "trained, tolerances",
         ),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route, kind"),
-        ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens, features"),
+        ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens, image_size, features"),
         ("[points]", "points.dim", "layers, dims, pairs, tokens"),
         ("[probes]", "probes.path", "file"),
         ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs, cosine_mean, cosine_min, spread"),

@@ -102,8 +102,8 @@ def test_every_kind_is_the_type_of_its_failure(kind: ProblemKind, tmp_path: Path
     write_junit(tmp_path / "r.xml", Path("f"), (Problem(kind, "a.json", "a.json is wrong"),))
     suite = read_suite(tmp_path / "r.xml")
     assert [failure.attrib["type"] for failure in suite.iter("failure")] == [kind]
-    place = ("tokenizer", "token ids") if kind == "token-ids" else (f"files.{kind}", "a.json")
-    assert list_cases(suite, "failure") == [place]
+    prepared = {"token-ids": ("tokenizer", "token ids"), "pixels": ("preprocessing", "pixels")}
+    assert list_cases(suite, "failure") == [prepared.get(kind, (f"files.{kind}", "a.json"))]
 
 
 # CI systems take cases of the same names for one.

@@ -21,7 +21,7 @@ from matexport.cli.options import PRECISIONS, Parsers, add_command
 from matexport.cli.output import DONE, say
 from matexport.errors import DestinationError, MatexportError, RequestError
 from matexport.io.files import describe_os_error, replace_file
-from matexport.io.job_file import name_job, render_job, spell_source
+from matexport.io.job_file import render_job
 from matexport.io.proposal import (
     Outline,
     Selection,
@@ -29,6 +29,8 @@ from matexport.io.proposal import (
     choose_points,
     choose_precisions,
     describe_points,
+    name_job,
+    spell_source,
 )
 from matexport.io.terminal import show_lines, show_plain
 from matexport.spec.job import ParentSource
@@ -41,7 +43,8 @@ DESCRIPTION = (
     "Look at a parent as export does, without loading its weights, and write a job file that export takes as it is: "
     "its blocks and widths, its read-out, where its own files say that it was trained to be read (matryoshka.json, "
     "the losses of its model card, truncate_dim), points that are worth having, and what export would refuse, with "
-    "the reason. A parent that export refuses altogether is refused here, too, and no file is written. Without "
+    "the reason. What takes images is told by its configuration, or by the names of its weights where it has none. A "
+    "parent that export refuses altogether is refused here, too, and no file is written. Without "
     "PARENT, on a terminal, it asks for what it needs. Needs the [export] extra."
 )
 EXAMPLES = (
@@ -292,14 +295,12 @@ def _name_free(parent: str) -> str:
 def _summarise(outline: Outline) -> str:
     """A parent in a few lines."""
     found = outline.found
-    pooled = " and ".join(found.readout.pooling) or "a class of its own"
+    pooled = " and ".join(found.readout.pooling) or ("a class of its own" if found.text else "")
+    norm = f"final norm {outline.request.final_norm}" if outline.request.final_norm else ""
     trained = outline.trained
     rows = [
         ("parent", f"{found.parent.architecture}, {outline.blocks} blocks, vectors of {outline.width} coordinates"),
-        (
-            "read-out",
-            ", ".join([pooled, *found.readout.heads, *(f"final norm {n}" for n in [outline.request.final_norm] if n)]),
-        ),
+        ("read-out", ", ".join(filter(None, [pooled, *found.readout.heads, norm]))),
         (
             "trained at",
             f"{describe_points(trained.points)}, says {trained.source}" if trained else "its files do not say",
@@ -318,7 +319,7 @@ def _describe(
     return {
         "job": str(file) if file else None,
         "outline": msgspec.to_builtins(outline),
-        "points": [[point.layers, point.dim] for point in points],
+        "points": [[point.layers, point.dim, *([point.tokens] if point.tokens else [])] for point in points],
         "precisions": list(precisions),
         "toml": text,
         "next": f"matexport export {_spell(str(file))}" if file else None,

@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
     told.append(f"{facts.inputs.noun:<10}{facts.inputs.describe()}{prompts}")
     say("\n".join(map(show_plain, told)))
     say(f"\n{format_profiles(rows)}")
-    if measured and measured.token_ids and (difference := measured.token_ids.find_difference()):
+    prepared = measured and (measured.token_ids or measured.pixels)
+    if prepared and (difference := prepared.find_difference()):
         say(f"\non this host, {show_plain(difference)}")
     print_decisions(family)
     print_unread(family)

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 SUMMARY = "check a family's files and its parity on this machine"
 DESCRIPTION = (
     "Check every file's digest, that no path leaves the folder and that all weights are finite; then that the "
-    "probes have the parent's token ids, where the family stores them; then run every profile on the family's "
-    "probes, batched and one by one, and compare with the parent's stored vectors. The last line is the verdict. "
-    "Needs neither torch nor the parent. With --baseline, also say whether an index that was built with another "
-    "export may be queried with this one: both embed the probes of both, and the vectors of the same text may "
-    "differ by no more than the two tolerances together (see docs/ci.md)."
+    "probes have the parent's token ids or pixels, where the family stores them; then run every profile on the "
+    "family's probes, batched and one by one, and compare with the parent's stored vectors. The last line is the "
+    "verdict. Needs neither torch nor the parent. With --baseline, also say whether an index that was built with "
+    "another export may be queried with this one: both embed the probes of both, and the vectors of the same input "
+    "may differ by no more than the two tolerances together (see docs/ci.md)."
 )
 EXAMPLES = (
     "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
@@ -91,15 +91,15 @@ def run(options: argparse.Namespace) -> int:
 
     family, drift = None, None
     compared: tuple[str, ...] = ()
-    token_problems: tuple[Problem, ...] = ()
+    input_problems: tuple[Problem, ...] = ()
     try:
         baseline = load_family(options.baseline) if options.baseline else None
         family = load_family(options.family)
         if baseline:
             compared = tuple(find_common(family, baseline))
         case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
-        token_problems = _list_token_problems(case)
-        for problem in token_problems:
+        input_problems = _list_input_problems(case)
+        for problem in input_problems:
             complain(problem, REFUSED)
         with show_progress() as progress:
             verification = verify_case(case, threads=options.threads, progress=progress)
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     except FamilyError as error:
         for problem in error.problems:
             complain(problem, REFUSED)
-        _report_refused(options, family, (*token_problems, *error.problems), compared)
+        _report_refused(options, family, (*input_problems, *error.problems), compared)
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
     if options.junit:
         with explain_write_errors(options.junit):
@@ -118,12 +118,12 @@ def run(options: argparse.Namespace) -> int:
             record_measurement(family, verification)
     if options.json:
         document = {"family": str(options.family), **describe_verification(options.family, verification)}
-        document["problems"] = describe_problems(token_problems)
+        document["problems"] = describe_problems(input_problems)
         print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
         print_verification(options.family, verification)
         if drift:
-            _print_drift(drift)
+            _print_drift(drift, family.facts.inputs.noun)
     sys.stdout.flush()  # so that what is wrong follows the table where both go to one file
     for name, failure in describe_failures(family, verification).items():
         complain(f"{name} is off its floor: {failure['message']}", REFUSED)
@@ -180,11 +180,16 @@ def _report_refused(
             write_junit(options.junit, family or options.family, problems, compared)
 
 
-def _list_token_problems(case: Case) -> tuple[Problem, ...]:
+def _list_input_problems(case: Case) -> tuple[Problem, ...]:
+    """Token ids or pixels that are not the parent's."""
     from matexport.family.modality import TOKENIZER
 
-    difference = case.token_ids.find_difference() if case.token_ids else None
-    return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),) if difference else ()
+    difference = case.prepared.find_difference() if case.prepared else None
+    if not difference:
+        return ()
+    if case.token_ids:
+        return (Problem(ProblemKind.TOKEN_IDS, TOKENIZER, difference),)
+    return (Problem(ProblemKind.PIXELS, case.family.probes_file, difference),)
 
 
 def _open_baseline(family: Family) -> Case:
@@ -210,10 +215,10 @@ def _describe_drift(drift: Drift) -> dict[str, Any]:
     return msgspec.to_builtins(drift) | {"compatible": drift.compatible, "profiles": profiles}  # type: ignore[no-any-return]
 
 
-def _print_drift(drift: Drift) -> None:
-
+def _print_drift(drift: Drift, noun: str) -> None:
+    """What a comparison found; `noun` is what one vector is of."""
     parent = "the same parent" if drift.same_parent else "another parent (its weights have other digests)"
-    say(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} texts\n")
+    say(f"\nNEW {drift.new} against OLD {drift.old}: {parent}, {len(drift.texts)} {noun}s\n")
     say(format_drift(drift))
     for side, names in (("NEW", drift.only_new), ("OLD", drift.only_old)):
         if names:
@@ -235,11 +240,11 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
     """The last line of `verify`: what was proven, and how near it was; or how much failed."""
     from matexport.report.findings import measure_floor_use
 
-    verdicts, token_ids = verification.verdicts, verification.token_ids
+    verdicts, prepared = verification.verdicts, verification.prepared
     total, off = len(verdicts), sum(not verdict.passed for verdict in verdicts)
     failed = []
-    if token_ids and not token_ids.passed:
-        failed.append(token_ids.summary)
+    if prepared and not prepared.passed:
+        failed.append(prepared.summary)
     if off:
         failed.append(f"{off} of {total} profiles {'is off its floor' if off == 1 else 'are off their floor'}")
     if drift and not drift.compatible:
@@ -259,6 +264,6 @@ def _format_verdict(verification: Verification, drift: Drift | None) -> str:
         "1 profile is the parent at its point" if total == 1 else f"{total} profiles are the parent at their points"
     )
     proven = [f"{profiles} on this machine ({nearest}, {worst.verdict.profile})"]
-    proven += [token_ids.summary] if token_ids else []
+    proven += [prepared.summary] if prepared else []
     proven += [f"compatible with {drift.old}"] if drift else []
     return f"passed: {'; '.join(proven)}"

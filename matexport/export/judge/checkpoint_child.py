@@ -23,6 +23,25 @@ from typing import Any
 
 import numpy as np
 
+#: What (1 + patches, W) states become.
+POOLINGS: dict[str, Any] = {
+    "cls": lambda states: states[0],
+    "mean": lambda states: states[1:].mean(dim=0),
+    "patches": lambda states: states[1:],
+}
+
+
+def choose_sizes(processor: Any, side: int | None) -> dict[str, Any]:
+    """What a processor is told so that it makes images of side x side: what it resizes to first is in proportion."""
+    if side is None:
+        return {}
+    told = processor.to_dict()
+    if not told.get("do_center_crop"):
+        return {"size": {"height": side, "width": side}}
+    crop = told["crop_size"]["height"]
+    size = {key: (2 * value * side // crop + 1) // 2 for key, value in told["size"].items() if value}
+    return {"size": size, "crop_size": {"height": side, "width": side}}
+
 
 class Checkpoint:
     """A checkpoint's weights, by the names that they have in it.
@@ -50,8 +69,12 @@ class Checkpoint:
         self.folder = file.parent
         self.name = f"torch {torch.__version__} {type(self).__name__.removesuffix('Judge')}"
 
-    def prepare(self, file: str) -> Any:
-        """(1, 3, H, W): by the folder's own processor, or as MRL's inference prepares ImageNet."""
+    def prepare(self, file: str, asked: int | None) -> Any:
+        """(1, 3, H, W): by the folder's own processor, or as MRL's inference prepares ImageNet.
+
+        Args:
+            asked: height and width, where they are not its own; what is resized to before the crop is in proportion.
+        """
         import torch
         from transformers.image_utils import load_image
 
@@ -64,12 +87,15 @@ class Checkpoint:
                 processor = opener.from_pretrained(self.folder, backend="pil", local_files_only=True)
             except (TypeError, ValueError, ImportError):
                 processor = opener.from_pretrained(self.folder, use_fast=False, local_files_only=True)
-            return processor(images=image, return_tensors="pt")["pixel_values"].float()
+            sizes = choose_sizes(processor, asked)
+            return processor(images=image, return_tensors="pt", **sizes)["pixel_values"].float()
+        crop = asked or 224
+        edge = (2 * 256 * crop // 224 + 1) // 2
         short, long = sorted(image.size)
-        sides = tuple(256 if side == short else int(256 * long / short) for side in image.size)
+        sides = tuple(edge if side == short else int(edge * long / short) for side in image.size)
         levels = np.asarray(image.resize(sides, self.filter), np.float32)
-        top, left = ((side - 224) // 2 for side in levels.shape[:2])
-        levels = levels[top : top + 224, left : left + 224].transpose(2, 0, 1) / np.float32(255)
+        top, left = ((side - crop) // 2 for side in levels.shape[:2])
+        levels = levels[top : top + crop, left : left + crop].transpose(2, 0, 1) / np.float32(255)
         mean, std = (
             np.array(part, np.float32)[:, None, None] for part in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         )
@@ -102,7 +128,7 @@ class ClassifierJudge(Checkpoint):
         logits: dict[int, list[Any]] = {dim: [] for dim in request["dims"]}
         with torch.no_grad():
             for file in request["files"]:
-                prepared = self.prepare(file)
+                prepared = self.prepare(file, request["image_size"])
                 feature = self.compute_feature(prepared)
                 for dim, found in logits.items():
                     found.append(self.classify(feature, dim)[0].numpy())
@@ -214,21 +240,21 @@ class FrancaJudge(Checkpoint):
         return x + w.get("ls2.gamma", one) * y
 
     def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W), or (n, patches, W): of each file alone."""
         import torch
 
         pixels: list[Any] = []
         rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
         with torch.no_grad():
             for file in request["files"]:
-                prepared = self.prepare(file)
+                prepared = self.prepare(file, request["image_size"])
                 states = [self.embed(prepared)]
                 for index in range(len(self.blocks)):
                     states.append(self.run_block(states[-1], self.blocks[index]))
                 for depth, found in rows.items():
                     raw = request["drops"] and depth < len(self.blocks)
                     normed = states[depth] if raw else self.norm(states[depth], self.w, "norm")
-                    found.append((normed[0] if request["pooling"] == "cls" else normed[1:].mean(dim=0)).numpy())
+                    found.append(POOLINGS[request["pooling"]](normed).numpy())
                 pixels.append(prepared[0].numpy())
         return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
 

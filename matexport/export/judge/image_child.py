@@ -47,6 +47,18 @@ def open_processor(folder: str) -> Any:
         return opener.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
+def choose_sizes(processor: Any, side: int | None) -> dict[str, Any]:
+    """What a processor is told so that it makes images of side x side: what it resizes to first is in proportion."""
+    if side is None:
+        return {}
+    told = processor.to_dict()
+    if not told.get("do_center_crop"):
+        return {"size": {"height": side, "width": side}}
+    crop = told["crop_size"]["height"]
+    size = {key: (2 * value * side // crop + 1) // 2 for key, value in told["size"].items() if value}
+    return {"size": size, "crop_size": {"height": side, "width": side}}
+
+
 class TowerJudge:
     """transformers' model and image processor of a folder."""
 
@@ -66,14 +78,15 @@ class TowerJudge:
         self.told = {"interpolate_pos_encoding": True} if takes else {}
 
     def read(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
-        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W): of each file alone."""
+        """``pixels`` (n, 3, H, W), and for each depth ``layers_k`` (n, W), or (n, patches, W): of each file alone."""
         import torch
         from transformers.image_utils import load_image
 
         pixels: list[Any] = []
         rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
+        sizes = choose_sizes(self.processor, request["image_size"])
         for file in request["files"]:
-            prepared = self.processor(images=load_image(file), return_tensors="pt")["pixel_values"].float()
+            prepared = self.processor(images=load_image(file), return_tensors="pt", **sizes)["pixel_values"].float()
             with torch.no_grad():
                 output = self.model(pixel_values=prepared, output_hidden_states=True, return_dict=True, **self.told)
                 for depth, vectors in rows.items():
@@ -82,7 +95,7 @@ class TowerJudge:
         return {"pixels": np.stack(pixels)} | {f"layers_{depth}": np.stack(found) for depth, found in rows.items()}
 
     def pool(self, output: Any, depth: int, request: dict[str, Any]) -> Any:
-        """(1, W): the vector after so many blocks."""
+        """(1, W): the vector after so many blocks; of patches (1, patches, W)."""
         kind, pooling = self.config.model_type, request["pooling"]
         whole = depth == len(output.hidden_states) - 1
         state = output.hidden_states[depth]
@@ -96,6 +109,8 @@ class TowerJudge:
             return normed[:, 0]
         if pooling == "mean":
             return normed[:, self.count_prefix() :].mean(dim=1)
+        if pooling == "patches":
+            return normed[:, self.count_prefix() :]
         if kind == "clip_vision_model":
             return self.model.visual_projection(normed[:, 0])
         return self.model.head(normed) if kind == "siglip_vision_model" else self.model.pooler(normed)

@@ -32,18 +32,27 @@ class ImageJudge(JudgeProcess):
         super().__init__({"do": "open", "folder": str(root), "tokens": tokens}, source, script=_CHILD)
 
     def read(
-        self, files: Sequence[Path], depths: Sequence[int], pooling: PoolingMode, *, drops: bool
+        self,
+        files: Sequence[Path],
+        depths: Sequence[int],
+        pooling: PoolingMode,
+        *,
+        drops: bool,
+        image_size: int | None = None,
     ) -> dict[str, NDArray[Any]]:
         """``pixels``, (n, 3, H, W) float32, and for each depth ``layers_k``, (n, W) float32, of each file alone.
 
+        Of patches, ``layers_k`` is (n, patches, W).
+
         Args:
             drops: the final norm is not applied before the last block.
+            image_size: side of the images, where it is not the processor's own.
 
         Raises:
             ParentError: the library cannot open the parent, or a file.
         """
         request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
-        return self.ask({**request, "pooling": str(pooling), "drops": drops})
+        return self.ask({**request, "pooling": str(pooling), "drops": drops, "image_size": image_size})
 
     def read_tokens(self, files: Sequence[Path], counts: Sequence[int]) -> dict[str, NDArray[Any]]:
         """What is made of each file alone: all their views, 1 or as many as it has tiles and one more, and tokens.
@@ -69,16 +78,25 @@ class CheckpointJudge(JudgeProcess):
     def __init__(self, file: Path, source: str, *, heads: bool = False) -> None:
         super().__init__({"do": "open", "weights": str(file), "heads": heads}, source, script=_CHECKPOINT)
 
-    def classify(self, files: Sequence[Path], dims: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def classify(
+        self, files: Sequence[Path], dims: Sequence[int], *, image_size: int | None = None
+    ) -> dict[str, NDArray[Any]]:
         """``pixels`` (n, 3, H, W), ``features`` (n, W) and, for each dim, ``logits_m`` (n, classes), of files alone.
 
         Raises:
             ParentError: the weights or a file cannot be read.
         """
-        return self.ask({"do": "read", "files": [str(file) for file in files], "dims": list(dims)})
+        request = {"do": "read", "files": [str(file) for file in files], "dims": list(dims)}
+        return self.ask({**request, "image_size": image_size})
 
     def read_tower(
-        self, files: Sequence[Path], depths: Sequence[int], pooling: PoolingMode, *, drops: bool
+        self,
+        files: Sequence[Path],
+        depths: Sequence[int],
+        pooling: PoolingMode,
+        *,
+        drops: bool,
+        image_size: int | None = None,
     ) -> dict[str, NDArray[Any]]:
         """As `ImageJudge.read`, of Franca.
 
@@ -86,7 +104,7 @@ class CheckpointJudge(JudgeProcess):
             ParentError: the weights or a file cannot be read.
         """
         request = {"do": "read", "files": [str(file) for file in files], "depths": list(depths)}
-        return self.ask({**request, "pooling": str(pooling), "drops": drops})
+        return self.ask({**request, "pooling": str(pooling), "drops": drops, "image_size": image_size})
 
 
 class TextTowerJudge(JudgeProcess):

@@ -82,7 +82,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     from matexport.export.parents.folder.source import check_pin
     from matexport.export.parents.vision import resnet, vit
     from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
-    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
+    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor, settle_size
     from matexport.io.files import hash_file
 
     source = job.parent.source
@@ -98,6 +98,7 @@ def plan(job: ExportJob, root: Path) -> Plan:
     features = job.readout.features
     _check_points(job, shape, features=features)
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else IMAGENET
+    facts = settle_size(facts, job.readout.image_size, 1, source)  # convolutions, and a mean over all places
     if of_vit:
         vit.check_size(weights, facts.height, facts.width, source)
     else:
@@ -131,7 +132,7 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The configuration of the parent's processor, where it has one."""
-    return image.read_runtime_files(plan.details.root)
+    return image.read_runtime_files(plan.details.root, plan)
 
 
 def reference(plan: Plan, details: Details, report: Progress) -> Reference:
@@ -140,13 +141,16 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
     Raises:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
+    from matexport.export.kinds.probes.image import keep_pixels
+
     classes = plan.readout.classes
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder, _open_judge(plan, details) as judge:
         files = image.write_files(plan.probes, Path(folder))
-        found = judge.classify(files, sorted({point.dim for point in plan.job.points}) if classes else [])
+        dims = sorted({point.dim for point in plan.job.points}) if classes else []
+        found = judge.classify(files, dims, image_size=plan.job.readout.image_size)
         name = judge.name
-    image.check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {
         point: image.check_finite(found[f"logits_{point.dim}"], point, plan)
         if classes
@@ -154,7 +158,7 @@ def reference(plan: Plan, details: Details, report: Progress) -> Reference:
         for point in plan.job.points
     }
     report("judge", 1, 1)
-    return Reference(points, judge=name)
+    return Reference(points, rows, judge=name)
 
 
 def module(plan: Plan, details: Details, reads: Sequence[Point]) -> nn.Module:

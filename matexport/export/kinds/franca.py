@@ -1,7 +1,8 @@
 """Franca, from its own checkpoints, and DINOv2 from those that have the same names. The six functions of their kind.
 
 A parent is a folder with the weights that the code of Franca saves; see `parents.vision.franca`. At a point (layers,
-dim) comes out the class token or the mean of the patches, after the final norm over the full width, cut to dim.
+dim) comes out the class token, the mean of the patches or each patch, after the final norm over the full width, cut to
+dim.
 
 Whatever needs torch is imported inside of the functions.
 """
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from matexport.errors import RequestError
 from matexport.export.kinds import classifier, image
+from matexport.export.kinds.probes.several import name_patches, thin_out
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 #: How Franca's and DINOv2's evaluations prepare images, where a folder has no processor's file.
 EVALUATION = replace(classifier.IMAGENET, resampling=Resampling.BICUBIC)
+
+#: How one can be read.
+POOLINGS = (PoolingMode.CLS, PoolingMode.MEAN, PoolingMode.PATCHES)
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,27 @@ def plan(job: ExportJob, root: Path) -> Plan:
     from matexport.export.parents.folder.source import check_pin
     from matexport.export.parents.vision.checkpoint import find_checkpoint, load_checkpoint
     from matexport.export.parents.vision.franca import count_blocks, rename_weights
-    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor
+    from matexport.export.parents.vision.processor import PREPROCESSOR, read_processor, settle_size
     from matexport.io.files import hash_file
     from matexport.io.jobs import check_points
 
     source = job.parent.source
     image.refuse_text_requests(job)
     pooling = job.readout.pooling or PoolingMode.CLS
-    if pooling not in (PoolingMode.CLS, PoolingMode.MEAN):
-        raise RequestError(f"pooling = {pooling!s} was asked; {source} can be read by cls, mean")
+    if pooling not in POOLINGS:
+        raise RequestError(f"pooling = {pooling!s} was asked; {source} can be read by {', '.join(POOLINGS)}")
     file = find_checkpoint(root, allow_pickle=job.parent.allow_pickle)
     digests = {file.name: hash_file(file)}
     check_pin(job.parent, digests)
     weights = rename_weights(load_checkpoint(file), source)
     blocks, width = count_blocks(weights, source), int(weights["norm.weight"].shape[0])
-    check_points(job.points, blocks, width, source)
-    check_points(job.trained or (), blocks, width, source, "[trained]: ")
     facts = read_processor(root) if (root / PREPROCESSOR).is_file() else EVALUATION
+    patch = int(weights["patch_embed.proj.weight"].shape[-1])
+    facts = settle_size(facts, job.readout.image_size, patch, source)
+    if several := pooling is PoolingMode.PATCHES:
+        job = name_patches(job, facts.count_patches(patch))
+    check_points(job.points, blocks, width, source, several=several)
+    check_points(job.trained or (), blocks, width, source, "[trained]: ", several=several)
     parent = ParentFacts(
         source=source,
         architecture="Franca" if "blocks.0.mlp.w12.weight" in weights else "DINOv2",
@@ -91,6 +100,8 @@ def plan(job: ExportJob, root: Path) -> Plan:
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (PoolingMode(pooling),), (), job.readout.normalize)
     probes, calibration = image.choose_images(job)
+    if several:
+        probes = thin_out(probes, job.points)
     details = Details(root, file, weights, PoolingMode(pooling))
     return Plan(job, parent, readout, facts, probes, calibration, image.OUTPUT, details=details)
 
@@ -112,7 +123,7 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The configuration of the parent's processor, where it has one."""
-    return image.read_runtime_files(plan.details.root)
+    return image.read_runtime_files(plan.details.root, plan)
 
 
 def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
@@ -122,18 +133,21 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
         ParentError: the pixels are not those of the parent's own processor, or a number is not finite.
     """
     from matexport.export.judge.images import CheckpointJudge
+    from matexport.export.kinds.probes.image import keep_pixels
 
     depths = sorted({point.layers for point in plan.job.points})
     report("reference", 0, len(plan.probes))
     drops = plan.readout.final_norm is FinalNorm.DROP
     with tempfile.TemporaryDirectory() as folder, CheckpointJudge(plan.details.file, plan.job.parent.source) as judge:
         files = image.write_files(plan.probes, Path(folder))
-        found = judge.read_tower(files, depths, plan.details.pooling, drops=drops)
+        found = judge.read_tower(
+            files, depths, plan.details.pooling, drops=drops, image_size=plan.job.readout.image_size
+        )
         name = judge.name
-    image.check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {point: image.cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
     report("judge", 1, 1)
-    return Reference(points, judge=name)
+    return Reference(points, rows, judge=name)
 
 
 def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:

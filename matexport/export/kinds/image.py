@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matexport.errors import ParentError, RequestError
+from matexport.export.kinds.probes.several import cut_patches, name_patches, thin_out
 from matexport.export.parents.plan import Calibration, Example, Plan, Reference
 from matexport.io.progress import Progress
 from matexport.spec.facts import BATCH_AXIS, ParentFacts
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 #: Name of the one output of a vision parent's graphs.
 OUTPUT = "image_embedding"
-
-#: Grey levels of 255 that a pixel may be off from what the parent's own processor gives.
-MOST_LEVELS = 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     """
     from matexport.export.parents.folder.model_card import read_license
     from matexport.export.parents.folder.source import pin_weights
-    from matexport.export.parents.vision.processor import read_processor
+    from matexport.export.parents.vision.processor import read_processor, settle_size
     from matexport.export.parents.vision.towers import find_tower, read_config, settle_pooling
     from matexport.io.jobs import check_points
 
@@ -87,12 +85,17 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     refuse_text_requests(job)
     facts = read_processor(begun.root)
     tower, config = find_tower(read_config(begun.root, source), source)
-    _check_patches(config, facts, source)
+    patch = int(config.patch_size)
+    facts = settle_size(facts, job.readout.image_size, patch, source)
+    _check_patches(patch, facts, source)
     pooling = settle_pooling(tower, job.readout.pooling, source)
+    if pooling is PoolingMode.PATCHES:
+        job = name_patches(job, facts.count_patches(patch))
     width = tower.pooled_width(config) if pooling is PoolingMode.POOLER else int(config.hidden_size)
     blocks = int(config.num_hidden_layers)
-    check_points(job.points, blocks, width, source)
-    check_points(job.trained or (), blocks, width, source, "[trained]: ")
+    several = pooling is PoolingMode.PATCHES
+    check_points(job.points, blocks, width, source, several=several)
+    check_points(job.trained or (), blocks, width, source, "[trained]: ", several=several)
     parent = ParentFacts(
         source=source,
         architecture=tower.model,
@@ -105,6 +108,8 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
     )
     readout = Readout(job.readout.final_norm or FinalNorm.KEEP, (pooling,), (), job.readout.normalize)
     probes, calibration = choose_images(job)
+    if several:
+        probes = thin_out(probes, job.points)
     return Plan(
         job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, tower, pooling)
     )  # fmt: skip
@@ -133,14 +138,18 @@ def load(plan: Plan, report: Progress) -> Any:
 
 def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     """The parent's own configuration and that of its processor, for other consumers."""
-    return read_runtime_files(plan.details.begun.root)
+    return read_runtime_files(plan.details.begun.root, plan)
 
 
-def read_runtime_files(root: Path) -> dict[str, bytes]:
-    """Name -> content of what a folder keeps for other consumers."""
+def read_runtime_files(root: Path, plan: Plan) -> dict[str, bytes]:
+    """Name -> content of what a folder keeps for other consumers; of another size, the processor's says that one."""
+    from matexport.export.parents.vision.processor import PREPROCESSOR, resize_processor
     from matexport.family.modality import IMAGE_FILES
 
-    return {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
+    found = {name: (root / name).read_bytes() for name in IMAGE_FILES if (root / name).is_file()}
+    if plan.job.readout.image_size is not None and PREPROCESSOR in found:
+        found[PREPROCESSOR] = resize_processor(found[PREPROCESSOR], image_facts(plan))
+    return found
 
 
 def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
@@ -150,20 +159,24 @@ def reference(plan: Plan, _model: Any, report: Progress) -> Reference:
         ParentError: the pixels that the runtime makes of a file are not those of the parent's own processor, or a
             vector is not finite.
     """
+    from matexport.export.kinds.probes.image import keep_pixels
+
     details: Details = plan.details
     depths = sorted({point.layers for point in plan.job.points})
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(plan.probes, Path(folder))
         drops = plan.readout.final_norm is FinalNorm.DROP
-        found = details.begun.judge.read(files, depths, details.pooling, drops=drops)
+        found = details.begun.judge.read(
+            files, depths, details.pooling, drops=drops, image_size=plan.job.readout.image_size
+        )
     report("judge", 0, 1)
-    check_pixels(plan, found["pixels"])
+    rows = keep_pixels(plan, found["pixels"])
     points = {point: cut_vectors(found[f"layers_{point.layers}"], point, plan) for point in plan.job.points}
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
-    return Reference(points, judge=judge)
+    return Reference(points, rows, judge=judge)
 
 
 def module(plan: Plan, model: Any, reads: Sequence[Point]) -> nn.Module:
@@ -213,8 +226,7 @@ def refuse_text_requests(job: ExportJob) -> None:
             raise RequestError(f"{name} = {value!r} was asked; {job.parent.source} takes images: leave it out")
 
 
-def _check_patches(config: Any, facts: ImageFacts, source: str) -> None:
-    patch = int(config.patch_size)
+def _check_patches(patch: int, facts: ImageFacts, source: str) -> None:
     if facts.height % patch or facts.width % patch:
         raise ParentError(
             f"{source} cuts images into patches of {patch} x {patch}; its processor makes them {facts.height} x "
@@ -228,14 +240,13 @@ def choose_images(job: ExportJob) -> tuple[tuple[ImageProbe, ...], Calibration]:
     Raises:
         RequestError: a folder cannot be read, or has too few images.
     """
-    from matexport.export.kinds.image_probes import (
+    from matexport.export.kinds.probes.image import (
         MAX_CALIBRATION_IMAGES,
-        MIN_CALIBRATION_IMAGES,
         draw_calibration,
         draw_probes,
         read_folder,
     )
-    from matexport.io.texts import MAX_PROBES
+    from matexport.io.texts import MAX_PROBES, MIN_CALIBRATION_IMAGES
 
     probes = read_folder(job.probes, 2, MAX_PROBES, "the probes") if job.probes else draw_probes()
     if job.calibration is None:
@@ -254,36 +265,6 @@ def write_files(probes: Sequence[Any], folder: Path) -> list[Path]:
     return files
 
 
-def check_pixels(plan: Plan, theirs: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> None:
-    """Refuse a processor that was read wrongly.
-
-    Args:
-        theirs: what the parent's own processor makes of each probe: (3, H, W), or (views, 3, H, W).
-
-    Raises:
-        ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
-    """
-    from matexport.runtime.inputs.image import ImageInputs
-
-    facts = image_facts(plan)
-    inputs = ImageInputs(facts)
-    level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
-    for probe, expected in zip(plan.probes, theirs, strict=True):
-        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input]
-        ours = ours if expected.ndim == ours.ndim else ours[0]
-        if ours.shape != expected.shape:
-            raise ParentError(
-                f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "
-                "its file"
-            )
-        off = float((np.abs(ours.astype(np.float64) - expected) / level).max())
-        if not off <= MOST_LEVELS + 1e-3:
-            raise ParentError(
-                f"the parent's own processor gives other pixels for {probe.describe()} than was read off its file, by "
-                f"up to {off:.1f} grey levels ({MOST_LEVELS} allowed)"
-            )
-
-
 def check_finite(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
     """(n, W) vectors of the probes as they are.
 
@@ -300,11 +281,13 @@ def check_finite(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDAr
 
 
 def cut_vectors(vectors: NDArray[np.float32], point: Point, plan: Plan) -> NDArray[np.float32]:
-    """(n, W) -> (n, dim), each row at length 1 where asked.
+    """(n, W) -> (n, dim), each row at length 1 where asked; of patches (n, patches, W) -> (n, patches * dim).
 
     Raises:
         ParentError: one is not finite.
     """
+    if point.tokens:
+        return check_finite(cut_patches(vectors, point.dim, normalize=plan.readout.normalize), point, plan)
     cut = check_finite(vectors[:, : point.dim], point, plan)
     if plan.readout.normalize:
         cut = np.stack([row / max(float(np.linalg.norm(row)), 1e-12) for row in cut])

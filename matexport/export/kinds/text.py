@@ -94,7 +94,7 @@ def plan(job: ExportJob, begun: Begun) -> Plan:
         RequestError: a point is outside the parent, the read-out is not settled, or a text cannot be used.
         ParentError: the parent cannot be read, is not the pinned one, or has parts that are not supported.
     """
-    from matexport.export.kinds.text_probes import choose_calibration, choose_probes, describe_vocabulary
+    from matexport.export.kinds.probes.text import choose_calibration, choose_probes, describe_vocabulary
     from matexport.export.parents.folder.source import hash_settings
     from matexport.export.parents.text import plan_parent
 

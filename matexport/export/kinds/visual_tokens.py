@@ -27,14 +27,13 @@ import numpy as np
 
 from matexport.errors import ParentError, RequestError
 from matexport.export.kinds import image
+from matexport.export.kinds.probes.several import refuse_encodings, thin_out
 from matexport.export.parents.plan import Example, Plan, Reference
-from matexport.family.modality import MAX_SIDE_FILE_BYTES, NEWLINE, NEWLINE_FILE
+from matexport.family.modality import NEWLINE, NEWLINE_FILE
 from matexport.io.progress import Progress
 from matexport.spec.facts import ParentFacts
-from matexport.spec.inputs import ImageFacts
 from matexport.spec.job import ExportJob
-from matexport.spec.probe import ImageProbe
-from matexport.spec.profile import Encoding, Point
+from matexport.spec.profile import Point
 from matexport.spec.readout import FinalNorm, Readout
 
 if TYPE_CHECKING:
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from matexport.export.parents.vision.llava import Shape
-
-#: What the proof may hold of the parent's tokens, and how many probes it has in any case.
-MAX_REFERENCE_BYTES, LEAST_PROBES = 64 << 20, 4
 
 #: Name of the one output of the graphs.
 OUTPUT = "visual_tokens"
@@ -84,8 +80,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
 
     source = job.parent.source
     image.refuse_text_requests(job)
-    if job.readout.pooling is not None or job.readout.final_norm is not None:
-        raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
+    _refuse_readout(job)
     shape = read_shape(begun.root, source)
     facts = read_processor(begun.root)
     if (facts.height, facts.width) != (shape.side, shape.side):
@@ -98,6 +93,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
             f"{source} is a {shape.architecture} that merges tiles of {list(shape.pinpoints)}; its processor cuts "
             f"images into tiles of {list(pinpoints)}"
         )
+    refuse_encodings(job, "visual tokens")
     _check_points(job, shape)
     parent = ParentFacts(
         source=source,
@@ -112,7 +108,7 @@ def plan(job: ExportJob, begun: image.Begun) -> Plan:
     heads = (f"Projector({shape.width}->{shape.output_width})", "AveragePool")
     readout = Readout(FinalNorm.ABSENT, (), heads, normalize=False)
     probes, calibration = image.choose_images(job)
-    probes = _thin_out(probes, job.points, facts)
+    probes = thin_out(probes, job.points, facts)
     return Plan(job, parent, readout, facts, probes, calibration, OUTPUT, details=Details(begun, shape))
 
 
@@ -138,7 +134,7 @@ def runtime_files(plan: Plan) -> Mapping[str, bytes]:
     from matexport.export.parents.vision.llava import read_newline
 
     details: Details = plan.details
-    files = image.read_runtime_files(details.begun.root)
+    files = image.read_runtime_files(details.begun.root, plan)
     if details.shape.pinpoints:
         newline = read_newline(details.begun.root, details.shape, plan.job.parent)
         files[NEWLINE_FILE] = save({NEWLINE: newline})
@@ -152,13 +148,15 @@ def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
         ParentError: the pixels that the runtime makes of a file are not those of the parent's own processor, or a
             number is not finite.
     """
+    from matexport.export.kinds.probes.image import keep_pixels
+
     details: Details = plan.details
     counts = sorted({point.tokens for point in plan.job.points})
     report("reference", 0, len(plan.probes))
     with tempfile.TemporaryDirectory() as folder:
         found = details.begun.judge.read_tokens(image.write_files(plan.probes, Path(folder)), counts)
     report("judge", 0, 1)
-    image.check_pixels(plan, np.split(found["pixels"], np.cumsum(found["views"])[:-1]))
+    rows = keep_pixels(plan, np.split(found["pixels"], np.cumsum(found["views"])[:-1]))
     points = {}
     for point in plan.job.points:
         tokens = np.split(found[f"tokens_{point.tokens}"], np.cumsum(found[f"lengths_{point.tokens}"])[:-1])
@@ -166,7 +164,7 @@ def reference(plan: Plan, _parent: Any, report: Progress) -> Reference:
     judge = details.begun.judge.name
     details.begun.judge.close()
     report("judge", 1, 1)
-    return Reference(points, judge=judge)
+    return Reference(points, rows, judge=judge)
 
 
 def module(_plan: Plan, parent: Any, reads: Sequence[Point]) -> nn.Module:
@@ -197,53 +195,20 @@ def _stack_tokens(tokens: Sequence[NDArray[np.float32]], point: Point, plan: Pla
     return stacked.reshape(len(tokens), -1)
 
 
-def _thin_out(probes: Sequence[ImageProbe], points: Sequence[Point], facts: ImageFacts) -> tuple[ImageProbe, ...]:
-    """As many probes, evenly spread, as there is room for their tokens: of LLaVA's five scales, 12 MB for each.
-
-    Raises:
-        RequestError: there is no room for the least that a family is proven on.
-    """
-    sizes = {point: 4 * point.dim * facts.count_most_tokens(point.tokens) for point in points}
-    for point, size in sizes.items():
-        if LEAST_PROBES * size > MAX_SIDE_FILE_BYTES:
-            raise RequestError(
-                f"{point.name} was asked; of {LEAST_PROBES} probes it has {LEAST_PROBES * size} bytes, and a proof "
-                f"holds {MAX_SIDE_FILE_BYTES} of a point: ask for fewer tokens"
-            )
-    each = sum(sizes[point] for point in points)
-    count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
-    chosen = _find_shapes(probes, facts)[:count] if facts.tiles and count < len(probes) else []
-    others = [place for place in range(len(probes)) if place not in chosen]
-    left = count - len(chosen)
-    chosen += [others[place * len(others) // left] for place in range(left)]
-    return tuple(probes[place] for place in sorted(chosen))
-
-
-def _find_shapes(probes: Sequence[ImageProbe], facts: ImageFacts) -> list[int]:
-    """The first probe of each shape in which tiles are merged, of most tiles first: what a proof is not to lack.
-
-    Of 26 that the package draws, most are laid out alike; four that are evenly spread would all be.
-    """
-    from matexport.runtime.inputs.image import ImageInputs
-    from matexport.runtime.inputs.tiles import choose_pinpoint, find_kept
-
-    assert facts.tiles is not None
-    inputs = ImageInputs(facts)
-    found: dict[tuple[tuple[int, int], bool, bool], int] = {}
-    for place, probe in enumerate(probes):
-        size = inputs.prepare_probe(probe).size
-        pinpoint = choose_pinpoint(size, facts.tiles.pinpoints)
-        rows, columns = find_kept(size, pinpoint)
-        found.setdefault((pinpoint, rows.start > 0, columns.start > 0), place)
-    return [
-        place for (pinpoint, *_), place in sorted(found.items(), key=lambda item: (-math.prod(item[0][0]), item[1]))
-    ]
+def _refuse_readout(job: ExportJob) -> None:
+    """Refuse what is asked of vectors that are pooled, or of towers without a language model behind them."""
+    source = job.parent.source
+    if job.readout.pooling is not None or job.readout.final_norm is not None:
+        raise RequestError(f"pooling or final_norm was asked; {source} gives visual tokens: leave them out")
+    if job.readout.image_size is not None:
+        raise RequestError(
+            f"image_size={job.readout.image_size} was asked; {source} was trained at numbers of tokens that its own "
+            "size gives: leave image_size out"
+        )
 
 
 def _check_points(job: ExportJob, shape: Shape) -> None:
     source = job.parent.source
-    if any(encoding is not Encoding.FLOAT32 for encoding in job.encodings):
-        raise RequestError(f"encodings = {', '.join(job.encodings)} was asked; visual tokens are given as float32")
     known = shape.scales or tuple(sorted({point.tokens for point in job.trained or () if point.tokens}))
     for point in (*job.points, *(job.trained or ())):
         if point.layers != shape.layer:

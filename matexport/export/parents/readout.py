@@ -30,9 +30,13 @@ def settle_pooling(job: ExportJob, layout: Layout, opened: Opened, shape: Archit
     """
     asked = job.readout.pooling
     modes = None if asked is None else asked if isinstance(asked, tuple) else (asked,)
-    if PoolingMode.POOLER in (modes or ()) or job.readout.features:
-        what = "features = true" if job.readout.features else "pooling = pooler"
-        raise RequestError(f"{what} was asked; {job.parent.source} embeds texts: it is for parents that take images")
+    of_images = [f"pooling = {mode}" for mode in modes or () if mode not in TEXT_POOLINGS]
+    of_images += ["features = true"] if job.readout.features else []
+    of_images += [f"image_size = {job.readout.image_size}"] if job.readout.image_size is not None else []
+    if of_images:
+        raise RequestError(
+            f"{of_images[0]} was asked; {job.parent.source} embeds texts: it is for parents that take images"
+        )
     pooling = module_class("Pooling")
     if layout.kind == "StaticEmbedding":
         if modes not in (None, (PoolingMode.MEAN,)):

@@ -12,7 +12,7 @@ import msgspec
 from matexport.family.manifest import MEASUREMENTS, Family
 from matexport.family.measurements.sections import load_sections, read_sections, write_sections
 from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
-from matexport.spec.parity import RANGES_CHECK, Parity, Spread, TokenParity
+from matexport.spec.parity import RANGES_CHECK, Parity, PixelParity, Spread, TokenParity
 from matexport.spec.record import Record
 
 T = TypeVar("T")
@@ -25,13 +25,15 @@ class Measurement(Record, frozen=True):
         parity: profile -> way of running -> parity.
         spread: profile -> difference between a text's vectors alone and in a batch.
         ranges: profile with int8 outputs -> how much their ranges cut off of the parent's own vectors.
-        token_ids: how the probes' token ids compare with the parent's; None where they were not compared.
+        token_ids, pixels: how the probes' token ids or pixels compare with the parent's; None where they were not
+            compared.
     """
 
     parity: Mapping[str, Mapping[str, Parity]]
     spread: Mapping[str, Spread | None] = msgspec.field(default_factory=dict)
     ranges: Mapping[str, Parity] = msgspec.field(default_factory=dict)
     token_ids: TokenParity | None = None
+    pixels: PixelParity | None = None
 
 
 class HostMeasurements(Record, frozen=True):
@@ -190,6 +192,8 @@ def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
     }
     if measured.token_ids:
         sections["token_ids"] = msgspec.to_builtins(measured.token_ids)
+    if measured.pixels:
+        sections["pixels"] = msgspec.to_builtins(measured.pixels)
     return write_sections(family, host, sections)
 
 
@@ -210,6 +214,7 @@ def _convert_parity(known: Mapping[str, object]) -> Measurement | None:
             msgspec.convert(known.get("spread", {}), dict[str, Spread | None]),
             older | msgspec.convert(known.get("ranges", {}), dict[str, Parity]),
             msgspec.convert(known.get("token_ids"), TokenParity | None),
+            msgspec.convert(known.get("pixels"), PixelParity | None),
         )
     except (KeyError, msgspec.ValidationError):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
-from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Feeds
+from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Compared, Feeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,9 +86,9 @@ class ArrayInputs:
         """The row: all have one size."""
         return row
 
-    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], _rows: Sequence[NDArray[Any]]) -> None:
+    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], rows: Sequence[NDArray[Any]]) -> Compared:
         """Nothing is done to an array that could be done otherwise."""
-        return
+        return Compared(None, rows)
 
     def _read(self, item: Any, index: int) -> NDArray[Any]:
         import numpy as np

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matexport.errors import RequestError, one_line
 from matexport.extras import require_extra
 from matexport.host import count_cpus
-from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Feeds
+from matexport.runtime.inputs.modality import BATCHED, NOTHING_ASKED, Asked, Compared, Feeds
 from matexport.runtime.inputs.resize import (
     MAX_PIXELS,
     crop_middle,
@@ -171,9 +171,19 @@ class ImageInputs:
         """The row: all have one size."""
         return row
 
-    def compare_proof(self, _contents: Contents, _probes: Sequence[AnyProbe], _rows: Sequence[Any]) -> None:
-        """Not yet."""
-        return
+    def compare_proof(self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[NDArray[Any]]) -> Compared:
+        """The probes' pixels here against the parent's, on which graphs are judged where the family stores them.
+
+        Raises:
+            FamilyError: what it stores cannot be read.
+        """
+        from matexport.family.pixel_rows import compare_pixel_rows, load_pixel_rows
+
+        stored = load_pixel_rows(contents, len(probes)) if self.facts.tiles is None else None
+        if stored is None:
+            return Compared(None, rows)
+        parity = compare_pixel_rows(rows, stored, probes, read_pillow_version())
+        return Compared(parity, [stored.get(index, row) for index, row in enumerate(rows)])
 
     def _fit(self, image: Image.Image, name: str) -> Any:
         """An RGB image at the size that the graph takes, or its views."""
@@ -234,6 +244,15 @@ def name_image(item: Any, index: int) -> str:
     if isinstance(item, NamedBytes):
         return item.name
     return os.fspath(item) if isinstance(item, str | os.PathLike) else f"image {index}"
+
+
+def read_pillow_version() -> str:
+    """Which version of Pillow makes rows here; ``none`` where it is not installed."""
+    try:
+        import PIL
+    except ImportError:
+        return "none"
+    return str(PIL.__version__)
 
 
 def silence_bombs() -> None:

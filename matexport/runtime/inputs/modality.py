@@ -20,7 +20,7 @@ from matexport.spec.probe import AnyProbe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from matexport.spec.parity import TokenParity
+    from matexport.spec.parity import Prepared
 
 #: A graph's inputs, by name.
 Feeds: TypeAlias = "dict[str, NDArray[Any]]"
@@ -48,6 +48,18 @@ class Asked(NamedTuple):
 
 #: As the parent reads an item when its users ask for nothing.
 NOTHING_ASKED = Asked()
+
+
+class Compared(NamedTuple):
+    """What the probes' rows are against those of the parent's own preprocessing.
+
+    Attributes:
+        parity: None where the family keeps none of the parent's.
+        rows: what graphs are judged on.
+    """
+
+    parity: Prepared | None
+    rows: Sequence[Row]
 
 
 class Inputs(Protocol):
@@ -102,8 +114,12 @@ class Inputs(Protocol):
     def stretch(self, row: Row, size: int) -> Row:
         """A row like this one, of the given size: what a shape is timed on."""
 
-    def compare_proof(self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Row]) -> TokenParity | None:
-        """How the probes' rows here compare with those of the parent's own preprocessing; None where none are kept."""
+    def compare_proof(self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Row]) -> Compared:
+        """How the probes' rows here compare with those of the parent's own preprocessing.
+
+        Raises:
+            FamilyError: what the family keeps of those cannot be read.
+        """
 
 
 def open_inputs(contents: Contents) -> Inputs:

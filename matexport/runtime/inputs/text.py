@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from matexport.errors import RequestError
 from matexport.family.manifest import SCHEMA
-from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Feeds
+from matexport.runtime.inputs.modality import BATCHED, LEFT, NOTHING_ASKED, Asked, Compared, Feeds
 from matexport.runtime.inputs.tokenizer import TextTokenizer, encode, read_tokenizers_version
 from matexport.spec.facts import POOLING_MASK
 from matexport.spec.inputs import TASKS, PaddingSide, TextFacts
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from matexport.family.integrity import Contents
-    from matexport.spec.parity import TokenParity
     from matexport.spec.probe import AnyProbe, Probe
 
 #: Tokens per run, padding included: more gain nothing, and what is computed on leaves a core's caches.
@@ -149,10 +148,10 @@ class TextInputs:
         times = -(-size // len(row.ids))
         return Tokens((list(row.ids) * times)[:size], (list(row.type_ids) * times)[:size])
 
-    def compare_proof(
-        self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Tokens]
-    ) -> TokenParity | None:
+    def compare_proof(self, contents: Contents, probes: Sequence[AnyProbe], rows: Sequence[Tokens]) -> Compared:
         """The probes' token ids here against the parent's; None where the family does not store those.
+
+        Graphs are judged on those of here: nothing about ids is a matter of rounding.
 
         Raises:
             FamilyError: what it stores cannot be read.
@@ -161,8 +160,9 @@ class TextInputs:
 
         stored = load_token_rows(contents, len(probes))
         if stored is None:
-            return None
-        return compare_token_rows([row.ids for row in rows], stored, probes, read_tokenizers_version())
+            return Compared(None, rows)
+        parity = compare_token_rows([row.ids for row in rows], stored, probes, read_tokenizers_version())
+        return Compared(parity, rows)
 
 
 def tokenize_texts(

@@ -25,7 +25,7 @@ from vision import save_images
 import matexport
 from matexport.errors import ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
-from matexport.export.kinds import image_probes
+from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.vision import resnet
 from matexport.family.manifest import load_family
 from matexport.spec.job import ExportJob, ParentSource
@@ -143,7 +143,7 @@ def make_parent(folder: Path, kind: str, *, prefix: str = "", blur: bool = True,
 
 
 def ask_oracle(
-    files: list[Path], kind: str, dim: int, *, features: bool = False, blur: bool = True
+    files: list[Path], kind: str, dim: int, *, features: bool = False, blur: bool = True, side: int = SIDE
 ) -> NDArray[np.float32]:
     """(n, classes) or (n, dim): the class that was written for this test, and `MRL.py`'s formulas."""
     import transformers
@@ -154,11 +154,11 @@ def ask_oracle(
     rows = []
     for file in files:
         image = Image.open(file).convert("RGB")
-        short = min(image.size)
-        size = tuple(56 if side == short else int(56 * side / short) for side in image.size)
+        short, edge = min(image.size), round(56 * side / SIDE)
+        size = tuple(edge if length == short else int(edge * length / short) for length in image.size)
         levels = np.asarray(image.resize(size, 2), np.float64)
-        top, left = ((side - SIDE) // 2 for side in levels.shape[:2])
-        levels = levels[top : top + SIDE, left : left + SIDE] / 255
+        top, left = ((length - side) // 2 for length in levels.shape[:2])
+        levels = levels[top : top + side, left : left + side] / 255
         rows.append(((levels - openai[0]) / openai[1]).transpose(2, 0, 1))
     with torch.no_grad():
         feature = make_net(blur=blur)(torch.from_numpy(np.stack(rows)).float()).numpy()
@@ -207,6 +207,15 @@ def check(family: Path, files: list[Path], dim: int, expected: NDArray[np.float3
         found = embedder.embed(files)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+def test_images_of_another_size(parents: Callable[[str], Path], probes: Path, tmp_path: Path) -> None:
+    """Convolutions take any: 60 pixels, of a shorter side resized to 70."""
+    job = make_job(parents("MRL"), probes, dims=(16,), readout=ReadoutRequest(image_size=60))
+    export_family(job, tmp_path / "family")
+    files = save_images(tmp_path / "pictures", 3)
+    check(tmp_path / "family", files, 16, ask_oracle(files, "MRL", 16, side=60))
+    assert np.abs(ask_oracle(files, "MRL", 16, side=60) - ask_oracle(files, "MRL", 16)).max() > 1e-2
 
 
 @pytest.mark.parametrize("dim", DIMS)

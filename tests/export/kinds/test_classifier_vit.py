@@ -24,7 +24,7 @@ from vision import save_images
 import matexport
 from matexport.errors import ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
-from matexport.export.kinds import image_probes
+from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.vision import vit
 from matexport.family.manifest import load_family
 from matexport.spec.job import ExportJob, ParentSource

@@ -19,7 +19,7 @@ from vision import save_images, stir
 import matexport
 from matexport.errors import ParentError, ParityError, RequestError
 from matexport.export import export_family
-from matexport.export.kinds import image_probes
+from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.vision import franca
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
@@ -93,23 +93,25 @@ def make_parent(folder: Path, *, chunks: int = 0, prefix: str = "", pickled: boo
     return folder
 
 
-def ask_oracle(files: list[Path], point: Point, pooling: str) -> NDArray[np.float32]:
-    """(n, dim): the norm over the full width, then the pooling, then the cut, then length 1."""
+def ask_oracle(files: list[Path], point: Point, pooling: str, side: int = SIDE) -> NDArray[np.float32]:
+    """(n, dim), or (n, 16, dim): the norm over the full width, then the pooling, then the cut, then length 1."""
     from vision import CROPPED, prepare
 
     model = make_reference()
     table = model.embeddings.position_embeddings.detach()
     grid = table[:, 1:].reshape(1, 8, 8, WIDTH).permute(0, 3, 1, 2)
-    factor = (SIDE // PATCH + 0.1) / 8
+    factor = (side // PATCH + 0.1) / 8
     small = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
     baked = torch.cat([table[:, :1], small.permute(0, 2, 3, 1).reshape(1, -1, WIDTH)], dim=1)
     model.embeddings.interpolate_pos_encoding = lambda *_: baked
-    pixels = torch.from_numpy(np.stack([prepare(file, CROPPED) for file in files]))
+    processor = {**CROPPED, "size": {"shortest_edge": side * 32 // SIDE}}
+    pixels = torch.from_numpy(np.stack([prepare(file, processor, side) for file in files]))
     with torch.no_grad():
         state = model(pixel_values=pixels, output_hidden_states=True).hidden_states[point.layers]
         normed = model.layernorm(state)
-    vector = (normed[:, 0] if pooling == "cls" else normed[:, 1:].mean(1)).numpy()[:, : point.dim]
-    return vector / np.linalg.norm(vector, axis=1, keepdims=True)  # type: ignore[no-any-return]
+    read = {"cls": normed[:, 0], "mean": normed[:, 1:].mean(1), "patches": normed[:, 1:]}[pooling]
+    vector = read.numpy()[..., : point.dim]
+    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +135,7 @@ def make_job(parent: Path, probes: Path, **changes: Any) -> ExportJob:
     return replace(ExportJob(ParentSource(str(parent), kind="franca"), POINTS, probes=probes), **changes)
 
 
-@pytest.mark.parametrize(("pooling", "in_graph"), [("cls", False), ("mean", False), ("cls", True)])
+@pytest.mark.parametrize(("pooling", "in_graph"), [("cls", False), ("mean", False), ("patches", False), ("cls", True)])
 def test_vectors_are_those_of_the_oracle(
     pooling: str, in_graph: bool, parent: Path, probes: Path, tmp_path: Path
 ) -> None:
@@ -146,10 +148,34 @@ def test_vectors_are_those_of_the_oracle(
     files = save_images(tmp_path / "pictures", 3)
     for point in POINTS:
         expected = ask_oracle(files, point, pooling)
-        with matexport.Embedder(tmp_path / "family", f"{point.name}-fp32") as embedder:
-            np.testing.assert_allclose(embedder.embed(files), expected, atol=2e-5)
+        name = replace(point, tokens=16 if pooling == "patches" else 0).name
+        with matexport.Embedder(tmp_path / "family", f"{name}-fp32") as embedder:
+            found = embedder.embed(files)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
         other = ask_oracle(files, replace(point, layers=point.layers % BLOCKS + 1), pooling)
         assert np.abs(other - expected).max() > 1e-2
+
+
+def test_another_size_has_positions_as_franca_resamples_them(parent: Path, probes: Path, tmp_path: Path) -> None:
+    """42 pixels, 6 x 6 patches of a table of 8 x 8; the shorter side is resized to 48 first, as 32 for 28."""
+    readout = ReadoutRequest(pooling=PoolingMode.PATCHES, image_size=42)
+    export_family(make_job(parent, probes, readout=readout, points=(Point(2, 8),)), tmp_path / "family")
+    files = save_images(tmp_path / "pictures", 3)
+    with matexport.Embedder(tmp_path / "family", "L02-D008-T036-fp32") as embedder:
+        np.testing.assert_allclose(embedder.embed(files), ask_oracle(files, Point(2, 8), "patches", 42), atol=2e-5)
+
+
+def test_a_folder_without_a_processor_at_another_size(probes: Path, tmp_path: Path) -> None:
+    """As Franca's evaluation prepares images: shorter side 256, centre 224, both in proportion; ImageNet's colours."""
+    folder = make_parent(tmp_path / "parent")
+    (folder / "preprocessor_config.json").unlink()
+    readout = ReadoutRequest(image_size=42)
+    exported = export_family(make_job(folder, probes, readout=readout, points=(Point(2, 8),)), tmp_path / "family")
+    facts = exported.family.facts.image
+    assert facts is not None
+    assert (facts.height, facts.width, facts.resized) == (42, 42, (48,))
+    with pytest.raises(RequestError, match=r"image_size=40 was asked; .* ask for a multiple of 7, such as 35 or 42"):
+        export_family(make_job(folder, probes, readout=ReadoutRequest(image_size=40)), tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +217,7 @@ def test_what_a_job_cannot_ask(parent: Path, probes: Path, tmp_path: Path) -> No
     for changes, words in (
         ({"points": (Point(4, 8),)}, "layers=4 was asked; .* has 3 blocks"),
         ({"points": (Point(1, 129),)}, "dim=129 was asked"),
-        ({"readout": ReadoutRequest(pooling=PoolingMode.POOLER)}, "pooling = pooler was asked; .* cls, mean"),
+        ({"readout": ReadoutRequest(pooling=PoolingMode.POOLER)}, "pooling = pooler was asked; .* cls, mean, patches"),
     ):
         with pytest.raises(RequestError, match=words):
             export_family(make_job(parent, probes, **changes), tmp_path / "family")  # type: ignore[arg-type]
@@ -208,5 +234,6 @@ def test_positions_of_another_library_are_refused(
     parent: Path, probes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(franca, "resample_positions", resample_otherwise)
-    with pytest.raises(ParityError, match="read-out: in torch, L01-D"):
-        export_family(make_job(parent, probes), tmp_path / "family")
+    for size in (None, 42):
+        with pytest.raises(ParityError, match="read-out: in torch, L01-D"):
+            export_family(make_job(parent, probes, readout=ReadoutRequest(image_size=size)), tmp_path / "family")

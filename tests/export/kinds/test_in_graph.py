@@ -20,8 +20,9 @@ import matexport
 from matexport.errors import ParityError, RequestError
 from matexport.export import export_family, pipeline
 from matexport.export.graph import pixels
-from matexport.export.kinds import image_probes, in_graph
+from matexport.export.kinds import in_graph
 from matexport.export.kinds.classifier import IMAGENET
+from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.plan import Plan
 from matexport.family.manifest import MANIFEST, load_family, write_manifest
 from matexport.io.jobs import load_job

@@ -432,7 +432,7 @@ def test_the_original_names_of_weights_are_read(family: Path, parent: Path, prob
 
 def test_a_proof_that_would_not_fit() -> None:
     """Of LLaVA-NeXT's own size, 4 probes of all 576 tokens fit, and with more tiles they do not."""
-    from matexport.export.kinds import image_probes
+    from matexport.export.kinds.probes import image as image_probes
     from matexport.spec.inputs import ImageFacts, Resampling, TileFacts
 
     def make_facts(*pinpoints: tuple[int, int]) -> ImageFacts:

@@ -23,7 +23,7 @@ from vision import BLOCKS, TOWERS, Floats, TextOracle, make_pair, prepare, save_
 import matexport
 from matexport.errors import DestinationError, FamilyError, ParentError, ParityError, RequestError
 from matexport.export import export_family, export_towers, pipeline
-from matexport.export.kinds import image_probes
+from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.vision import text_tower
 from matexport.family.towers import load_towers
 from matexport.io.jobs import load_job

@@ -23,7 +23,8 @@ from vision import stir
 import matexport
 from matexport.errors import ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
-from matexport.export.kinds import image_probes, visual_tokens
+from matexport.export.kinds.probes import image as image_probes
+from matexport.export.kinds.probes.several import thin_out
 from matexport.export.parents.vision import llava
 from matexport.family.manifest import load_family
 from matexport.spec.inputs import ImageFacts, Resampling
@@ -176,10 +177,12 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
     probes = image_probes.draw_probes()
     points = [Point(23, 4096, count) for count in (1, 9, 36, 144, 576)]
     facts = ImageFacts("pixels", 336, 336, (336,), Resampling.BICUBIC, 1 / 255, (0, 0, 0), (1, 1, 1))
-    chosen = visual_tokens._thin_out(probes, points, facts)
+    chosen = thin_out(probes, points, facts)
     assert [probes.index(probe) for probe in chosen] == [0, 5, 10, 15, 20]
-    assert visual_tokens._thin_out(probes, [Point(3, OUT, 9)], facts) == probes
-    assert len(visual_tokens._thin_out(probes, points * 100, facts)) == 4
+    assert thin_out(probes, [Point(3, OUT, 9)], facts) == probes
+    assert len(thin_out(probes, points * 3, facts)) == 4
+    with pytest.raises(RequestError, match=r"25 points were asked, .* 62750720 bytes for each probe; .* holds up to"):
+        thin_out(probes, points * 5)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,7 @@ def test_there_is_room_for_the_tokens_of_some_probes() -> None:
         ({"points": (Point(3, OUT),)}, "tokens were not said"),
         ({"readout": ReadoutRequest(pooling=PoolingMode.MEAN)}, "gives visual tokens: leave them out"),
         ({"readout": ReadoutRequest(features=True)}, "features = true was asked"),
+        ({"readout": ReadoutRequest(image_size=24)}, "image_size=24 was asked; .* its own size gives"),
         ({"encodings": (Encoding.UBINARY,)}, "visual tokens are given as float32"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from parents import WIDTH, make_parent
 
 from matexport.errors import RequestError
-from matexport.export.kinds.text_probes import prepare_probes
+from matexport.export.kinds.probes.text import prepare_probes
 from matexport.export.parents.asking import find_tokenizer
 from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import load_parent, plan_parent

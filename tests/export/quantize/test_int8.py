@@ -329,7 +329,7 @@ def test_one_scale_for_all_tokens_is_caught(bert: Precise, tmp_path: Path) -> No
     assert verdict.spread is not None
     assert verdict.find_breach() == (
         "alone and in a batch",
-        Breach(f"the same text differs by {verdict.spread.value:.2g}, allowed 1e-06", verdict.spread.worst),
+        Breach(f"the same input differs by {verdict.spread.value:.2g}, allowed 1e-06", verdict.spread.worst),
     )
     assert verdict.spread.value > 1e-4
     assert all(parity.find_breach(FLOORS[Precision.INT8]) is None for parity in verdict.parity.values())

@@ -40,14 +40,17 @@ class TowerExits(nn.Module):
         self._vision = getattr(backbone.config, "vision_config", None) or backbone.config
 
     def read(self, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """(B, 3, H, W) float32 -> (B, W) vectors, one per depth, and (B, T, H) raw states after 0, 1, ... blocks."""
+        """(B, 3, H, W) float32 -> (B, W) vectors, one per depth, and (B, T, H) raw states after 0, 1, ... blocks.
+
+        Of patches, (B, patches, W) at each depth.
+        """
         states = self.backbone(
             pixel_values=pixels, output_hidden_states=True, return_dict=True, **self._told
         ).hidden_states
         return tuple(self._read(states[depth], depth == len(states) - 1) for depth in self._depths), tuple(states)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) float32 -> one (B, W) float32 vector per depth."""
+        """(B, 3, H, W) float32 -> one (B, W) float32 vector per depth, or (B, patches, W)."""
         return self.read(pixels)[0]
 
     def _read(self, state: Tensor, last: bool) -> Tensor:
@@ -60,7 +63,8 @@ class TowerExits(nn.Module):
             assert self._tower.pooler is not None
             read = norm(state[:, 0])[:, None] if self._tower.has_class else norm(state)  # of a class token, it alone
             return self._tower.pooler(self.backbone, read)
-        return norm(state[:, self._tower.first_patch(self._vision) :]).mean(1)
+        patches = norm(state[:, self._tower.first_patch(self._vision) :])
+        return patches if self._pooling is PoolingMode.PATCHES else patches.mean(1)
 
 
 def bake_positions(backbone: Any, facts: ImageFacts) -> None:

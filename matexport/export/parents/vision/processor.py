@@ -7,14 +7,17 @@ shown by running it: the pixels of every probe are compared with those that the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from matexport.errors import ParentError
+from matexport.errors import ParentError, RequestError
 from matexport.export.parents.folder.files import read_object
+from matexport.family.modality import MAX_SIDE
 from matexport.spec.inputs import ImageFacts, Resampling, TileFacts
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -89,6 +92,55 @@ def read_processor(folder: Path, input_name: str = "pixel_values") -> ImageFacts
     if _PINPOINTS in asked:
         return _describe_tiles(asked, path, input_name)
     return _describe(asked, path, input_name)
+
+
+def settle_size(facts: ImageFacts, asked: int | None, patch: int, source: str) -> ImageFacts:
+    """How images are prepared for graphs of another size than the processor's.
+
+    The crop becomes asked x asked, and what is resized before it follows in proportion: of "shorter side 256, centre
+    224" and 518 asked, "shorter side 592, centre 518". So a picture shows as much of what it is of as before.
+
+    Args:
+        asked: side of a square; None for the processor's own size.
+        patch: what the side has to be a multiple of.
+
+    Raises:
+        RequestError: it is no multiple, or too large, or the processor's own images are no squares.
+    """
+    if asked is None:
+        return facts
+    if facts.height != facts.width:
+        raise RequestError(
+            f"image_size={asked} was asked; the processor of {source} makes images of {facts.height} x {facts.width}, "
+            "which are no squares: leave image_size out"
+        )
+    if asked < 1 or asked % patch:
+        below = max(1, asked // patch) * patch
+        raise RequestError(
+            f"image_size={asked} was asked; {source} cuts images into patches of {patch} x {patch}: ask for a multiple "
+            f"of {patch}, such as {below} or {below + patch}"
+        )
+    resized = tuple(scale_side(side, asked, facts.height) for side in facts.resized)
+    if max(asked, *resized, 0) > MAX_SIDE:
+        raise RequestError(f"image_size={asked} was asked; images of up to {MAX_SIDE} x {MAX_SIDE} are made")
+    return replace(facts, height=asked, width=asked, resized=resized)
+
+
+def scale_side(side: int, asked: int, own: int) -> int:
+    """A side in proportion, a half rounded up."""
+    return (2 * side * asked + own) // (2 * own)
+
+
+def resize_processor(content: bytes, facts: ImageFacts) -> bytes:
+    """A processor's file for images of another size, as transformers reads it: for other consumers of a family."""
+    said = json.loads(content)
+    if len(facts.resized) == 1:
+        said["size"] = {"shortest_edge": facts.resized[0]}
+    elif facts.resized:
+        said["size"] = {"height": facts.resized[0], "width": facts.resized[1]}
+    if said.get("crop_size") is not None or facts.resized != (facts.height, facts.width):
+        said["crop_size"] = {"height": facts.height, "width": facts.width}
+    return (json.dumps(said, indent=2) + "\n").encode()
 
 
 def _name_processor(said: Mapping[str, Any], path: Path) -> str:

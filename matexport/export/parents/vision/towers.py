@@ -48,7 +48,7 @@ class Tower:
     @property
     def poolings(self) -> tuple[PoolingMode, ...]:
         """How it can be read."""
-        modes = [PoolingMode.MEAN]
+        modes = [PoolingMode.MEAN, PoolingMode.PATCHES]
         modes += [PoolingMode.CLS] if self.has_class else []
         modes += [PoolingMode.POOLER] if self.pooler else []
         return tuple(sorted(modes))

@@ -47,7 +47,7 @@ def choose_eight_bit_blocks(
     Args:
         traced: the graph in fp32, with one output per point; it is left as it is.
         rows: name of a product group -> (n, K) float32 rows of its value seen in calibration.
-        sample: the calibration texts, on some of which the graphs are compared.
+        sample: the calibration items, on some of which the graphs are compared.
         rounded: weights that were rounded already; weights rounded here are added.
         progress: called with (done, total) blocks.
     """
@@ -101,10 +101,10 @@ def _choose_rows(sample: Sample) -> list[Row]:
 
 
 def _run_outputs(model: ir.Model, outputs: Sequence[str], sample: Sample) -> list[Floats]:
-    """(n, dim) float32 vectors of the sample's texts, for each of some outputs."""
+    """(n, numbers of an item) float32 of the sample's items, for each of some outputs."""
     run, rows = open_values(model, outputs, sample), sample.rows
     batches = [run([rows[index] for index in batch]) for batch in split_batches(len(rows), BATCH)]
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    return [np.concatenate(parts).reshape(len(rows), -1) for parts in zip(*batches, strict=True)]
 
 
 def _count_weights(traced: Traced) -> dict[int, int]:

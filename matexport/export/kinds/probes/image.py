@@ -1,5 +1,6 @@
 """Images that the package draws itself: the probes that a family of a vision parent is proven on, and what it is
-calibrated on where the job gives none. All of the forms that files come in, and none that needs to be shipped.
+calibrated on where the job gives none. All of the forms that files come in, and none that needs to be shipped. And what
+the proof keeps of their pixels.
 
 They are drawn, and not random pixels alone: a tower sees noise of any seed as the same thing.
 """
@@ -7,7 +8,7 @@ They are drawn, and not random pixels alone: a tower sees noise of any seed as t
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from matexport.errors import RequestError
+from matexport.errors import ParentError, RequestError
+from matexport.export.parents.plan import Plan
+from matexport.family.pixel_rows import choose_pixel_rows, pack_pixel_rows
 from matexport.io.files import list_images
+from matexport.runtime.inputs.image import ImageInputs
+from matexport.spec.inputs import ImageFacts
+from matexport.spec.parity import MOST_LEVELS
 from matexport.spec.probe import ImageProbe
 
-#: Images that ranges are measured on where the job gives none, and the least that it has to give.
-CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES = 64, 32
+#: Images that ranges are measured on where the job gives none.
+CALIBRATION_IMAGES = 64
 
 #: More do not move a percentile; the first of a larger folder are taken.
 MAX_CALIBRATION_IMAGES = 256
@@ -90,6 +96,59 @@ def read_folder(folder: Path, least: int, most: int, what: str) -> tuple[ImagePr
         return tuple(ImageProbe(path.relative_to(folder).as_posix(), path.read_bytes()) for path in files)
     except OSError as error:
         raise RequestError(f"{what}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def keep_pixels(plan: Plan, theirs: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """The parent's own pixels, normalised, as grey levels for the proof; checked alone where graphs take other things.
+
+    Args:
+        theirs: what the parent's own processor makes of each probe: (3, H, W), or (views, 3, H, W) of tiles.
+
+    Raises:
+        ParentError: as `check_pixels`.
+    """
+    check_pixels(plan, theirs)
+    facts, shipped = plan.inputs, plan.shipped_inputs
+    assert isinstance(facts, ImageFacts)
+    assert isinstance(shipped, ImageFacts)
+    if facts.tiles is not None or shipped.in_graph:
+        return {}
+    chosen = choose_pixel_rows([np.empty((facts.height, facts.width, 3), np.uint8)] * len(theirs))
+    mean, std = (np.array(part, np.float64)[:, None, None] for part in (facts.mean, facts.std))
+    kept = {}
+    for index in chosen:
+        levels = np.rint((theirs[index].astype(np.float64).reshape(facts.shape) * std + mean) / facts.scale)
+        kept[index] = np.ascontiguousarray(levels.clip(0, 255).transpose(1, 2, 0), np.uint8)
+    return pack_pixel_rows(kept)
+
+
+def check_pixels(plan: Plan, theirs: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> None:
+    """Refuse a processor that was read wrongly.
+
+    Args:
+        theirs: as for `keep_pixels`.
+
+    Raises:
+        ParentError: naming the first image with a pixel that is off by more than `MOST_LEVELS` grey levels.
+    """
+    facts = plan.inputs
+    assert isinstance(facts, ImageFacts)
+    inputs = ImageInputs(facts)
+    level = facts.scale / np.array(facts.std, np.float64)[:, None, None]
+    for probe, expected in zip(plan.probes, theirs, strict=True):
+        ours = inputs.feed([inputs.prepare_probe(probe)])[facts.input]
+        ours = ours if expected.ndim == ours.ndim else ours[0]
+        if ours.shape != expected.shape:
+            raise ParentError(
+                f"the parent's own processor makes {expected.shape} of {probe.describe()}; {ours.shape} was read off "
+                "its file"
+            )
+        off = float((np.abs(ours.astype(np.float64) - expected) / level).max())
+        if not off <= MOST_LEVELS + 1e-3:
+            raise ParentError(
+                f"the parent's own processor gives other pixels for {probe.describe()} than was read off its file, by "
+                f"up to {off:.1f} grey levels ({MOST_LEVELS} allowed)"
+            )
 
 
 def _save(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
