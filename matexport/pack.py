@@ -32,12 +32,12 @@ from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.pixel_rows import load_pixel_rows, pack_pixel_rows
 from matexport.family.proof import load_ranges, load_references, open_proof
 from matexport.family.token_rows import load_token_rows, pack_token_rows
-from matexport.family.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Profile
+from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
 from matexport.verify.judge import verify_family
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ WINGS = {
     "host": 1, "extras": 1, "marks": 1, "io": 1,
     "family": 2,
     "runtime": 3, "pick": 3,
-    "verify": 4,
+    "verify": 4, "towers": 4,
     "measure": 5, "report": 5, "pack": 5,
     "export": 6,
     "cli": 7, "__init__": 7,
@@ -52,7 +52,7 @@ EXPORT = {
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
-    "numpy": {"family", "runtime", "verify", "measure", "cli"},
+    "numpy": {"family", "runtime", "towers", "verify", "measure", "cli"},
     "onnxruntime": {"runtime"},
     "tokenizers": {"runtime"},
     "safetensors": {"family", "verify", "pack"},

@@ -11,7 +11,7 @@ from typing import Any
 from matexport.cli.output import DONE, UNUSABLE, complain, print_json, say
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
-from matexport.family.towers import IMAGE, TEXT, load_towers
+from matexport.towers import IMAGE, TEXT, load_towers
 
 
 def run_each(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
@@ -96,7 +96,7 @@ def embed_both(options: argparse.Namespace) -> int:
     from matexport.cli.vectors import write_pairs
     from matexport.io.files import list_images
     from matexport.runtime.inputs.image import ImageInputs
-    from matexport.runtime.towers import TwoTowerEmbedder
+    from matexport.towers import TwoTowerEmbedder
 
     if options.prompt or options.task:
         raise RequestError("--prompt and --task are for texts; texts and images were given, and towers have none")

@@ -85,7 +85,7 @@ def export_towers(
     progress: Callable[[str, int, int], None] | None = None,
     quiet: bool = False,
 ) -> dict[str, Exported]:
-    """Export both towers of a model (CLIP, SigLIP) as two families of one folder; see `matexport.family.towers`.
+    """Export both towers of a model (CLIP, SigLIP) as two families of one folder; see `matexport.towers`.
 
     Args:
         job: of ``kind = "two-towers"``.
@@ -104,7 +104,7 @@ def export_towers(
 
         quiet_libraries()
     from matexport.export.towers import refuse_others, split_job
-    from matexport.family.towers import load_towers, write_towers
+    from matexport.towers import load_towers, write_towers
 
     out = job.destination if out is None else Path(out)
     jobs, pairs = split_job(job)

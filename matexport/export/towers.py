@@ -1,4 +1,4 @@
-"""A model with two towers (CLIP, SigLIP) -> two jobs, one for each tower; what they make is `family.towers`."""
+"""A model with two towers (CLIP, SigLIP) -> two jobs, one for each tower; what they make is `towers`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from matexport.errors import DestinationError, RequestError
 from matexport.family.manifest import TOWERS
-from matexport.family.towers import IMAGE, TEXT
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Point
+from matexport.towers import IMAGE, TEXT
 
 #: Kind of the parent of each family.
 KINDS = {TEXT: "text-tower", IMAGE: "image"}

@@ -24,7 +24,7 @@ from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import Record, read_record, suggest
 
 MANIFEST = "family.json"
-#: Of a folder of two families; see `family.towers`.
+#: Of a folder of two families; see `towers`.
 TOWERS = "towers.json"
 REFERENCE = "reference.safetensors"
 RANGES = "ranges.safetensors"

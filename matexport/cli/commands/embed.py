@@ -107,8 +107,8 @@ def run(options: argparse.Namespace) -> int:
     if options.workers:
         raise RequestError("--workers is for --on ray")
     from matexport.family.manifest import load_family
-    from matexport.family.towers import holds_towers
     from matexport.runtime.embedder import Embedder
+    from matexport.towers import holds_towers
 
     if options.output and options.output.suffix not in (".npy", ".jsonl"):
         raise RequestError(f"--output {options.output} was asked; its name must end in .npy or .jsonl")

@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     from msgspec.structs import replace
 
     from matexport.family.manifest import REPORTED
-    from matexport.family.towers import IMAGE, TEXT
     from matexport.io.jobs import change_precisions, load_job, preprocess_in_graph
+    from matexport.towers import IMAGE, TEXT
 
     job = load_job(options.job)
     if options.parent is not None:

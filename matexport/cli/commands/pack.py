@@ -41,8 +41,8 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport pack FAMILY PROFILE OUT``"""
-    from matexport.family.towers import holds_towers
     from matexport.pack import pack_profile
+    from matexport.towers import holds_towers
 
     if holds_towers(options.family):
         from matexport.cli.towers import pack_both

@@ -77,7 +77,7 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport verify FAMILY``"""
-    from matexport.family.towers import holds_towers
+    from matexport.towers import holds_towers
 
     if holds_towers(options.family):
         from matexport.cli.towers import run_each

@@ -113,15 +113,19 @@ def plan(job: ExportJob, root: Path) -> Plan:
         weights=digests,
         license=read_license(root),
     )
-    heads = () if features else (f"{shape.heads}({shape.classes} classes)",)
-    readout = Readout(
-        FinalNorm.ABSENT, (), heads, features and job.readout.normalize, classes=0 if features else shape.classes
-    )
     probes, calibration = image.choose_images(job)
     details = Details(root, file, weights, shape, of_vit)
-    output = FEATURE if features else LOGITS
+    readout, output = _settle_readout(job, shape)
     own_dims = not (of_vit and features)  # of a ViT one feature is cut, of a ResNet each dim has channels of its own
     return Plan(job, parent, readout, facts, probes, calibration, output, own_dims=own_dims, details=details)
+
+
+def _settle_readout(job: ExportJob, shape: Shape) -> tuple[Readout, str]:
+    """What is given of an item, and what it is called: the feature, or what heads say of it."""
+    if job.readout.features:
+        return Readout(FinalNorm.ABSENT, (), (), job.readout.normalize), FEATURE
+    heads = (f"{shape.heads}({shape.classes} classes)",)
+    return Readout(FinalNorm.ABSENT, (), heads, normalize=False, classes=shape.classes), LOGITS
 
 
 def load(plan: Plan, report: Progress) -> Any:

@@ -25,12 +25,11 @@ from matexport.errors import DestinationError, FamilyError, ParentError, ParityE
 from matexport.export import export_family, export_towers, pipeline
 from matexport.export.kinds.probes import image as image_probes
 from matexport.export.parents.vision import text_tower
-from matexport.family.towers import load_towers
 from matexport.io.jobs import load_job
-from matexport.runtime.towers import TwoTowerEmbedder
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Point, Precision
 from matexport.spec.readout import FinalNorm, PoolingMode, ReadoutRequest
+from matexport.towers import TwoTowerEmbedder, load_towers
 
 pytestmark = pytest.mark.usefixtures("quick_traces")
 
