@@ -94,8 +94,12 @@ def _check_request(
     family: Family, tasks: Sequence[AnyTask], profiles: Sequence[str], shortlist: int | None, parent: Profile | None
 ) -> None:
     """Refuse what cannot be scored, before any text is embedded."""
-    if any(profile.point.tokens for profile in family.profiles):
-        raise RequestError(f"{family.path} gives visual tokens, many of each image, which no task here compares")
+    several = next((profile for profile in family.profiles if profile.point.tokens), None)
+    if several:
+        raise RequestError(
+            f"{family.path} gives {several.point.tokens} vectors for each {family.facts.inputs.noun}, and a task "
+            "compares one: evaluate a family that pools them"
+        )
     if not tasks:
         raise RequestError("no task was given: texts, pairs with scores, queries and documents, or folders of images")
     if shortlist is not None and shortlist < NEIGHBOURS:
@@ -107,12 +111,6 @@ def _check_request(
         )
     for name in profiles:
         family.profile_facts(name)
-    several = next((profile for profile in family.profiles if profile.point.tokens), None)
-    if several:
-        raise RequestError(
-            f"{family.path} gives {several.point.tokens} vectors for each {family.facts.inputs.noun}, and a task "
-            "compares one: evaluate a family that pools them"
-        )
     if parent is None and any(isinstance(task, UnlabelledTask) for task in tasks):
         facts = family.facts.parent
         whole = Profile(Point(facts.blocks, facts.output_width), Precision.FP32).name

@@ -14,6 +14,7 @@ from conftest import make_once
 from memory import trace_once
 from msgspec.structs import replace
 from PIL import Image
+from safetensors.numpy import load_file
 from vision import CROPPED, SIDE, TowerOracle, make_tower, save_images
 
 import matexport
@@ -133,8 +134,11 @@ def test_weights_and_profiles_are_those_of_the_family_beside(family: Path, plain
     """What is in front has no weights: the nested files are the same bytes, prefixes and all."""
     ours, theirs = (load_family(path).facts for path in (family, plain))
     assert ours.profiles == theirs.profiles
-    for name in ("weights.fp32.safetensors", "weights.int8.safetensors", "ranges.safetensors", "reference.safetensors"):
+    for name in ("weights.fp32.safetensors", "weights.int8.safetensors", "ranges.safetensors"):
         assert ours.files[name] == theirs.files[name]
+    vectors, beside = (load_file(path / "reference.safetensors") for path in (family, plain))
+    assert {*beside} - {*vectors} == {"pixels", "pixel_probes"}, "whose sizes in the graph are nobody's"
+    assert all((vectors[name] == beside[name]).all() for name in vectors)
 
 
 def test_all_exits_give_the_profiles_vectors(family: Path, tmp_path: Path) -> None:

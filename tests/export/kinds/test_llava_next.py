@@ -27,7 +27,7 @@ from matexport.cli.main import main
 from matexport.errors import FamilyError, ParentError, ParityError, RequestError
 from matexport.export import export_family, pipeline
 from matexport.export.blame import find_failing_stage
-from matexport.export.kinds import visual_tokens
+from matexport.export.kinds.probes.several import thin_out
 from matexport.export.parents.vision import llava
 from matexport.family.integrity import check_files
 from matexport.family.manifest import MANIFEST, load_family
@@ -443,12 +443,14 @@ def test_a_proof_that_would_not_fit() -> None:
     names = [probe.name for probe in probes]
     points = [Point(23, 4096, count) for count in (1, 9, 36, 144, 576)]
     facts = make_facts((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
-    chosen = visual_tokens._thin_out(probes, points, facts)
+    chosen = thin_out(probes, points, facts)
     assert [probe.name for probe in chosen] == ["gradient.png", "wide.png", "tall.png", "large.png"]
-    more = visual_tokens._thin_out(probes, points[:3], facts)
+    more = thin_out(probes, points[:3], facts)
     assert {"gradient.png", "text.png", "wide.png", "tall.png", "large.png"} < {probe.name for probe in more} < {*names}
-    with pytest.raises(RequestError, match=r"L23-D4096-T576 was asked; of 4 probes it has .* ask for fewer tokens"):
-        visual_tokens._thin_out(probes, points, make_facts((1344, 1344)))
+    with pytest.raises(
+        RequestError, match=r"5 points were asked, .* for each probe; .* ask for fewer points or tokens"
+    ):
+        thin_out(probes, points, make_facts((1344, 1344)))
 
 
 def test_a_newline_that_was_exchanged(family: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from matexport.errors import RequestError
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
+from matexport.family.pixel_rows import MAX_PIXEL_BYTES
 from matexport.spec.inputs import ImageFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.probe import ImageProbe
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 #: What the proof may hold of the parent's tokens, and how many probes it has in any case.
 MAX_REFERENCE_BYTES, LEAST_PROBES = 64 << 20, 4
 
-#: What those few probes may take at the most: a file of the proof is read whole, and more stands in it.
-MOST_REFERENCE_BYTES = MAX_SIDE_FILE_BYTES * 3 // 4
+#: What else stands in the file of the proof, which is read whole: names, and the parent's pixels, where they are kept.
+OTHER_BYTES = 1 << 20
 
 
 def refuse_encodings(job: ExportJob, what: str) -> None:
@@ -76,10 +77,11 @@ def thin_out(
     counts = [facts.count_most_tokens(point.tokens) if facts and facts.tiles else point.tokens for point in points]
     each = 4 * sum(point.dim * max(count, 1) for point, count in zip(points, counts, strict=True))
     count = min(len(probes), max(LEAST_PROBES, MAX_REFERENCE_BYTES // each))
-    if count * each > MOST_REFERENCE_BYTES:
+    room = MAX_SIDE_FILE_BYTES - OTHER_BYTES - (0 if facts and facts.tiles else MAX_PIXEL_BYTES)
+    if count * each > room:
         raise RequestError(
             f"{len(points)} points were asked, whose tokens are {each} bytes for each probe; the proof needs "
-            f"{LEAST_PROBES} probes and holds up to {MOST_REFERENCE_BYTES} bytes: ask for fewer points or tokens"
+            f"{LEAST_PROBES} probes and holds up to {room} bytes: ask for fewer points or tokens"
         )
     chosen = _find_shapes(probes, facts)[:count] if facts and facts.tiles and count < len(probes) else []
     others = [place for place in range(len(probes)) if place not in chosen]
