@@ -91,6 +91,8 @@ def outline_images(parent: ParentSource, base: Path) -> Outline | None:
         trained, ignored = find_trained(root, Shape(plan.parent.blocks, plan.parent.output_width))
         if trained is not None and look.readable is not None:  # what else it says, this kind cannot be read at
             trained = _hold(trained, look.readable)
+    if kind == "image" and (read_object(root / CONFIG) or {}).get("model_type") in _TWO_TOWERS:
+        ignored = (*ignored, 'its text tower; kind = "two-towers" exports both, texts and images in one space')
     assert isinstance(plan.inputs, ImageFacts)
     return Outline(
         parent=parent,

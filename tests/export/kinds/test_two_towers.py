@@ -299,6 +299,7 @@ def test_the_commands(
     assert "passed" in run("verify", pack, "--baseline", out).out
     run("pack", out, "L02-D024-fp32", pack).complains("it holds two families; pass --overwrite to replace them")
     run("pack", out, "L09-D024-fp32", tmp_path / "p").complains("profile 'L09-D024-fp32' was asked", "L02-D024-fp32")
+    assert 'its text tower; kind = "two-towers" exports both' in run("init", pairs("clip"), "--out", "-").out
     run("bench", out).complains(f"holds two families, {out / 'text'} and {out / 'image'}: name one of them")
     run("verify", out, "--junit", tmp_path / "x.xml").complains("--junit is of one family")
     flip_byte(out / "image" / "weights.fp32.safetensors", -5)
