@@ -171,10 +171,8 @@ class TwoTowerEmbedder:
         import numpy as np
 
         for index, item in enumerate(items):
-            if isinstance(item, str) and item.lower().endswith(tuple(ENDINGS)) and Path(item).is_file():
-                raise RequestError(
-                    f"item {index} is the text {item!r}, which is the name of a file: give Path({item!r})"
-                )
+            if isinstance(item, str) and item.lower().endswith(tuple(ENDINGS)) and not any(map(str.isspace, item)):
+                raise RequestError(f"item {index} is the text {item!r}, which names an image: give Path({item!r})")
         texts = [index for index, item in enumerate(items) if isinstance(item, str)]
         images = [index for index, item in enumerate(items) if not isinstance(item, str)]
         found = [self.text.embed([items[at] for at in texts]), self.image.embed([items[at] for at in images])]

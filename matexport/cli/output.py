@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,24 @@ def say(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
     print(show_lines(text), end=end, flush=flush)
 
 
+_gathered: list[list[dict[str, Any]]] = []
+
+
+@contextlib.contextmanager
+def gather_documents() -> Iterator[list[dict[str, Any]]]:
+    """Have what would be printed as JSON meanwhile put into the list that is given."""
+    _gathered.append([])
+    try:
+        yield _gathered[-1]
+    finally:
+        _gathered.pop()
+
+
 def print_json(document: dict[str, Any]) -> None:
     """Print a document as JSON to standard output; numbers that are not finite, which JSON lacks, are null."""
+    if _gathered:
+        _gathered[-1].append(document)
+        return
     print(spell_json(_replace_nan(document), indent=1))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from matexport.cli.output import DONE, UNUSABLE, complain, print_json, say
+from matexport.cli.output import DONE, UNUSABLE, complain, gather_documents, print_json, say
 from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
 from matexport.towers import IMAGE, TEXT, load_towers
@@ -17,24 +17,27 @@ from matexport.towers import IMAGE, TEXT, load_towers
 def run_each(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
     """Run a command on both families, and give the worse exit code.
 
-    Raises:
-        RequestError: what it writes is one document or file.
+    With ``--json``, one document has both, by the families' names; a file of ``--junit`` is written for each, with the
+    family's name behind its own.
     """
     towers = load_towers(options.family)
-    for name in ("json", "junit"):
-        if getattr(options, name, None):
-            raise RequestError(
-                f"--{name} is of one family; {towers.path} holds two: name {towers.text.path} or {towers.image.path}"
-            )
-    codes = []
+    codes, documents = [], {}
     for name, family in ((TEXT, towers.text), (IMAGE, towers.image)):
-        say(f"{'' if name == TEXT else chr(10)}{family.path}: {name}s\n")
         one = copy.copy(options)
         one.family = family.path
+        if junit := getattr(options, "junit", None):
+            one.junit = junit.with_name(f"{junit.stem}-{name}{junit.suffix}")
         if baseline := getattr(options, "baseline", None):
             old = load_towers(baseline)
             one.baseline = (old.text if name == TEXT else old.image).path
-        codes.append(run(one))
+        if not options.json:
+            say(f"{'' if name == TEXT else chr(10)}{family.path}: {name}s\n")
+        with gather_documents() as found:
+            codes.append(run(one))
+        documents[name] = found[0] if found else {}
+    if options.json:
+        print_json({"family": str(towers.path), "pairs": dict(towers.profiles), **documents})
+        return max(codes)
     others = {image: text for image, text in towers.profiles.items() if image != text}
     for image, text in others.items():
         say(f"{image} of images goes with {text} of texts")
@@ -59,13 +62,24 @@ def choose_tower(options: argparse.Namespace) -> bool:
 
 
 def is_image(given: str, options: argparse.Namespace) -> bool:
-    """Whether an argument of `embed`, or its ``--input``, is of images: a file or folder; a table, by its column."""
+    """Whether an argument of `embed`, or its ``--input``, is of images: a file or folder; a table, by its column.
+
+    Raises:
+        RequestError: it is called as an image or a folder, and there is none.
+    """
     from matexport.io.files import ENDINGS
 
     path = Path(given)
     try:
+        if not options.input and path.exists():
+            return True
         if not options.input:
-            return path.exists()
+            if given.endswith("/") or (path.suffix.lower() in ENDINGS and not any(map(str.isspace, given))):
+                raise RequestError(
+                    f"{given} is no file and no folder; nothing was embedded. A text that is called so is given with "
+                    "--input texts.txt"
+                )
+            return False
         if path.is_dir() or path.suffix.lower() in ENDINGS:
             return True
         return path.is_file() and _holds_images(path, options.column)
@@ -93,9 +107,9 @@ def embed_both(options: argparse.Namespace) -> int:
         RequestError: a prompt or task was asked, which neither tower has.
     """
     from matexport.cli.images import ImageStream
-    from matexport.cli.vectors import write_pairs
+    from matexport.cli.vectors import embed_pairs, write_pairs
     from matexport.io.files import list_images
-    from matexport.runtime.inputs.image import ImageInputs
+    from matexport.runtime.inputs.whole_image import make_image_inputs
     from matexport.towers import TwoTowerEmbedder
 
     if options.prompt or options.task:
@@ -105,28 +119,28 @@ def embed_both(options: argparse.Namespace) -> int:
         if is_image(given, options):
             files[at] = list_images(Path(given)) if Path(given).is_dir() else [Path(given)]
     texts = [given for at, given in enumerate(options.texts) if at not in files]
+    streams: list[ImageStream] = []
     with (
         show_progress() as progress,
         TwoTowerEmbedder(options.family, options.profile, threads=options.threads) as both,
     ):
         facts = both.towers.image.facts.image
         assert facts is not None  # `load_towers` saw to it
-        stream = ImageStream((file for found in files.values() for file in found), ImageInputs(facts))
-        progress("embed", 0, 0)
-        images = {image.name: image for image in stream}
+        inputs = make_image_inputs(facts)
         of_texts = iter(zip(texts, both.text.embed(texts), strict=True))
-        of_images = dict(zip(images, both.image.embed(list(images.values())), strict=True))
 
         def pairs() -> Iterator[tuple[Any, Any]]:
             for at in range(len(options.texts)):
                 if at not in files:
                     yield next(of_texts)
                 else:
-                    yield from ((images[name], of_images[name]) for name in map(str, files[at]) if name in images)
+                    streams.append(ImageStream(files[at], inputs))
+                    yield from embed_pairs(both.image, streams[-1], options, progress)
 
         write_pairs(pairs(), options, both, "items")
-    if stream.refused:
-        return complain(f"{stream.refused} of {stream.refused + stream.taken} images could not be read", UNUSABLE)
+    refused, taken = (sum(getattr(stream, name) for stream in streams) for name in ("refused", "taken"))
+    if refused:
+        return complain(f"{refused} of {refused + taken} images could not be read", UNUSABLE)
     return DONE
 
 

@@ -103,12 +103,17 @@ def export_towers(
         from matexport.export.quiet import quiet_libraries
 
         quiet_libraries()
+    from matexport.export.kinds.kind import find_kind
     from matexport.export.towers import refuse_others, split_job
     from matexport.towers import load_towers, write_towers
 
     out = job.destination if out is None else Path(out)
     jobs, pairs = split_job(job)
     refuse_others(out)
+    for name, half in jobs.items():  # what is wrong with one is said before the other is made
+        kind = find_kind(half)
+        with kind.begin(half, out / name) as begun:
+            kind.plan(half, begun)
     exported = {
         name: export_family(half, out / name, overwrite=overwrite, progress=progress, quiet=quiet)
         for name, half in jobs.items()

@@ -70,6 +70,7 @@ def _make_job(job: ExportJob, name: str, pairs: Mapping[Point, Point]) -> Export
         trained=trained or None,
         probes=choose(job.probes),
         calibration=choose(job.calibration),
+        readout=replace(job.readout, image_size=None) if texts else replace(job.readout, max_tokens=None),
         preprocess_in_graph=job.preprocess_in_graph and not texts,
         text_layers={},
         name=f"{job.name}-{name}",

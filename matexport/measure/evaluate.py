@@ -97,8 +97,8 @@ def _check_request(
     several = next((profile for profile in family.profiles if profile.point.tokens), None)
     if several:
         raise RequestError(
-            f"{family.path} gives {several.point.tokens} vectors for each {family.facts.inputs.noun}, and a task "
-            "compares one: evaluate a family that pools them"
+            f"{family.path} gives {several.point.tokens} tokens for each {family.facts.inputs.noun}, and a task "
+            "compares vectors: evaluate a family that pools them"
         )
     if not tasks:
         raise RequestError("no task was given: texts, pairs with scores, queries and documents, or folders of images")

@@ -220,7 +220,12 @@ def number_labels(labels: Sequence[str], classes: int, where: str) -> NDArray[np
         RequestError: they are no numbers of classes, and not as many names as there are classes.
     """
     names = sorted(set(labels))
-    if all(name.isascii() and name.isdigit() and len(name) < 10 and int(name) < classes for name in names):
+    if all(name.isascii() and name.isdigit() and len(name) < 10 for name in names):
+        if (most := max(map(int, names))) >= classes:
+            raise RequestError(
+                f"{where} has the label {most}, and the parent's classes are 0 to {classes - 1}: call folders by these "
+                "numbers, or by names, one for each class"
+            )
         return np.array([int(label) for label in labels])
     if len(names) != classes:
         raise RequestError(
@@ -316,10 +321,14 @@ def evaluate_cascade(
             f"of {HELD_OUT[1]} and scored on those of {HELD_OUT[0]}, never on the same"
         )
     parts = [_read_labels(part) for part in (held_out, test)]
+    for part, where in zip(parts, (held_out, test), strict=True):
+        if not part:
+            raise RequestError(f"{where} has no images in folders of their labels, so a cascade cannot be scored")
     logits: list[dict[int, Vectors]] = [{}, {}]
     for profile in profiles:
         with Embedder(family, profile.name, threads=threads) as embedder:
             for known, part in zip(logits, parts, strict=True):
                 known[profile.point.dim] = embedder.embed([file for file, _ in part])
-    truths = [number_labels([label for _, label in part], classes, str(folder)) for part in parts]
+    both = number_labels([label for part in parts for _, label in part], classes, str(folder))  # numbered alike
+    truths = both[: len(parts[0])], both[len(parts[0]) :]
     return run_cascade(logits[1], learn_thresholds(logits[0], truths[0]), truths[1])

@@ -477,7 +477,7 @@ def test_a_coordinate_that_never_varies_has_no_steps(made: Precise) -> None:
     vectors = np.random.default_rng(0).standard_normal((70, 5)).astype(np.float32)
     vectors[:, 3] = 0.25
     with pytest.raises(RequestError, match=r"coordinate 3 of L01-D005 has one value .* of the 70 .*, and 0 others"):
-        profiles._find_point_ranges(Point(1, 5), vectors)
+        profiles._find_point_ranges(Point(1, 5), vectors, "text")
 
 
 def test_other_calibration_texts_make_another_family(made: Precise, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_every_key(tmp_path: Path) -> None:
         ),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route, kind"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens, image_size, features"),
-        ("[points]", "points.dim", "layers, dims, pairs, tokens"),
+        ("[points]", "points.dim", "layers, dims, pairs, tokens, text_layers"),
         ("[probes]", "probes.path", "file"),
         ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs, cosine_mean, cosine_min, spread"),
         ("[calibration]", "calibration.path", "file"),
@@ -289,7 +289,7 @@ def test_images_are_asked_for_where_a_parent_takes_images(tmp_path: Path) -> Non
         tmp_path, 'precisions = ["int8-static"]\n' + SMALL.replace("[parent]", '[parent]\nkind = "image"')
     )
     with pytest.raises(
-        RequestError, match=r"measured on your images: give \[calibration\] file = .*, a folder of them"
+        RequestError, match=r"measured on your images: give \[calibration\] file = .*, a folder of at least 32 of them"
     ):
         load_job(file)
 

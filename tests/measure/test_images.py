@@ -161,6 +161,8 @@ def test_labels_are_numbers_of_classes() -> None:
     assert number_labels(["b", "a", "b"], 2, "here").tolist() == [1, 0, 1]
     with pytest.raises(RequestError, match="here has 2 labels, and the parent 4 classes"):
         number_labels(["b", "a"], 4, "here")
+    with pytest.raises(RequestError, match="has the label 12, and the parent's classes are 0 to 11"):
+        number_labels([str(number) for number in range(1, 13)], 12, "here")
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,8 @@ DESCRIPTION = (
     "Trace the parent once, cut one ONNX graph per (layers, dim) point, write the weights that all of them share, "
     "and compare each with the parent's own vectors on the probes. The destination appears when all is proven, "
     "without profiles of small precisions that are off their floor (exit code 1 then); when it holds the family of "
-    "the same inputs already, that is verified instead. Needs the [export] extra."
+    "the same inputs already, that is verified instead. A model with two towers gives two families, each with a "
+    "destination of its own in DIR. Needs the [export] extra."
 )
 EXAMPLES = "example:\n  matexport export profiles/minilm.toml --out artifacts/minilm"
 

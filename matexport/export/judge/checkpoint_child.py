@@ -31,6 +31,13 @@ POOLINGS: dict[str, Any] = {
 }
 
 
+def tell_layout() -> dict[str, str]:
+    """What transformers 4 is told, which else guesses by their lengths what axes of a picture are: of 1 x 1, too."""
+    import transformers
+
+    return {} if int(transformers.__version__.partition(".")[0]) >= 5 else {"input_data_format": "channels_last"}
+
+
 def choose_sizes(processor: Any, side: int | None) -> dict[str, Any]:
     """What a processor is told so that it makes images of side x side: what it resizes to first is in proportion."""
     if side is None:
@@ -88,7 +95,7 @@ class Checkpoint:
             except (TypeError, ValueError, ImportError):
                 processor = opener.from_pretrained(self.folder, use_fast=False, local_files_only=True)
             sizes = choose_sizes(processor, asked)
-            return processor(images=image, return_tensors="pt", **sizes)["pixel_values"].float()
+            return processor(images=image, return_tensors="pt", **sizes, **tell_layout())["pixel_values"].float()
         crop = asked or 224
         edge = (2 * 256 * crop // 224 + 1) // 2
         short, long = sorted(image.size)

@@ -47,6 +47,13 @@ def open_processor(folder: str) -> Any:
         return opener.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
+def tell_layout() -> dict[str, str]:
+    """What transformers 4 is told, which else guesses by their lengths what axes of a picture are: of 1 x 1, too."""
+    import transformers
+
+    return {} if int(transformers.__version__.partition(".")[0]) >= 5 else {"input_data_format": "channels_last"}
+
+
 def choose_sizes(processor: Any, side: int | None) -> dict[str, Any]:
     """What a processor is told so that it makes images of side x side: what it resizes to first is in proportion."""
     if side is None:
@@ -86,7 +93,8 @@ class TowerJudge:
         rows: dict[int, list[Any]] = {depth: [] for depth in request["depths"]}
         sizes = choose_sizes(self.processor, request["image_size"])
         for file in request["files"]:
-            prepared = self.processor(images=load_image(file), return_tensors="pt", **sizes)["pixel_values"].float()
+            told = {**sizes, **tell_layout()}
+            prepared = self.processor(images=load_image(file), return_tensors="pt", **told)["pixel_values"].float()
             with torch.no_grad():
                 output = self.model(pixel_values=prepared, output_hidden_states=True, return_dict=True, **self.told)
                 for depth, vectors in rows.items():
@@ -177,7 +185,7 @@ class TokenJudge:
         pixels: list[Any] = []
         rows: dict[int, list[Any]] = {count: [] for count in request["counts"]}
         for file in request["files"]:
-            given = self.processor(images=load_image(file), return_tensors="pt")
+            given = self.processor(images=load_image(file), return_tensors="pt", **tell_layout())
             prepared = given["pixel_values"].float()
             prepared = prepared[0] if prepared.ndim == 5 else prepared
             with torch.no_grad():

@@ -18,7 +18,7 @@ from matexport.errors import RequestError
 from matexport.export.kinds import classifier, franca, image, text, text_tower, visual_tokens
 from matexport.export.parents.plan import Example, Plan, Reference
 from matexport.io.progress import Progress
-from matexport.spec.job import ExportJob
+from matexport.spec.job import TWO_TOWERS, ExportJob
 from matexport.spec.profile import Point
 from matexport.spec.record import suggest
 
@@ -109,6 +109,6 @@ def find_kind(job: ExportJob) -> Kind:
     """
     name = job.parent.kind
     if name not in KINDS:
-        known = ", ".join(KINDS)
-        raise RequestError(f"parent.kind = {name!r} was asked; it is one of: {known}{suggest(name, list(KINDS))}")
+        known = sorted([*KINDS, TWO_TOWERS])
+        raise RequestError(f"parent.kind = {name!r} was asked; it is one of: {', '.join(known)}{suggest(name, known)}")
     return KINDS[name]

@@ -40,9 +40,15 @@ def find_image_kind(root: Path, *, allow_pickle: bool) -> str | None:
     if (root / MODULES).is_file():  # sentence-transformers' own
         return None
     if (root / CONFIG).is_file():
+        from matexport.export.parents.vision.text_tower import TEXT_TOWERS
         from matexport.export.parents.vision.towers import TOWERS
 
         named = (read_object(root / CONFIG) or {}).get("model_type")
+        if named in TEXT_TOWERS:
+            raise ParentError(
+                f'{root} is the text tower of a model with two: init does not look at it. Write kind = "text-tower" '
+                "into the [parent] of a job, and its layers and dims into [points]"
+            )
         if named in _LLAVA:
             return "visual-tokens"
         return "image" if isinstance(named, str) and (named in TOWERS or named in _TWO_TOWERS) else None

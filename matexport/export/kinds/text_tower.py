@@ -181,7 +181,12 @@ def _refuse_other_requests(job: ExportJob) -> None:
         RequestError: naming it.
     """
     source = job.parent.source
-    asked = {"vocabulary": job.vocabulary, "parent.route": job.parent.route, "features": job.readout.features or None}
+    asked = {
+        "vocabulary": job.vocabulary,
+        "parent.route": job.parent.route,
+        "features": job.readout.features or None,
+        "image_size": job.readout.image_size,
+    }
     for name, value in asked.items():
         if value is not None:
             raise RequestError(f"{name} = {value!r} was asked; {source} is read as a text tower: leave it out")

@@ -69,6 +69,10 @@ def plan_corpus(
 
     if family.profile_facts(profile).tokens:
         raise RequestError(f"{profile} gives visual tokens, many of each image; a corpus has one vector for each row")
+    if family.facts.text is None:
+        raise RequestError(
+            f"{family.path} takes {family.facts.inputs.noun}s, and a corpus with Ray is of texts: leave out --on ray"
+        )
     files = find_files(corpus) if corpus.is_dir() else [corpus]
     if not files:
         raise RequestError(f"{corpus} holds no .parquet file")

@@ -402,6 +402,16 @@ def test_precisions_of_matrices_are_refused(
         export_family(job, tmp_path / "family")
 
 
+def test_weights_that_nobody_would_read_are_refused(probes: Path, tmp_path: Path) -> None:
+    """Of a block with squeeze and excitation, of a stem of three convolutions, a bias where there is none."""
+    folder = make_parent(tmp_path / "parent", "MRL")
+    weights = load_file(folder / "model.safetensors")
+    for name in ("layer1.0.se.fc1.weight", "conv2.weight", "layer1.0.conv1.bias"):
+        save_file(weights | {name: torch.ones(4)}, folder / "model.safetensors")
+        with pytest.raises(ParentError, match=f"holds {name}, which is no weight of a plain ResNet"):
+            export_family(make_job(folder, probes), tmp_path / "family")
+
+
 def test_a_norm_without_a_part(probes: Path, tmp_path: Path) -> None:
     folder = make_parent(tmp_path / "parent", "MRL")
     weights = load_file(folder / "model.safetensors")

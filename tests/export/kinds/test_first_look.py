@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers as hf
 from commandline import Run
 from conftest import make_once
 from vision import TOWERS, make_tower
@@ -47,6 +48,15 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 @pytest.fixture(scope="session")
 def parents(shared: Path) -> Callable[[str], Path]:
     return lambda name: make_once(shared / f"look-{name}", lambda: MAKERS[name](shared / f"look-{name}"))
+
+
+def test_the_text_tower_of_two_is_no_text_encoder(run: Run, tmp_path: Path) -> None:
+    """Which would be read by a mean of its tokens."""
+    model = hf.CLIPTextModelWithProjection(hf.CLIPTextConfig(hidden_size=16, num_hidden_layers=1, vocab_size=9))
+    model.save_pretrained(tmp_path / "text")
+    run("init", tmp_path / "text", "--out", "-").complains(
+        "is the text tower of a model with two", 'kind = "text-tower"'
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import transformers as hf
 from conftest import make_once
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from vision import save_images, stir
 
 import matexport
@@ -221,6 +221,17 @@ def test_what_a_job_cannot_ask(parent: Path, probes: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(RequestError, match=words):
             export_family(make_job(parent, probes, **changes), tmp_path / "family")  # type: ignore[arg-type]
+
+
+def test_weights_that_nobody_would_read_are_refused(parent: Path, probes: Path, tmp_path: Path) -> None:
+    (file,) = parent.glob("*.safetensors")
+    weights = load_file(file)
+    for name in ("norm_pre.weight", "blocks.1.attn.q_norm.weight", "blocks.0.mlp.w9.bias"):
+        other = tmp_path / name
+        other.mkdir()
+        save_file(weights | {name: torch.ones(4)}, other / file.name)
+        with pytest.raises(ParentError, match=f"holds {name}, which is no weight of a ViT"):
+            export_family(make_job(other, probes), tmp_path / "family")
 
 
 def resample_otherwise(table: torch.Tensor, high: int, wide: int) -> torch.Tensor:

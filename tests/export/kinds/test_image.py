@@ -209,6 +209,26 @@ def test_a_processor_that_was_read_wrongly_is_refused(
         export_family(make_job(towers("vit"), probes), tmp_path / "family")
 
 
+def test_older_files_are_read_as_their_class_reads_them(towers: Callable[[str], Path], tmp_path: Path) -> None:
+    """A number for CLIP's size is that of the shorter side; a file without a processor's name goes by the model."""
+    clip = Path(shutil.copytree(towers("clip"), tmp_path / "clip"))
+    old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 28, "do_center_crop": True}
+    (clip / "preprocessor_config.json").write_text(json.dumps(old))
+    facts = read_processor(clip)
+    assert (facts.resized, facts.height, facts.width) == ((32,), 28, 28)
+    vit = Path(shutil.copytree(towers("vit"), tmp_path / "vit"))
+    (vit / "preprocessor_config.json").write_text(json.dumps({"size": 28}))
+    facts = read_processor(vit)
+    assert (facts.resized, facts.resampling) == ((28, 28), Resampling.BILINEAR)
+
+
+def test_too_many_calibration_images_are_drawn_evenly(tmp_path: Path) -> None:
+    for index in range(9):
+        (tmp_path / f"{index}.png").write_bytes(b"x")
+    found = image_probes.read_folder(tmp_path, 2, 3, "the calibration images")
+    assert [probe.name for probe in found] == ["0.png", "3.png", "6.png"]
+
+
 def test_a_changed_probe_and_a_wrong_depth_are_found(vit: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(vit, tmp_path / "copy"))
     flip_byte(copy / "probes.safetensors", -30)

@@ -275,7 +275,7 @@ def test_a_precision_that_needs_another_form_is_refused(
 
 
 def test_a_kind_that_is_not_there() -> None:
-    kinds = "classifier, franca, image, text, text-tower, visual-tokens"
+    kinds = "classifier, franca, image, text, text-tower, two-towers, visual-tokens"
     with pytest.raises(
         RequestError, match=rf"parent.kind = 'txt' was asked; it is one of: {kinds}; did you mean 'text'"
     ):

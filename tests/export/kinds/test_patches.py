@@ -104,7 +104,7 @@ def test_the_family_says_what_it_gives(family: Path, tmp_path: Path, run: Run) -
     assert "patches" in run("show", family).out
     save_images(tmp_path / "pictures", 20)
     run("evaluate", family, "--images", tmp_path / "pictures").complains(
-        "gives 16 vectors for each image, and a task compares one"
+        "gives 16 tokens for each image, and a task compares vectors"
     )
 
 

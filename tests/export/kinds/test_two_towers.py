@@ -285,7 +285,7 @@ def test_the_commands(
         np.testing.assert_allclose(
             [line["embedding"] for line in lines], embedder.embed(["dog", file, "cat"]), atol=1e-6
         )
-        with pytest.raises(RequestError, match=r"item 1 is the text .* which is the name of a file: give Path"):
+        with pytest.raises(RequestError, match=r"item 1 is the text .* which names an image: give Path"):
             embedder.embed(["dog", str(file)])
     pack = tmp_path / "pack"
     run("pack", out, "L02-D024-fp32", pack)
@@ -301,7 +301,19 @@ def test_the_commands(
     run("pack", out, "L09-D024-fp32", tmp_path / "p").complains("profile 'L09-D024-fp32' was asked", "L02-D024-fp32")
     assert 'its text tower; kind = "two-towers" exports both' in run("init", pairs("clip"), "--out", "-").out
     run("bench", out).complains(f"holds two families, {out / 'text'} and {out / 'image'}: name one of them")
-    run("verify", out, "--junit", tmp_path / "x.xml").complains("--junit is of one family")
+    document = run("verify", out, "--json", "--junit", tmp_path / "x.xml").json
+    assert document["text"]["passed"]
+    assert document["image"]["passed"]
+    assert document["pairs"]["L02-D024-fp32"] == "L02-D024-fp32"
+    assert {path.name for path in tmp_path.glob("x*.xml")} == {"x-text.xml", "x-image.xml"}
+    assert run("show", out, "--json").json["image"]["facts"]["parent"]["blocks"] == 3
+    for wrong in ("catt.jpg", "nothere/"):
+        run("embed", out, "--profile", "L02-D024-fp32", "a cat", wrong).complains(f"{wrong} is no file and no folder")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(file.read_bytes()[:50])
+    said = run("embed", out, "--profile", "L02-D024-fp32", "dog", broken, file)
+    assert (said.code, said.out.count("\n")) == (2, 2)
+    assert "1 of 2 images could not be read" in said.err
     flip_byte(out / "image" / "weights.fp32.safetensors", -5)
     assert run("verify", out).code == 1
 
@@ -337,6 +349,7 @@ def test_towers_of_other_depths_go_together_as_the_job_says(few: Path, tmp_path:
         ({"readout": ReadoutRequest(pooling=PoolingMode.MEAN)}, "pooling = mean was asked; .* by its own pooler alone"),
         ({"readout": ReadoutRequest(max_tokens=21)}, "max_tokens = 21 was asked; .* takes 1 to 20"),
         ({"readout": ReadoutRequest(features=True)}, "features = True was asked"),
+        ({"readout": ReadoutRequest(image_size=28)}, "image_size = 28 was asked"),
     ],
 )
 def test_what_a_text_tower_does_not_have_is_refused(
@@ -368,3 +381,23 @@ def towers_of_one(shared: Path) -> Path:
     from vision import make_tower
 
     return make_once(shared / "tower-clip", lambda: make_tower(shared / "tower-clip", "clip"))
+
+
+def test_images_are_prepared_once_where_graphs_do_it(
+    pairs: Callable[[str], Path], few: Path, tmp_path: Path, run: Run
+) -> None:
+    job = make_job(pairs("clip"), few, preprocess_in_graph=True, points=POINTS[1:2])
+    export_towers(job, tmp_path / "out")
+    (file,) = save_images(tmp_path / "pictures", 1)
+    lines = [json.loads(line) for line in run("embed", tmp_path / "out", "a cat", file).out.splitlines()]
+    expected = embed_image(pairs("clip"), "clip", file, 2, 24)
+    np.testing.assert_allclose(lines[1]["embedding"], expected, atol=2e-5)
+
+
+def test_what_is_wrong_with_images_is_said_before_texts_are_exported(
+    pairs: Callable[[str], Path], few: Path, tmp_path: Path
+) -> None:
+    job = make_job(pairs("clip"), few, readout=ReadoutRequest(image_size=15))
+    with pytest.raises(RequestError, match="image_size"):
+        export_towers(job, tmp_path / "out")
+    assert not (tmp_path / "out" / "text").exists()

@@ -81,7 +81,7 @@ def draw_calibration() -> tuple[ImageProbe, ...]:
 
 
 def read_folder(folder: Path, least: int, most: int, what: str) -> tuple[ImageProbe, ...]:
-    """The images of a user's folder, as probes, in the order of their names.
+    """The images of a user's folder, as probes, in the order of their names; evenly spread where there are too many.
 
     Args:
         what: names them in messages, such as ``the probes``.
@@ -89,7 +89,8 @@ def read_folder(folder: Path, least: int, most: int, what: str) -> tuple[ImagePr
     Raises:
         RequestError: the folder cannot be read, or has too few.
     """
-    files = list_images(folder)[:most]
+    found = list_images(folder)
+    files = [found[place * len(found) // most] for place in range(most)] if len(found) > most else found
     if len(files) < least:
         raise RequestError(f"{what}: {folder} has {len(files)} images; at least {least} are needed")
     try:

@@ -28,6 +28,12 @@ from matexport.errors import ParentError
 _PREFIXES = ("teacher.", "backbone.", "module.")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(?:(\d+)\.)?(.+)")
 
+#: All that such a network has; a mask token is for training alone.
+_KNOWN = re.compile(
+    r"cls_token|pos_embed|mask_token|(patch_embed\.proj|norm)\.(weight|bias)|blocks\.\d+\."
+    r"((norm[12]|attn\.qkv|attn\.proj|mlp\.(w12|w3|fc1|fc2))\.(weight|bias)|ls[12]\.gamma)"
+)
+
 HEAD_WIDTH, EPSILON = 64, 1e-6
 
 #: Added to the number of patches before the factor is worked out, as the code has it.
@@ -57,6 +63,11 @@ def rename_weights(weights: Mapping[str, Tensor], source: str) -> dict[str, Tens
         )
     if "register_tokens" in found:
         raise ParentError(f"{source} has registers, which Franca's own checkpoints have not: load it with transformers")
+    if other := sorted(name for name in found if not _KNOWN.fullmatch(name)):
+        raise ParentError(
+            f"{source} holds {other[0]}, which is no weight of a ViT as Franca and DINOv2 build it, and would be read "
+            "by nobody"
+        )
     return found
 
 

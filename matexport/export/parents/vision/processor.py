@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from matexport.errors import ParentError, RequestError
-from matexport.export.parents.folder.files import read_object
+from matexport.export.parents.folder.files import CONFIG, read_object
 from matexport.family.modality import MAX_SIDE
 from matexport.spec.inputs import ImageFacts, Resampling, TileFacts
 
@@ -32,7 +32,7 @@ _PINPOINTS = "image_grid_pinpoints"
 
 _CROPPED = {
     "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3,
-    "image_mean": OPENAI[0], "image_std": OPENAI[1],
+    "image_mean": OPENAI[0], "image_std": OPENAI[1], "default_to_square": False,
 }  # fmt: skip
 _WHOLE = {"size": {"height": 224, "width": 224}, "do_center_crop": False, "resample": 2}
 
@@ -45,6 +45,18 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "ViTImageProcessor": {**_WHOLE, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
     "SiglipImageProcessor": {**_WHOLE, "resample": 3, "image_mean": STANDARD[0], "image_std": STANDARD[1]},
     "DINOv3ViTImageProcessor": {**_WHOLE, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
+}
+
+#: `model_type` of a configuration -> the processor of its model.
+_BY_MODEL: Mapping[str, str] = {
+    "vit": "ViTImageProcessor",
+    "dinov2": "BitImageProcessor",
+    "dinov2_with_registers": "BitImageProcessor",
+    "dinov3_vit": "DINOv3ViTImageProcessor",
+    "clip": "CLIPImageProcessor",
+    "siglip": "SiglipImageProcessor",
+    "llava": "LlavaImageProcessor",
+    "llava_next": "LlavaNextImageProcessor",
 }
 
 #: What other names a class has had.
@@ -145,6 +157,8 @@ def resize_processor(content: bytes, facts: ImageFacts) -> bytes:
 
 def _name_processor(said: Mapping[str, Any], path: Path) -> str:
     given = said.get("image_processor_type") or said.get("feature_extractor_type")
+    if given is None and (path.parent / CONFIG).is_file():  # then transformers goes by the model
+        given = _BY_MODEL.get(str((read_object(path.parent / CONFIG) or {}).get("model_type")))
     name = str(given or "").replace(_FORMER, "ImageProcessor")
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)

@@ -27,6 +27,13 @@ _CONV = re.compile(r"layer(\d+)\.(\d+)\.conv1\.(?:conv\.)?weight")
 _NORM = re.compile(r"((?:layer\d+\.\d+\.)?(?:bn\d|downsample\.1))\.running_mean")
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
+#: All that such a network has, its heads renamed.
+_KNOWN = re.compile(
+    r"fc\.nesting_classifier_\d+\.(weight|bias)"
+    r"|(conv1|layer\d+\.\d+\.(conv[123]|downsample\.0))\.((conv\.)?weight|blur_filter)"
+    r"|(bn1|layer\d+\.\d+\.(bn[123]|downsample\.1))\.(weight|bias|running_mean|running_var|num_batches_tracked)"
+)
+
 #: Torch's own for norms in these networks.
 BATCH_NORM_EPSILON = 1e-5
 
@@ -160,11 +167,16 @@ def fold_norms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_weights(weights: Mapping[str, Tensor], stages: Sequence[int], source: str) -> None:
-    """Refuse weights of which a part is missing.
+    """Refuse weights of which a part is missing, and what a plain ResNet does not have.
 
     Raises:
         ParentError: naming it.
     """
+    if other := sorted(name for name in weights if not _KNOWN.fullmatch(name)):
+        raise ParentError(
+            f"{source} holds {other[0]}, which is no weight of a plain ResNet with heads of MRL, and would be read by "
+            "nobody"
+        )
     blocks = [f"layer{stage}.{place}" for stage, count in enumerate(stages, 1) for place in range(count)]
     pairs = [("conv1", "bn1"), *((f"{block}.conv{n}", f"{block}.bn{n}") for block in blocks for n in (1, 2, 3))]
     pairs += [(name.removesuffix("1.weight") + "0", name.removesuffix(".weight")) for name in weights
