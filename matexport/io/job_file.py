@@ -92,11 +92,8 @@ def _describe(outline: Outline, file: str | None) -> list[str]:
 def _render_top(outline: Outline, precisions: Sequence[Precision]) -> list[str]:
     others = [precision for precision in Precision if precision not in (*precisions, Precision.INT8_STATIC)]
     said = "fp32 is the parent itself; the small precisions are of blocks, of which this parent has none."
-    if outline.parent.kind == "classifier" and outline.found.parent.architecture.startswith("ResNet"):
-        said = (
-            "fp32 is the parent itself. Also: fp16, and int8-static, which needs [calibration]; the others round "
-            "matrices, of which a ResNet has none."
-        )
+    if outline.found.parent.architecture.startswith("ResNet"):  # has no matrices to round
+        said = "fp32 is the parent itself. Also: fp16, and int8-static, which needs [calibration]."
     elif outline.blocks:
         said = (
             f"fp32 is the parent itself; int8 is for CPUs, a quarter of the bytes. Also: {', '.join(others)}, and "

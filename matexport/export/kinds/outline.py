@@ -44,7 +44,7 @@ def find_image_kind(root: Path, *, allow_pickle: bool) -> str | None:
         from matexport.export.parents.vision.towers import TOWERS
 
         named = (read_object(root / CONFIG) or {}).get("model_type")
-        if named in TEXT_TOWERS:
+        if isinstance(named, str) and named in TEXT_TOWERS:
             raise ParentError(
                 f'{root} is the text tower of a model with two: init does not look at it. Write kind = "text-tower" '
                 "into the [parent] of a job, and its layers and dims into [points]"

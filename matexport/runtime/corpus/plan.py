@@ -63,16 +63,11 @@ def plan_corpus(
 
     Raises:
         RequestError: there is no Parquet file, or one that cannot be read, has two columns of one name, lacks the
-            column of texts, or says that some of its rows have no text; or the profile gives visual tokens.
+            column of texts, or says that some of its rows have no text; or the family takes no texts.
     """
     import pyarrow
 
-    if family.profile_facts(profile).tokens:
-        raise RequestError(f"{profile} gives visual tokens, many of each image; a corpus has one vector for each row")
-    if family.facts.text is None:
-        raise RequestError(
-            f"{family.path} takes {family.facts.inputs.noun}s, and a corpus with Ray is of texts: leave out --on ray"
-        )
+    _refuse_other_items(family)
     files = find_files(corpus) if corpus.is_dir() else [corpus]
     if not files:
         raise RequestError(f"{corpus} holds no .parquet file")
@@ -107,6 +102,13 @@ def plan_corpus(
         tuple(parts),
         task,
     )
+
+
+def _refuse_other_items(family: Family) -> None:
+    if family.facts.text is None:
+        raise RequestError(
+            f"{family.path} takes {family.facts.inputs.noun}s, and a corpus with Ray is of texts: leave out --on ray"
+        )
 
 
 def claim_output(out: Path, plan: CorpusPlan) -> None:

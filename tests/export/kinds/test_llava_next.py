@@ -532,7 +532,7 @@ def test_nothing_is_scored_on_visual_tokens(
         (tmp_path / "labelled" / f"{index % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(file, tmp_path / "labelled" / f"{index % 2}")
     assert main(["evaluate", str(family), "--labelled", str(tmp_path / "labelled")]) == 2
-    assert "gives visual tokens" in capsys.readouterr().err
+    assert "tokens for each image, and a task compares vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("precision", "blamed"), [("fp32", None), ("int8", "cut")])
