@@ -521,7 +521,7 @@ def test_the_command_writes_lines_and_no_array(
 
 def test_a_corpus_has_no_column_for_visual_tokens(family: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    with pytest.raises(RequestError, match="L03-D040-T009-fp32 gives visual tokens"):
+    with pytest.raises(RequestError, match="takes images, and a corpus with Ray is of texts"):
         plan_corpus(load_family(family), tmp_path, profile="L03-D040-T009-fp32", column="image", prompt=None)
 
 
