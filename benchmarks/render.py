@@ -32,6 +32,7 @@ ORDER = (
     "pick",
     "fuzz_families",
     "replaced_families",
+    "images_resnet",
 )
 
 
