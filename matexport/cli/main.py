@@ -33,6 +33,8 @@ FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml", "DEVICE")
 _UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 #: Names of the commands, in the order of ``--help``.
 COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
+#: Those that hand a family to others, in a folder of their own.
+SHARING = ("pack",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -163,7 +165,8 @@ def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in names:
-        importlib.import_module(f"matexport.cli.commands.{name}").add_parser(parsers)
+        folder = "share." if name in SHARING else ""
+        importlib.import_module(f"matexport.cli.commands.{folder}{name}").add_parser(parsers)
     return parser
 
 
