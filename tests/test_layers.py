@@ -33,7 +33,7 @@ WINGS = {
     "family": 2,
     "runtime": 3, "pick": 3,
     "verify": 4, "towers": 4,
-    "measure": 5, "report": 5, "pack": 5,
+    "measure": 5, "report": 5, "pack": 5, "consumers": 5,
     "export": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
@@ -79,7 +79,9 @@ def module_name(path: Path) -> str:
 
 
 SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
-LIGHT = [name for name in SOURCES if not name.startswith(("export.", "train."))]
+#: Classes for libraries that bring torch themselves: whoever imports one has it.
+FOR_OTHERS = [name for name in SOURCES if name.startswith("consumers.")]
+LIGHT = [name for name in SOURCES if not name.startswith(("export.", "train.", "consumers."))]
 INSIDE_EXPORT = [name for name in SOURCES if name.startswith("export.")]
 
 
@@ -131,6 +133,14 @@ def test_the_walk_sees_imports() -> None:
 @pytest.mark.parametrize("name", LIGHT)
 def test_the_light_half_imports_nothing_heavy(name: str) -> None:
     assert external(name) & HEAVY == set()
+
+
+def test_a_class_for_another_library_imports_that_library_alone_and_is_imported_by_nobody() -> None:
+    """It is the only place outside of the export with torch, and nothing of matexport needs it."""
+    allowed = {"consumers.__init__": set[str](), "consumers.sentence_transformers": {"sentence_transformers", "torch"}}
+    assert {name: external(name) for name in FOR_OTHERS} == allowed
+    assert {name for name in SOURCES if name not in FOR_OTHERS and own(name) & set(FOR_OTHERS)} == set()
+    assert not any(found.startswith(("export.", "cli.")) for name in FOR_OTHERS for found in reach(name))
 
 
 @pytest.mark.parametrize("name", [name for name in LIGHT if wing_of(name) == "cli"])

@@ -1,0 +1,31 @@
+"""infinity's optimum engine, with the pooling that it takes when nobody says one (cls)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import Embed, run
+from infinity_emb import AsyncEngineArray, EngineArgs
+
+
+def load(folder: Path) -> Embed:
+    arguments = EngineArgs(
+        model_name_or_path=str(folder), engine="optimum", device="cpu", model_warmup=False, bettertransformer=False
+    )
+    runner = asyncio.Runner()
+    engine = AsyncEngineArray.from_args([arguments])[0]
+    runner.run(engine.astart())
+
+    def embed(texts: Sequence[str]) -> Any:
+        vectors, _ = runner.run(engine.embed(sentences=list(texts)))
+        return vectors
+
+    return embed
+
+
+if __name__ == "__main__":
+    packages = ["infinity-emb", "optimum-onnx", "transformers", "tokenizers"]
+    run("infinity", packages, load, how='EngineArgs(folder, engine="optimum"), pooling as it comes', layout="infinity")
