@@ -31,10 +31,10 @@ WINGS = {
     "version": 0, "errors": 0, "spec": 0,
     "host": 1, "extras": 1, "marks": 1, "io": 1,
     "family": 2,
-    "runtime": 3, "pick": 3,
+    "runtime": 3, "pick": 3, "consumers": 3,
     "verify": 4, "towers": 4,
-    "measure": 5, "report": 5, "pack": 5,
-    "export": 6,
+    "measure": 5, "report": 5,
+    "pack": 6, "export": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
@@ -42,7 +42,7 @@ WINGS = {
 #: knows the order of those that are the same for all parents, and nobody but `kinds` that a parent has a judge.
 EXPORT = {
     "graph": 0, "parents": 0, "quiet": 0,
-    "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
+    "trace": 1, "quantize": 1, "judge": 1, "trained": 1, "torch_folder": 1,
     "kinds": 2, "profiles": 2,
     "prepare": 3, "blame": 3, "outline": 3,
     "reuse": 4,
@@ -52,9 +52,9 @@ EXPORT = {
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
-    "numpy": {"family", "runtime", "towers", "verify", "measure", "cli"},
+    "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "cli"},
     "onnxruntime": {"runtime"},
-    "tokenizers": {"runtime"},
+    "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
     "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "cli"},
     "google": {"family"},

@@ -205,9 +205,8 @@ def _refuse(why: str) -> FamilyError:
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for name, file in facts.files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-            raise _refuse(
-                f"{manifest} lists the file {name!r}; only bare file names inside the folder, or in {' or '.join(FOLDERS)}, are allowed"
-            )
+            where = f"inside the folder, or in {' or '.join(FOLDERS)}"
+            raise _refuse(f"{manifest} lists the file {name!r}; only bare file names {where}, are allowed")
         if not _SHA256.fullmatch(file.sha256) or file.bytes < 0:
             raise _refuse(f"{manifest}: {name} has no valid sha256 and size")
     _check_profiles(facts, manifest)

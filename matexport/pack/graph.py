@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from matexport.consumers.files import INPUTS
 from matexport.errors import RequestError
 from matexport.family.graph_file import list_external
 from matexport.family.weights_file import Buffer
@@ -16,9 +17,6 @@ from matexport.spec.facts import BATCH_AXIS, OUTPUT_NAME, SEQUENCE_AXIS
 
 #: What consumers of token states look for, and of which they make one vector in a way of their own.
 TOKENS_OUTPUT = "last_hidden_state"
-#: Which inputs consumers feed, used or not.
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 _PREFIX = "matexport.every_token"
 #: protobuf's own bound of one message.

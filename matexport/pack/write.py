@@ -1,32 +1,37 @@
 """One point or profile of a family -> one self-contained folder, as one kind of consumer reads it (`layouts`).
 
-A pack is a family of its own: the same kind of manifest, so `embed`, `show` and `verify` work on it. The weights are the
-prefix that the graph needs, in which no offset moves. For matexport alone the graph keeps its bytes; for other
-consumers it gives the vector at every token, too, lies under the names they look for, and the tokenizer's own files say
-where texts are cut. The parent's vectors at other points stay behind; its token ids or pixels of the probes come along.
+A pack is a family of its own: the same kind of manifest, so `embed`, `show` and `verify` work on it. The weights are
+the prefix that the graph needs, in which no offset moves. For matexport alone the graph keeps its bytes; for other
+consumers it gives the vector at every token, too, lies under the names they look for, and the tokenizer's own files
+say where texts are cut. The parent's vectors at other points stay behind; its token ids or pixels of the probes come
+along.
 
 A pack is proven where it is made, before it appears: as `verify` does it, and as a stranger would run it, with
 onnxruntime, the tokenizers library and what stands in the folder (`plain`).
 
-What was measured of the profile goes along where its graph is the family's own, of every host: same graph, same bytes
-of the weights, same tokenizer. In the pack it stands under the digest of the pack's own manifest. Left behind is what
-is true of the family alone: parity in one run with other profiles, and searches that a narrower profile shortlists for.
+What was measured of the profile goes along, of every host: it was measured on the same operators, the same bytes of
+the weights and the same tokenizer (what repeating the vector costs is in docs/consumers.md). In the pack it stands
+under the digest of the pack's own manifest. Left behind is what is true of the family alone: parity in one run with
+other profiles, and searches that a narrower profile shortlists for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace as alter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 from safetensors.numpy import save
 
+from matexport.consumers.files import INPUTS, write_consumer_files
+from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, TORCH, Layout
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.family.graph_file import parse_graph
 from matexport.family.guard.copies import locate_weights, move_weights
 from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
-from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
     HostMeasurements,
     Measurement,
@@ -43,10 +48,10 @@ from matexport.family.token_rows import load_token_rows, pack_token_rows
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.pack.consumer_files import write_consumer_files
-from matexport.pack.graph import INPUTS, hold_weights, repeat_vector, take_all_inputs
-from matexport.pack.layouts import ALL, LAYOUTS, NAMES, NATIVE, TORCH, Layout
+from matexport.pack.graph import hold_weights, repeat_vector, take_all_inputs
 from matexport.pack.plain import prove_plain
+from matexport.report.card.render import render_card
+from matexport.report.findings import gather_findings
 from matexport.spec.facts import FamilyFacts, ProfileFacts
 from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Precision, Profile
@@ -56,6 +61,8 @@ from matexport.verify.judge import verify_family
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 def choose_layout(family: Family, profile: str) -> str:
@@ -137,8 +144,10 @@ def pack_profile(
                 prove_plain(stage, family, placed)
             if shape.family:
                 staged = load_family(stage)
-                for measured in load_measurements(family).hosts if not shape.configured else ():
-                    _record(staged, names[0], measured)
+                for measured in load_measurements(family).hosts:
+                    _record(staged, measured)
+                if shape.configured:
+                    _write_card(staged, out.name)
                 keep_unlisted(out, stage)
     return out
 
@@ -179,6 +188,12 @@ def pack_towers(
     return load_towers(out)
 
 
+def _write_card(pack: Family, name: str) -> None:
+    """The card of a folder for others: what it is, and code for what loads it. `report` brings it up to date."""
+    findings = alter(gather_findings(pack), folder=name)
+    (pack.path / CARD).write_text(render_card(findings), encoding="utf-8")
+
+
 def _find_layout(name: str, family: Family, names: Sequence[str]) -> Layout:
     """The layout, where these profiles can have it.
 
@@ -204,11 +219,23 @@ def _list_side_files(family: Family, names: Sequence[str], copied: Contents, lay
     if not layout.configured:
         return files
     kept = {name: content for name, content in files.items() if name not in CONSUMER_FILES}
-    return kept | write_consumer_files(family.facts, family.facts.profiles[names[0]], files)
+    profiles = [family.facts.profiles[name] for name in names]
+    return kept | write_consumer_files(
+        family.facts, profiles[0], files, tokens=layout.tokens, browser=_describe_for_browsers(profiles, layout)
+    )
+
+
+def _describe_for_browsers(profiles: Sequence[ProfileFacts], layout: Layout) -> dict[str, Any]:
+    """What transformers.js is told: which graphs have their weights beside them, and which precision to take."""
+    if layout.inside or not layout.folders[-1]:
+        return {}
+    names = [NAMES[facts.precision] for facts in profiles]
+    said: dict[str, Any] = {"use_external_data_format": {f"{name}.onnx": 1 for name in names}}
+    return said | ({"dtype": DTYPES[names[0]]} if len(names) == 1 else {})
 
 
 def _list_places(names: Sequence[str], family: Family, layout: Layout) -> Iterator[tuple[str, ProfileFacts, list[str]]]:
-    """(profile, its facts in the pack, where else its graph lies) of each; the first is the one in the folder itself."""
+    """(profile, its facts in the pack, where else its graph lies); the first is the one in the folder itself."""
     for name in names:
         facts = family.facts.profiles[name]
         if not layout.configured:
@@ -298,21 +325,27 @@ def _prove(stage: Path, progress: Progress | None) -> None:
             raise ParityError(why, "pack")
 
 
-def _record(pack: Family, profile: str, measured: HostMeasurements) -> None:
-    """Record in a pack what was measured of its profile on one host, as far as it holds of the profile on its own."""
+def _record(pack: Family, measured: HostMeasurements) -> None:
+    """Record in a pack what was measured of its profiles on one host, as far as it holds of them on their own."""
+    names = pack.facts.profiles
     for bench in measured.benches.values():
-        if profile in bench.profiles:
-            record_bench(pack, replace(bench, profiles={profile: bench.profiles[profile]}))
+        if profiles := _choose(bench.profiles, names):
+            record_bench(pack, replace(bench, profiles=profiles))
     tasks = {
-        name: replace(task, profiles={profile: task.profiles[profile]}, adaptive=())
+        name: replace(task, profiles=profiles, adaptive=())
         for name, task in (measured.quality.tasks if measured.quality else {}).items()
-        if profile in task.profiles
+        if (profiles := _choose(task.profiles, names))
     }
     if measured.quality and tasks:
         record_quality(pack, replace(measured.quality, tasks=tasks))
     known = measured.parity
-    if known and profile in known.parity:
-        alone = {way: parity for way, parity in known.parity[profile].items() if way != TOGETHER_WAY}
-        spread = {profile: known.spread[profile]} if profile in known.spread else {}
-        ranges = {profile: known.ranges[profile]} if profile in known.ranges else {}
-        record_parity(pack, measured.host, Measurement({profile: alone}, spread, ranges, known.token_ids, known.pixels))
+    if known and (parity := _choose(known.parity, names)):
+        alone = {
+            name: {way: found for way, found in ways.items() if way != TOGETHER_WAY} for name, ways in parity.items()
+        }
+        spread, ranges = _choose(known.spread, names), _choose(known.ranges, names)
+        record_parity(pack, measured.host, Measurement(alone, spread, ranges, known.token_ids, known.pixels))
+
+
+def _choose(of: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    return {name: of[name] for name in names if name in of}

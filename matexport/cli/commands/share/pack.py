@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -16,7 +17,11 @@ from matexport.cli.output import (
     say,
 )
 from matexport.cli.progress import show_progress
-from matexport.pack.layouts import ALL, LAYOUTS, NATIVE
+from matexport.consumers.layouts import ALL, LAYOUTS, NATIVE, TORCH
+from matexport.errors import RequestError
+
+if TYPE_CHECKING:
+    from matexport.family.manifest import Family
 
 SUMMARY = "write one profile as a self-contained folder"
 DESCRIPTION = (
@@ -49,6 +54,12 @@ def add_parser(parsers: Parsers) -> None:
         help=f"who reads it (default: {ALL}; of images and of codes {NATIVE}): {', '.join(LAYOUTS)}",
     )
     command.add_argument(
+        "--parent",
+        metavar="PARENT",
+        help="with --for torch, where the parent is: a directory, a hub id or package:NAME/path (default: what the "
+        "family says it was made from)",
+    )
+    command.add_argument(
         "--overwrite",
         action="store_true",
         help="replace the family or pack in OUT; what people wrote there "
@@ -66,7 +77,11 @@ def run(options: argparse.Namespace) -> int:
         from matexport.cli.towers import pack_both
 
         return pack_both(options)
+    if options.parent is not None and options.layout != TORCH:
+        raise RequestError(f"--parent was given, and only --for {TORCH} reads the parent")
     family = load_family(options.family)
+    if options.layout == TORCH:
+        return _write_torch(family, options)
     layout = options.layout or choose_layout(family, options.profile)
     with show_progress() as progress:
         out = pack_profile(
@@ -78,4 +93,24 @@ def run(options: argparse.Namespace) -> int:
     else:
         names = ", ".join(select_profiles(family, options.profile))
         say(f"{options.out}: {names} for {layout}, {len(files)} files, {sum(files.values()) / 1e6:.1f} MB")
+    return DONE
+
+
+def _write_torch(family: Family, options: argparse.Namespace) -> int:
+    from matexport.export import require_export_extra
+
+    require_export_extra()
+    from matexport.export.quiet import quiet_libraries
+    from matexport.export.torch_folder import write_torch_folder
+
+    quiet_libraries()
+
+    if options.overwrite:
+        raise RequestError(f"--overwrite replaces a pack, and --for {TORCH} writes none: choose another destination")
+    with show_progress() as progress:
+        parity = write_torch_folder(family, options.profile, options.out, parent=options.parent, progress=progress)
+    if options.json:
+        print_json({"pack": str(options.out), "profile": options.profile, "for": TORCH, "max_abs": parity.max_abs})
+    else:
+        say(f"{options.out}: {options.profile} for {TORCH}, max abs difference {parity.max_abs:.1e} in torch")
     return DONE

@@ -20,6 +20,13 @@ NAMES: Mapping[Precision, str] = {
 }
 
 
+#: What it calls the precisions of these files.
+DTYPES = {
+    "model": "fp32", "model_fp16": "fp16", "model_quantized": "q8", "model_uint8": "uint8", "model_int8": "int8",
+    "model_q4": "q4", "model_q4f16": "q4f16",
+}  # fmt: skip
+
+
 class Layout(Record, frozen=True):
     """One kind of folder.
 

@@ -9,14 +9,20 @@ sentence-transformers since 2 reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matexport.errors import FamilyError, RequestError
 from matexport.family.modality import TOKENIZER
-from matexport.pack.graph import INPUTS
 from matexport.spec.facts import FamilyFacts, ProfileFacts
 from matexport.spec.inputs import NO_LIMIT, PaddingSide, TextFacts
+from matexport.spec.readout import PoolingMode
+
+#: What sentence-transformers alone reads.
+SENTENCE_TRANSFORMERS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+
+#: Which inputs consumers feed, used or not.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 #: What a tokenizer's configuration may name; each is a token, as text or as a record with ``content``.
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -24,20 +30,49 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token
 #: Keys that would bring code of the parent's, or a class that other versions do not know.
 _DROPPED = ("auto_map", "backend", "is_local", "name_or_path", "processor_class", "tokenizer_file", "vocab_file")
 
-_POOLING = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+_POOLING = {
+    PoolingMode.CLS: "cls_token", PoolingMode.MEAN: "mean_tokens", PoolingMode.MAX: "max_tokens",
+    PoolingMode.MEAN_SQRT_LEN: "mean_sqrt_len_tokens", PoolingMode.WEIGHTED_MEAN: "weightedmean_tokens",
+    PoolingMode.LAST_TOKEN: "lasttoken",
+}  # fmt: skip
 
 
-def write_consumer_files(facts: FamilyFacts, profile: ProfileFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What stands beside the graph, by name, in place of what the family has.
+def write_consumer_files(
+    facts: FamilyFacts,
+    profile: ProfileFacts,
+    files: Mapping[str, bytes],
+    *,
+    tokens: bool,
+    browser: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """What stands beside a graph, by name, in place of what the family has.
 
     Args:
+        tokens: whether the graph gives the vector at every token, for what pools tokens: only then is there anything
+            for sentence-transformers to configure.
         files: the family's own: ``tokenizer.json``, and ``config.json`` and ``tokenizer_config.json`` where it has
             them.
+        browser: what ``config.json`` tells transformers.js of the graphs.
 
     Raises:
         RequestError: the parent does something to texts that no other consumer would do.
         FamilyError: a file is not what its name says.
     """
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if facts.readout.normalize:
+        modules.append(("2_Normalize", "Normalize"))
+    config = _describe_model(facts, profile, _read("config.json", files))
+    written = write_text_files(facts, files) | encode_json(
+        {"config.json": config | ({"transformers.js_config": dict(browser)} if browser else {})}
+    )
+    if not tokens:
+        return {name: content for name, content in written.items() if name not in SENTENCE_TRANSFORMERS}
+    pooling = describe_pooling(profile.dim, [PoolingMode.MEAN])
+    return written | encode_json({"modules.json": list_modules(modules), "1_Pooling/config.json": pooling})
+
+
+def write_text_files(facts: FamilyFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The tokenizer's files, the limit and the prompts, as `write_consumer_files` gives them."""
     text = facts.text
     if text is None:
         raise RequestError(f"other consumers' folders are of texts; this family takes {facts.inputs.noun}s")
@@ -45,18 +80,9 @@ def write_consumer_files(facts: FamilyFacts, profile: ProfileFacts, files: Mappi
     tokenizer, said = _read(TOKENIZER, files), _read("tokenizer_config.json", files)
     pad = _spell(tokenizer, text.pad_token_id)
     config = _describe_tokenizer(text, said, pad)
-    special = {name: config[name] for name in SPECIAL_TOKENS if name in config}
-    written: dict[str, object] = {
-        TOKENIZER: _cut_and_pad(tokenizer, text, pad),
+    written = encode_json({
         "tokenizer_config.json": config,
-        "special_tokens_map.json": special,
-        "config.json": _describe_model(facts, profile, _read("config.json", files)),
-        "modules.json": _list_modules(facts.readout.normalize),
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": profile.dim,
-            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in _POOLING},
-            "include_prompt": True,
-        },
+        "special_tokens_map.json": {name: config[name] for name in SPECIAL_TOKENS if name in config},
         "sentence_bert_config.json": {"max_seq_length": text.max_tokens, "do_lower_case": False},
         "config_sentence_transformers.json": {
             "prompts": dict(text.prompts),
@@ -64,11 +90,29 @@ def write_consumer_files(facts: FamilyFacts, profile: ProfileFacts, files: Mappi
             "similarity_fn_name": "cosine" if facts.readout.normalize else "dot",
             "truncate_dim": None,
         },
-    }
-    content = {name: json.dumps(data, ensure_ascii=False, indent=1).encode() + b"\n" for name, data in written.items()}
-    content[TOKENIZER] = json.dumps(written[TOKENIZER], ensure_ascii=False, separators=(",", ":")).encode()
+    })  # fmt: skip
+    cutting = json.dumps(_cut_and_pad(tokenizer, text, pad), ensure_ascii=False, separators=(",", ":"))
     vocabulary = _list_pieces(tokenizer)
-    return content | ({"vocab.txt": vocabulary} if vocabulary else {})
+    return written | {TOKENIZER: cutting.encode()} | ({"vocab.txt": vocabulary} if vocabulary else {})
+
+
+def encode_json(files: Mapping[str, object]) -> dict[str, bytes]:
+    """Name -> data, as the content of files that people may read."""
+    return {name: json.dumps(data, ensure_ascii=False, indent=1).encode() + b"\n" for name, data in files.items()}
+
+
+def describe_pooling(width: int, modes: Sequence[PoolingMode]) -> dict[str, object]:
+    """``1_Pooling/config.json`` with a key for each mode, as all versions of sentence-transformers read it."""
+    known: dict[str, object] = {f"pooling_mode_{called}": mode in modes for mode, called in _POOLING.items()}
+    return {"word_embedding_dimension": width} | known | {"include_prompt": True}
+
+
+def list_modules(modules: Sequence[tuple[str, str]]) -> list[dict[str, object]]:
+    """``modules.json`` of (folder, class of sentence-transformers), under the names that all its versions read."""
+    return [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(modules)
+    ]
 
 
 def refuse_untold(text: TextFacts) -> None:
@@ -150,21 +194,13 @@ def _describe_model(facts: FamilyFacts, profile: ProfileFacts, said: Mapping[str
     text, parent = facts.inputs, facts.parent
     assert isinstance(text, TextFacts)
     config = {name: value for name, value in said.items() if name != "auto_map"}
-    config.setdefault("model_type", "bert")
+    config.setdefault("model_type", "bert")  # of a parent without a configuration: readers want a type that they know
     widths = {"hidden_size", *({"dim", "d_model", "n_embd"} & config.keys())}
     depths = {"num_hidden_layers", *({"n_layers", "num_layers", "n_layer"} & config.keys())}
     lengths = {"max_position_embeddings"} if text.max_tokens != NO_LIMIT else set()
     return config | dict.fromkeys(widths, profile.dim) | dict.fromkeys(depths, profile.layers) | dict.fromkeys(
         lengths, text.max_tokens
     ) | {"architectures": [parent.architecture], "pad_token_id": text.pad_token_id}  # fmt: skip
-
-
-def _list_modules(normalize: bool) -> list[dict[str, Any]]:
-    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
-    return [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(kinds)
-    ]
 
 
 def _spell(tokenizer: Mapping[str, Any], token: int) -> str:
