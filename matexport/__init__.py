@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matexport.measure.bench import BenchPlan, bench_family
     from matexport.measure.evaluate import evaluate_family
     from matexport.measure.tasks import load_retrieval, load_sts, load_unlabelled
-    from matexport.pack import pack_profile
+    from matexport.pack.write import pack_profile
     from matexport.pick.choose import Choice, choose
     from matexport.pick.device import Device, load_device
     from matexport.pick.limits import Budget
@@ -69,7 +69,7 @@ _HOMES = {
     "load_retrieval": "matexport.measure.tasks",
     "load_sts": "matexport.measure.tasks",
     "load_unlabelled": "matexport.measure.tasks",
-    "pack_profile": "matexport.pack",
+    "pack_profile": "matexport.pack.write",
     "Choice": "matexport.pick.choose",
     "choose": "matexport.pick.choose",
     "Device": "matexport.pick.device",

@@ -31,10 +31,10 @@ WINGS = {
     "version": 0, "errors": 0, "spec": 0,
     "host": 1, "extras": 1, "marks": 1, "io": 1,
     "family": 2,
-    "runtime": 3, "pick": 3,
+    "runtime": 3, "pick": 3, "consumers": 3,
     "verify": 4, "towers": 4,
-    "measure": 5, "report": 5, "pack": 5, "consumers": 5,
-    "export": 6,
+    "measure": 5, "report": 5, "adapters": 5,
+    "pack": 6, "export": 6,
     "cli": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
@@ -42,7 +42,7 @@ WINGS = {
 #: knows the order of those that are the same for all parents, and nobody but `kinds` that a parent has a judge.
 EXPORT = {
     "graph": 0, "parents": 0, "quiet": 0,
-    "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
+    "trace": 1, "quantize": 1, "judge": 1, "trained": 1, "torch_folder": 1,
     "kinds": 2, "profiles": 2,
     "prepare": 3, "blame": 3, "outline": 3,
     "reuse": 4,
@@ -52,9 +52,9 @@ EXPORT = {
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
-    "numpy": {"family", "runtime", "towers", "verify", "measure", "cli"},
+    "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "cli"},
     "onnxruntime": {"runtime"},
-    "tokenizers": {"runtime"},
+    "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
     "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "cli"},
     "google": {"family"},
@@ -80,8 +80,8 @@ def module_name(path: Path) -> str:
 
 SOURCES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 #: Classes for libraries that bring torch themselves: whoever imports one has it.
-FOR_OTHERS = [name for name in SOURCES if name.startswith("consumers.")]
-LIGHT = [name for name in SOURCES if not name.startswith(("export.", "train.", "consumers."))]
+FOR_OTHERS = [name for name in SOURCES if name.startswith("adapters.")]
+LIGHT = [name for name in SOURCES if not name.startswith(("export.", "train.", "adapters."))]
 INSIDE_EXPORT = [name for name in SOURCES if name.startswith("export.")]
 
 
@@ -137,7 +137,7 @@ def test_the_light_half_imports_nothing_heavy(name: str) -> None:
 
 def test_a_class_for_another_library_imports_that_library_alone_and_is_imported_by_nobody() -> None:
     """It is the only place outside of the export with torch, and nothing of matexport needs it."""
-    allowed = {"consumers.__init__": set[str](), "consumers.sentence_transformers": {"sentence_transformers", "torch"}}
+    allowed = {"adapters.__init__": set[str](), "adapters.sentence_transformers": {"sentence_transformers", "torch"}}
     assert {name: external(name) for name in FOR_OTHERS} == allowed
     assert {name for name in SOURCES if name not in FOR_OTHERS and own(name) & set(FOR_OTHERS)} == set()
     assert not any(found.startswith(("export.", "cli.")) for name in FOR_OTHERS for found in reach(name))

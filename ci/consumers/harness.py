@@ -110,7 +110,7 @@ class Limits:
 
 
 def limit_for(onnxruntime: str) -> Limits:
-    """What the version of onnxruntime that a consumer brings allows, such as ``1.22.0``; ``""`` where it brings none."""
+    """What a consumer's version of onnxruntime allows, such as ``1.22.0``; ``""`` where it brings none."""
     if not onnxruntime:
         return Limits()
     major, minor = (int(part) for part in onnxruntime.split(".")[:2])

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import Embed, run
 
-from matexport.consumers.sentence_transformers import load_model
+from matexport.adapters.sentence_transformers import load_model
 
 
 def load(folder: Path) -> Embed:
@@ -22,5 +22,5 @@ def load(folder: Path) -> Embed:
 
 if __name__ == "__main__":
     packages = ["sentence-transformers", "matexport", "torch", "tokenizers"]
-    how = "matexport.consumers.sentence_transformers.load_model(folder)"
+    how = "matexport.adapters.sentence_transformers.load_model(folder)"
     run("sentence-transformers 6 module", packages, load, how=how)

@@ -135,9 +135,7 @@ def check_entries(name: str, model: Any, weights: str, entries: Iterable[TensorE
         FamilyError: naming the graph and the tensor.
     """
     known = {entry.offset: entry for entry in entries}
-    for tensor in _tensors(model):
-        if tensor.data_location != EXTERNAL:
-            continue
+    for tensor in list_external(model):
         where = {entry.key: entry.value for entry in tensor.external_data}
         entry = known.get(int(where["offset"]))
         if entry is None or not _is_part(tensor, entry, int(where["length"])):
@@ -169,6 +167,11 @@ def parse_graph(name: str, content: Buffer) -> Any:
     if not model.graph.output:
         raise refuse_file(name, "not an ONNX model (it has no output)")
     return model
+
+
+def list_external(model: Any) -> Iterator[Any]:
+    """The tensors of a parsed graph that lie in another file."""
+    return (tensor for tensor in _tensors(model) if tensor.data_location == EXTERNAL)
 
 
 def find_nan_tensor(name: str, content: Buffer) -> str | None:

@@ -11,14 +11,17 @@ import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
 from matexport.family.guard.operators import MAX_GRAPH_BYTES
 from matexport.family.manifest import (
+    FOLDERS,
     MANIFEST,
     MEASUREMENTS,
     REPORTED,
+    WEIGHTS,
     Family,
     load_family,
 )
@@ -32,7 +35,9 @@ from matexport.spec.profile import Precision
 def describe_files(root: Path) -> dict[str, FileFacts]:
     """Digest and size of every file in `root` that a manifest lists, by name."""
     others = {MANIFEST, *REPORTED}
-    names = sorted(path.name for path in root.iterdir() if path.is_file() and path.name not in others)
+    paths = [*root.iterdir(), *(path for folder in FOLDERS for path in (root / folder).glob("*"))]
+    names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
+    names = [name for name in names if name not in others]
     return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
 
 
@@ -74,6 +79,7 @@ def check_family(family: Family) -> Contents:
     if not problems:
         graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
         graphs += [_describe_exits(family, precision) for precision in sorted(family.facts.exits)]
+        graphs += [_describe_copy(family, copy) for copy in sorted(family.facts.copies)]
         problems = _find_unsafe_files(contents, graphs)
     _raise_problems(family, problems)
     return contents
@@ -120,7 +126,10 @@ def check_exits(family: Family, precision: Precision) -> Contents:
 def list_foreign_files(family: Family) -> list[str]:
     """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor a report."""
     known = {MANIFEST, MEASUREMENTS, *family.facts.files}
-    extra = [path for path in family.path.iterdir() if path.name not in known and not _is_report(path)]
+    folders = {name.partition("/")[0] for name in family.facts.files if "/" in name}
+    extra = [path for path in family.path.iterdir() if path.name not in known | folders and not _is_report(path)]
+    for folder in folders:
+        extra += [path for path in (family.path / folder).glob("*") if f"{folder}/{path.name}" not in known]
     measurements = family.path / MEASUREMENTS
     if measurements.is_symlink() or (measurements.exists() and not measurements.is_dir()):
         extra.append(measurements)
@@ -147,9 +156,9 @@ def _open_files(family: Family, names: Iterable[str]) -> tuple[Contents, list[Pr
     files, problems = {}, []
     for name in sorted(names):
         facts = family.facts.files[name]
-        mapped = name.endswith(".safetensors")
+        mapped = name.endswith(WEIGHTS)
         limit = facts.bytes if mapped else min(facts.bytes, _find_limit(name))
-        opened = open_file(family.path / name, limit)
+        opened = _open_confined(family.path, name, limit)
         if isinstance(opened, Problem):
             problems.append(opened)
             continue
@@ -168,6 +177,17 @@ def _open_files(family: Family, names: Iterable[str]) -> tuple[Contents, list[Pr
     return Contents(family, files), problems
 
 
+def _open_confined(root: Path, name: str, limit: int) -> FileIO | Problem:
+    """A file of a family; the folder that it lies in is no symbolic link, either."""
+    folder = (root / name).parent
+    if folder != root and folder.is_symlink():
+        return Problem(ProblemKind.REFUSED, name, f"{name} lies in a symbolic link, which may lead anywhere")
+    opened = open_file(root / name, limit)
+    if isinstance(opened, Problem) and folder != root:
+        return Problem(opened.kind, name, opened.text.replace(Path(name).name, name, 1))
+    return opened
+
+
 def _find_limit(name: str) -> int:
     """The largest file of its kind that is read into memory."""
     return MAX_GRAPH_BYTES if name.endswith(".onnx") else MAX_SIDE_FILE_BYTES
@@ -176,6 +196,7 @@ def _find_limit(name: str) -> int:
 def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]]) -> list[Problem]:
     """Problems of graphs, each given with its weights file and the bytes of it that it may read."""
     from matexport.family.graph_file import check_entries, check_graph
+    from matexport.family.guard.copies import check_copy, locate_weights
 
     problems: dict[Problem, None] = {}  # profiles may share a graph
     inputs = contents.family.facts.inputs
@@ -190,9 +211,13 @@ def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]
             why = f"{MANIFEST}: {prefix_bytes} bytes of {weights} are no prefix of it that ends with a tensor"
             problems[Problem(ProblemKind.MANIFEST, MANIFEST, why)] = None
         try:
-            model = check_graph(graph, contents.read(graph), {weights: prefix_bytes}, inputs)
+            location = locate_weights(graph, weights)
+            model = check_graph(graph, contents.read(graph), {location: prefix_bytes}, inputs)
             if weights in headers:
                 check_entries(graph, model, weights, headers[weights].entries)
+            if name := contents.family.facts.copies.get(graph):
+                original = contents.family.profile_facts(name).graph
+                check_copy(graph, contents.read(graph), original, contents.read(original))
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     return list(problems)
@@ -214,6 +239,11 @@ def _list_ends(header: NestedHeader) -> set[int]:
 
 def _describe_graph(facts: ProfileFacts) -> tuple[str, str, int]:
     return facts.graph, facts.weights, facts.weights_prefix_bytes
+
+
+def _describe_copy(family: Family, copy: str) -> tuple[str, str, int]:
+    """A copy reads what the graph of its profile reads."""
+    return (copy, *_describe_graph(family.profile_facts(family.facts.copies[copy]))[1:])
 
 
 def _describe_exits(family: Family, precision: Precision) -> tuple[str, str, int]:

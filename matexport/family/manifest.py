@@ -27,8 +27,13 @@ MANIFEST = "family.json"
 #: Of a folder of two families; see `towers`.
 TOWERS = "towers.json"
 REFERENCE = "reference.safetensors"
+#: What names of weights files end in; the second is what consumers look for beside a graph.
+WEIGHTS = (".safetensors", ".onnx_data")
 RANGES = "ranges.safetensors"
 MEASUREMENTS = "measurements"
+
+#: Where other consumers look for graphs and for what pools: the only folders that files of a family lie in.
+FOLDERS = ("onnx", "1_Pooling")
 
 #: What `matexport report` writes. They hold measurements, so no digest covers them; they may lie there or not.
 REPORT = "report.html"
@@ -45,7 +50,8 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 #: What a profile may say: far above any model, and small enough to reckon with.
 MAX_LAYERS, MAX_DIM, MAX_TOKENS = 9_999, 1 << 16, 1 << 16
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+#: A bare name, or one in a folder where other consumers look.
+_FILE_NAME = re.compile(rf"(?:(?:{'|'.join(FOLDERS)})/)?[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -106,7 +112,7 @@ class Family(Record, frozen=True):
     def side_files(self) -> tuple[str, ...]:
         """Files that turn an item into inputs, which every profile shares: no graphs, no weights, not the proof."""
         profiles = self.facts.profiles.values()
-        others = {self.probes_file, REFERENCE, RANGES, *self.facts.exits.values()}
+        others = {self.probes_file, REFERENCE, RANGES, *self.facts.exits.values(), *self.facts.copies}
         others |= {facts.graph for facts in profiles} | {facts.weights for facts in profiles}
         return tuple(sorted(set(self.facts.files) - others))
 
@@ -199,7 +205,8 @@ def _refuse(why: str) -> FamilyError:
 def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for name, file in facts.files.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-            raise _refuse(f"{manifest} lists the file {name!r}; only bare file names inside the folder are allowed")
+            where = f"inside the folder, or in {' or '.join(FOLDERS)}"
+            raise _refuse(f"{manifest} lists the file {name!r}; only bare file names {where}, are allowed")
         if not _SHA256.fullmatch(file.sha256) or file.bytes < 0:
             raise _refuse(f"{manifest}: {name} has no valid sha256 and size")
     _check_profiles(facts, manifest)
@@ -215,6 +222,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
     for precision, file_name in facts.exits.items():
         if file_name not in facts.files or precision not in {profile.precision for profile in facts.profiles.values()}:
             raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
+    for copy, name in facts.copies.items():
+        if copy not in facts.files or name not in facts.profiles:
+            raise _refuse(f"{manifest}: {copy!r} is to be a copy of the graph of {name}, and one of them is not there")
     _check_kinds(facts, manifest)
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
@@ -249,12 +259,12 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
 
 def _check_kinds(facts: FamilyFacts, manifest: Path) -> None:
     """Every file is of a kind that export writes: nothing that a program could take for code, or a runtime for more."""
-    graphs = {*facts.exits.values(), *(profile.graph for profile in facts.profiles.values())}
+    graphs = {*facts.exits.values(), *facts.copies, *(profile.graph for profile in facts.profiles.values())}
     weights = {profile.weights for profile in facts.profiles.values()}
     modality = find_modality(facts)
     others = {REFERENCE, RANGES, modality.probes, *list_input_files(facts), *modality.kept}
     for name in facts.files:
-        fits = name.endswith(".onnx") if name in graphs else name.endswith(".safetensors") if name in weights else None
+        fits = name.endswith(".onnx") if name in graphs else name.endswith(WEIGHTS) if name in weights else None
         if fits is False or (fits is None and name not in others):
             raise _refuse(f"{manifest} lists the file {name!r}, which is of no kind that export writes")
 

@@ -26,6 +26,12 @@ IMAGE_FILES = ("config.json", "preprocessor_config.json")
 NEWLINE_FILE, NEWLINE = "image_newline.safetensors", "image_newline"
 TEXT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
+#: What other consumers of texts read, in a pack that is made for them.
+CONSUMER_FILES = (
+    "1_Pooling/config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json",
+    "vocab.txt",
+)  # fmt: skip
+
 #: tokenizer.json of a 260k vocabulary is 33 MB; this bounds what is read into memory from an untrusted folder.
 MAX_SIDE_FILE_BYTES = 256 << 20
 
@@ -234,7 +240,7 @@ _STORED = {Dtype.FLOAT32: "F32", Dtype.UINT8: "U8", Dtype.INT64: "I64"}
 
 #: The field of `FamilyFacts` -> what there is on disk.
 MODALITIES: Mapping[str, Modality] = {
-    "text": Modality((TOKENIZER,), TEXT_FILES, PROBES, _check_text, _read_texts, _write_texts),
+    "text": Modality((TOKENIZER,), (*TEXT_FILES, *CONSUMER_FILES), PROBES, _check_text, _read_texts, _write_texts),
     "array": Modality((), ("config.json",), ARRAY_PROBES, _check_array, _read_arrays, _write_arrays),
     "image": Modality((), IMAGE_FILES, ARRAY_PROBES, _check_image, _read_images, _write_images),
 }

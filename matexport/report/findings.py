@@ -66,6 +66,7 @@ class Findings:
         verdicts: (host, profile name -> verdict) for each host that recorded parity, `host` first.
         tasks: each task once, from the first host that evaluated it.
         benches: what was timed, one for each host and provider.
+        folder: what the family's folder will be called, where it is still being written under another name.
         place: where the family is, seen from where the report is read: commands in it name the family so.
     """
 
@@ -80,11 +81,12 @@ class Findings:
     tasks: tuple[TaskScores, ...]
     benches: tuple[Bench, ...]
     place: str = "."
+    folder: str = ""
 
     @property
     def name(self) -> str:
         """The name of the family's folder."""
-        return self.family.path.resolve().name
+        return self.folder or self.family.path.resolve().name
 
     @cached_property
     def floor_uses(self) -> Mapping[str, FloorUse]:

@@ -22,7 +22,7 @@ from matexport.extras import require_extra
 from matexport.family.manifest import CARD, PICTURE, REPORT, REPORTED, Family
 from matexport.io.files import describe_os_error, explain_write_errors, replace_file
 from matexport.marks import GENERATOR, HTML, PAGE_MARK, MarksError, is_whole
-from matexport.report.card import render_card
+from matexport.report.card.render import render_card
 from matexport.report.findings import Findings
 from matexport.report.heatmaps import list_gradient
 from matexport.report.page import lay_out

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.graph_file import IMPORTING
+from matexport.family.guard.copies import locate_weights
 from matexport.host import count_cpus
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
@@ -51,7 +52,9 @@ def open_checked(
     options = _make_options(threads)
     weights = [name for name in contents if name in contents.family.weights_files]
     buffers = [contents.read(name) for name in weights]
-    options.add_external_initializers_from_files_in_memory(weights, buffers, [len(buffer) for buffer in buffers])
+    options.add_external_initializers_from_files_in_memory(
+        [locate_weights(graph, name) for name in weights], buffers, [len(buffer) for buffer in buffers]
+    )
     options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     # What the bytes are is not left to be guessed: only ONNX was looked at.

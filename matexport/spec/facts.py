@@ -144,6 +144,7 @@ class FamilyFacts(Record, frozen=True):
         exits: precision -> a graph that gives the vectors of all its points in one run, each under the point's name; to
             evaluate a family in one pass. Its outputs are float32.
         trained: the points that the parent was trained to be read at; None where it is not known.
+        copies: graph files for other consumers -> the profile whose graph they are; see `family.guard.copies`.
         text, array, image: what turns an item into the graph's inputs; exactly one of them (`MODALITIES`) is set.
         output: name of every profile's one output.
     """
@@ -162,6 +163,7 @@ class FamilyFacts(Record, frozen=True):
     vocabulary: VocabularyFacts | None = None
     exits: Mapping[Precision, str] = msgspec.field(default_factory=dict)
     trained: tuple[Point, ...] | None = None
+    copies: Mapping[str, str] = msgspec.field(default_factory=dict)
     text: TextFacts | None = None
     array: ArrayFacts | None = None
     image: ImageFacts | None = None

@@ -32,7 +32,7 @@ from matexport.family.guard import operators, shapes, sizes
 from matexport.family.guard import tokenizer as guard_of_tokenizers
 from matexport.family.measurements import records, sections
 from matexport.io import texts
-from matexport.pack import pack_profile
+from matexport.pack.write import pack_profile
 from matexport.runtime.inputs import modality
 from matexport.spec import facts as family_facts
 from matexport.spec import inputs as family_inputs

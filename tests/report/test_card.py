@@ -13,9 +13,9 @@ from properties import given, st
 from reporting import HOSTILE, forge_large, measure_large, record_parity, record_scores, spoil
 
 from matexport import load_family
-from matexport.report.card import escape_markdown, is_hub_id, render_card
+from matexport.report.card.front_matter import format_yaml
+from matexport.report.card.render import escape_markdown, is_hub_id, render_card
 from matexport.report.findings import gather_findings
-from matexport.report.front_matter import format_yaml
 from matexport.spec.measured import TaskKind
 
 yaml = pytest.importorskip("yaml")

@@ -134,7 +134,7 @@ def _pick(options: argparse.Namespace) -> int:
     unchecked = list_unchecked(choice) if options.strict else ()
     pack = None
     if options.out is not None and choice.chosen and not unchecked:
-        from matexport.pack import pack_profile
+        from matexport.pack.write import pack_profile
 
         with show_progress() as progress:
             pack = pack_profile(

@@ -69,6 +69,11 @@ class ParentInTorch:
         self.inputs = open_inputs(check_files(family, family.input_files))
         cut_blocks(self._model, point.layers, family.facts.readout.final_norm)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """sentence-transformers' modules, in order; the first has the blocks that are left."""
+        return list(self._model)
+
     def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> NDArray[np.float32]:
         """(len(texts), dim) float32, by ``SentenceTransformer.encode``."""
         vectors: NDArray[np.float32] = self._model.encode(

@@ -33,7 +33,7 @@ from matexport.family.integrity import check_files
 from matexport.family.manifest import MANIFEST, load_family
 from matexport.family.modality import NEWLINE_FILE
 from matexport.family.proof import load_probes, open_proof
-from matexport.pack import pack_profile
+from matexport.pack.write import pack_profile
 from matexport.runtime.corpus.plan import plan_corpus
 from matexport.runtime.inputs import tiles
 from matexport.runtime.inputs.changes import find_changes, prepare_pairs

@@ -28,7 +28,7 @@ from matexport.family.manifest import REFERENCE, load_family
 from matexport.family.measurements.records import load_measurement
 from matexport.family.pixel_rows import choose_pixel_rows, load_pixel_rows, pack_pixel_rows, stores_pixel_rows
 from matexport.host import read_host
-from matexport.pack import pack_profile
+from matexport.pack.write import pack_profile
 from matexport.runtime.inputs import image as image_inputs
 from matexport.runtime.inputs.image import ImageInputs
 from matexport.spec.job import ExportJob, ParentSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matexport.cli.options import (
     Parsers,
@@ -16,21 +17,48 @@ from matexport.cli.output import (
     say,
 )
 from matexport.cli.progress import show_progress
+from matexport.consumers.layouts import ALL, LAYOUTS, NATIVE, TORCH
+from matexport.errors import RequestError
+
+if TYPE_CHECKING:
+    from matexport.family.manifest import Family
 
 SUMMARY = "write one profile as a self-contained folder"
 DESCRIPTION = (
-    "Copy one profile's graph, the prefix of the weights that it needs, the tokenizer and the proof into a folder "
-    "of its own; every command that takes FAMILY works on it."
+    "Copy one profile's graph, the prefix of the weights that it needs and the tokenizer into a folder of its own, as "
+    "what loads it expects it, and prove it there: as `verify` does, and as a stranger would run it. A point, such as "
+    "L02-D064, packs all its precisions under the names that transformers.js looks for. Every command that takes "
+    "FAMILY works on a pack (but not on --for torch and --for single-file)."
 )
-EXAMPLES = "example:\n  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small"
+EXAMPLES = (
+    "what it may be for:\n"
+    + "".join(f"  {name:<12} {layout.summary}\n" for name, layout in LAYOUTS.items())
+    + "\nexamples:\n"
+    "  matexport pack artifacts/minilm L02-D064-fp32 artifacts/small\n"
+    "  matexport pack artifacts/minilm L02-D064 artifacts/small --for all\n"
+    "  matexport pack artifacts/minilm L02-D064-fp32 artifacts/tuned --for torch --parent path/to/parent"
+)
 
 
 def add_parser(parsers: Parsers) -> None:
     """What the command takes, and the help that teaches it."""
     command = add_command(parsers, "pack", run, SUMMARY, DESCRIPTION, EXAMPLES)
     add_family(command)
-    command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them")
+    command.add_argument("profile", metavar="PROFILE", help="profile, as `show` lists them, or a point")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    command.add_argument(
+        "--for",
+        dest="layout",
+        choices=list(LAYOUTS),
+        metavar="NAME",
+        help=f"who reads it (default: {ALL}; of images and of codes {NATIVE}): {', '.join(LAYOUTS)}",
+    )
+    command.add_argument(
+        "--parent",
+        metavar="PARENT",
+        help="with --for torch, where the parent is: a directory, a hub id or package:NAME/path (default: what the "
+        "family says it was made from)",
+    )
     command.add_argument(
         "--overwrite",
         action="store_true",
@@ -41,21 +69,48 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport pack FAMILY PROFILE OUT``"""
-    from matexport.pack import pack_profile
+    from matexport.family.manifest import load_family
+    from matexport.pack.write import choose_layout, pack_profile, select_profiles
     from matexport.towers import holds_towers
 
     if holds_towers(options.family):
         from matexport.cli.towers import pack_both
 
         return pack_both(options)
+    if options.parent is not None and options.layout != TORCH:
+        raise RequestError(f"--parent was given, and only --for {TORCH} reads the parent")
+    family = load_family(options.family)
+    if options.layout == TORCH:
+        return _write_torch(family, options)
+    layout = options.layout or choose_layout(family, options.profile)
     with show_progress() as progress:
-        pack = pack_profile(
-            options.family, options.profile, options.out, overwrite=options.overwrite, progress=progress
+        out = pack_profile(
+            family, options.profile, options.out, layout=layout, overwrite=options.overwrite, progress=progress
         )
-    total = sum(file.bytes for file in pack.facts.files.values())
+    files = {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     if options.json:
-        files = {name: file.bytes for name, file in pack.facts.files.items()}
-        print_json({"pack": str(options.out), "profile": options.profile, "bytes": total, "files": files})
+        print_json({"pack": str(options.out), "profile": options.profile, "for": layout, "files": files})
     else:
-        say(f"{options.out}: {options.profile}, {len(pack.facts.files) + 1} files, {total / 1e6:.1f} MB")
+        names = ", ".join(select_profiles(family, options.profile))
+        say(f"{options.out}: {names} for {layout}, {len(files)} files, {sum(files.values()) / 1e6:.1f} MB")
+    return DONE
+
+
+def _write_torch(family: Family, options: argparse.Namespace) -> int:
+    from matexport.export import require_export_extra
+
+    require_export_extra()
+    from matexport.export.quiet import quiet_libraries
+    from matexport.export.torch_folder import write_torch_folder
+
+    quiet_libraries()
+
+    if options.overwrite:
+        raise RequestError(f"--overwrite replaces a pack, and --for {TORCH} writes none: choose another destination")
+    with show_progress() as progress:
+        parity = write_torch_folder(family, options.profile, options.out, parent=options.parent, progress=progress)
+    if options.json:
+        print_json({"pack": str(options.out), "profile": options.profile, "for": TORCH, "max_abs": parity.max_abs})
+    else:
+        say(f"{options.out}: {options.profile} for {TORCH}, max abs difference {parity.max_abs:.1e} in torch")
     return DONE

@@ -5,7 +5,7 @@ sentence-transformers 6 has no ONNX back end that can be installed (it wants opt
 instead, and that needs no trust: its first and only module is the family, read and checked by `Embedder`, so that token
 ids, prompts, lengths and vectors are those of `matexport embed`.
 
-    from matexport.consumers.sentence_transformers import load_model
+    from matexport.adapters.sentence_transformers import load_model
 
     model = load_model("artifacts/minilm-small")
     model.encode_query("a question")

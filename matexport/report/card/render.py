@@ -12,8 +12,9 @@ from typing import Any
 
 from matexport.family.survey import Measured
 from matexport.marks import HTML, YAML, MarksError, is_edited
+from matexport.report.card.consumers import describe_consumers
+from matexport.report.card.front_matter import format_yaml
 from matexport.report.findings import MB, Findings
-from matexport.report.front_matter import format_yaml
 from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts, name_item
 from matexport.spec.facts import FamilyFacts
 from matexport.spec.measured import TaskKind
@@ -65,6 +66,7 @@ def _render_body(findings: Findings, picture: str | None) -> str:
         *_describe_profiles(findings),
         *([f"![Retention over dims, a line for each number of layers](<{picture}>)"] if picture else []),
         *_describe_use(findings),
+        *describe_consumers(findings.family.facts),
         *_describe_parity(findings),
         *_describe_quality(findings),
         *_describe_limits(findings),

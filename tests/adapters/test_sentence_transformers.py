@@ -11,7 +11,7 @@ from conftest import TEXTS
 from sentence_transformers import SentenceTransformer
 
 import matexport
-from matexport.consumers.sentence_transformers import load_model
+from matexport.adapters.sentence_transformers import load_model
 from matexport.errors import RequestError
 
 PROFILE = "L03-D032-fp32"

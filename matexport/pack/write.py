@@ -1,0 +1,351 @@
+"""One point or profile of a family -> one self-contained folder, as one kind of consumer reads it (`layouts`).
+
+A pack is a family of its own: the same kind of manifest, so `embed`, `show` and `verify` work on it. The weights are
+the prefix that the graph needs, in which no offset moves. For matexport alone the graph keeps its bytes; for other
+consumers it gives the vector at every token, too, lies under the names they look for, and the tokenizer's own files
+say where texts are cut. The parent's vectors at other points stay behind; its token ids or pixels of the probes come
+along.
+
+A pack is proven where it is made, before it appears: as `verify` does it, and as a stranger would run it, with
+onnxruntime, the tokenizers library and what stands in the folder (`plain`).
+
+What was measured of the profile goes along, of every host: it was measured on the same operators, the same bytes of
+the weights and the same tokenizer (what repeating the vector costs is in docs/consumers.md). In the pack it stands
+under the digest of the pack's own manifest. Left behind is what is true of the family alone: parity in one run with
+other profiles, and searches that a narrower profile shortlists for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace as alter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
+from safetensors.numpy import save
+
+from matexport.consumers.files import INPUTS, write_consumer_files
+from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, TORCH, Layout
+from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.family.graph_file import parse_graph
+from matexport.family.guard.copies import locate_weights, move_weights
+from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
+from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.measurements.records import (
+    HostMeasurements,
+    Measurement,
+    load_measurements,
+    record_bench,
+    record_parity,
+    record_quality,
+)
+from matexport.family.measurements.sections import keep_unlisted
+from matexport.family.modality import CONSUMER_FILES
+from matexport.family.pixel_rows import load_pixel_rows, pack_pixel_rows
+from matexport.family.proof import load_ranges, load_references, open_proof
+from matexport.family.token_rows import load_token_rows, pack_token_rows
+from matexport.family.weights_file import write_prefix
+from matexport.io.progress import Progress
+from matexport.io.staging import lock_destination, stage_directory
+from matexport.pack.graph import hold_weights, repeat_vector, take_all_inputs
+from matexport.pack.plain import prove_plain
+from matexport.report.card.render import render_card
+from matexport.report.findings import gather_findings
+from matexport.spec.facts import FamilyFacts, ProfileFacts
+from matexport.spec.parity import TOGETHER_WAY
+from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.record import suggest
+from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
+from matexport.verify.judge import verify_family
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+def choose_layout(family: Family, profile: str) -> str:
+    """The layout where none is asked for: `ALL` of vectors of texts, and `NATIVE` of what no other consumer reads."""
+    name = select_profiles(family, profile)[0]
+    plain = family.facts.text is not None and family.facts.profiles[name].encoding is Encoding.FLOAT32
+    return ALL if plain else NATIVE
+
+
+def select_profiles(family: Family, name: str) -> list[str]:
+    """The profiles that a name stands for: itself, or of a point all precisions in float32, the largest first.
+
+    Raises:
+        FamilyError: there is none; those that there are are listed.
+    """
+    if name in family.facts.profiles:
+        return [name]
+    found = [
+        profile.name
+        for profile in family.profiles
+        if profile.point.name == name and profile.encoding is Encoding.FLOAT32
+    ]
+    if found:
+        return found
+    known = [profile.name for profile in family.profiles]
+    listed = ", ".join(known)
+    raise FamilyError(f"{name!r} was asked; {family.path} has no such profile or point: {listed}{suggest(name, known)}")
+
+
+def pack_profile(
+    family: Family | Path | str,
+    profile: str,
+    out: Path | str,
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write one profile, or a point in all its precisions, as a folder of its own.
+
+    Args:
+        family: the directory of a family, or a loaded `Family`.
+        profile: name such as ``L02-D064-fp32``; or of a point, such as ``L02-D064``.
+        out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
+        layout: a key of `layouts.LAYOUTS`, but for `TORCH`, which `export.torch_folder` writes; see `choose_layout`.
+        overwrite: replace what is in `out`, but for a README.md or report.html that somebody wrote, and measurements.
+        progress: called with (stage, done, total).
+
+    Returns:
+        `out`. Unless the layout holds its weights in the graph, it is a family, which `load_family` reads.
+
+    Raises:
+        FamilyError: there is no such profile, or its files are not the ones that were exported.
+        RequestError: the profile cannot have this layout.
+        DestinationError: `out` exists, or cannot be written.
+        ParityError: the pack does not give the parent's token ids or vectors on this host.
+    """
+    family = family if isinstance(family, Family) else load_family(family)
+    names = select_profiles(family, profile)
+    asked = layout if layout is not None else choose_layout(family, profile)
+    shape = _find_layout(asked, family, names)
+    out = Path(out)
+    if out.absolute().resolve().is_relative_to(family.path.resolve()):
+        raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
+    with lock_destination(out):
+        refuse_occupied(out, overwrite=overwrite)
+        copied, proof = check_files(family, family.side_files), open_proof(family)
+        with stage_directory(out) as stage:
+            side = _list_side_files(family, names, copied, shape)
+            for name, content in side.items():
+                (stage / name).parent.mkdir(exist_ok=True)
+                (stage / name).write_bytes(content)
+            placed = _place_profiles(stage, family, names, shape)
+            if shape.family:
+                _write_proof(stage, family, names, proof)
+                write_manifest(stage, _describe(family.facts, stage, placed, shape))
+                _prove(stage, progress)
+            if shape.configured:
+                prove_plain(stage, family, placed)
+            if shape.family:
+                staged = load_family(stage)
+                for measured in load_measurements(family).hosts:
+                    _record(staged, measured)
+                if shape.configured:
+                    _write_card(staged, out.name)
+                keep_unlisted(out, stage)
+    return out
+
+
+def pack_towers(
+    towers: TwoTowers | Path | str,
+    profile: str,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TwoTowers:
+    """Write one profile of both towers of a model as a folder of two packs.
+
+    Args:
+        towers: the folder of two families, or what `load_towers` gave.
+        profile: name of a profile of the images; that of the texts which goes with it is packed, too.
+        out, overwrite, progress: as for `pack_profile`, of each.
+
+    Raises:
+        FamilyError, DestinationError, ParityError: as `pack_profile`.
+    """
+    towers = towers if isinstance(towers, TwoTowers) else load_towers(towers)
+    text, image = towers.find(profile)
+    out = Path(out)
+    if out.absolute().resolve().is_relative_to(towers.path.resolve()):
+        raise DestinationError(f"{out} is the folder of the two families or inside it; choose another destination")
+    with lock_destination(out):
+        if out.exists() and not (overwrite and holds_towers(out)):
+            ours = holds_towers(out)
+            what = "it holds two families; pass --overwrite to replace them" if ours else "it holds no two families"
+            raise DestinationError(f"{out} exists, and {what}{'' if ours else ': choose another destination'}")
+        with stage_directory(out) as stage:
+            for name, family, chosen in ((TEXT, towers.text, text), (IMAGE, towers.image, image)):
+                pack_profile(family, chosen, stage / name, layout=NATIVE, progress=progress)
+                keep_unlisted(out / name, stage / name)
+            write_towers(stage, {Profile.parse(image).point: Profile.parse(text).point})
+    return load_towers(out)
+
+
+def _write_card(pack: Family, name: str) -> None:
+    """The card of a folder for others: what it is, and code for what loads it. `report` brings it up to date."""
+    findings = alter(gather_findings(pack), folder=name)
+    (pack.path / CARD).write_text(render_card(findings), encoding="utf-8")
+
+
+def _find_layout(name: str, family: Family, names: Sequence[str]) -> Layout:
+    """The layout, where these profiles can have it.
+
+    Raises:
+        RequestError: saying why they cannot.
+    """
+    layout = LAYOUTS.get(name)
+    if layout is None or name == TORCH:
+        raise RequestError(f"the layout {name!r} was asked; known are: {', '.join(LAYOUTS)}{suggest(name, LAYOUTS)}")
+    if not layout.configured:
+        return layout
+    encoding = family.facts.profiles[names[0]].encoding
+    if encoding is not Encoding.FLOAT32:
+        raise RequestError(f"{names[0]} gives {encoding} codes, which other consumers do not take: use --for {NATIVE}")
+    if len(names) > 1 and layout.folders == ("",):
+        raise RequestError(f"--for {name} takes one profile: name one of {', '.join(names)}")
+    return layout
+
+
+def _list_side_files(family: Family, names: Sequence[str], copied: Contents, layout: Layout) -> Mapping[str, bytes]:
+    """Everything but graphs, weights and the proof: the family's own, and what other consumers read in their place."""
+    files = {name: bytes(copied.read(name)) for name in copied}
+    if not layout.configured:
+        return files
+    kept = {name: content for name, content in files.items() if name not in CONSUMER_FILES}
+    profiles = [family.facts.profiles[name] for name in names]
+    return kept | write_consumer_files(
+        family.facts, profiles[0], files, tokens=layout.tokens, browser=_describe_for_browsers(profiles, layout)
+    )
+
+
+def _describe_for_browsers(profiles: Sequence[ProfileFacts], layout: Layout) -> dict[str, Any]:
+    """What transformers.js is told: which graphs have their weights beside them, and which precision to take."""
+    if layout.inside or not layout.folders[-1]:
+        return {}
+    names = [NAMES[facts.precision] for facts in profiles]
+    said: dict[str, Any] = {"use_external_data_format": {f"{name}.onnx": 1 for name in names}}
+    return said | ({"dtype": DTYPES[names[0]]} if len(names) == 1 else {})
+
+
+def _list_places(names: Sequence[str], family: Family, layout: Layout) -> Iterator[tuple[str, ProfileFacts, list[str]]]:
+    """(profile, its facts in the pack, where else its graph lies); the first is the one in the folder itself."""
+    for name in names:
+        facts = family.facts.profiles[name]
+        if not layout.configured:
+            yield name, facts, []
+            continue
+        folder, called = layout.folders[-1], NAMES[facts.precision] if layout.folders[-1] else NAMES[Precision.FP32]
+        graphs = [f"{folder}{called}.onnx"]
+        if name == names[0]:  # what is looked for where nothing was chosen
+            plain = f"{NAMES[Precision.FP32]}.onnx"
+            graphs = list(dict.fromkeys([plain, f"{folder}{plain}", *graphs]))
+        weights = f"{folder}{called}.onnx_data"
+        yield name, replace(facts, graph=graphs[0], weights=weights), graphs[1:]
+
+
+def _place_profiles(
+    stage: Path, family: Family, names: Sequence[str], layout: Layout
+) -> list[tuple[str, ProfileFacts, list[str]]]:
+    """Write graphs and weights where the layout has them."""
+    placed = list(_list_places(names, family, layout))
+    for name, facts, copies in placed:
+        before, checked = family.facts.profiles[name], check_profile(family, name)
+        content, weights = checked.read(before.graph), checked.read(before.weights)
+        for graph in (facts.graph, *copies):
+            (stage / graph).parent.mkdir(exist_ok=True)
+            if not layout.configured:
+                (stage / graph).write_bytes(content)
+                continue
+            model = parse_graph(before.graph, content)
+            take_all_inputs(model)
+            if layout.tokens:
+                repeat_vector(model, facts.dim)
+            if layout.inside:
+                hold_weights(model, weights)
+            else:
+                move_weights(model, locate_weights(graph, facts.weights))
+            (stage / graph).write_bytes(model.SerializeToString(deterministic=True))
+        if not layout.inside:
+            (stage / facts.weights).parent.mkdir(exist_ok=True)
+            with (stage / facts.weights).open("wb") as target:
+                write_prefix(before.weights, weights, target, before.weights_prefix_bytes)
+    return placed
+
+
+def _write_proof(stage: Path, family: Family, names: Sequence[str], proof: Contents) -> None:
+    """The probes, and the parent's vectors of the one point of these profiles."""
+    point = Profile.parse(names[0]).point.name
+    probes, references = load_references(proof)
+    (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(proof, len(probes))))
+    (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
+    if any(family.facts.profiles[name].encoding is Encoding.INT8 for name in names):
+        (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
+
+
+def _describe(
+    facts: FamilyFacts, stage: Path, placed: Sequence[tuple[str, ProfileFacts, list[str]]], layout: Layout
+) -> FamilyFacts:
+    """The manifest of a pack."""
+    assert facts.text is not None or not layout.configured
+    return replace(
+        facts,
+        profiles={name: profile for name, profile, _ in placed},
+        copies={copy: name for name, _, copies in placed for copy in copies},
+        refused={},
+        exits={},
+        files=describe_files(stage),
+        text=replace(facts.text, inputs=INPUTS) if facts.text is not None and layout.configured else facts.text,
+    )
+
+
+def _keep_rows(proof: Contents, probes: int) -> dict[str, NDArray[Any]]:
+    """What the parent's own preprocessing made of the probes, as the family stores it."""
+    rows, pixels = load_token_rows(proof, probes), load_pixel_rows(proof, probes)
+    if rows is not None:
+        return {**pack_token_rows(rows)}
+    return {} if pixels is None else pack_pixel_rows(pixels)
+
+
+def _prove(stage: Path, progress: Progress | None) -> None:
+    """Refuse a pack that does not give the parent's token ids or pixels, and vectors, on this host."""
+    verification = verify_family(stage, progress=progress)
+    if verification.prepared and (reason := verification.prepared.find_difference()):
+        raise ParityError(f"{verification.verdicts[0].profile}: {reason}; nothing was written", "pack")
+    for verdict in verification.verdicts:
+        if found := verdict.find_breach():
+            check, breach = found
+            why = f"{verdict.profile} is off its floor on this host: {breach} ({check}); nothing was written"
+            raise ParityError(why, "pack")
+
+
+def _record(pack: Family, measured: HostMeasurements) -> None:
+    """Record in a pack what was measured of its profiles on one host, as far as it holds of them on their own."""
+    names = pack.facts.profiles
+    for bench in measured.benches.values():
+        if profiles := _choose(bench.profiles, names):
+            record_bench(pack, replace(bench, profiles=profiles))
+    tasks = {
+        name: replace(task, profiles=profiles, adaptive=())
+        for name, task in (measured.quality.tasks if measured.quality else {}).items()
+        if (profiles := _choose(task.profiles, names))
+    }
+    if measured.quality and tasks:
+        record_quality(pack, replace(measured.quality, tasks=tasks))
+    known = measured.parity
+    if known and (parity := _choose(known.parity, names)):
+        alone = {
+            name: {way: found for way, found in ways.items() if way != TOGETHER_WAY} for name, ways in parity.items()
+        }
+        spread, ranges = _choose(known.spread, names), _choose(known.ranges, names)
+        record_parity(pack, measured.host, Measurement(alone, spread, ranges, known.token_ids, known.pixels))
+
+
+def _choose(of: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    return {name: of[name] for name in names if name in of}
