@@ -8,8 +8,9 @@ export function versionOf(name, root = process.env.CONSUMERS_NODE) {
   return JSON.parse(readFileSync(join(root, "node_modules", name, "package.json"), "utf-8")).version;
 }
 
+// closes: whether a text that is cut ends in the closing token.
 // load: (folder, profile) -> async (texts) -> array of arrays of numbers.
-export async function run(consumer, { how, versions, onnxruntime, load, layout = "all" }) {
+export async function run(consumer, { how, versions, onnxruntime, load, layout = "all", closes = true }) {
   const [cases, out] = process.argv.slice(2).map((path) => resolve(path));
   const { texts, dims } = JSON.parse(readFileSync(join(cases, "cases.json"), "utf-8"));
   const started = Date.now();
@@ -31,6 +32,6 @@ export async function run(consumer, { how, versions, onnxruntime, load, layout =
   const name = consumer.toLowerCase().replace(/[^a-z0-9.]+/g, "-");
   writeFileSync(
     join(out, `${name}.json`),
-    JSON.stringify({ consumer, layout, how, versions, onnxruntime, seconds, profiles }),
+    JSON.stringify({ consumer, layout, how, versions, onnxruntime, closes, seconds, profiles }),
   );
 }

@@ -4,8 +4,9 @@ Runs in the consumer's own environment: the standard library and numpy, nothing 
 cases where matexport is: the folders to load, the texts, and the vectors that they should have. A script hands over one
 function, folder -> (texts -> vectors), and ends with exit code 1 when a vector is off, wherever it is.
 
-A consumer is judged apart on texts that it cuts: transformers.js drops the closing token there. Nothing is averaged,
-and nothing that a consumer gives is reshaped, cut or scaled before it is judged.
+Nothing is averaged, and nothing that a consumer gives is reshaped, cut or scaled before it is judged. transformers.js
+drops the closing token of a text that it cuts: it is held to the vectors of exactly those tokens, and how far these are
+from what the text should have stands in its verdict.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ Embed = Callable[[Sequence[str]], Any]
 SAME = 1e-5
 #: int8 with an onnxruntime before 1.30, whose kernels round otherwise: the largest difference that was seen is 6.0e-3.
 OLD_INT8, INT8_SINCE = 6.5e-3, (1, 30)
-#: transformers.js 4 drops the closing token of a text that it cuts: that and no more, and of those texts alone.
-NO_CLOSING_TOKEN = 7.5e-3
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,14 @@ class Cases:
 
     def vectors(self, profile: str) -> np.ndarray:
         """(len(texts), dim) float32, that the profile should give."""
-        flat = np.fromfile(self.folder / "vectors" / f"{profile}.f32", "<f4")
-        return flat.reshape(len(self.texts), self.dims[profile])
+        return self._read(f"{profile}.f32", profile)
+
+    def without_closing(self, profile: str) -> np.ndarray:
+        """The same, but of texts that are cut, what their first tokens give, the closing one not put back."""
+        return self._read(f"{profile}.unclosed.f32", profile)
+
+    def _read(self, name: str, profile: str) -> np.ndarray:
+        return np.fromfile(self.folder / "vectors" / name, "<f4").reshape(len(self.texts), self.dims[profile])
 
     def find(self, layout: str, profile: str) -> Path:
         """The folder of a profile that was packed for a kind of consumer."""
@@ -66,8 +71,9 @@ class Verdict:
     Attributes:
         loads: whether vectors came at all; `error` says why not.
         batched, single: the largest absolute difference of texts that were given together, and one by one.
-        cut: the same of texts that are cut alone, both ways, where they have a limit of their own.
-        limit, cut_limit: what is allowed.
+        cut: of a consumer that drops the closing token of texts that it cuts, how far those are from what they should
+            be; not judged, since `batched` and `single` are then of exactly the tokens that are left.
+        limit: what is allowed.
     """
 
     loads: bool = False
@@ -75,7 +81,6 @@ class Verdict:
     single: float | None = None
     cut: float | None = None
     limit: float = SAME
-    cut_limit: float = SAME
     passed: bool = False
     error: str = ""
 
@@ -103,7 +108,6 @@ class Limits:
 
     fp32: float = SAME
     int8: float = SAME
-    cut: float | None = None
 
     def of(self, profile: str) -> float:
         return self.int8 if profile.endswith("-int8") else self.fp32
@@ -122,26 +126,24 @@ def load_cases(folder: Path) -> Cases:
     return Cases(folder, tuple(said["texts"]), tuple(said["cut"]), said["dims"])
 
 
-def judge(cases: Cases, profile: str, batched: Any, single: Any, limits: Limits) -> Verdict:
+def judge(cases: Cases, profile: str, batched: Any, single: Any, limits: Limits, *, closes: bool = True) -> Verdict:
     """Compare what a consumer gave, both ways, with what it should have given.
 
     Args:
         batched: of all texts in one call.
         single: of each text in a call of its own, in the order of the texts.
+        closes: whether the consumer ends a text that it cuts in the closing token, as the parent does.
     """
     verdict = Verdict(loads=True, limit=limits.of(profile))
-    verdict.cut_limit = max(verdict.limit, limits.cut or 0.0)
-    wanted, cut = cases.vectors(profile), np.array(cases.cut)
     try:
-        off = {"batched": measure_distance(batched, wanted), "single": measure_distance(single, wanted)}
+        wanted = cases.vectors(profile) if closes else cases.without_closing(profile)
+        verdict.batched, verdict.single = (float(measure_distance(x, wanted).max()) for x in (batched, single))
+        if not closes:
+            verdict.cut = float(measure_distance(batched, cases.vectors(profile))[list(cases.cut)].max())
     except ValueError as error:
         verdict.error = str(error)
         return verdict
-    apart = cut if limits.cut is not None else np.zeros_like(cut)
-    verdict.batched, verdict.single = (float(rows[~apart].max()) for rows in off.values())
-    if apart.any():
-        verdict.cut = float(max(rows[apart].max() for rows in off.values()))
-    verdict.passed = max(verdict.batched, verdict.single) <= verdict.limit and (verdict.cut or 0.0) <= verdict.cut_limit
+    verdict.passed = max(verdict.batched, verdict.single) <= verdict.limit
     return verdict
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import NO_CLOSING_TOKEN, Cases, Limits, Outcome, Verdict, judge, keep, limit_for, load_cases
+from harness import Cases, Outcome, Verdict, judge, keep, limit_for, load_cases
 
 
 def judge_all(cases: Cases, given: dict[str, Any]) -> Outcome:
@@ -16,14 +16,14 @@ def judge_all(cases: Cases, given: dict[str, Any]) -> Outcome:
     outcome = Outcome(given["consumer"], given["layout"], given["how"], given["versions"], given["onnxruntime"])
     outcome.seconds = given["seconds"]
     limits = limit_for(given["onnxruntime"])
-    if "@huggingface/transformers" in given["versions"]:
-        limits = Limits(limits.fp32, limits.int8, cut=NO_CLOSING_TOKEN)
     for profile in cases.dims:
         found = given["profiles"].get(profile, {"error": "was not tried"})
         if "error" in found:
             outcome.profiles[profile] = Verdict(limit=limits.of(profile), error=found["error"])
         else:
-            outcome.profiles[profile] = judge(cases, profile, found["batched"], found["single"], limits)
+            outcome.profiles[profile] = judge(
+                cases, profile, found["batched"], found["single"], limits, closes=given["closes"]
+            )
     return outcome
 
 

@@ -2,7 +2,8 @@
 
 Runs where matexport is. At fp32 a probe's vector is the parent's own, as the family keeps it; that of an added text (at
 and past the limit) is matexport's, which `verify` holds to the parent. At int8 all vectors are matexport's: what is
-asked there is whether a consumer gives what the product gives, not what quantizing cost.
+asked there is whether a consumer gives what the product gives, not what quantizing cost. Beside these, of texts that
+are cut, the vectors of their first tokens without the closing one: what transformers.js makes of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from matexport import Embedder, load_family
 from matexport.family.proof import load_references, open_proof
+from matexport.runtime.inputs.text import Tokens
 from matexport.spec.profile import Precision, Profile
 
 PROFILES = ("L02-D064-fp32", "L02-D064-int8", "L06-D384-fp32", "L06-D384-int8")
@@ -42,6 +44,8 @@ def main() -> None:
     (out / "vectors").mkdir(parents=True)
     probes, references = load_references(open_proof(family))
     texts = make_texts([probe.text for probe in probes])
+    limit, uncut = family.facts.text.max_tokens, encode_uncut(options.family / "tokenizer.json", texts)
+    cut = [len(row.ids) > limit for row in uncut]
     dims = {}
     for name in PROFILES:
         profile, embedder = Profile.parse(name), Embedder(family, name)
@@ -49,24 +53,26 @@ def main() -> None:
         if profile.precision is Precision.FP32:
             vectors[: len(probes)] = references[profile.point.name]
         vectors.astype("<f4").tofile(out / "vectors" / f"{name}.f32")
+        for index, row in enumerate(uncut):
+            if cut[index]:
+                vectors[index] = embedder.run([Tokens(row.ids[:limit], row.type_ids[:limit])])[0]
+        vectors.astype("<f4").tofile(out / "vectors" / f"{name}.unclosed.f32")
         dims[name] = vectors.shape[1]
-    counts = count_tokens(options.family / "tokenizer.json", texts)
-    limit = family.facts.text.max_tokens
-    cases = {"texts": texts, "cut": [count > limit for count in counts], "dims": dims, "max_tokens": limit}
+    cases = {"texts": texts, "cut": cut, "dims": dims, "max_tokens": limit}
     (out / "cases.json").write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     for layout, profiles in LAYOUTS.items():
         for name in profiles:
             pack(options.family, name, out / layout / name, layout)
 
 
-def count_tokens(tokenizer: Path, texts: list[str]) -> list[int]:
-    """How many tokens each text has, uncut."""
+def encode_uncut(tokenizer: Path, texts: list[str]) -> list[Tokens]:
+    """The tokens of each text, all of them."""
     from tokenizers import Tokenizer
 
     whole = Tokenizer.from_file(str(tokenizer))
     whole.no_truncation()
     whole.no_padding()
-    return [len(encoding.ids) for encoding in whole.encode_batch(texts)]
+    return [Tokens.of(encoding) for encoding in whole.encode_batch(texts)]
 
 
 def pack(family: Path, profile: str, out: Path, layout: str) -> None:

@@ -20,6 +20,7 @@ for (const pooling of ["mean", "cls"]) {
     how: `pipeline("feature-extraction"), pooling: "${pooling}", normalize: true`,
     versions,
     onnxruntime,
+    closes: false,
     load: async (folder, profile) => {
       const extractor = await pipeline("feature-extraction", folder, { dtype: dtypeOf(profile) });
       return async (texts) => (await extractor(texts, { pooling, normalize: true })).tolist();
@@ -31,6 +32,7 @@ await run("transformers.js AutoModel", {
   how: "AutoModel.from_pretrained(folder), sentence_embedding",
   versions,
   onnxruntime,
+  closes: false,
   load: async (folder, profile) => {
     const tokenizer = await AutoTokenizer.from_pretrained(folder);
     const model = await AutoModel.from_pretrained(folder, { dtype: dtypeOf(profile) });
