@@ -82,6 +82,21 @@ def test_every_way_of_pooling_gives_the_vector(name: str, tmp_path: Path) -> Non
     assert (found["mask"].sum(1).max(), found["mask"].sum(1)[-1]) == (48, 48), "the long text was cut at the limit"
 
 
+def test_a_parent_that_pads_on_the_left_and_reads_its_last_token(left_exported: Path, tmp_path: Path) -> None:
+    """Its graph never took token types, which consumers feed all the same; what pools the first token is right, too."""
+    name = "L01-D016-fp32"
+    folder = pack_profile(left_exported, name, tmp_path / "pack").path
+    texts = [*TEXTS, LONG]
+    found = read_as_stranger(folder, "onnx/model.onnx", [f"a red house {text}" for text in texts])
+    assert (found["mask"][:, 0] == 0).any(), "rows are padded on the left"
+    expected = Embedder(left_exported, name).embed(texts, prompt="query")
+    np.testing.assert_allclose(found["last_hidden_state"][:, -1], expected, atol=1e-6)
+    np.testing.assert_allclose(found["last_hidden_state"][:, 0], expected, atol=1e-6)
+    said = read_json(folder / "config_sentence_transformers.json")
+    assert said["prompts"] == {"query": "a red house "}
+    assert read_json(folder / "tokenizer_config.json")["padding_side"] == "left"
+
+
 def test_a_point_lies_under_the_names_that_transformers_js_looks_for(both: Path) -> None:
     listed = {path.relative_to(both).as_posix() for path in both.rglob("*.onnx*")}
     assert listed == {
