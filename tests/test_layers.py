@@ -42,7 +42,7 @@ WINGS = {
 #: knows the order of those that are the same for all parents, and nobody but `kinds` that a parent has a judge.
 EXPORT = {
     "graph": 0, "parents": 0, "quiet": 0,
-    "trace": 1, "quantize": 1, "judge": 1, "trained": 1, "torch_folder": 1,
+    "trace": 1, "quantize": 1, "judge": 1, "trained": 1,
     "kinds": 2, "profiles": 2,
     "prepare": 3, "blame": 3, "outline": 3,
     "reuse": 4,
@@ -250,7 +250,7 @@ def test_what_comes_after_a_parent_knows_no_kind(name: str) -> None:
 
 
 #: Outside of `runtime.inputs` and the commands, what is done with texts alone.
-TEXTS_ALONE = {"measure.vectors", "verify.verdict"}
+TEXTS_ALONE = {"measure.vectors", "pack.plain", "verify.verdict"}
 
 
 @pytest.mark.parametrize("name", [name for name in LIGHT if wing_of(name) not in ("cli", "export")])

@@ -130,8 +130,9 @@ def _choose_column(path: Path, schema: pyarrow.Schema, asked: str | None) -> str
 
 
 def write_names(path: Path, names: Iterable[str]) -> None:
-    """A name per line: which image a row of vectors is of, since those that cannot be read have none."""
+    """A name per line, its line breaks spelt out: which image a row is of, since one that cannot be read has none."""
     from matexport.io.files import explain_write_errors, replace_file
 
     with explain_write_errors(path), replace_file(path) as file:
-        file.writelines(name.encode("utf-8", "surrogateescape") + b"\n" for name in names)
+        lines = (name.replace("\r", "\\r").replace("\n", "\\n") for name in names)
+        file.writelines(line.encode("utf-8", "surrogateescape") + b"\n" for line in lines)

@@ -143,7 +143,7 @@ def write_pairs(
         if called:
             from matexport.cli.images import write_names
 
-            write_names(options.output.with_suffix(".txt"), names)
+            write_names(options.output.with_suffix(".names.txt"), names)
     elif options.output:
         with explain_write_errors(options.output), replace_file(options.output) as file:
             file.writelines(line.encode() for line in format_lines(pairs))

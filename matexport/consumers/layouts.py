@@ -51,7 +51,7 @@ class Layout(Record, frozen=True):
 #: As `export` wrote it: what this package alone reads.
 NATIVE = "matexport"
 ALL = "all"
-TORCH = "torch"
+SINGLE_FILE, TORCH = "single-file", "torch"
 
 LAYOUTS: Mapping[str, Layout] = {
     ALL: Layout(
@@ -61,7 +61,7 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "infinity": Layout("infinity, and what looks for one model.onnx only: no folder onnx/", tokens=True),
     "lean": Layout("consumers that read the first output: sentence_embedding alone"),
-    "single-file": Layout(
+    SINGLE_FILE: Layout(
         "Vespa and others that take one file: the weights inside of model.onnx", family=False, tokens=True, inside=True
     ),
     TORCH: Layout("sentence-transformers and transformers with torch: the first blocks, to train on", family=False),

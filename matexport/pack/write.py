@@ -17,52 +17,42 @@ other profiles, and searches that a narrower profile shortlists for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as alter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
-from safetensors.numpy import save
 
 from matexport.consumers.files import INPUTS, write_consumer_files
-from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, TORCH, Layout
+from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, SINGLE_FILE, TORCH, Layout
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.family.graph_file import parse_graph
 from matexport.family.guard.copies import locate_weights, move_weights
 from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
-from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.manifest import CARD, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
-    HostMeasurements,
-    Measurement,
     load_measurements,
-    record_bench,
-    record_parity,
-    record_quality,
 )
 from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.modality import CONSUMER_FILES
-from matexport.family.pixel_rows import load_pixel_rows, pack_pixel_rows
-from matexport.family.proof import load_ranges, load_references, open_proof
-from matexport.family.token_rows import load_token_rows, pack_token_rows
+from matexport.family.proof import open_proof
 from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
+from matexport.pack.along import record_measured, write_proof
 from matexport.pack.graph import hold_weights, repeat_vector, take_all_inputs
 from matexport.pack.plain import prove_plain
 from matexport.report.card.render import render_card
 from matexport.report.findings import gather_findings
 from matexport.spec.facts import FamilyFacts, ProfileFacts
-from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import suggest
 from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
 from matexport.verify.judge import verify_family
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-T = TypeVar("T")
+    pass
 
 
 def choose_layout(family: Family, profile: str) -> str:
@@ -100,19 +90,20 @@ def pack_profile(
     layout: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Path:
+) -> Family:
     """Write one profile, or a point in all its precisions, as a folder of its own.
 
     Args:
         family: the directory of a family, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``; or of a point, such as ``L02-D064``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
-        layout: a key of `layouts.LAYOUTS`, but for `TORCH`, which `export.torch_folder` writes; see `choose_layout`.
+        layout: a key of `consumers.layouts.LAYOUTS` whose folder is a family; see `choose_layout`. `pack_single_file`
+            and `export.parents.folder.write` write the others.
         overwrite: replace what is in `out`, but for a README.md or report.html that somebody wrote, and measurements.
         progress: called with (stage, done, total).
 
     Returns:
-        `out`. Unless the layout holds its weights in the graph, it is a family, which `load_family` reads.
+        the pack.
 
     Raises:
         FamilyError: there is no such profile, or its files are not the ones that were exported.
@@ -122,34 +113,61 @@ def pack_profile(
     """
     family = family if isinstance(family, Family) else load_family(family)
     names = select_profiles(family, profile)
-    asked = layout if layout is not None else choose_layout(family, profile)
-    shape = _find_layout(asked, family, names)
+    shape = _find_layout(layout if layout is not None else choose_layout(family, profile), family, names)
     out = Path(out)
-    if out.absolute().resolve().is_relative_to(family.path.resolve()):
-        raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
+    _refuse_inside(out, family)
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
-        copied, proof = check_files(family, family.side_files), open_proof(family)
         with stage_directory(out) as stage:
-            side = _list_side_files(family, names, copied, shape)
-            for name, content in side.items():
-                (stage / name).parent.mkdir(exist_ok=True)
-                (stage / name).write_bytes(content)
-            placed = _place_profiles(stage, family, names, shape)
-            if shape.family:
-                _write_proof(stage, family, names, proof)
-                write_manifest(stage, _describe(family.facts, stage, placed, shape))
-                _prove(stage, progress)
-            if shape.configured:
-                prove_plain(stage, family, placed)
-            if shape.family:
-                staged = load_family(stage)
-                for measured in load_measurements(family).hosts:
-                    _record(staged, measured)
-                if shape.configured:
-                    _write_card(staged, out.name)
-                keep_unlisted(out, stage)
+            _write_pack(stage, family, names, shape, out.name)
+            _prove(stage, progress)
+            keep_unlisted(out, stage)
+    return load_family(out)
+
+
+def _write_pack(stage: Path, family: Family, names: Sequence[str], layout: Layout, called: str) -> None:
+    """Everything that a pack holds; of one for others, held to the parent's vectors as they will read it."""
+    proof = open_proof(family)
+    placed = _place_files(stage, family, names, layout)
+    write_proof(stage, family, names, proof)
+    write_manifest(stage, _describe(family.facts, stage, placed, layout))
+    pack = load_family(stage)
+    for measured in load_measurements(family).hosts:
+        record_measured(pack, measured)
+    if layout.configured:
+        prove_plain(stage, family, placed)
+        _write_card(pack, called)
+
+
+def pack_single_file(family: Family | Path | str, profile: str, out: Path | str) -> Path:
+    """Write one profile as a folder whose ``model.onnx`` holds its weights: for consumers, and no family.
+
+    Args:
+        family, profile: as for `pack_profile`, one profile.
+        out: the folder to write; it must not exist, or be empty.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FamilyError, RequestError, DestinationError, ParityError: as `pack_profile`; and RequestError where the weights
+            are more than a file of ONNX may hold.
+    """
+    family = family if isinstance(family, Family) else load_family(family)
+    names = select_profiles(family, profile)
+    shape = _find_layout(SINGLE_FILE, family, names)
+    out = Path(out)
+    _refuse_inside(out, family)
+    if any(out.iterdir()) if out.is_dir() else out.exists():
+        raise DestinationError(f"{out} exists; choose another destination")
+    with lock_destination(out), stage_directory(out) as stage:
+        prove_plain(stage, family, _place_files(stage, family, names, shape))
     return out
+
+
+def _refuse_inside(out: Path, family: Family) -> None:
+    if out.absolute().resolve().is_relative_to(family.path.resolve()):
+        raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
 
 
 def pack_towers(
@@ -250,10 +268,14 @@ def _list_places(names: Sequence[str], family: Family, layout: Layout) -> Iterat
         yield name, replace(facts, graph=graphs[0], weights=weights), graphs[1:]
 
 
-def _place_profiles(
+def _place_files(
     stage: Path, family: Family, names: Sequence[str], layout: Layout
 ) -> list[tuple[str, ProfileFacts, list[str]]]:
-    """Write graphs and weights where the layout has them."""
+    """Write everything but the proof where the layout has it; returns where graphs and weights are."""
+    side = _list_side_files(family, names, check_files(family, family.side_files), layout)
+    for name, written in side.items():
+        (stage / name).parent.mkdir(exist_ok=True)
+        (stage / name).write_bytes(written)
     placed = list(_list_places(names, family, layout))
     for name, facts, copies in placed:
         before, checked = family.facts.profiles[name], check_profile(family, name)
@@ -279,16 +301,6 @@ def _place_profiles(
     return placed
 
 
-def _write_proof(stage: Path, family: Family, names: Sequence[str], proof: Contents) -> None:
-    """The probes, and the parent's vectors of the one point of these profiles."""
-    point = Profile.parse(names[0]).point.name
-    probes, references = load_references(proof)
-    (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(proof, len(probes))))
-    (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
-    if any(family.facts.profiles[name].encoding is Encoding.INT8 for name in names):
-        (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
-
-
 def _describe(
     facts: FamilyFacts, stage: Path, placed: Sequence[tuple[str, ProfileFacts, list[str]]], layout: Layout
 ) -> FamilyFacts:
@@ -305,14 +317,6 @@ def _describe(
     )
 
 
-def _keep_rows(proof: Contents, probes: int) -> dict[str, NDArray[Any]]:
-    """What the parent's own preprocessing made of the probes, as the family stores it."""
-    rows, pixels = load_token_rows(proof, probes), load_pixel_rows(proof, probes)
-    if rows is not None:
-        return {**pack_token_rows(rows)}
-    return {} if pixels is None else pack_pixel_rows(pixels)
-
-
 def _prove(stage: Path, progress: Progress | None) -> None:
     """Refuse a pack that does not give the parent's token ids or pixels, and vectors, on this host."""
     verification = verify_family(stage, progress=progress)
@@ -323,29 +327,3 @@ def _prove(stage: Path, progress: Progress | None) -> None:
             check, breach = found
             why = f"{verdict.profile} is off its floor on this host: {breach} ({check}); nothing was written"
             raise ParityError(why, "pack")
-
-
-def _record(pack: Family, measured: HostMeasurements) -> None:
-    """Record in a pack what was measured of its profiles on one host, as far as it holds of them on their own."""
-    names = pack.facts.profiles
-    for bench in measured.benches.values():
-        if profiles := _choose(bench.profiles, names):
-            record_bench(pack, replace(bench, profiles=profiles))
-    tasks = {
-        name: replace(task, profiles=profiles, adaptive=())
-        for name, task in (measured.quality.tasks if measured.quality else {}).items()
-        if (profiles := _choose(task.profiles, names))
-    }
-    if measured.quality and tasks:
-        record_quality(pack, replace(measured.quality, tasks=tasks))
-    known = measured.parity
-    if known and (parity := _choose(known.parity, names)):
-        alone = {
-            name: {way: found for way, found in ways.items() if way != TOGETHER_WAY} for name, ways in parity.items()
-        }
-        spread, ranges = _choose(known.spread, names), _choose(known.ranges, names)
-        record_parity(pack, measured.host, Measurement(alone, spread, ranges, known.token_ids, known.pixels))
-
-
-def _choose(of: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
-    return {name: of[name] for name in names if name in of}

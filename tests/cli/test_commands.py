@@ -680,8 +680,8 @@ def test_embed_into_a_pipe_that_closes(exported: Path) -> None:
 def test_pack(run: Run, exported: Path, tmp_path: Path, vectors: np.ndarray) -> None:
     result = run("pack", exported, NAME, tmp_path / "pack")
     assert (result.code, result.err) == (0, "")
-    files = [path for path in (tmp_path / "pack").iterdir() if path.is_file()]  # what was measured is beside them
-    assert result.out.startswith(f"{tmp_path / 'pack'}: {NAME}, {len(files)} files, 0.1 MB")
+    files = [path for path in (tmp_path / "pack").rglob("*") if path.is_file()]
+    assert result.out.startswith(f"{tmp_path / 'pack'}: {NAME} for all, {len(files)} files, 0.2 MB")
     np.testing.assert_array_equal(read_lines(run("embed", tmp_path / "pack", *TEXTS).out)[1], vectors)
     assert run("verify", tmp_path / "pack").code == 0
     assert NAME in run("show", tmp_path / "pack").out
@@ -689,11 +689,12 @@ def test_pack(run: Run, exported: Path, tmp_path: Path, vectors: np.ndarray) -> 
 
 def test_pack_json(run: Run, exported: Path, tmp_path: Path) -> None:
     document = run("pack", exported, NAME, tmp_path / "pack", "--json").json
-    listed = [path for path in (tmp_path / "pack").iterdir() if path.is_file() and path.name != "family.json"]
-    files = {path.name: path.stat().st_size for path in listed}
+    out = tmp_path / "pack"
+    files = {path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*") if path.is_file()}
     assert document == {
-        "pack": str(tmp_path / "pack"),
+        "pack": str(out),
         "profile": NAME,
+        "for": "all",
         "bytes": sum(files.values()),
         "files": files,
     }

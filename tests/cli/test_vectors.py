@@ -16,6 +16,7 @@ from commandline import Run, read_lines
 from conftest import TEXTS
 
 from matexport import Embedder
+from matexport.cli.images import write_names
 
 NAME = "L02-D032-fp32"
 BOM = b"\xef\xbb\xbf"
@@ -137,3 +138,9 @@ def test_two_columns_of_one_name(run: Run, exported: Path, tmp_path: Path) -> No
 def test_a_job_with_a_byte_order_mark(run: Run, tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_bytes(BOM + b'x = 1\n[parent]\nsource = "nowhere"\n[points]\npairs = [[1, 8]]\n')
     run("export", tmp_path / "job.toml", "--out", tmp_path / "out").complains("job.toml: unknown key 'x'")
+
+
+def test_a_name_with_a_line_break_takes_one_line(tmp_path: Path) -> None:
+    """Or the names behind it would be of other rows."""
+    write_names(tmp_path / "v.names.txt", ["one\ntwo\r.png", "other.png"])
+    assert (tmp_path / "v.names.txt").read_bytes() == b"one\\ntwo\\r.png\nother.png\n"

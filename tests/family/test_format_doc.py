@@ -26,6 +26,7 @@ from msgspec import inspect
 from places import ROOT
 from safetensors.numpy import load_file
 
+from matexport.consumers.layouts import NATIVE
 from matexport.family import graph_file, manifest, pixel_rows, token_rows, weights_file
 from matexport.family import modality as family_modality
 from matexport.family.guard import operators, shapes, sizes
@@ -265,7 +266,7 @@ def find_file_problems(page: str) -> list[str]:
         manifest.RANGES,
         family_modality.NEWLINE_FILE,
     }
-    whole |= {f"{manifest.MEASUREMENTS}/", *manifest.REPORTED}
+    whole |= {f"{manifest.MEASUREMENTS}/", *manifest.REPORTED, *family_modality.CONSUMER_FILES, "onnx/"}
     parents = {*family_modality.TEXT_FILES, *family_modality.IMAGE_FILES}
     named = {name for name in said if "PRECISION" in name}
     problems = [f"{name} is on one side alone" for name in (said - named) ^ (whole | parents)]
@@ -636,7 +637,7 @@ def test_an_example_that_reads_elsewhere_is_found() -> None:
 @pytest.mark.parametrize(("schema", "name"), [(1, "L01-D008-fp32"), (2, "L01-D020-int8-int8"), (4, "L01-D020-fp32")])
 def test_a_pack_is_what_the_page_says(schema: int, name: str, tmp_path: Path) -> None:
     """Its family's schema with all keys of this version; one profile, its prefix, its point, nothing else."""
-    pack_profile(GOLDEN[schema], name, tmp_path / "pack")
+    pack_profile(GOLDEN[schema], name, tmp_path / "pack", layout=NATIVE)
     data = json.loads((tmp_path / "pack" / manifest.MANIFEST).read_text(encoding="utf-8"))
     assert (data["schema"], list(data["profiles"]), data["exits"], data["refused"]) == (schema, [name], {}, {})
     assert set(data) == {key for key in read_keys(PAGE, *RECORDS["family.json"][:2]) if not set(key) & set(".[")}

@@ -63,7 +63,7 @@ def add_parser(parsers: Parsers) -> None:
         type=Path,
         metavar="FILE",
         help="write to FILE.npy ((n, dim) float32, or codes where the profile encodes) or FILE.jsonl; of images, the "
-        "names of the rows of FILE.npy go to FILE.txt; of images that are cut into tiles, FILE.jsonl alone",
+        "names of the rows of FILE.npy go to FILE.names.txt; of images that are cut into tiles, FILE.jsonl alone",
     )
     command.add_argument("--prompt", metavar="NAME", help="one of the parent's prompts ('' for none; default: its own)")
     command.add_argument(

@@ -292,7 +292,7 @@ def test_its_commands(vit: Path, tmp_path: Path, run: Run) -> None:
     assert said.err.count("\n") == 3
     assert "2 of 6 images could not be read" in said.err
     assert np.load(tmp_path / "v.npy").shape == (4, 8)
-    names = (tmp_path / "v.txt").read_text().splitlines()
+    names = (tmp_path / "v.names.txt").read_text().splitlines()
     assert [Path(name).name for name in names] == ["picture-0.png", "picture-2.png", "picture-3.png", "picture-4.png"]
     lines = [json.loads(line) for line in run("embed", pack, files[0]).out.splitlines()]
     np.testing.assert_allclose(lines[0]["embedding"], np.load(tmp_path / "v.npy")[0], atol=1e-6)

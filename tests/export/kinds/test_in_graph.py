@@ -204,7 +204,7 @@ def test_its_commands(family: Path, plain: Path, tmp_path: Path, run: Run) -> No
     assert said.code == 2
     assert "1 of 8 images could not be read" in said.err
     with matexport.Embedder(plain, "L03-D008-fp32") as embedder:
-        names = (tmp_path / "v.txt").read_text().splitlines()
+        names = (tmp_path / "v.names.txt").read_text().splitlines()
         np.testing.assert_allclose(np.load(tmp_path / "v.npy"), embedder.embed(names), atol=1e-6)
 
 

@@ -291,7 +291,7 @@ def test_the_commands(
     run("pack", out, "L02-D024-fp32", pack)
     run("embed", pack, "dog", tmp_path / "pictures", "--output", tmp_path / "v.npy")
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), [lines[0]["embedding"], lines[1]["embedding"]], atol=1e-6)
-    assert (tmp_path / "v.txt").read_text().splitlines() == ["dog", str(file)]
+    assert (tmp_path / "v.names.txt").read_text().splitlines() == ["dog", str(file)]
     texts = tmp_path / "texts.txt"
     texts.write_text("dog\ncat\n")
     of_texts = [json.loads(line) for line in run("embed", pack, "--input", texts).out.splitlines()]

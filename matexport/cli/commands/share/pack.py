@@ -17,7 +17,7 @@ from matexport.cli.output import (
     say,
 )
 from matexport.cli.progress import show_progress
-from matexport.consumers.layouts import ALL, LAYOUTS, NATIVE, TORCH
+from matexport.consumers.layouts import ALL, LAYOUTS, NATIVE, SINGLE_FILE, TORCH
 from matexport.errors import RequestError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add_parser(parsers: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """``matexport pack FAMILY PROFILE OUT``"""
     from matexport.family.manifest import load_family
-    from matexport.pack.write import choose_layout, pack_profile, select_profiles
+    from matexport.pack.write import choose_layout, pack_profile, pack_single_file, select_profiles
     from matexport.towers import holds_towers
 
     if holds_towers(options.family):
@@ -83,13 +83,17 @@ def run(options: argparse.Namespace) -> int:
     if options.layout == TORCH:
         return _write_torch(family, options)
     layout = options.layout or choose_layout(family, options.profile)
-    with show_progress() as progress:
-        out = pack_profile(
-            family, options.profile, options.out, layout=layout, overwrite=options.overwrite, progress=progress
-        )
+    out: Path = options.out
+    if layout == SINGLE_FILE:
+        _refuse_overwrite(options)
+        pack_single_file(family, options.profile, out)
+    else:
+        with show_progress() as progress:
+            pack_profile(family, options.profile, out, layout=layout, overwrite=options.overwrite, progress=progress)
     files = {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     if options.json:
-        print_json({"pack": str(options.out), "profile": options.profile, "for": layout, "files": files})
+        total = {"bytes": sum(files.values()), "files": files}
+        print_json({"pack": str(options.out), "profile": options.profile, "for": layout, **total})
     else:
         names = ", ".join(select_profiles(family, options.profile))
         say(f"{options.out}: {names} for {layout}, {len(files)} files, {sum(files.values()) / 1e6:.1f} MB")
@@ -100,13 +104,12 @@ def _write_torch(family: Family, options: argparse.Namespace) -> int:
     from matexport.export import require_export_extra
 
     require_export_extra()
+    from matexport.export.parents.folder.write import write_torch_folder
     from matexport.export.quiet import quiet_libraries
-    from matexport.export.torch_folder import write_torch_folder
 
     quiet_libraries()
 
-    if options.overwrite:
-        raise RequestError(f"--overwrite replaces a pack, and --for {TORCH} writes none: choose another destination")
+    _refuse_overwrite(options)
     with show_progress() as progress:
         parity = write_torch_folder(family, options.profile, options.out, parent=options.parent, progress=progress)
     if options.json:
@@ -114,3 +117,9 @@ def _write_torch(family: Family, options: argparse.Namespace) -> int:
     else:
         say(f"{options.out}: {options.profile} for {TORCH}, max abs difference {parity.max_abs:.1e} in torch")
     return DONE
+
+
+def _refuse_overwrite(options: argparse.Namespace) -> None:
+    if options.overwrite:
+        what = f"--for {options.layout} writes a folder that is none"
+        raise RequestError(f"--overwrite replaces a pack, and {what}: choose another destination")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from forge import flip_byte, forge_bench, forge_quality, store_token_rows
 from msgspec.structs import replace
 from safetensors.numpy import load_file
 
-from matexport import Embedder, gather_findings, load_family, pack_profile, record_bench, verify_family
+import matexport
+from matexport import Embedder, gather_findings, load_family, record_bench, verify_family
+from matexport.consumers.layouts import NATIVE
 from matexport.errors import DestinationError, FamilyError, ParityError
 from matexport.family.integrity import check_family
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, REFERENCE
@@ -23,6 +26,9 @@ from matexport.host import read_host
 from matexport.spec.measured import Adaptive, Score
 from matexport.spec.profile import Point
 from matexport.verify.verdict import record_measurement
+
+#: As it was exported; `test_layouts.py` has the folders for others.
+pack_profile = partial(matexport.pack_profile, layout=NATIVE)
 
 NAME, OTHER = "L01-D008-fp32", "L02-D032-fp32"
 WEIGHTS = "weights.fp32.safetensors"
@@ -189,7 +195,7 @@ def test_a_profile_that_nobody_measured_takes_nothing_along(measured: Path, tmp_
 
 def test_a_pack_has_no_other_profile(exported: Path, tmp_path: Path) -> None:
     pack_profile(exported, NAME, tmp_path / "pack")
-    with pytest.raises(FamilyError, match=f"profile 'L02-D008-fp32' was asked; .* has {NAME}"):
+    with pytest.raises(FamilyError, match=f"'L02-D008-fp32' was asked; .* has no such profile or point: {NAME}"):
         pack_profile(tmp_path / "pack", "L02-D008-fp32", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -33,7 +33,7 @@ from matexport.runtime.inputs.text import find_wrapping
 from matexport.spec.facts import FamilyFacts
 from matexport.spec.parity import Parity
 from matexport.spec.probe import Probe
-from matexport.spec.profile import Profile
+from matexport.spec.profile import Point, Profile
 from matexport.spec.readout import FinalNorm
 from matexport.spec.tolerance import Tolerance
 from matexport.verify.parity import compare_vectors
@@ -73,14 +73,9 @@ def write_torch_folder(
         ParityError: what was written does not give the parent's vectors.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    point = Profile.parse(_name_profile(family, profile)).point
-    facts, out = family.facts, Path(out)
+    facts, out, point = family.facts, Path(out), Profile.parse(_name_profile(family, profile)).point
     files = write_text_files(facts, {name: bytes(content) for name, content in _read_side_files(family).items()})
-    if point.layers < facts.parent.blocks and facts.readout.final_norm is FinalNorm.DROP:
-        raise RequestError(
-            f"{point.name} is read without the parent's final norm, which transformers' own class always computes: no "
-            "folder of it gives this exit"
-        )
+    _refuse_dropped_norm(facts, point)
     if any(out.iterdir()) if out.is_dir() else out.exists():
         raise DestinationError(f"{out} exists; choose another destination")
     if progress:
@@ -96,6 +91,14 @@ def write_torch_folder(
     if progress:
         progress("load the folder", 2, 2)
     return parity
+
+
+def _refuse_dropped_norm(facts: FamilyFacts, point: Point) -> None:
+    if point.layers < facts.parent.blocks and facts.readout.final_norm is FinalNorm.DROP:
+        raise RequestError(
+            f"{point.name} is read without the parent's final norm, which transformers' own class always computes: no "
+            "folder of it gives this exit"
+        )
 
 
 def _name_profile(family: Family, name: str) -> str:
@@ -114,8 +117,9 @@ def _read_side_files(family: Family) -> dict[str, Any]:
 def _save(stage: Path, loaded: ParentInTorch, facts: FamilyFacts, dim: int) -> None:
     """Write a model module by module, under names and with keys that old versions read, too."""
     first, *behind = loaded.modules
-    _trim_layers(first.model.config)
-    first.model.save_pretrained(stage)
+    backbone: Any = first.model
+    _trim_layers(backbone.config)
+    backbone.save_pretrained(stage)
     kept: list[tuple[str, str]] = [("", "Transformer"), ("1_Pooling", "Pooling")]
     modes = facts.readout.pooling
     width = facts.parent.width * len(modes)
@@ -217,7 +221,7 @@ def _hear_warnings() -> Iterator[list[str]]:
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(one_line(record.getMessage()))
+            heard.append(" ".join(record.getMessage().split()))
 
     ear = Ear(logging.WARNING)
     loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
