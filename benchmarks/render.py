@@ -1,8 +1,8 @@
-"""Write what was measured into README.md: the only way in which a number gets there.
+"""Write what was measured into README.md and docs/consumers.md: the only way in which a number gets there.
 
 Reads `results/*.json` as the benchmarks left them, replaces the lines between ``<!-- measured -->`` and
 ``<!-- /measured -->``, and draws `docs/retention.svg`. With ``--check`` nothing is written and the exit code says
-whether both are what the results say.
+whether all are what the results say.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+CONSUMERS = ROOT / "docs" / "consumers.md"
 PICTURE = ROOT / "docs" / "retention.svg"
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 ORDER = (
@@ -50,6 +51,45 @@ def render_table(results: list[dict[str, Any]]) -> str:
     for host, names in hosts.items():
         lines += ["", host if len(hosts) == 1 else f"{', '.join(names)}: {host}"]
     return "\n".join(lines) + "\n"
+
+
+def render_consumers(result: dict[str, Any]) -> str:
+    """One row per consumer: its version, the call, the onnxruntime that it brings, and how far it was from the vector."""
+    lines = [
+        "| consumer | call | onnxruntime | fp32 | int8 | |",
+        "|---|---|---|---|---|---|",
+    ]
+    outcomes: dict[str, dict[str, Any]] = result["measured"]["consumers"]
+    for name in result["settings"]["tried"]:
+        outcome = outcomes.get(name)
+        if outcome is None:
+            lines.append(f"| {name} | | | | | not run |")
+            continue
+        package, version = next(iter(outcome["versions"].items()))
+        fp32, int8 = (show_worst(outcome, precision) for precision in ("-fp32", "-int8"))
+        cells = (name, f"{package} {version}: `{outcome['how']}`", outcome["onnxruntime"] or "–", fp32, int8)
+        lines.append(f"| {' | '.join(cells)} | {explain(outcome)} |")
+    return "\n".join(lines) + "\n\n" + describe_host(result) + "\n"
+
+
+def show_worst(outcome: dict[str, Any], precision: str) -> str:
+    """The largest difference of all texts, batched and single, at both points."""
+    verdicts = [verdict for profile, verdict in outcome["profiles"].items() if profile.endswith(precision)]
+    found = [max(verdict["batched"], verdict["single"]) for verdict in verdicts if verdict["batched"] is not None]
+    return f"{max(found):.1e}" if len(found) == len(verdicts) and found else "–"
+
+
+def explain(outcome: dict[str, Any]) -> str:
+    """What has to be known of a consumer beside the numbers."""
+    verdicts = outcome["profiles"].values()
+    said = [f"`--for {outcome['layout']}`"] if outcome["layout"] != "all" else []
+    cuts = [verdict["cut"] for verdict in verdicts if verdict["cut"] is not None]
+    if cuts:
+        said.append(f"texts that it cuts lose their closing token, and are {max(cuts):.1e} off")
+    said += sorted({verdict["error"].replace("|", "/") for verdict in verdicts if verdict["error"]})
+    if not outcome["passed"] and not any(verdict["error"] for verdict in verdicts):
+        said.append("off its limit")
+    return "; ".join(said)
 
 
 def describe_host(result: dict[str, Any]) -> str:
@@ -106,12 +146,22 @@ def main() -> int:
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     wanted = f"{head}{BEGIN}{render_table(results)}{END}{tail}"
+    page = CONSUMERS.read_text(encoding="utf-8")
+    consumers = json.loads((RESULTS / "consumers.json").read_text(encoding="utf-8"))
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    wanted_page = f"{before}{BEGIN}{render_consumers(consumers)}{END}{after}"
     picture = draw_retention(json.loads((RESULTS / "retention.json").read_text(encoding="utf-8")))
     if not options.check:
         README.write_text(wanted, encoding="utf-8")
         PICTURE.write_text(picture, encoding="utf-8")
+        CONSUMERS.write_text(wanted_page, encoding="utf-8")
         return 0
-    old = [path.name for path, content in ((README, wanted), (PICTURE, picture)) if read(path) != content]
+    old = [
+        path.name
+        for path, content in ((README, wanted), (PICTURE, picture), (CONSUMERS, wanted_page))
+        if read(path) != content
+    ]
     if old:
         print(
             f"{' and '.join(old)}: not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr

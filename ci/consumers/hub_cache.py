@@ -14,7 +14,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 def lay_out(folder: Path, repository: str, *, shared: bool = False) -> Path:
-    """Copy a folder to the cache that HF_HUB_CACHE names.
+    """Copy a folder to the cache below HF_HOME. (optimum-onnx reads HF_HOME, and not HF_HUB_CACHE.)
 
     Args:
         repository: such as ``matexport/L02-D064-fp32``; what lies there is replaced.
@@ -24,7 +24,7 @@ def lay_out(folder: Path, repository: str, *, shared: bool = False) -> Path:
     Returns:
         the snapshot, which `repository` loads from.
     """
-    cache = Path(os.environ["HF_HUB_CACHE"])
+    cache = Path(os.environ["HF_HOME"]) / "hub"
     root = cache / f"models--{repository.replace('/', '--')}"
     shutil.rmtree(root, ignore_errors=True)
     snapshot, blobs, refs = root / "snapshots" / REVISION, root / "blobs", root / "refs"

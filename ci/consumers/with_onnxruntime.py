@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 
 
 def load(folder: Path) -> Embed:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # which cuts at the limit
-    tokenizer.enable_padding()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # which cuts and pads as it is
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def embed(texts: Sequence[str]) -> Any:
