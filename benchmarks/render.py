@@ -54,7 +54,7 @@ def render_table(results: list[dict[str, Any]]) -> str:
 
 
 def render_consumers(result: dict[str, Any]) -> str:
-    """One row per consumer: its version, the call, the onnxruntime that it brings, and how far it was from the vector."""
+    """One row per consumer: its version, the call, the onnxruntime that it brings, how far it was from the vector."""
     lines = [
         "| consumer | call | onnxruntime | fp32 | int8 | |",
         "|---|---|---|---|---|---|",
@@ -157,11 +157,8 @@ def main() -> int:
         PICTURE.write_text(picture, encoding="utf-8")
         CONSUMERS.write_text(wanted_page, encoding="utf-8")
         return 0
-    old = [
-        path.name
-        for path, content in ((README, wanted), (PICTURE, picture), (CONSUMERS, wanted_page))
-        if read(path) != content
-    ]
+    pages = ((README, wanted), (PICTURE, picture), (CONSUMERS, wanted_page))
+    old = [path.name for path, content in pages if read(path) != content]
     if old:
         print(
             f"{' and '.join(old)}: not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr

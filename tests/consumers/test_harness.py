@@ -40,7 +40,7 @@ def cases(tmp_path: Path) -> Cases:
 
 
 def pool_token_states(vectors: np.ndarray) -> np.ndarray:
-    """What comes of a folder whose `last_hidden_state` holds states instead of the repeated vector: their mean, scaled."""
+    """What comes of a folder whose `last_hidden_state` holds states, not the repeated vector: their mean, scaled."""
     noise = np.random.default_rng(7).normal(scale=0.01, size=(len(vectors), 6, vectors.shape[1]))
     mean = (vectors[:, None, :] + noise).mean(axis=1)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
