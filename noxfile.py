@@ -12,18 +12,20 @@ Nothing here reaches a model hub. What is written lies in ``artifacts/consumers`
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import shutil
+import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
-from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "ci" / "consumers"))
+
+from environments import link_packages, list_installed, read_lock  # noqa: E402
+
 SCRIPTS, MADE = ROOT / "ci" / "consumers", ROOT / "artifacts" / "consumers"
 FAMILY, CASES, RAW, OUT = (MADE / name for name in ("family", "cases", "raw", "out"))
 
@@ -116,60 +118,14 @@ def run_scripts(session: nox.Session, consumers: tuple[str, ...]) -> None:
 def install_locked(session: nox.Session, lock: Path) -> None:
     """What a lock says and no more: linked where it lies on this machine already, and installed where it does not."""
     site = Path(str(session.run("python", "-c", ASK_SITE, silent=True)).strip())
-    mine = [Path(sysconfig.get_path("purelib"))]
+    wanted = dict(read_lock(lock))
+    if extra := sorted(list_installed(site).keys() - wanted.keys() - {"pip", "setuptools"}):
+        session.run("python", "-m", "pip", "uninstall", "-q", "-y", *extra)
     others = sorted(path for path in site.parents[3].glob("*/lib/python*/site-packages") if path != site)
-    linked = link_packages(dict(read_lock(lock)), site, [*mine, *others])
+    linked = link_packages(wanted, site, [Path(sysconfig.get_path("purelib")), *others])
     session.log(f"linked {len(linked)} packages: {', '.join(linked)}")
     session.install("--no-deps", "-r", str(lock), env={"PIP_COMPILE": "0"})
     session.run("python", "-m", "pip", "check", silent=True)
-
-
-def read_lock(lock: Path) -> Iterator[tuple[str, str]]:
-    """(name, version) of each line of a lock."""
-    for line in lock.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            yield canonicalize_name(name), version
-
-
-def link_packages(wanted: Mapping[str, str], site: Path, sources: list[Path]) -> list[str]:
-    """Link the files of packages that are wanted and lie in a source at the wanted version; returns their names.
-
-    A package whose files cannot be linked (the source is on another disk) is left to pip, as one that is nowhere.
-    """
-    known, linked = [list_installed(source) for source in sources], []
-    for name in sorted(wanted.keys() - list_installed(site).keys()):
-        found = next((at[name] for at in known if name in at and public(at[name].version) == wanted[name]), None)
-        if found is not None and found.files and link_files(found, site):
-            linked.append(name)
-    return linked
-
-
-def link_files(found: importlib.metadata.Distribution, site: Path) -> bool:
-    """Link a package's modules and metadata; not its scripts, which name the interpreter that they are for."""
-    for file in found.files or ():
-        if ".." in file.parts or "__pycache__" in file.parts or "direct_url.json" in file.parts:
-            continue
-        target = site / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(found.locate_file(file), target)
-        except FileExistsError:
-            continue  # a file of two packages
-        except OSError:
-            return False
-    return True
-
-
-def list_installed(site: Path) -> dict[str, importlib.metadata.Distribution]:
-    """Name -> package, of those in a folder."""
-    found = importlib.metadata.distributions(path=[str(site)])
-    return {canonicalize_name(package.metadata["Name"]): package for package in found}
-
-
-def public(version: str) -> str:
-    """A version without what a local build adds, such as ``+cpu``."""
-    return version.partition("+")[0]
 
 
 def environment_of(session: nox.Session) -> dict[str, str]:

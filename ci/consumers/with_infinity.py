@@ -1,8 +1,13 @@
-"""infinity's optimum engine, with the pooling that it takes when nobody says one (cls)."""
+"""infinity's optimum engine, with the pooling that it takes when nobody says one (cls).
+
+Of a local folder it hands on the path of the file that it found, and optimum-onnx looks for that in the folder again: only
+in the folder itself, as ``.``, are both the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +17,9 @@ from infinity_emb import AsyncEngineArray, EngineArgs
 
 
 def load(folder: Path) -> Embed:
+    os.chdir(folder)
     arguments = EngineArgs(
-        model_name_or_path=str(folder), engine="optimum", device="cpu", model_warmup=False, bettertransformer=False
+        model_name_or_path=".", engine="optimum", device="cpu", model_warmup=False, bettertransformer=False
     )
     runner = asyncio.Runner()
     engine = AsyncEngineArray.from_args([arguments])[0]
@@ -28,4 +34,10 @@ def load(folder: Path) -> Embed:
 
 if __name__ == "__main__":
     packages = ["infinity-emb", "optimum-onnx", "transformers", "tokenizers"]
-    run("infinity", packages, load, how='EngineArgs(folder, engine="optimum"), pooling as it comes', layout="infinity")
+    run(
+        "infinity",
+        packages,
+        load,
+        how='EngineArgs(".", engine="optimum") in the folder, pooling as it comes',
+        layout="infinity",
+    )
