@@ -1,7 +1,7 @@
 """infinity's optimum engine, with the pooling that it takes when nobody says one (cls).
 
-Of a local folder it hands on the path of the file that it found, and optimum-onnx looks for that in the folder again: only
-in the folder itself, as ``.``, are both the same.
+Of a local folder it hands on the path of the file that it found, and optimum-onnx looks for that in the folder again:
+only in the folder itself, as ``.``, are both the same.
 """
 
 from __future__ import annotations
