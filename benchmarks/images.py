@@ -150,8 +150,11 @@ def write_pictures(folder: Path, count: int) -> None:
 # --- what runs in a process of its own: python images.py CHILD ARGUMENTS
 
 
-def export(kind: str, source: str, out: str, points: str, precisions: str) -> dict[str, Any]:
-    """Export, and say the seconds from the trace's beginning to the last graph, as `build.py` counts them."""
+def export(kind: str, source: str, out: str, points: str, precisions: str, probes: str | None = None) -> dict[str, Any]:
+    """Export, and say the seconds from the trace's beginning to the last graph, as `build.py` counts them.
+
+    Verification is behind that: where `compare` or another export judges the numbers, a few probes do.
+    """
     from matexport.export import export_family
     from matexport.spec.job import ExportJob, ParentSource
     from matexport.spec.profile import Point, Precision
@@ -162,7 +165,9 @@ def export(kind: str, source: str, out: str, points: str, precisions: str) -> di
         seen.setdefault(stage, []).append(time.perf_counter())
 
     asked = tuple(Point(*point) for point in json.loads(points))
-    job = ExportJob(ParentSource(source, kind=kind), asked, precisions=tuple(map(Precision, json.loads(precisions))))
+    named = tuple(map(Precision, json.loads(precisions)))
+    few = Path(probes) if probes else None
+    job = ExportJob(ParentSource(source, kind=kind), asked, precisions=named, probes=few)
     exported = export_family(job, out, progress=note, quiet=True)
     worst = max(
         verdict.worst[1].max_abs for verdict in exported.verification.verdicts if verdict.profile.endswith("fp32")
@@ -333,18 +338,20 @@ def measure_vit(root: Path, options: argparse.Namespace) -> Any:
     parent, family, pictures = root / "vit", root / "family", root / "pictures"
     make_vit(parent, len(layers))
     write_pictures(pictures, 16 if options.quick else 64)
+    write_pictures(few := root / "few", 2)
     points = [[depth, dim] for depth in layers for dim in DIMS]
     whole = [[len(layers), 768]]
     builds: dict[str, list[float]] = {"ours": [], "one": []}
     for turn, side in enumerate(take_turns(("ours", "one"), min(repeats, 3))):
         if side == "ours":
-            found = ask("export", "image", parent, root / f"built-{turn}", json.dumps(points), '["fp32"]')
+            out = root / f"built-{turn}"
+            found = ask("export", "image", parent, out, json.dumps(points), '["fp32"]', few)
         else:
             (root / "one").mkdir(exist_ok=True)
             found = ask("export_one", parent, root / "one" / "model.onnx")
         builds[side].append(found["seconds"])
         say(f"ViT-B/16 {side}: {found['seconds']:.1f} s")
-    ask("export", "image", parent, family, json.dumps(whole), '["fp32", "int8"]')
+    ask("export", "image", parent, family, json.dumps(whole), '["fp32", "int8"]', few)
     compared = ask("compare", parent, root / "built-0", pictures)
     rates: dict[str, list[float]] = {"theirs": [], "fp32": [], "int8": []}
     peaks: dict[str, list[float]] = {side: [] for side in rates}
@@ -377,10 +384,12 @@ def measure_tokens(root: Path, options: argparse.Namespace) -> Any:
     points = [[layer, 4096, count] for count in SCALES]
     together = ask("export", "visual-tokens", parent, root / "five", json.dumps(points), '["fp32"]')
     say(f"M3, five scales: {together['seconds']:.1f} s")
-    alone = [
-        ask("export", "visual-tokens", parent, root / f"alone-{count}", json.dumps([[layer, 4096, count]]), '["fp32"]')
-        for count in SCALES
-    ]
+    write_pictures(few := root / "few", 2)
+    alone = []
+    for count in SCALES:
+        out = root / f"alone-{count}"
+        point = json.dumps([[layer, 4096, count]])
+        alone.append(ask("export", "visual-tokens", parent, out, point, '["fp32"]', few))
     seconds = ", ".join(f"{found['seconds']:.1f}" for found in alone)
     say(f"M3, one by one: {seconds} s")
     disk = [
