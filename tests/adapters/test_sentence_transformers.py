@@ -34,7 +34,7 @@ def test_it_gives_the_point_that_was_asked_and_no_other(exported: Path) -> None:
     assert np.array_equal(vectors, load_model(exported, "L01-D008-fp32").encode(TEXTS))
     for name, near in (("L01-D008-fp32", True), ("L02-D008-fp32", False), ("L03-D008-fp32", False)):
         wanted = matexport.Embedder(exported, name).embed(TEXTS)
-        assert (np.abs(vectors - wanted).max() <= 1e-6) is near, name
+        assert bool(np.abs(vectors - wanted).max() <= 1e-6) is near, name
 
 
 def test_a_prompt_is_one_of_the_parents(exported: Path) -> None:
