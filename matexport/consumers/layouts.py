@@ -37,6 +37,7 @@ class Layout(Record, frozen=True):
             repeated for every token, so that whatever pools it gets it back.
         folders: where graphs lie: ``""`` for the folder itself, ``onnx/``.
         inside: whether the weights are inside of the graph.
+        states: whether the graph gives the states of its tokens, too, as a last output ``token_embeddings``.
         configured: whether there are the files that other consumers configure themselves from.
     """
 
@@ -45,6 +46,7 @@ class Layout(Record, frozen=True):
     tokens: bool = False
     folders: tuple[str, ...] = ("",)
     inside: bool = False
+    states: bool = False
     configured: bool = True
 
 

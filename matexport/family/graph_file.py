@@ -75,6 +75,7 @@ _SCHEMA: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
     "Node": (("input", 1, "string", True), ("output", 2, "string", True), ("name", 3, "string", False),
              ("op_type", 4, "string", False), ("attribute", 5, "Attribute", True), ("domain", 7, "string", False)),
     "Attribute": (("name", 1, "string", False), ("i", 3, "int64", False), ("s", 4, "bytes", False),
+                  ("type", 20, "int32", False),
                   ("t", 5, "Tensor", False), ("g", 6, "Graph", False), ("ints", 8, "int64", True),
                   ("tensors", 10, "Tensor", True), ("graphs", 11, "Graph", True),
                   ("sparse_tensor", 22, "Sparse", False), ("sparse_tensors", 23, "Sparse", True)),

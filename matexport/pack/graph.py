@@ -13,11 +13,16 @@ from matexport.consumers.files import INPUTS
 from matexport.errors import RequestError
 from matexport.family.graph_file import list_external
 from matexport.family.weights_file import Buffer
-from matexport.spec.facts import BATCH_AXIS, OUTPUT_NAME, SEQUENCE_AXIS
+from matexport.spec.facts import BATCH_AXIS, OUTPUT_NAME, SEQUENCE_AXIS, FamilyFacts, ProfileFacts
+from matexport.spec.profile import Precision
+from matexport.spec.readout import FinalNorm
 
 #: What consumers of token states look for, and of which they make one vector in a way of their own.
 TOKENS_OUTPUT = "last_hidden_state"
+#: The true states, for who asks for them: what sentence-transformers calls them.
+STATES_OUTPUT = "token_embeddings"
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+_INT_ATTRIBUTE = 2  # AttributeProto.AttributeType.INT
 _PREFIX = "matexport.every_token"
 #: protobuf's own bound of one message.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
@@ -51,6 +56,36 @@ def repeat_vector(model: Any, dim: int) -> None:
     del graph.output[:]
     _describe(graph.output.add(name=TOKENS_OUTPUT), _FLOAT, (BATCH_AXIS, SEQUENCE_AXIS, dim))
     graph.output.extend(outputs)
+
+
+def expose_states(model: Any, profile: ProfileFacts, facts: FamilyFacts) -> None:
+    """Give the states of the tokens, too, as the last output: ``token_embeddings``, (batch, sequence, width) float32.
+
+    They are the parent's ``hidden_states[layers]``. Offered where the vector is nothing but pooled states, cut and
+    scaled: there `plain` can pool them itself, and hold what comes out to the parent's vector.
+
+    Args:
+        model: a parsed graph as export wrote it. It is changed.
+
+    Raises:
+        RequestError: saying why this profile has no states to give.
+    """
+    readout, name = facts.readout, f"state_{profile.layers}"
+    if profile.narrowed_nodes:
+        raise RequestError("the states of tokens were asked; this graph computes the one token that is read, alone")
+    if readout.heads or readout.final_norm is not FinalNorm.ABSENT or len(readout.pooling) > 1:
+        raise RequestError(
+            "the states of tokens were asked; between them and the vector is a norm or a head, or several poolings, so "
+            "that nothing could prove them here"
+        )
+    if not any(name in node.output for node in model.graph.node):
+        raise RequestError(f"the states of tokens were asked; the graph names none {name}: export the family again")
+    if profile.precision is Precision.FP16:
+        cast = model.graph.node.add(op_type="Cast", name=f"{STATES_OUTPUT}.node", input=[name], output=[STATES_OUTPUT])
+        cast.attribute.add(name="to", i=_FLOAT, type=_INT_ATTRIBUTE)
+    else:
+        model.graph.node.add(op_type="Identity", name=f"{STATES_OUTPUT}.node", input=[name], output=[STATES_OUTPUT])
+    _describe(model.graph.output.add(name=STATES_OUTPUT), _FLOAT, (BATCH_AXIS, SEQUENCE_AXIS, facts.parent.width))
 
 
 def take_all_inputs(model: Any) -> None:

@@ -6,7 +6,7 @@ token states is made of them, too. So a folder that only matexport reads right d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,11 +14,12 @@ from matexport.errors import ParityError, one_line
 from matexport.family.manifest import Family
 from matexport.family.modality import TOKENIZER
 from matexport.family.proof import load_references, open_proof
-from matexport.pack.graph import TOKENS_OUTPUT
+from matexport.pack.graph import STATES_OUTPUT, TOKENS_OUTPUT
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import find_wrapping
 from matexport.spec.facts import OUTPUT_NAME, ProfileFacts
 from matexport.spec.inputs import TextFacts
+from matexport.spec.readout import PoolingMode, Readout
 from matexport.verify.parity import compare_vectors
 
 if TYPE_CHECKING:
@@ -57,10 +58,14 @@ def prove_plain(folder: Path, family: Family, placed: Sequence[Placed]) -> None:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     for name, facts, copies in placed:
         reference = references[facts.point.name][told]
+        readout = family.facts.readout
         tolerance = family.facts.tolerances[facts.precision]
         for graph in (facts.graph, *copies):
             session = open_session(folder / graph)
-            for way, vectors in _read_all_ways(session, tokenizer, wrapped):
+            ways = [*_read_all_ways(session, tokenizer, wrapped)]
+            if any(value.name == STATES_OUTPUT for value in session.get_outputs()):
+                ways.append(("pooled token_embeddings", _pool_states(session, tokenizer, wrapped, readout, facts.dim)))
+            for way, vectors in ways:
                 if vectors.shape != reference.shape:
                     raise ParityError(f"{name}, {graph}: {way} has the shape {vectors.shape}", "pack")
                 if breach := compare_vectors(vectors, reference).find_breach(tolerance):
@@ -92,15 +97,44 @@ def _read_all_ways(
             yield f"{way}, {size}", np.concatenate(parts)
 
 
-def _run(session: InferenceSession, tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[str, Vectors]]:
+def _pool_states(
+    session: InferenceSession, tokenizer: Tokenizer, texts: Sequence[str], readout: Readout, dim: int
+) -> Vectors:
+    """What the parent's pooling makes of each text's own states, cut to `dim` and scaled as the read-out says."""
+    import numpy as np
+
+    pool: Callable[[Vectors], Vectors] = {
+        PoolingMode.CLS: lambda states: states[0],
+        PoolingMode.MEAN: lambda states: states.mean(axis=0),
+        PoolingMode.MAX: lambda states: states.max(axis=0),
+        PoolingMode.MEAN_SQRT_LEN: lambda states: states.sum(axis=0) / np.sqrt(len(states)),
+        PoolingMode.WEIGHTED_MEAN: lambda states: np.average(states, axis=0, weights=np.arange(1, len(states) + 1)),
+        PoolingMode.LAST_TOKEN: lambda states: states[-1],
+    }[readout.pooling[0]]
+    vectors = []
+    for text in texts:
+        feeds = _encode(tokenizer, [text])
+        ((states,),) = session.run([STATES_OUTPUT], feeds)
+        vector = pool(states[feeds["attention_mask"][0] == 1])[:dim]
+        vectors.append(vector / np.linalg.norm(vector) if readout.normalize else vector)
+    return np.array(vectors, np.float32)
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     import numpy as np
 
     rows = tokenizer.encode_batch(list(texts))
-    feeds = {
+    return {
         "input_ids": np.array([row.ids for row in rows], np.int64),
         "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
         "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
     }
+
+
+def _run(session: InferenceSession, tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[str, Vectors]]:
+    import numpy as np
+
+    feeds = _encode(tokenizer, texts)
     names = [value.name for value in session.get_outputs()]
     try:
         found = dict(zip(names, session.run(None, feeds), strict=True))

@@ -41,7 +41,7 @@ from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.pack.along import record_measured, write_proof
-from matexport.pack.graph import hold_weights, repeat_vector, take_all_inputs
+from matexport.pack.graph import expose_states, hold_weights, repeat_vector, take_all_inputs
 from matexport.pack.plain import prove_plain
 from matexport.report.card.render import render_card
 from matexport.report.findings import gather_findings
@@ -87,7 +87,7 @@ def pack_profile(
     profile: str,
     out: Path | str,
     *,
-    layout: str | None = None,
+    layout: str | Layout | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Family:
@@ -97,8 +97,8 @@ def pack_profile(
         family: the directory of a family, or a loaded `Family`.
         profile: name such as ``L02-D064-fp32``; or of a point, such as ``L02-D064``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
-        layout: a key of `consumers.layouts.LAYOUTS` whose folder is a family; see `choose_layout`. `pack_single_file`
-            and `export.parents.folder.write` write the others.
+        layout: a key of `consumers.layouts.LAYOUTS` whose folder is a family, or such a layout with changes; see
+            `choose_layout`. `pack_single_file` and `export.parents.folder.write` write the others.
         overwrite: replace what is in `out`, but for a README.md or report.html that somebody wrote, and measurements.
         progress: called with (stage, done, total).
 
@@ -212,22 +212,24 @@ def _write_card(pack: Family, name: str) -> None:
     (pack.path / CARD).write_text(render_card(findings), encoding="utf-8")
 
 
-def _find_layout(name: str, family: Family, names: Sequence[str]) -> Layout:
+def _find_layout(asked: str | Layout, family: Family, names: Sequence[str]) -> Layout:
     """The layout, where these profiles can have it.
 
     Raises:
         RequestError: saying why they cannot.
     """
-    layout = LAYOUTS.get(name)
-    if layout is None or name == TORCH:
-        raise RequestError(f"the layout {name!r} was asked; known are: {', '.join(LAYOUTS)}{suggest(name, LAYOUTS)}")
+    layout = asked if isinstance(asked, Layout) else LAYOUTS.get(asked)
+    if layout is None or asked == TORCH:
+        raise RequestError(
+            f"the layout {asked!r} was asked; known are: {', '.join(LAYOUTS)}{suggest(str(asked), LAYOUTS)}"
+        )
     if not layout.configured:
         return layout
     encoding = family.facts.profiles[names[0]].encoding
     if encoding is not Encoding.FLOAT32:
         raise RequestError(f"{names[0]} gives {encoding} codes, which other consumers do not take: use --for {NATIVE}")
     if len(names) > 1 and layout.folders == ("",):
-        raise RequestError(f"--for {name} takes one profile: name one of {', '.join(names)}")
+        raise RequestError(f"a folder with one graph takes one profile: name one of {', '.join(names)}")
     return layout
 
 
@@ -289,6 +291,8 @@ def _place_files(
             take_all_inputs(model)
             if layout.tokens:
                 repeat_vector(model, facts.dim)
+            if layout.states:
+                expose_states(model, before, family.facts)
             if layout.inside:
                 hold_weights(model, weights)
             else:

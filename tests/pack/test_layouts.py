@@ -18,6 +18,7 @@ import pytest
 from commandline import Run
 from conftest import TEXTS
 from forge import edit_manifest, reseal
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
@@ -189,7 +190,9 @@ def test_infinity_has_one_graph(tmp_path: Path) -> None:
         ["model.onnx", "model.onnx_data"], ["model.onnx_data", "model.onnx"]
     )  # fmt: skip
     assert verify_family(folder).passed
-    with pytest.raises(RequestError, match=r"--for infinity takes one profile: name one of L01-D012-fp32, L01-D012-in"):
+    with pytest.raises(
+        RequestError, match="a folder with one graph takes one profile: name one of L01-D012-fp32, L01-D012-int8"
+    ):
         pack_profile(SMALL, POINT, tmp_path / "other", layout="infinity")
 
 
@@ -357,3 +360,39 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
     run("pack", SMALL, FP32, tmp_path / "o", "--for", "alll").complains("did you mean 'all'")
     told = run("pack", "--help").out
     assert all(f"  {name} " in told for name in (*LAYOUTS, TORCH))
+
+
+@pytest.mark.parametrize("name", [FP32, INT8])
+def test_states_of_tokens_for_who_asks(name: str, tmp_path: Path) -> None:
+    """Their mean over a text's own tokens, cut and scaled, is its vector; they are of the parent's width."""
+    folder = pack_profile(SMALL, name, tmp_path / "pack", layout=replace(LAYOUTS[ALL], states=True)).path
+    found = read_as_stranger(folder, "model.onnx", [*TEXTS, LONG])
+    assert list(found) == ["last_hidden_state", "sentence_embedding", "token_embeddings", "mask"]
+    states, weights = found["token_embeddings"], found["mask"][:, :, None].astype(np.float32)
+    assert states.shape == (len(TEXTS) + 1, found["mask"].shape[1], 32)
+    assert np.abs(states[0, 0] - states[0, 1]).max() > 0.01, "each token has its own"
+    mean = ((states * weights).sum(1) / weights.sum(1))[:, :DIM]
+    vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, found["sentence_embedding"], atol=1e-6)
+
+
+def test_states_of_another_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block 1's where block 2's were promised."""
+
+    def spoilt(model: Any, profile: Any, facts: Any) -> None:
+        graph.expose_states(model, replace(profile, layers=1), facts)
+
+    monkeypatch.setattr(write, "expose_states", spoilt)
+    with pytest.raises(ParityError, match=r"as other consumers run it \(pooled token_embeddings\)"):
+        pack_profile(SMALL, "L02-D020-fp32", tmp_path / "pack", layout=replace(LAYOUTS[ALL], states=True))
+
+
+def test_states_that_are_not_there(left_exported: Path, tmp_path: Path, run: Run) -> None:
+    run("pack", left_exported, "L01-D016-fp32", tmp_path / "p", "--token-states").complains("is a norm or a head")
+    shutil.copytree(SMALL, tmp_path / "narrowed")
+    edit_manifest(tmp_path / "narrowed", lambda data: data["profiles"][FP32].update(narrowed_nodes=3))
+    run("pack", tmp_path / "narrowed", FP32, tmp_path / "p", "--token-states").complains("computes the one token")
+    run("pack", SMALL, FP32, tmp_path / "p", "--token-states", "--for", "matexport").complains("as it was exported")
+    run("pack", SMALL, FP32, tmp_path / "p", "--token-states", "--for", "torch").complains("has no use for it")
+    assert not (tmp_path / "p").exists()
+    assert run("pack", SMALL, FP32, tmp_path / "p", "--token-states").code == 0

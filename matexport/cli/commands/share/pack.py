@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from matexport.cli.options import (
     Parsers,
     add_command,
@@ -54,6 +56,11 @@ def add_parser(parsers: Parsers) -> None:
         help=f"who reads it (default: {ALL}; of images and of codes {NATIVE}): {', '.join(LAYOUTS)}",
     )
     command.add_argument(
+        "--token-states",
+        action="store_true",
+        help="also give the states of the tokens, as an output token_embeddings (batch, sequence, width)",
+    )
+    command.add_argument(
         "--parent",
         metavar="PARENT",
         help="with --for torch, where the parent is: a directory, a hub id or package:NAME/path (default: what the "
@@ -80,16 +87,21 @@ def run(options: argparse.Namespace) -> int:
     if options.parent is not None and options.layout != TORCH:
         raise RequestError(f"--parent was given, and only --for {TORCH} reads the parent")
     family = load_family(options.family)
+    if options.token_states and options.layout in (SINGLE_FILE, TORCH):
+        raise RequestError(f"--token-states was given; --for {options.layout} has no use for it")
     if options.layout == TORCH:
         return _write_torch(family, options)
     layout = options.layout or choose_layout(family, options.profile)
+    if options.token_states and not LAYOUTS[layout].configured:
+        raise RequestError(f"--token-states changes the graph, and --for {layout} keeps it as it was exported")
     out: Path = options.out
     if layout == SINGLE_FILE:
         _refuse_overwrite(options)
         pack_single_file(family, options.profile, out)
     else:
         with show_progress() as progress:
-            pack_profile(family, options.profile, out, layout=layout, overwrite=options.overwrite, progress=progress)
+            shape = replace(LAYOUTS[layout], states=options.token_states)
+            pack_profile(family, options.profile, out, layout=shape, overwrite=options.overwrite, progress=progress)
     files = {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     if options.json:
         total = {"bytes": sum(files.values()), "files": files}
