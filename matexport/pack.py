@@ -11,6 +11,7 @@ is true of the family alone: parity in one run with other profiles, and searches
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from msgspec.structs import replace
 from safetensors.numpy import save
 
 from matexport.errors import DestinationError, ParityError
+from matexport.family.guard.additions import keep_additions
 from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
-from matexport.family.manifest import RANGES, REFERENCE, Family, load_family, write_manifest
+from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
     HostMeasurements,
     Measurement,
@@ -37,7 +39,7 @@ from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.spec.parity import TOGETHER_WAY
 from matexport.spec.profile import Encoding, Profile
-from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
+from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, list_others, load_towers, write_towers
 from matexport.verify.judge import verify_family
 
 if TYPE_CHECKING:
@@ -127,12 +129,29 @@ def pack_towers(
             ours = holds_towers(out)
             what = "it holds two families; pass --overwrite to replace them" if ours else "it holds no two families"
             raise DestinationError(f"{out} exists, and {what}{'' if ours else ': choose another destination'}")
+        if out.exists():
+            _refuse_others(out)
         with stage_directory(out) as stage:
             for name, family, chosen in ((TEXT, towers.text, text), (IMAGE, towers.image, image)):
                 pack_profile(family, chosen, stage / name, progress=progress)
                 keep_unlisted(out / name, stage / name)
             write_towers(stage, {Profile.parse(image).point: Profile.parse(text).point})
+            keep_additions(out, stage)
+            if (out / CARD).is_file():
+                shutil.copyfile(out / CARD, stage / CARD)
     return load_towers(out)
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse to replace a folder of two families with somebody's files in it.
+
+    Raises:
+        DestinationError: naming one.
+    """
+    if others := list_others(out):
+        raise DestinationError(f"{out} holds {others[0]}, which is of no two families; move it first")
+    for name in (TEXT, IMAGE):
+        refuse_occupied(out / name, overwrite=True)
 
 
 def _keep_rows(proof: Contents, probes: int) -> dict[str, NDArray[Any]]:

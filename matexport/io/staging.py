@@ -196,8 +196,9 @@ def _exchange(left: Path, right: Path) -> bool:
 def _flush(root: Path) -> None:
     for folder, _, names in os.walk(root):
         for name in names:
-            if not stat.S_ISREG((Path(folder) / name).lstat().st_mode):
-                continue  # what was kept of somebody's, such as a link: opening it may wait, or lead elsewhere
+            status = (Path(folder) / name).lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                continue  # kept of somebody's: opening a link or a pipe may wait, or lead elsewhere
             descriptor = os.open(Path(folder) / name, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
