@@ -72,33 +72,53 @@ def pack_profile(
         ParityError: the pack does not give the parent's token ids or vectors on this host.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    facts = family.profile_facts(profile)
+    family.profile_facts(profile)  # or there is no such profile
     out = Path(out)
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
-        checked, copied = check_profile(family, profile), check_files(family, family.side_files)
-        proof, point = open_proof(family), Profile.parse(profile).point.name
+        parts = (check_profile(family, profile), check_files(family, family.side_files), open_proof(family))
+        contents = Contents(family, {name: part.read(name) for part in parts for name in part})
         with stage_directory(out) as stage:
-            for name in family.side_files:
-                (stage / name).write_bytes(copied.read(name))
-            (stage / facts.graph).write_bytes(checked.read(facts.graph))
-            with (stage / facts.weights).open("wb") as target:
-                write_prefix(facts.weights, checked.read(facts.weights), target, facts.weights_prefix_bytes)
-            probes, references = load_references(proof)
-            (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(proof, len(probes))))
-            (stage / family.probes_file).write_bytes(proof.read(family.probes_file))
-            if facts.encoding is Encoding.INT8:
-                (stage / RANGES).write_bytes(save({point: load_ranges(proof)[point]}))
-            packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
-            write_manifest(stage, packed)
-            _prove(stage, profile, progress)
-            staged = load_family(stage)
+            staged = write_pack(contents, profile, stage, progress=progress)
             for measured in load_measurements(family).hosts:
                 _record(staged, profile, measured)
             keep_unlisted(out, stage)
     return load_family(out)
+
+
+def list_pack_files(family: Family, profile: str) -> tuple[str, ...]:
+    """The files of a family that a pack of one profile is made of; of the weights, their prefix."""
+    ranges = {RANGES} if family.profile_facts(profile).encoding is Encoding.INT8 else set()
+    proof = {family.probes_file, REFERENCE, *ranges}
+    return tuple(sorted({*family.profile_files(profile), *family.side_files, *proof}))
+
+
+def write_pack(contents: Contents, profile: str, stage: Path, *, progress: Progress | None = None) -> Family:
+    """Write one profile into an empty folder, and verify it there.
+
+    Args:
+        contents: those of `list_pack_files`, as they were checked; the weights may end with the profile's prefix.
+
+    Raises:
+        FamilyError: the files are no sound family.
+        ParityError: the pack does not give the parent's token ids or vectors on this host.
+    """
+    family, point = contents.family, Profile.parse(profile).point.name
+    facts = family.profile_facts(profile)
+    for name in (*family.side_files, facts.graph, family.probes_file):
+        (stage / name).write_bytes(contents.read(name))
+    with (stage / facts.weights).open("wb") as target:
+        write_prefix(facts.weights, contents.read(facts.weights), target, facts.weights_prefix_bytes)
+    probes, references = load_references(contents)
+    (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(contents, len(probes))))
+    if facts.encoding is Encoding.INT8:
+        (stage / RANGES).write_bytes(save({point: load_ranges(contents)[point]}))
+    packed = replace(family.facts, profiles={profile: facts}, refused={}, exits={}, files=describe_files(stage))
+    write_manifest(stage, packed)
+    _prove(stage, profile, progress)
+    return load_family(stage)
 
 
 def pack_towers(
