@@ -44,6 +44,10 @@ class DestinationError(MatexportError):
     """The output directory cannot be written, is in use, or holds something else."""
 
 
+class HubError(MatexportError):
+    """A model hub cannot be reached, does not have or allow what was asked, or gave something else."""
+
+
 class ProblemKind(StrEnum):
     """The kind of a problem with a family, by which JUnit, pytest and ``--json`` group problems.
 
@@ -135,7 +139,7 @@ class ParityError(MatexportError):
 
     Attributes:
         stage: the first stage of the export whose output differs from the parent (``read-out``, ``trace``, ``cut``,
-            ``narrow``, ``encode``, ``quantize``, ``tokenizer``), or ``pack``.
+            ``narrow``, ``encode``, ``quantize``, ``tokenizer``), or ``pack``, ``push``, ``pull``.
     """
 
     def __init__(self, message: str, stage: str) -> None:

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from matexport.errors import FamilyError, Problem, ProblemKind, RequestError
-from matexport.family.manifest import TOWERS, Family, load_family
+from matexport.family.guard.additions import is_addition
+from matexport.family.manifest import CARD, TOWERS, Family, load_family
 from matexport.io.files import ENDINGS, open_file, parse_json, replace_file
 from matexport.runtime.embedder import Embedder
 from matexport.spec.profile import Point, Profile
@@ -90,6 +91,20 @@ class TwoTowers:
 def holds_towers(path: Path | str) -> bool:
     """Whether a folder is one of two families."""
     return (Path(path) / TOWERS).is_file()
+
+
+def list_others(path: Path) -> list[str]:
+    """What lies in a folder of two families and is neither theirs, nor a card, nor what hubs, git and desktops add."""
+    known = (TEXT, IMAGE, TOWERS)
+    return sorted(
+        found.name
+        for found in path.iterdir()
+        if found.name not in known and not is_addition(found) and not _is_card(found)
+    )
+
+
+def _is_card(path: Path) -> bool:
+    return path.name == CARD and path.is_file() and not path.is_symlink()
 
 
 def load_towers(path: Path | str) -> TwoTowers:

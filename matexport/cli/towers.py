@@ -146,7 +146,7 @@ def embed_both(options: argparse.Namespace) -> int:
 
 def pack_both(options: argparse.Namespace) -> int:
     """``matexport pack FOLDER PROFILE OUT``"""
-    from matexport.pack.write import pack_towers
+    from matexport.pack.towers import pack_towers
 
     with show_progress() as progress:
         packed = pack_towers(

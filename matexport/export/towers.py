@@ -8,10 +8,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from matexport.errors import DestinationError, RequestError
-from matexport.family.manifest import TOWERS
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Point
-from matexport.towers import IMAGE, TEXT
+from matexport.towers import IMAGE, TEXT, list_others
 
 #: Kind of the parent of each family.
 KINDS = {TEXT: "text-tower", IMAGE: "image"}
@@ -85,9 +84,7 @@ def refuse_others(out: Path) -> None:
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DestinationError(f"{out} exists and is no directory; choose another destination")
-    others = sorted(
-        path.name for path in (out.iterdir() if out.is_dir() else ())
-        if path.name not in (TEXT, IMAGE, TOWERS) and not path.name.startswith((f".{TEXT}.", f".{IMAGE}."))
-    )  # fmt: skip
+    hidden = (f".{TEXT}.", f".{IMAGE}.")  # of an export that died
+    others = [name for name in (list_others(out) if out.is_dir() else ()) if not name.startswith(hidden)]
     if others:
         raise DestinationError(f"{out} holds {others[0]}, which is of no two families; choose another destination")

@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
+from matexport.family.guard.additions import is_addition
 from matexport.family.guard.operators import MAX_GRAPH_BYTES
 from matexport.family.manifest import (
     FOLDERS,
@@ -65,15 +66,17 @@ class Contents:
         return iter(self._files)
 
 
-def check_family(family: Family) -> Contents:
+def check_family(family: Family, *, strict: bool = False) -> Contents:
     """Check every file of a family: present, regular, digest, safe to load; and that there is no other file.
+
+    Args:
+        strict: what hubs, git and desktops add (`list_additions`) is extra, too.
 
     Raises:
         FamilyError: with one problem per file that is missing, changed, extra or refused.
     """
-    extra = [
-        Problem(ProblemKind.EXTRA, name, f"{name} is not listed in {MANIFEST}") for name in list_foreign_files(family)
-    ]
+    foreign = list_foreign_files(family) + (list_additions(family) if strict else [])
+    extra = [Problem(ProblemKind.EXTRA, name, f"{name} is not listed in {MANIFEST}") for name in sorted(foreign)]
     contents, problems = _open_files(family, family.facts.files)
     problems = [*extra, *problems]
     if not problems:
@@ -124,7 +127,17 @@ def check_exits(family: Family, precision: Precision) -> Contents:
 
 
 def list_foreign_files(family: Family) -> list[str]:
-    """What lies in a family's folder and is neither listed in its manifest, nor a measurement, nor a report."""
+    """What lies in a family's folder, is not listed in its manifest, and is no measurement, report or addition."""
+    return [str(path.relative_to(family.path)) for path in _list_unlisted(family) if not is_addition(path)]
+
+
+def list_additions(family: Family) -> list[str]:
+    """What hubs, git and desktops put into a family's folder, and licences; see `guard.additions`."""
+    return [str(path.relative_to(family.path)) for path in _list_unlisted(family) if is_addition(path)]
+
+
+def _list_unlisted(family: Family) -> list[Path]:
+    """What is neither listed in the manifest, nor a measurement, nor a report."""
     known = {MANIFEST, MEASUREMENTS, *family.facts.files}
     folders = {name.partition("/")[0] for name in family.facts.files if "/" in name}
     extra = [path for path in family.path.iterdir() if path.name not in known | folders and not _is_report(path)]
@@ -135,7 +148,7 @@ def list_foreign_files(family: Family) -> list[str]:
         extra.append(measurements)
     elif measurements.is_dir():
         extra += [path for path in measurements.iterdir() if not _is_measurement(path)]
-    return [str(path.relative_to(family.path)) for path in sorted(extra)]
+    return sorted(extra)
 
 
 def _is_measurement(path: Path) -> bool:
@@ -272,8 +285,8 @@ def refuse_occupied(out: Path, *, overwrite: bool, differs: str = "") -> None:
     if not out.is_dir() or out.is_symlink():
         kind = "a symbolic link" if out.is_symlink() else "not a directory"
         raise DestinationError(f"{out} exists and is {kind}; choose another destination")
-    if not any(out.iterdir()):
-        return
+    if all(is_addition(path) for path in out.iterdir()):
+        return  # empty, or the clone of an empty repository
     try:
         foreign = list_foreign_files(load_family(out))
     except FamilyError:

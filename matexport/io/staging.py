@@ -10,15 +10,15 @@ releases it when a process dies. So a hidden directory that is found under the l
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
+import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from matexport.errors import DestinationError
 from matexport.io.files import explain_os_errors
@@ -40,17 +40,76 @@ def lock_destination(destination: Path) -> Iterator[None]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(destination.parent, os.W_OK):
             raise DestinationError(f"cannot write {destination}: nothing can be written in {destination.parent}")
-        lock = FileLock(destination.parent / f".{destination.name}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise DestinationError(f"{destination} is being written by another process; wait for it to end") from None
+        release = _take_lock(_hidden(destination, "lock"))
+        if release is None:
+            raise DestinationError(f"{destination} is being written by another process; wait for it to end")
     try:
         with explain_os_errors(destination):
             _clear_leftovers(destination)
         yield
     finally:
-        lock.release()
+        release()
+
+
+def _take_lock(path: Path) -> Callable[[], None] | None:
+    """Take the lock that a file is, without waiting: what gives it back and removes the file; None where it is held.
+
+    Whoever opened the file before its holder removed it locks a file that has no name any more, beside which the next
+    one would make another. So a lock counts only where the name leads to the very file that was locked, and the name is
+    removed before the lock is given back. filelock, which leaves its files, does it where there is no flock.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _take_elsewhere(path)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _leads_to(path, descriptor):
+                return lambda: _give_back(path, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            if error.errno == errno.ENOSYS:  # a file system without it
+                return _take_elsewhere(path)
+            raise
+        os.close(descriptor)
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    """Whether a name is that of an open file, and not of a link to it."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _give_back(path: Path, descriptor: int) -> None:
+    import fcntl
+
+    try:
+        with suppress(OSError):  # of somebody else, in a folder where only owners remove files: it does no harm there
+            if _leads_to(path, descriptor):  # and not somebody's who was let in by a hand that removed it
+                path.unlink()
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child process may have the descriptor, too
+    finally:
+        os.close(descriptor)
+
+
+def _take_elsewhere(path: Path) -> Callable[[], None] | None:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock.release
 
 
 def _refuse_mount(destination: Path) -> None:
@@ -137,6 +196,9 @@ def _exchange(left: Path, right: Path) -> bool:
 def _flush(root: Path) -> None:
     for folder, _, names in os.walk(root):
         for name in names:
+            status = (Path(folder) / name).lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                continue  # kept of somebody's: opening a link or a pipe may wait, or lead elsewhere
             descriptor = os.open(Path(folder) / name, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def write_proof(stage: Path, family: Family, names: Sequence[str], proof: Contents) -> None:
+def write_proof(stage: Path, proof: Contents, names: Sequence[str]) -> None:
     """The probes, and the parent's vectors of the one point of these profiles."""
+    family = proof.family
     point = Profile.parse(names[0]).point.name
     probes, references = load_references(proof)
     (stage / REFERENCE).write_bytes(save({point: references[point]} | _keep_rows(proof, len(probes))))

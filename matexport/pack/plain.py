@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from matexport.errors import ParityError, one_line
-from matexport.family.manifest import Family
+from matexport.family.integrity import Contents
 from matexport.family.modality import TOKENIZER
-from matexport.family.proof import load_references, open_proof
+from matexport.family.proof import load_references
 from matexport.pack.graph import STATES_OUTPUT, TOKENS_OUTPUT
 from matexport.runtime.engine import open_session
 from matexport.runtime.inputs.text import find_wrapping
@@ -39,18 +39,19 @@ BATCH = 8
 Placed: TypeAlias = tuple[str, ProfileFacts, list[str]]
 
 
-def prove_plain(folder: Path, family: Family, placed: Sequence[Placed]) -> None:
+def prove_plain(folder: Path, contents: Contents, placed: Sequence[Placed]) -> None:
     """Hold every graph of a folder to the parent's vectors of the probes.
 
     Args:
-        family: what the folder was made of: it has the probes, and the parent's vectors.
+        contents: what the folder was made of: it has the probes, and the parent's vectors.
 
     Raises:
         ParityError: naming the graph, and how the vectors were read.
     """
     from tokenizers import Tokenizer
 
-    probes, references = load_references(open_proof(family))
+    family = contents.family
+    probes, references = load_references(contents)
     text = family.text
     # What a task changes of the limit is said by no file of a consumer.
     told = [index for index, probe in enumerate(probes) if _find_limit(text, probe.task) == text.max_tokens]  # type: ignore[union-attr]

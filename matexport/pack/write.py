@@ -30,7 +30,7 @@ from matexport.errors import DestinationError, FamilyError, ParityError, Request
 from matexport.family.graph_file import parse_graph
 from matexport.family.guard.copies import locate_weights, move_weights
 from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
-from matexport.family.manifest import CARD, Family, load_family, write_manifest
+from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
     load_measurements,
 )
@@ -46,9 +46,8 @@ from matexport.pack.plain import prove_plain
 from matexport.report.card.render import render_card
 from matexport.report.findings import gather_findings
 from matexport.spec.facts import FamilyFacts, ProfileFacts
-from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.profile import Encoding, Precision
 from matexport.spec.record import suggest
-from matexport.towers import IMAGE, TEXT, TwoTowers, holds_towers, load_towers, write_towers
 from matexport.verify.judge import verify_family
 
 if TYPE_CHECKING:
@@ -118,25 +117,54 @@ def pack_profile(
     _refuse_inside(out, family)
     with lock_destination(out):
         refuse_occupied(out, overwrite=overwrite)
+        contents = _open_parts(family, names)
         with stage_directory(out) as stage:
-            _write_pack(stage, family, names, shape, out.name)
-            _prove(stage, progress)
+            pack = write_pack(contents, names, stage, shape, progress=progress)
+            for measured in load_measurements(family).hosts:
+                record_measured(pack, measured)
+            if shape.configured:
+                _write_card(pack, out.name)
             keep_unlisted(out, stage)
     return load_family(out)
 
 
-def _write_pack(stage: Path, family: Family, names: Sequence[str], layout: Layout, called: str) -> None:
-    """Everything that a pack holds; of one for others, held to the parent's vectors as they will read it."""
-    proof = open_proof(family)
-    placed = _place_files(stage, family, names, layout)
-    write_proof(stage, family, names, proof)
-    write_manifest(stage, _describe(family.facts, stage, placed, layout))
-    pack = load_family(stage)
-    for measured in load_measurements(family).hosts:
-        record_measured(pack, measured)
+def list_pack_files(family: Family, names: Sequence[str]) -> tuple[str, ...]:
+    """The files of a family that a pack of some profiles of one point is made of; of the weights, their prefix."""
+    ranges = {RANGES} if any(family.profile_facts(name).encoding is Encoding.INT8 for name in names) else set()
+    run = {file for name in names for file in family.profile_files(name)}
+    return tuple(sorted({*run, *family.side_files, family.probes_file, REFERENCE, *ranges}))
+
+
+def _open_parts(family: Family, names: Sequence[str]) -> Contents:
+    parts = [check_profile(family, name) for name in names]
+    parts += [check_files(family, family.side_files), open_proof(family)]
+    return Contents(family, {name: part.read(name) for part in parts for name in part})
+
+
+def write_pack(
+    contents: Contents,
+    names: Sequence[str],
+    stage: Path,
+    layout: Layout = LAYOUTS[NATIVE],
+    *,
+    progress: Progress | None = None,
+) -> Family:
+    """Write profiles of one point into an empty folder, and prove it there: as `verify` does, and as strangers do.
+
+    Args:
+        contents: the files of `list_pack_files`, as they were checked; the weights may end with the profiles' prefix.
+
+    Raises:
+        FamilyError: the files are no sound family.
+        ParityError: the pack does not give the parent's token ids or vectors on this host.
+    """
+    placed = _place_files(stage, contents, names, layout)
+    write_proof(stage, contents, names)
+    write_manifest(stage, _describe(contents.family.facts, stage, placed, layout))
+    _prove(stage, progress)
     if layout.configured:
-        prove_plain(stage, family, placed)
-        _write_card(pack, called)
+        prove_plain(stage, contents, placed)
+    return load_family(stage)
 
 
 def pack_single_file(family: Family | Path | str, profile: str, out: Path | str) -> Path:
@@ -161,49 +189,14 @@ def pack_single_file(family: Family | Path | str, profile: str, out: Path | str)
     if any(out.iterdir()) if out.is_dir() else out.exists():
         raise DestinationError(f"{out} exists; choose another destination")
     with lock_destination(out), stage_directory(out) as stage:
-        prove_plain(stage, family, _place_files(stage, family, names, shape))
+        contents = _open_parts(family, names)
+        prove_plain(stage, contents, _place_files(stage, contents, names, shape))
     return out
 
 
 def _refuse_inside(out: Path, family: Family) -> None:
     if out.absolute().resolve().is_relative_to(family.path.resolve()):
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
-
-
-def pack_towers(
-    towers: TwoTowers | Path | str,
-    profile: str,
-    out: Path | str,
-    *,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> TwoTowers:
-    """Write one profile of both towers of a model as a folder of two packs.
-
-    Args:
-        towers: the folder of two families, or what `load_towers` gave.
-        profile: name of a profile of the images; that of the texts which goes with it is packed, too.
-        out, overwrite, progress: as for `pack_profile`, of each.
-
-    Raises:
-        FamilyError, DestinationError, ParityError: as `pack_profile`.
-    """
-    towers = towers if isinstance(towers, TwoTowers) else load_towers(towers)
-    text, image = towers.find(profile)
-    out = Path(out)
-    if out.absolute().resolve().is_relative_to(towers.path.resolve()):
-        raise DestinationError(f"{out} is the folder of the two families or inside it; choose another destination")
-    with lock_destination(out):
-        if out.exists() and not (overwrite and holds_towers(out)):
-            ours = holds_towers(out)
-            what = "it holds two families; pass --overwrite to replace them" if ours else "it holds no two families"
-            raise DestinationError(f"{out} exists, and {what}{'' if ours else ': choose another destination'}")
-        with stage_directory(out) as stage:
-            for name, family, chosen in ((TEXT, towers.text, text), (IMAGE, towers.image, image)):
-                pack_profile(family, chosen, stage / name, layout=NATIVE, progress=progress)
-                keep_unlisted(out / name, stage / name)
-            write_towers(stage, {Profile.parse(image).point: Profile.parse(text).point})
-    return load_towers(out)
 
 
 def _write_card(pack: Family, name: str) -> None:
@@ -233,9 +226,10 @@ def _find_layout(asked: str | Layout, family: Family, names: Sequence[str]) -> L
     return layout
 
 
-def _list_side_files(family: Family, names: Sequence[str], copied: Contents, layout: Layout) -> Mapping[str, bytes]:
+def _list_side_files(contents: Contents, names: Sequence[str], layout: Layout) -> Mapping[str, bytes]:
     """Everything but graphs, weights and the proof: the family's own, and what other consumers read in their place."""
-    files = {name: bytes(copied.read(name)) for name in copied}
+    family = contents.family
+    files = {name: bytes(contents.read(name)) for name in family.side_files}
     if not layout.configured:
         return files
     kept = {name: content for name, content in files.items() if name not in CONSUMER_FILES}
@@ -271,17 +265,17 @@ def _list_places(names: Sequence[str], family: Family, layout: Layout) -> Iterat
 
 
 def _place_files(
-    stage: Path, family: Family, names: Sequence[str], layout: Layout
+    stage: Path, contents: Contents, names: Sequence[str], layout: Layout
 ) -> list[tuple[str, ProfileFacts, list[str]]]:
     """Write everything but the proof where the layout has it; returns where graphs and weights are."""
-    side = _list_side_files(family, names, check_files(family, family.side_files), layout)
-    for name, written in side.items():
+    family = contents.family
+    for name, written in _list_side_files(contents, names, layout).items():
         (stage / name).parent.mkdir(exist_ok=True)
         (stage / name).write_bytes(written)
     placed = list(_list_places(names, family, layout))
     for name, facts, copies in placed:
-        before, checked = family.facts.profiles[name], check_profile(family, name)
-        content, weights = checked.read(before.graph), checked.read(before.weights)
+        before = family.facts.profiles[name]
+        content, weights = contents.read(before.graph), contents.read(before.weights)
         for graph in (facts.graph, *copies):
             (stage / graph).parent.mkdir(exist_ok=True)
             if not layout.configured:

@@ -92,13 +92,16 @@ class Case:
         return self._exits.get(precision)
 
 
-def verify_family(path: Path | str, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
+def verify_family(
+    path: Path | str, *, threads: int | None = None, progress: Progress | None = None, strict: bool = False
+) -> Verification:
     """Check a family's or pack's files, then the parity of every profile on this host.
 
     Args:
         path: the directory.
         threads: intra-op threads of the sessions.
         progress: called with (stage, done, total) as profiles are finished.
+        strict: refuse what hubs, git and desktops add to a folder, too.
 
     Returns:
         the verdicts, passed or not; a profile that is off its floor does not raise, nor do other token ids or pixels.
@@ -106,10 +109,10 @@ def verify_family(path: Path | str, *, threads: int | None = None, progress: Pro
     Raises:
         FamilyError: files are missing, changed, extra or unsafe. No session was created then.
     """
-    return verify_case(open_case(path), threads=threads, progress=progress)
+    return verify_case(open_case(path, strict=strict), threads=threads, progress=progress)
 
 
-def open_case(family: Family | Path | str) -> Case:
+def open_case(family: Family | Path | str, *, strict: bool = False) -> Case:
     """Check everything about a family that needs no session: digests, paths, ranges, finite weights, the proof.
 
     Probes that are prepared to something else than the parent's do not raise: the files may be sound, and read
@@ -119,7 +122,7 @@ def open_case(family: Family | Path | str) -> Case:
         FamilyError: files are missing, changed, extra or unsafe, or are no proof.
     """
     family = family if isinstance(family, Family) else load_family(family)
-    contents = check_family(family)
+    contents = check_family(family, strict=strict)
     check_finite_weights(contents)
     probes, references = load_references(contents)
     ranges, inputs = load_ranges(contents), open_inputs(contents)

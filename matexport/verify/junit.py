@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from matexport.errors import Problem, ProblemKind
+from matexport.family.integrity import list_additions
 from matexport.family.manifest import Family
 from matexport.family.pixel_rows import stores_pixel_rows
 from matexport.family.token_rows import stores_token_rows
@@ -52,7 +53,9 @@ def write_junit(
     folder = family.path if isinstance(family, Family) else family
     suite = ElementTree.Element("testsuite", name=_clean(f"matexport {folder}"))
     if isinstance(result, Verification):
-        _add_case(suite, "files", "digests, paths and ranges")
+        case = _add_case(suite, "files", "digests, paths and ranges")
+        if isinstance(family, Family) and (additions := list_additions(family)):
+            ElementTree.SubElement(case, "system-out").text = _clean(f"added, and not read: {', '.join(additions)}")
         if result.prepared:
             _add_prepared(suite, result.prepared)
         _add_parity(suite, result)

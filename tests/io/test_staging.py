@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from matexport.io import staging
 from matexport.io.files import explain_os_errors
 from matexport.io.staging import lock_destination, stage_directory
 
+LOCK = ".family.lock"
 OLD, NEW = {"family.json": "old", "old.txt": "old"}, {"family.json": "new", "new.txt": "new"}
+POSIX = pytest.mark.skipif(os.name != "posix", reason="files are locked otherwise there")
 
 
 @pytest.fixture
@@ -58,8 +61,8 @@ def write_and_raise(out: Path, error: BaseException | None) -> None:
 
 
 def beside(out: Path) -> set[str]:
-    """What lies beside a destination, but for its lock."""
-    return {path.name for path in out.parent.iterdir()} - {out.name, f".{out.name}.lock"}
+    """What lies beside a destination."""
+    return {path.name for path in out.parent.iterdir()} - {out.name}
 
 
 def test_appears_at_once_and_complete(out: Path) -> None:
@@ -67,6 +70,7 @@ def test_appears_at_once_and_complete(out: Path) -> None:
         fill(stage, NEW)
         assert stage.parent == out.parent, "on the same file system"
         assert not out.exists()
+        assert beside(out) == {".family.staging", LOCK}
     assert read(out) == NEW
     assert beside(out) == set()
 
@@ -120,7 +124,7 @@ def test_what_a_dead_writer_left_is_cleared(out: Path) -> None:
     fill(out.parent / ".family.staging", {"half": "written"})
     fill(out.parent / ".other.staging", {"half": "written"})
     with lock_destination(out):
-        assert beside(out) == {".other.staging"}
+        assert beside(out) == {".other.staging", LOCK}
         assert not out.exists()
 
 
@@ -129,7 +133,7 @@ def test_a_crash_between_the_two_renames_is_repaired(out: Path) -> None:
     fill(out.parent / ".family.staging", NEW)
     with lock_destination(out):
         assert read(out) == OLD
-        assert beside(out) == set()
+        assert beside(out) == {LOCK}
 
 
 def test_a_crash_after_the_two_renames_is_cleared(out: Path) -> None:
@@ -137,7 +141,8 @@ def test_a_crash_after_the_two_renames_is_cleared(out: Path) -> None:
     fill(out, NEW)
     with lock_destination(out):
         assert read(out) == NEW
-        assert beside(out) == set()
+        assert beside(out) == {LOCK}
+    assert beside(out) == set()
 
 
 # Otherwise it would stay under its hidden name, though the message says that nothing was changed.
@@ -172,6 +177,98 @@ def test_writers_of_two_destinations_do_not_wait(out: Path) -> None:
         pass
 
 
+@POSIX
+def test_a_lock_that_was_opened_before_its_holder_removed_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened has no name any more, so nobody else would see that it is locked: another is made."""
+    import fcntl
+
+    out.parent.mkdir()
+    lock, seen = out.parent / LOCK, []
+
+    def flock(descriptor: int, operation: int, flock: Callable[[int, int], None] = fcntl.flock) -> None:
+        if not seen:
+            lock.unlink()  # by the holder, just now
+        seen.append(os.fstat(descriptor).st_ino)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock_destination(out):
+        assert len(seen) == 2
+        assert lock.stat().st_ino == seen[1]
+        with pytest.raises(DestinationError, match="is being written by another process"), lock_destination(out):
+            pytest.fail("two writers")
+    assert beside(out) == set()
+
+
+@POSIX
+def test_a_lock_that_somebody_removed_by_hand_is_not_removed_of_the_next(out: Path) -> None:
+    with lock_destination(out):
+        (out.parent / LOCK).unlink()
+        with lock_destination(out):  # nothing can keep it away then
+            pass
+        (out.parent / LOCK).touch()  # as if the other one were writing still
+    assert beside(out) == {LOCK}
+
+
+@POSIX
+def test_a_lock_that_leads_elsewhere(out: Path, tmp_path: Path) -> None:
+    out.parent.mkdir()
+    (out.parent / LOCK).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DestinationError, match="symbolic links"):
+        write(out, NEW)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_where_the_system_has_no_such_locks(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """filelock has others there; it keeps writers away, and its file may stay."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    held = staging._take_lock(out.parent / LOCK) if out.parent.mkdir() is None else None
+    assert held is not None
+    with pytest.raises(DestinationError, match="is being written by another process"):
+        write(out, NEW)
+    held()
+    write(out, NEW)
+    assert read(out) == NEW
+
+
+RACER = """
+import os, sys, time
+from pathlib import Path
+from matexport.errors import DestinationError
+from matexport.io.staging import lock_destination
+out, mark, turns, seen = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), 0
+sys.stdin.readline()
+while seen < turns:
+    try:
+        with lock_destination(out):
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # fails if another is here, too
+            time.sleep(0)
+            mark.unlink()
+            seen += 1
+    except DestinationError as error:
+        assert "is being written by another process" in str(error), error
+        time.sleep(0.0005)
+print(seen)
+"""
+
+
+@POSIX
+def test_of_many_writers_one_holds_the_lock(out: Path, tmp_path: Path) -> None:
+    """Each takes and removes it many times; with the name alone, or the file alone, two would hold it."""
+    out.parent.mkdir()
+    command = [sys.executable, "-c", RACER, str(out), str(tmp_path / "mark"), "60"]
+    racers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    assert [racer.communicate() for racer in racers] == [("60\n", "")] * 4
+    assert beside(out) == set()
+
+
 HOLDER = """
 import sys
 from pathlib import Path
@@ -197,7 +294,7 @@ def test_another_process_holds_it_until_it_is_killed(before: dict[str, str] | No
         holder.kill()
         assert holder.wait() == -signal.SIGKILL
     assert read(out) == before
-    assert beside(out) == {".family.staging"}
+    assert beside(out) == {".family.staging", LOCK}
     write(out, NEW)
     assert read(out) == NEW
     assert beside(out) == set()
@@ -216,7 +313,8 @@ steps = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.scandir",
          "ctypes.dlopen", "ctypes.dlsym"}
 
 def read(folder):
-    return {path.name: path.read_text() for path in folder.iterdir()} if folder.exists() else None
+    # Some file systems list the newest first.
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())} if folder.exists() else None
 
 def write(content):
     with staging.lock_destination(out), staging.stage_directory(out) as stage:
@@ -261,7 +359,7 @@ while status != 0:
         assert read(out) == (old if found == "between" else found), step
     write({"family.json": "rerun"})
     assert read(out) == {"family.json": "rerun"}, step
-    assert {path.name for path in out.parent.iterdir()} <= {out.name, ".family.lock"}, step
+    assert {path.name for path in out.parent.iterdir()} == {out.name}, step
 print(json.dumps(seen))
 """
 

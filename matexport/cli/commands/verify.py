@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from matexport.verify.judge import Case
     from matexport.verify.verdict import Verification
 
+#: Additions that are named.
+MOST_ADDITIONS = 12
 
 SUMMARY = "check a family's files and its parity on this machine"
 DESCRIPTION = (
@@ -71,6 +73,12 @@ def add_parser(parsers: Parsers) -> None:
         help="also write the result as JUnit XML; each problem with the files is a failure there, of its "
         "kind, and what was not run for it is skipped",
     )
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail for what hubs, git and desktops add to a folder, too (licences, .gitattributes, .git, .cache, "
+        ".DS_Store), which is otherwise named and not read",
+    )
     command.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
     add_threads(command)
 
@@ -97,7 +105,8 @@ def run(options: argparse.Namespace) -> int:
         family = load_family(options.family)
         if baseline:
             compared = tuple(find_common(family, baseline))
-        case, old = open_case(family), _open_baseline(baseline) if baseline else None  # both, before any session
+        case = open_case(family, strict=options.strict)
+        old = _open_baseline(baseline) if baseline else None  # both, before any session
         input_problems = _list_input_problems(case)
         for problem in input_problems:
             complain(problem, REFUSED)
@@ -118,18 +127,15 @@ def run(options: argparse.Namespace) -> int:
             record_measurement(family, verification)
     if options.json:
         document = {"family": str(options.family), **describe_verification(options.family, verification)}
-        document["problems"] = describe_problems(input_problems)
+        document |= {"problems": describe_problems(input_problems), "additions": _list_additions(family)}
         print_json(document | ({"drift": _describe_drift(drift)} if drift else {}))
     else:
         print_verification(options.family, verification)
+        _print_additions(family)
         if drift:
             _print_drift(drift, family.facts.inputs.noun)
     sys.stdout.flush()  # so that what is wrong follows the table where both go to one file
-    for name, failure in describe_failures(family, verification).items():
-        complain(f"{name} is off its floor: {failure['message']}", REFUSED)
-    for profile in drift.profiles if drift else ():
-        for reason in profile.reasons:
-            complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
+    _complain_of_profiles(options, family, verification, drift)
     passed = verification.passed and (drift is None or drift.compatible)
     if not options.json:
         say(f"\n{_format_verdict(verification, drift)}")
@@ -164,6 +170,29 @@ def format_drift(drift: Drift) -> str:
         for profile in drift.profiles
     ]
     return format_table(header, cells, left=(0, 8))
+
+
+def _complain_of_profiles(
+    options: argparse.Namespace, family: Family, verification: Verification, drift: Drift | None
+) -> None:
+    for name, failure in describe_failures(family, verification).items():
+        complain(f"{name} is off its floor: {failure['message']}", REFUSED)
+    for profile in drift.profiles if drift else ():
+        for reason in profile.reasons:
+            complain(f"{profile.profile} is not compatible with {options.baseline}: {reason}", REFUSED)
+
+
+def _list_additions(family: Family) -> list[str]:
+    from matexport.family.integrity import list_additions
+
+    return list_additions(family)
+
+
+def _print_additions(family: Family) -> None:
+    """What lies beside the family's files and is no reason to refuse it."""
+    if names := _list_additions(family):
+        more = f" and {len(names) - MOST_ADDITIONS} more" if len(names) > MOST_ADDITIONS else ""
+        say(show_plain(f"not the family's, and not read: {', '.join(names[:MOST_ADDITIONS])}{more}"))
 
 
 def _report_refused(

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from matexport.errors import FamilyError, Problem, ProblemKind
+from matexport.family.guard.additions import keep_additions
 from matexport.family.manifest import MANIFEST, MEASUREMENTS, Family, list_words, load_family
 from matexport.io.files import hash_file, open_file, replace_file
 from matexport.spec.measured import Host
@@ -77,8 +78,9 @@ def write_sections(
 def keep_unlisted(old: Path, new: Path, *, same_files: bool = False) -> None:
     """Copy what people wrote and what was measured from a family to the one that is about to take its place.
 
-    Measurements do not count for other files than those that they were made on. Where the new family was measured on
-    the same host, the old ones get another name.
+    What hubs, git and desktops added goes along unread, also from a folder that holds nothing else. Measurements do
+    not count for other files than those that they were made on. Where the new family was measured on the same host, the
+    old ones get another name.
 
     Args:
         same_files: the two differ in what their manifests say and in no file, so measurements count for both.
@@ -86,6 +88,7 @@ def keep_unlisted(old: Path, new: Path, *, same_files: bool = False) -> None:
     Raises:
         OSError: a file cannot be read or written.
     """
+    keep_additions(old, new)
     if not (old / MANIFEST).is_file():
         return
     for path in list_words(load_family(old)):
@@ -103,6 +106,8 @@ def keep_unlisted(old: Path, new: Path, *, same_files: bool = False) -> None:
         if target.exists():
             target = target.with_suffix(f".{hash_file(old / MANIFEST)[:8]}.json")
         shutil.copyfile(path, target)
+    if (new / MEASUREMENTS).is_dir():
+        keep_additions(old / MEASUREMENTS, new / MEASUREMENTS)
 
 
 def refuse_linked(family: Family) -> None:

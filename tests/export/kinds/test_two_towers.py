@@ -298,6 +298,15 @@ def test_the_commands(
     assert [line["text"] for line in of_texts] == ["dog", "cat"]
     assert "passed" in run("verify", pack, "--baseline", out).out
     run("pack", out, "L02-D024-fp32", pack).complains("it holds two families; pass --overwrite to replace them")
+    (pack / "README.md").write_text("# mine")
+    (pack / ".gitattributes").touch()
+    assert run("pack", out, "L02-D024-fp32", pack, "--overwrite").code == 0
+    assert {path.name for path in pack.iterdir()} == {"text", "image", "towers.json", "README.md", ".gitattributes"}
+    assert run("verify", pack).code == 0
+    for thesis in (pack / "thesis.tex", pack / "text" / "thesis.tex"):
+        thesis.touch()
+        run("pack", out, "L02-D024-fp32", pack, "--overwrite").complains("thesis.tex")
+        thesis.unlink()
     run("pack", out, "L09-D024-fp32", tmp_path / "p").complains("profile 'L09-D024-fp32' was asked", "L02-D024-fp32")
     assert 'its text tower; kind = "two-towers" exports both' in run("init", pairs("clip"), "--out", "-").out
     run("bench", out).complains(f"holds two families, {out / 'text'} and {out / 'image'}: name one of them")
