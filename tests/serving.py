@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,9 +63,48 @@ class Client:
         return self.ask("POST", "/v1/embeddings", json.dumps(fields).encode(), JSON)
 
 
+class Wire:
+    """Stands around an ASGI application and notes each answer: (path, range that was asked, status, bytes of body)."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, str | None, int, int]] = []
+
+    def wrap(self, app: Any) -> Any:
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            status = size = 0
+
+            async def send_noted(message: Any) -> None:
+                nonlocal status, size
+                status = message.get("status", status)
+                size += len(message.get("body", b""))
+                await send(message)
+
+            await app(scope, receive, send_noted)
+            if scope["type"] == "http":
+                asked = dict(scope["headers"]).get(b"range")
+                self.answers.append((scope["path"], asked and asked.decode(), status, size))
+
+        return noting
+
+    def spans(self, name: str) -> list[tuple[int, int]]:
+        """The first byte and the one behind the last of each part of a file that was sent."""
+        found = []
+        for path, asked, status, size in self.answers:
+            if path == f"/family/{name}":
+                assert status == 206, (path, status)
+                assert asked is not None
+                start, _, last = asked.removeprefix("bytes=").partition("-")
+                assert size == int(last) + 1 - int(start)
+                found.append((int(start), int(last) + 1))
+        return found
+
+
 @contextmanager
-def serve(family: Path, **options: Any) -> Iterator[Client]:
+def serve(family: Path, wrap: Callable[[Any], Any] | None = None, **options: Any) -> Iterator[Client]:
+    """A server that runs. `wrap` is given its ASGI application, and gives what is to be in its place."""
     server = open_server(family, **options)
+    if wrap is not None:
+        server.config.app = wrap(server.config.app)
     thread = threading.Thread(target=server.run_bound)
     thread.start()
     try:

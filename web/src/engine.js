@@ -6,6 +6,11 @@ const BUILDS = {
   webgpu: () => import("onnxruntime-web/webgpu"),
 };
 
+/** Begin to load a build; whoever opens a session waits for it. */
+export function preload(kind) {
+  BUILDS[kind]().catch(() => {}); // said when it is needed
+}
+
 export class Engine {
   #session = null;
   #key = "";

@@ -4,7 +4,7 @@
 // left out.
 
 import { Tokenizer } from "@huggingface/tokenizers";
-import { Engine, measureRuntime } from "./engine.js";
+import { Engine, measureRuntime, preload } from "./engine.js";
 import { findFirst, findNearest, listDims, listLayers, listPrecisions, readFamily } from "./family.js";
 import { fetchWhole, GrowingFile } from "./growing.js";
 import { compareAll, drawMatrix, fillTable } from "./similarity.js";
@@ -29,6 +29,7 @@ let family, tokenizer, drawn, timer;
 let [running, wanted] = [false, false];
 
 async function start() {
+  preload("wasm");
   const manifest = await fetchWhole("family/family.json", count("manifest"));
   family = readFamily(JSON.parse(new TextDecoder().decode(manifest)));
   find("about").textContent = `${family.parent}: sub-models that share one weights file, computed in this browser.`;
