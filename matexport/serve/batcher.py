@@ -93,8 +93,8 @@ class Batcher:
         try:
             return await work.done
         finally:
-            if work.left:  # cancelled, or one of its runs failed
-                self._waiting = deque(ticket for ticket in self._waiting if ticket[0] is not work)
+            if work.left:  # cancelled
+                self._drop_done()
 
     def close(self) -> None:
         """Let what runs end, and give up what waits."""
@@ -110,6 +110,10 @@ class Batcher:
             loop = asyncio.get_running_loop()
             running = loop.run_in_executor(self._pool, _run, tickets)
             running.add_done_callback(partial(self._end_run, tickets))
+
+    def _drop_done(self) -> None:
+        """Let the rows go of requests that nobody waits for, or that have failed already."""
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket[0].done.done())
 
     def _take_batch(self) -> list[_Ticket]:
         """The row that has waited longest, and what goes with it."""
@@ -134,6 +138,7 @@ class Batcher:
         for (work, places), result in zip(_group(tickets), results, strict=False):
             if isinstance(result, BaseException):
                 work.fail(result)
+                self._drop_done()
             else:
                 work.fill(places, result)
         self._start_runs()
