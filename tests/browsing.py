@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import pytest
 
 
 @contextmanager
-def open_browser(profile: Path) -> Iterator[Any]:
+def open_browser(profile: Path, flags: Sequence[str] = ("disable-gpu",)) -> Iterator[Any]:
     """Where there is none, the test is skipped unless MATEXPORT_BROWSER_TESTS=required.
 
     Args:
         profile: an empty folder for what the browser keeps.
+        flags: options of its command line, besides those that keep it quiet.
     """
     selenium = None
     chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
@@ -38,7 +39,7 @@ def open_browser(profile: Path) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = str(chromium)
     for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "headless=new", "no-sandbox", *flags, "disable-quic", "no-first-run", "disable-background-networking",
         "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
     ):  # fmt: skip
         options.add_argument(f"--{flag}")

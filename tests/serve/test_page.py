@@ -29,12 +29,20 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+#: WebGPU on the CPU, by the driver that Chromium brings along.
+SOFTWARE_GPU = ("enable-unsafe-webgpu", "enable-features=Vulkan", "use-webgpu-adapter=swiftshader")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built() -> None:
     if not (find_page() / "index.html").is_file():
         message = f"the page is not built: npm ci && npm run build in {ROOT / 'web'}"
         assert os.environ.get("MATEXPORT_BROWSER_TESTS") != "required", message
         pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with open_browser(tmp_path_factory.mktemp("chromium")) as driven:
         driven.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
         yield driven
@@ -181,6 +189,23 @@ def test_the_parent_s_default_prompt_is_the_page_s(browser: Any, tmp_path: Path)
         page.agrees(family, "L01-D020-int8", TEXTS)
         page.set("prompt", "")
         page.agrees(family, "L01-D020-int8", TEXTS, prompt="")
+
+
+def test_webgpu_gives_the_same_numbers(tmp_path: Path) -> None:
+    with open_browser(tmp_path, SOFTWARE_GPU) as driven, serve(FAMILY) as client:
+        page = Page(driven, client)
+        if not page.read("!document.querySelector('#runtime [value=webgpu]').disabled"):
+            pytest.skip("this Chromium has no software adapter")
+        page.set("precision", "fp32")
+        page.set("texts", "\n".join(TEXTS))
+        page.set("runtime", "webgpu")
+        page.agrees(FAMILY, "L01-D020-fp32", TEXTS)
+
+
+def test_a_gpu_that_is_not_there_is_not_offered(page: Page) -> None:
+    """The browser of these tests knows WebGPU, and has no adapter."""
+    assert page.read("document.querySelector('#runtime [value=webgpu]').disabled")
+    assert page.read("document.querySelector('#runtime [value=webgpu]').textContent").startswith("GPU: ")
 
 
 def test_it_asks_nobody_else(page: Page, browser: Any) -> None:

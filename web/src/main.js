@@ -34,6 +34,7 @@ async function start() {
   family = readFamily(JSON.parse(new TextDecoder().decode(manifest)));
   find("about").textContent = `${family.parent}: sub-models that share one weights file, computed in this browser.`;
   offerChoices(findFirst(family.profiles));
+  await offerGpu();
   const read = async (name) => JSON.parse(new TextDecoder().decode(await fetchWhole(family.url(name), count("tokenizer"))));
   const settings = family.has("tokenizer_config.json") ? await read("tokenizer_config.json") : {};
   tokenizer = new Tokenizer(await read("tokenizer.json"), settings);
@@ -66,11 +67,15 @@ function offerChoices(first) {
     ...names.filter((name) => name !== standing).map((name) => [`=${name}`, name]),
   ]);
   find("prompt-control").hidden = !names.length;
-  if (!navigator.gpu) {
-    const option = find("runtime").querySelector("[value=webgpu]");
-    option.disabled = true;
-    option.textContent = "GPU: this browser has no WebGPU";
-  }
+}
+
+/** A browser may know WebGPU and have no GPU for it, as one on a server. */
+async function offerGpu() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (adapter) return;
+  const option = find("runtime").querySelector("[value=webgpu]");
+  option.disabled = true;
+  option.textContent = navigator.gpu ? "GPU: none that WebGPU may use" : "GPU: this browser has no WebGPU";
 }
 
 /** Depths and dims that there are for what is chosen; a slider that has to move goes to the nearest. */
