@@ -41,7 +41,7 @@ def make_app(
     @asynccontextmanager
     async def live(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.close)
+        service.close()  # waits for the run that goes on; there is nothing else to do any more
 
     app = Starlette(
         routes=[

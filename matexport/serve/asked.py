@@ -17,7 +17,7 @@ from matexport.spec.record import Record, read_record
 
 
 class Limits(Record, frozen=True):
-    """What one request may be, and how much may wait.
+    """What one request may be, how much may wait, and how much goes at a time.
 
     Attributes:
         body_bytes: of a request.
@@ -26,6 +26,7 @@ class Limits(Record, frozen=True):
         waiting_texts: of all requests together that are not in a run yet; further ones are answered with 503.
         requests: in flight at a time, whatever they ask for.
         body_seconds: in which a request's body has to arrive.
+        runs: at a time, which share the threads.
     """
 
     body_bytes: int = 8 << 20
@@ -34,6 +35,7 @@ class Limits(Record, frozen=True):
     waiting_texts: int = 8192
     requests: int = 256
     body_seconds: float = 30.0
+    runs: int = 1
 
 
 class Format(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matexport.errors import RequestError
 from matexport.family.manifest import Family
 from matexport.serve.refusal import RefusedError
-from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.profile import Encoding, Precision, Profile
 from matexport.spec.record import suggest
 
 
@@ -36,38 +36,49 @@ def check_servable(family: Family) -> None:
         )
 
 
-def resolve(family: Family, default: str, model: str | None, dimensions: int | None) -> str:
-    """The name of the profile that a request means.
+class Catalogue:
+    """The profiles of a family, looked up once: a request asks for one by name, and perhaps by its dims.
 
-    Raises:
-        RefusedError: 404 there is no such profile, 400 it is not there with so many dims; both list what there is.
+    Attributes:
+        names: of the profiles, in the family's order.
+        default: of a request that names none.
     """
-    names = [profile.name for profile in family.profiles]
-    name = default if model is None else model
-    if name not in names:
-        known = ", ".join(names)
-        raise RefusedError(
-            404,
-            f"the model {name[:100]!r} was asked; this family's are: {known}{suggest(name[:100], names)}",
-            param="model",
-            code="model_not_found",
-        )
-    if dimensions is None:
-        return name
-    chosen = Profile.parse(name)
-    point = Point(chosen.point.layers, dimensions, chosen.point.tokens)
-    wanted = Profile(point, chosen.precision, chosen.encoding).name
-    if wanted in names:
-        return wanted
-    dims = sorted(
-        profile.point.dim
-        for profile in family.profiles
-        if (profile.point.layers, profile.precision, profile.encoding)
-        == (chosen.point.layers, chosen.precision, chosen.encoding)
-    )
-    raise RefusedError(
-        400,
-        f"dimensions={dimensions} was asked of {name}; with its layers and precision there are: "
-        f"{', '.join(map(str, dims))}",
-        param="dimensions",
-    )
+
+    def __init__(self, family: Family, default: str | None) -> None:
+        profiles = family.profiles
+        self.names = {profile.name: None for profile in profiles}
+        self.default = default or choose_default(family)
+        self._beside: dict[object, dict[int, str]] = {}
+        for profile in profiles:
+            self._beside.setdefault(_leave_out_dim(profile), {})[profile.point.dim] = profile.name
+
+    def resolve(self, model: str | None, dimensions: int | None) -> str:
+        """The name of the profile that a request means.
+
+        Raises:
+            RefusedError: 404 there is no such profile, 400 it is not there with so many dims; both list what there is.
+        """
+        name = self.default if model is None else model
+        if name not in self.names:
+            raise RefusedError(
+                404,
+                f"the model {name[:100]!r} was asked; this family's are: {', '.join(self.names)}"
+                f"{suggest(name[:100], self.names)}",
+                param="model",
+                code="model_not_found",
+            )
+        if dimensions is None:
+            return name
+        beside = self._beside[_leave_out_dim(Profile.parse(name))]
+        if dimensions not in beside:
+            raise RefusedError(
+                400,
+                f"dimensions={dimensions} was asked of {name}; with its layers and precision there are: "
+                f"{', '.join(map(str, sorted(beside)))}",
+                param="dimensions",
+            )
+        return beside[dimensions]
+
+
+def _leave_out_dim(profile: Profile) -> object:
+    return profile.point.layers, profile.point.tokens, profile.precision, profile.encoding

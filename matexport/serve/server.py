@@ -92,7 +92,7 @@ def open_server(
         host: name or address to listen at; others than this machine's own are let in by their own.
         port: 0 for one that is free.
         profile: of requests that name none; see `choose.choose_default`.
-        threads: of each run; all CPUs of this process by default.
+        threads: of all runs together; all CPUs of this process by default.
 
     Raises:
         RequestError: the family gives no vectors of texts, or the address cannot be listened at.

@@ -12,11 +12,12 @@ import msgspec
 
 from matexport.errors import RequestError
 from matexport.family.manifest import MANIFEST, Family
+from matexport.host import count_cpus
 from matexport.runtime.inputs.modality import Asked, Row
 from matexport.runtime.sessions import Sessions
 from matexport.serve.asked import EmbeddingsAsked, Format, Limits, read_asked
 from matexport.serve.batcher import Batcher
-from matexport.serve.choose import check_servable, choose_default, resolve
+from matexport.serve.choose import Catalogue, check_servable
 from matexport.serve.refusal import RefusedError
 
 if TYPE_CHECKING:
@@ -24,20 +25,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Bytes of a request, and numbers of an answer, that are read and written on the spot: handing them to a thread takes
-#: as long as the work itself.
-SMALL_BODY, SMALL_ANSWER = 16 << 10, 16 << 10
-
-#: Runs at a time. Each takes all threads.
-RUNS = 1
+#: Bytes of a request, characters of its texts, and numbers of an answer, that are read, tokenized and written on the
+#: spot, in about 0.1 ms: handing them to a thread takes as long as the work itself.
+SMALL_BODY, SMALL_TEXTS, SMALL_ANSWER = 16 << 10, 1000, 16 << 10
 
 
 class Service:
     """The profiles of one family, asked by many at a time. To be used from one event loop.
 
     Args:
-        default: profile of a request that names none; see `choose_default`.
-        threads: of each run; all CPUs of this process by default.
+        default: profile of a request that names none; see `choose.choose_default`.
+        threads: of all runs together; all CPUs of this process by default.
 
     Raises:
         RequestError: the family gives no vectors of texts.
@@ -49,12 +47,14 @@ class Service:
     ) -> None:
         check_servable(family)
         self.family, self.limits = family, limits or Limits()
-        self.default = default or choose_default(family)
+        self._catalogue = Catalogue(family, default)
+        self.default = self._catalogue.default
         self._created = int((family.path / MANIFEST).stat().st_mtime)
-        self._sessions = Sessions(family, threads=threads)
+        runs = self.limits.runs
+        self._sessions = Sessions(family, threads=max(1, (threads or count_cpus()) // runs))
         self._opened: dict[str, asyncio.Task[Embedder]] = {}
         self._ready = {self.default: self._sessions[self.default]}
-        self.batcher = Batcher(RUNS, self.limits.waiting_texts)
+        self.batcher = Batcher(runs, self.limits.waiting_texts)
 
     async def embed(self, body: bytes) -> bytes:
         """The answer to ``POST /v1/embeddings``, as JSON.
@@ -64,16 +64,16 @@ class Service:
             FamilyError: a profile's files are no longer those that were exported, or it cannot be run.
         """
         asked = await _offload(len(body) > SMALL_BODY, read_asked, body, self.limits)
-        name = resolve(self.family, self.default, asked.model, asked.dimensions)
+        name = self._catalogue.resolve(asked.model, asked.dimensions)
         embedder = self._ready.get(name) or await self._open(name)
-        rows = await asyncio.to_thread(_prepare, embedder, asked)
+        rows = await _offload(_takes_long(asked), _prepare, embedder, asked)
         vectors = await self.batcher.run(embedder, rows)
         tokens = sum(embedder.inputs.size(row) for row in rows)
         return await _offload(vectors.size > SMALL_ANSWER, write_answer, vectors, asked.format, name, tokens)
 
     def list_models(self) -> list[dict[str, object]]:
         """The profiles, as ``GET /v1/models`` lists them, with what tells them apart besides."""
-        return [self.describe_model(profile.name) for profile in self.family.profiles]
+        return [self.describe_model(name) for name in self._catalogue.names]
 
     def describe_model(self, name: str) -> dict[str, object]:
         """One of them.
@@ -81,7 +81,7 @@ class Service:
         Raises:
             RefusedError: 404 there is no such profile.
         """
-        facts = self.family.profile_facts(resolve(self.family, self.default, name, None))
+        facts = self.family.profile_facts(self._catalogue.resolve(name, None))
         return {
             "id": name,
             "object": "model",
@@ -112,6 +112,11 @@ class Service:
             if opening.done():
                 self._opened.pop(name, None)
         return self._ready[name]
+
+
+def _takes_long(asked: EmbeddingsAsked) -> bool:
+    """A task may have a limit of its own, and so a tokenizer, which is read when it is first asked for."""
+    return asked.task is not None or sum(map(len, asked.texts)) > SMALL_TEXTS
 
 
 def _prepare(embedder: Embedder, asked: EmbeddingsAsked) -> list[Row]:

@@ -187,19 +187,20 @@ def test_what_is_no_request_for_embeddings_is_refused(client: Client) -> None:
     assert client.get("/health", Host="localhost:1").status == 200
 
 
-def test_clients_at_the_same_time_get_their_own(client: Client) -> None:
+@pytest.mark.parametrize("runs", [1, 2])
+def test_clients_at_the_same_time_get_their_own(runs: int) -> None:
     words = ["the", "cat", "dog", "sits", "on", "mat", "runs", "in", "snow", "of", "and", "house", "red", "blue"]
     with Embedder(FAMILY, DEFAULT) as deep, Embedder(FAMILY, "L01-D012-int8") as shallow:
 
-        def ask(number: int) -> None:
+        def ask(number: int, client: Client) -> None:
             embedder = shallow if number % 3 == 0 else deep
             texts = [" ".join(words[(number + k) % 14 : (number * k) % 14 + 1 + number % 9]) for k in range(number % 7)]
             texts.append(words[number % 14])
             found = read_vectors(client.embed(input=texts, model=embedder.profile).json)
             np.testing.assert_allclose(found, embedder.embed(texts), atol=1e-6, rtol=0)
 
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(ask, range(48)))
+        with serve(FAMILY, limits=Limits(runs=runs), threads=2) as client, ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(48), [client] * 48)) == {None}
 
 
 def hold_runs(client: Client, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event, list[int]]:

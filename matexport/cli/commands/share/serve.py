@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from matexport.cli.options import Parsers, add_command, add_family, add_threads, read_count, read_limit
+from matexport.cli.options import Parsers, add_command, add_family, add_threads, read_count, read_limit, read_threads
 from matexport.cli.output import DONE, note, print_json, say
 from matexport.extras import require_extra
 
@@ -42,7 +42,14 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--port", type=read_port, default=PORT, metavar="PORT", help=f"port (default: {PORT}; 0 takes a free one)"
     )
-    add_threads(command, "threads of a run (default: all CPUs of this process)")
+    add_threads(command, "threads of all runs together (default: all CPUs of this process)")
+    command.add_argument(
+        "--runs",
+        type=read_threads,
+        metavar="N",
+        help="runs at a time, which share the threads (default: 1; more answer more requests per second when many come "
+        "at once, and each alone takes longer)",
+    )
     command.add_argument("--max-texts", type=read_count, metavar="N", help="texts of one request (default: 2048)")
     command.add_argument(
         "--max-body-mb", type=read_limit, metavar="MB", help="size of one request in MB (default: 8.4)"
@@ -75,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     from matexport.serve.server import open_server
 
     asked = {
+        "runs": options.runs,
         "texts": options.max_texts,
         "waiting_texts": options.max_waiting,
         "body_bytes": options.max_body_mb and int(options.max_body_mb * 1e6),
