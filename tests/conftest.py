@@ -46,6 +46,7 @@ LONGEST = (
     "export/judge/test_judge.py",
     "test_in_torch.py",
     "test_precisions.py",
+    "serve/test_page.py",
     "test_module.py",
     "test_narrow.py",
     "test_pytest_plugin.py",

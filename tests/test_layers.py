@@ -33,7 +33,7 @@ WINGS = {
     "family": 2,
     "runtime": 3, "pick": 3, "consumers": 3,
     "verify": 4, "towers": 4,
-    "measure": 5, "report": 5, "adapters": 5,
+    "measure": 5, "report": 5, "adapters": 5, "serve": 5,
     "pack": 6, "export": 6,
     "hub": 7,
     "cli": 8, "__init__": 8,
@@ -52,11 +52,11 @@ EXPORT = {
 }  # fmt: skip
 #: The wings outside `export` that use a library; `pick` and `report` do without numpy.
 LIGHT_EXTERNAL = {
-    "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "cli"},
+    "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "serve", "cli"},
     "onnxruntime": {"runtime"},
     "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
-    "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "hub", "cli"},
+    "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "serve", "hub", "cli"},
     "google": {"family"},
     "filelock": {"io"},
     "tqdm": {"cli"},
@@ -71,6 +71,8 @@ LIGHT_EXTERNAL = {
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
 }
 
 

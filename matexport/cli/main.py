@@ -32,9 +32,11 @@ FILE_METAVARS = ("PARENT", "SOURCE", "FILE", "FILE.toml", "DEVICE")
 #: What a write to a stream without a name fails with.
 _UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 #: Names of the commands, in the order of ``--help``.
-COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "push", "pull", "report")
+COMMANDS = (
+    "init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "push", "pull", "serve", "report",
+)  # fmt: skip
 #: Those that hand a family to others, in a folder of their own.
-SHARING = ("pack", "push", "pull")
+SHARING = ("pack", "push", "pull", "serve")
 
 
 def main(arguments: list[str] | None = None) -> int:

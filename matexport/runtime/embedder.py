@@ -206,6 +206,37 @@ class Embedder:
             raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {what}")
         return vectors  # type: ignore[no-any-return]
 
+    def embed_rows(self, rows: Sequence[Row], *, batch_budget: int | None = None, first: int = 0) -> Vectors:
+        """Vectors of rows that `prepare` gave, (len(rows), numbers of an item); messages call the first `first`.
+
+        Raises:
+            FamilyError: the model gave a vector that is not finite.
+        """
+        import numpy as np
+
+        if len(rows) == 1:  # what a search box asks for
+            vectors = self.run(rows)
+        else:
+            vectors = np.empty((len(rows), self._width), dtype=self._dtype)
+
+            def run(batch: Sequence[int]) -> None:
+                vectors[batch] = self.run([rows[index] for index in batch])
+
+            budget = self.inputs.budget if batch_budget is None else batch_budget
+            batches = pack_batches([self.inputs.size(row) for row in rows], budget)
+            if len(batches) == 1:
+                run(batches[0])
+            else:
+                for _ in self._shared.pool.map(run, batches):
+                    pass
+        # The sum of squares is finite when all are (unit vectors or raw states): one pass, and a tenth of a short call.
+        if self.encoding is Encoding.FLOAT32 and not math.isfinite(np.vdot(vectors, vectors)):
+            worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
+            if not np.isfinite(vectors[worst]).all():  # and not merely large
+                what = f"{self.inputs.facts.noun} {first + worst}"
+                raise FamilyError(f"{self.profile} gave a vector that is not finite for {what}")
+        return vectors
+
     def check(self) -> None:
         """Check digests and graph, as is done before a session is made.
 
@@ -267,36 +298,11 @@ class Embedder:
             except Exception as error:  # of the source; the items before it are sound
                 ahead = Future()
                 ahead.set_exception(error)
-            yield rows, self._embed_rows(rows, done, budget)
+            yield rows, self.embed_rows(rows, batch_budget=budget, first=done)
             if ahead is None:
                 return
             done += len(rows)
             rows = ahead.result()
-
-    def _embed_rows(self, rows: Sequence[Row], first: int, budget: int) -> Vectors:
-        import numpy as np
-
-        if len(rows) == 1:  # what a search box asks for
-            vectors = self.run(rows)
-        else:
-            vectors = np.empty((len(rows), self._width), dtype=self._dtype)
-
-            def run(batch: Sequence[int]) -> None:
-                vectors[batch] = self.run([rows[index] for index in batch])
-
-            batches = pack_batches([self.inputs.size(row) for row in rows], budget)
-            if len(batches) == 1:
-                run(batches[0])
-            else:
-                for _ in self._shared.pool.map(run, batches):
-                    pass
-        # The sum of squares is finite when all are (unit vectors or raw states): one pass, and a tenth of a short call.
-        if self.encoding is Encoding.FLOAT32 and not math.isfinite(np.vdot(vectors, vectors)):
-            worst = int((~np.isfinite(vectors)).any(axis=1).argmax())
-            if not np.isfinite(vectors[worst]).all():  # and not merely large
-                what = f"{self.inputs.facts.noun} {first + worst}"
-                raise FamilyError(f"{self.profile} gave a vector that is not finite for {what}")
-        return vectors
 
 
 class Shared:

@@ -29,7 +29,9 @@ from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
 
 NAME = "L02-D032-fp32"
-COMMANDS = ("init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "report")
+COMMANDS = (
+    "init", "export", "verify", "show", "bench", "evaluate", "pick", "embed", "pack", "push", "pull", "serve", "report",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

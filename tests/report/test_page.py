@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from browsing import contrast, list_requests, luminance, open_browser, resize
 from commandline import Run
 from forge import edit_manifest
 from reporting import OTHER, forge_large, measure_large, record_parity, record_scores, record_timings, spoil
@@ -193,50 +192,15 @@ def test_a_breach_is_named_and_its_host(family: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium; where there is none, these tests are skipped unless MATEXPORT_BROWSER_TESTS=required."""
-    selenium = None
-    chromium, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if os.environ.get("MATEXPORT_BROWSER_TESTS") == "required":
-        assert chromium, "no chromium"
-        assert driver, "no chromedriver"
-        import selenium
-    elif not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    else:
-        selenium = pytest.importorskip("selenium")
-    assert selenium
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(chromium)
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "disable-dev-shm-usage",
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driven = webdriver.Chrome(options, Service(driver))
-    yield driven
-    driven.quit()
+    with open_browser(tmp_path_factory.mktemp("chromium")) as driven:
+        yield driven
 
 
 def open_page(browser: Any, page: Path, width: int = 1200, scheme: str = "light") -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+    resize(browser, width, scheme)
     for kind in ("browser", "performance"):
         browser.get_log(kind)  # what came before is not this page's
     browser.get(page.absolute().as_uri())
-
-
-def list_requests(browser: Any) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = (it["params"] for it in messages if it["method"] == "Network.requestWillBeSent")
-    # A new browser's own first tab may still be loading what it is made of.
-    return [it["request"]["url"] for it in sent if not it["documentURL"].startswith("chrome://")]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "light"), (1200, "dark"), (360, "dark")])
@@ -282,17 +246,6 @@ def test_text_stands_out(large: Path, browser: Any) -> None:
         pairs = [pair.split("|") for pair in browser.execute_script(script)]
         assert len(pairs) > 10
         assert [pair for pair in pairs if contrast(*pair) < 4.5] == []
-
-
-def luminance(colour: str) -> float:
-    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
-    linear = [it / 12.92 if it <= 0.03928 else ((it + 0.055) / 1.055) ** 2.4 for it in (red, green, blue)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 COLUMN = """
