@@ -11,6 +11,7 @@ from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
 from matexport.export.graph.edit import add_constant
+from matexport.export.trace.padding import write_plain_masks
 
 OPSET = 20
 IR_VERSION = 10
@@ -27,6 +28,7 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
     _name_weights(model)
     _store_matrices_as_read(model)
     onnxscript.optimizer.optimize(model)
+    write_plain_masks(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
@@ -40,10 +42,15 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
 
 
 def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Rename torch's symbolic axes (s18, s41) to the names that consumers expect."""
-    given = model.graph.inputs[0].shape
-    assert given is not None
-    names = {str(given[axis]): name for axis, name in axes.items()}
+    """Rename torch's symbolic axes (s18, s41) to the names that consumers expect.
+
+    All inputs have the same axes. torch gives one a symbol of its own where nothing in the module makes them equal, as
+    nothing does for the batch of a mask that is only looked up.
+    """
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None
+        names |= {str(value.shape[axis]): name for axis, name in axes.items()}
     values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
     for value in values:
         if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):
