@@ -10,7 +10,7 @@ import torch
 from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
-from matexport.export.graph.edit import add_constant
+from matexport.export.graph.edit import Inserter, add_constant, replace_node
 from matexport.export.trace.padding import write_plain_masks
 
 OPSET = 20
@@ -29,6 +29,7 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
     _store_matrices_as_read(model)
     onnxscript.optimizer.optimize(model)
     write_plain_masks(model)
+    _spell_lengths(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
@@ -96,6 +97,20 @@ def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     if isinstance(raw, torch.Tensor):
         return tensor_adapters.TorchTensor(raw.detach().t(), name=name)
     return ir.Tensor(tensor.numpy().T, name=name)
+
+
+def _spell_lengths(model: ir.Model) -> None:
+    """Replace ReduceL2 by Sqrt(ReduceSum(x * x)); see `exits`."""
+    for node in [node for node in model.graph if node.op_type == "ReduceL2"]:
+        source, out = node.inputs[0], node.outputs[0]
+        assert source is not None
+        here = Inserter(model.graph, node)
+        squares = here.add("Mul", [source, source], like=source)
+        total = here.add("ReduceSum", [squares, *node.inputs[1:]], like=out)
+        made = total.producer()
+        assert made is not None
+        made.attributes.update(node.attributes)
+        replace_node(model.graph, node, here.add("Sqrt", [total], like=out))
 
 
 def _clear_traces(model: ir.Model) -> None:
