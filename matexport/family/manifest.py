@@ -46,6 +46,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 #: What a profile may say: far above any model, and small enough to reckon with.
 MAX_LAYERS, MAX_DIM, MAX_TOKENS = 9_999, 1 << 16, 1 << 16
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RUNTIME = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -216,6 +217,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         if file_name not in facts.files or precision not in {profile.precision for profile in facts.profiles.values()}:
             raise _refuse(f"{manifest}: {file_name!r} is to hold all exits in {precision}, which is not there")
     _check_kinds(facts, manifest)
+    for made in facts.precisions.values():
+        if made.onnxruntime is not None and not _RUNTIME.fullmatch(made.onnxruntime):
+            raise _refuse(f"{manifest}: {made.onnxruntime!r} is no version of onnxruntime, such as '1.22'")
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from matexport.spec.inputs import MODALITIES, ArrayFacts, ImageFacts, InputFacts, TextFacts
-from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.profile import Encoding, Point, Precision, Target
 from matexport.spec.readout import Readout
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
@@ -89,10 +89,12 @@ class PrecisionFacts(Record, frozen=True):
     Attributes:
         calibration: what activations were measured on, as readable text.
         kept: what is held at a higher precision than the rest (``block 3``, or a matrix by name) -> that precision.
+        onnxruntime: the least version that runs its graphs, such as ``1.22``; None where a family does not say.
     """
 
     calibration: str | None = None
     kept: Mapping[str, str] = msgspec.field(default_factory=dict)
+    onnxruntime: str | None = None
 
 
 class VocabularyFacts(Record, frozen=True):
@@ -146,6 +148,7 @@ class FamilyFacts(Record, frozen=True):
         trained: the points that the parent was trained to be read at; None where it is not known.
         text, array, image: what turns an item into the graph's inputs; exactly one of them (`MODALITIES`) is set.
         output: name of every profile's one output.
+        target: what the graphs are written for.
     """
 
     schema: int
@@ -166,6 +169,7 @@ class FamilyFacts(Record, frozen=True):
     array: ArrayFacts | None = None
     image: ImageFacts | None = None
     output: str = OUTPUT_NAME
+    target: Target = Target.ONNXRUNTIME
 
     @property
     def tiled(self) -> bool:
