@@ -194,6 +194,7 @@ def _describe_family(
         exits=cut.exits,
         trained=plan.job.trained,
         output=plan.output,
+        target=plan.job.target,
     )
     return msgspec.structs.replace(facts, **{plan.inputs.noun: plan.shipped_inputs})
 

@@ -86,7 +86,10 @@ def _name_axes(node: ir.Node) -> None:
 
 
 def _spell_gelu(graph: ir.Graph, node: ir.Node) -> None:
-    """x / 2 * (1 + erf(x / sqrt(2))), or its approximation by tanh; in the order in which onnxruntime knows them."""
+    """x / 2 * (1 + erf(x / sqrt(2))), or its approximation by tanh.
+
+    In the order in which onnxruntime knows them and fuses them again: with x / 2 first, it does so whatever made x.
+    """
     source, out = node.inputs[0], node.outputs[0]
     assert source is not None
     here = Inserter(graph, node)
@@ -104,8 +107,8 @@ def _spell_gelu(graph: ir.Graph, node: ir.Node) -> None:
         inner = step("Tanh", step("Mul", hold("root", (2 / np.pi) ** 0.5), step("Add", source, cube)))
     else:
         inner = step("Erf", step("Div", source, hold("root_2", 2**0.5)))
-    whole = step("Mul", source, step("Add", inner, hold("one", 1.0)))
-    replace_node(graph, node, step("Mul", whole, hold("half", 0.5)))
+    both = step("Mul", source, hold("half", 0.5)), step("Add", inner, hold("one", 1.0))
+    replace_node(graph, node, step("Mul", *both))
 
 
 def _spell_integer_product(graph: ir.Graph, node: ir.Node) -> None:
