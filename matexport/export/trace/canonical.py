@@ -51,7 +51,8 @@ def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
     names: dict[str, str] = {}
     for value in model.graph.inputs:
         assert value.shape is not None
-        names |= {str(value.shape[axis]): name for axis, name in axes.items()}
+        given = {name: value.shape[axis] for axis, name in axes.items()}
+        names |= {dim.value: name for name, dim in given.items() if isinstance(dim, ir.SymbolicDim) and dim.value}
     values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
     for value in values:
         if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):

@@ -26,6 +26,7 @@ from toys import run_model
 
 from matexport import Embedder
 from matexport.export.graph.edit import assert_sound, write_graph
+from matexport.export.trace import canonical
 from matexport.export.trace.padding import write_plain_masks
 
 BATCH, LENGTH = "batch_size", "sequence_length"
@@ -341,3 +342,19 @@ def test_a_graph_that_was_written_before_gives_the_same_vectors(name: str, tmp_p
     write_graph(model, file)
     reseal(folder)
     np.testing.assert_array_equal(Embedder(folder, f"{name}-fp32", threads=1).embed(TEXTS), expected)
+
+
+def test_inputs_that_torch_tells_apart_have_the_same_axes() -> None:
+    """Nothing in a module makes the batch of a mask that is only looked up equal to the others'."""
+    model = Mask().build()
+    graph = model.graph
+    axes = {"input_ids": ["s18", "s41"], "attention_mask": ["s86", "s41"], "other": ["s18", None]}
+    for value in graph.inputs:
+        value.shape = ir.Shape(axes.get(str(value.name), ["s18", HEADS, "s41", "s41"]))
+    (mask,) = (node.outputs[0] for node in graph if node.op_type == "Cast")
+    unknown = next(node.outputs[0] for node in graph if node.op_type == "Max")
+    mask.shape, unknown.shape = ir.Shape(["s86", "s41"]), ir.Shape([None, "s86 + 1"])
+    canonical._name_axes(model, {0: BATCH, 1: LENGTH})
+    assert [value.shape for value in graph.inputs[:2]] == [ir.Shape([BATCH, LENGTH])] * 2
+    assert mask.shape == ir.Shape([BATCH, LENGTH])
+    assert unknown.shape == ir.Shape([None, "s86 + 1"]), "what is not known has no name"
