@@ -57,7 +57,7 @@ def describe_profiles(family: Family, measured: Measurement | None = None) -> li
 def describe_target(facts: FamilyFacts) -> str:
     """What a family's graphs are written for, and the least onnxruntime of each precision that says one, in words.
 
-    Such as ``portable; onnxruntime 1.16 or later: fp32, int8; 1.20 or later: q8``.
+    Such as ``portable; onnxruntime 1.16 or later: fp32, int8; 1.19 or later: q8``.
     """
     used = {profile.precision for profile in facts.profiles.values()}
     least: dict[str, list[str]] = {}

@@ -28,7 +28,7 @@ POINTS = (Point(1, 64), Point(2, 20))
 #: Precision -> opset and IR version of its portable graphs, and the least onnxruntime.
 PORTABLE = {
     **dict.fromkeys((Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_STATIC), (17, 8, "1.16")),
-    **dict.fromkeys((Precision.Q8, Precision.Q4, Precision.Q4_MIXED), (21, 10, "1.20")),
+    **dict.fromkeys((Precision.Q8, Precision.Q4, Precision.Q4_MIXED), (21, 10, "1.19")),
 }
 
 
@@ -89,7 +89,7 @@ def test_the_family_says_what_it_is_written_for(folder: Path, run: Run) -> None:
     assert matexport.load_family(folder / "fast").facts.target is Target.ONNXRUNTIME
     shown = run("show", folder / "family").out
     assert "portable" in shown
-    assert "onnxruntime 1.16 or later: fp32, fp16, int8, int8-static; 1.20 or later: q8, q4, q4-mixed" in shown
+    assert "onnxruntime 1.16 or later: fp32, fp16, int8, int8-static; 1.19 or later: q8, q4, q4-mixed" in shown
     assert run("show", folder / "family", "--json").json["facts"]["target"] == "portable"
 
 

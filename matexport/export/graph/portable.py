@@ -7,7 +7,7 @@ What is computed stays; only the products of weights in blocks leave room for ro
 in 8 bits for them (onnxruntime does unless `session.qdq_matmulnbits_accuracy_level` is 0, as it is in matexport).
 
 Blocks are the one thing that opset 17 has no operator for: DequantizeLinear takes them from opset 21 on, which
-onnxruntime does from 1.20 on. The same by Cast, Sub and Mul would do with opset 17, but a runtime works out such
+onnxruntime does from 1.19 on. The same by Cast, Sub and Mul would do with opset 17, but a runtime works out such
 constants when it loads a graph, one tensor of float32 for each step: four times the memory of the fp32 model. The
 DequantizeLinear onnxruntime knows: it multiplies by the blocks as they are. So q8 and q4 have opset 21, all else 17.
 

@@ -1,7 +1,7 @@
 """Which onnxruntime is the oldest that runs a graph: what a manifest says to whoever has one.
 
-Found by running families with its releases from 1.16 to 1.32 (docs/targets.md). Older ones say that they do not know
-the IR version or an operator; but which release would, they do not say.
+Found by running families with its releases from 1.16 on (docs/targets.md). Older ones say that they do not know the IR
+version, a type or an operator; but which release would, they do not say.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def _find_least(node: ir.Node) -> tuple[int, int]:
     if node.op_type == "MatMulNBits" and node.attributes.get_int("bits", 4) == 8:
         return (1, 22)
     if node.op_type == "DequantizeLinear" and node.attributes.get_int("block_size", 0) > 0:
-        return (1, 20)
+        return (1, 19)
     return OLDEST
