@@ -1,11 +1,11 @@
 """One export in a process of its own, for the benchmarks that time stages or read peak memory.
 
 Takes one JSON object as its argument: ``source`` (a parent), ``points`` ([[layers, dim], ...]), ``out``, and
-optionally ``precisions`` (fp32 alone without), ``probes`` (a JSON Lines file in place of the shipped ones) and
-``calibration`` (a file of texts). Prints one JSON line: for every stage of the export, when its first and its last
-progress call came (system-wide monotonic clock) and the peak of this process's resident memory at the last one; then
-the worst parity, the sizes of the files, and the profiles that were refused. Measures nothing else and is held to no
-bar: the scripts that start it are.
+optionally ``precisions`` (fp32 alone without), ``target`` (onnxruntime without), ``probes`` (a JSON Lines file in place
+of the shipped ones) and ``calibration`` (a file of texts). Prints one JSON line: for every stage of the export, when
+its first and its last progress call came (system-wide monotonic clock) and the peak of this process's resident memory
+at the last one; then the worst parity, the sizes of the files, and the profiles that were refused. Measures nothing
+else and is held to no bar: the scripts that start it are.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def run_job(spec: Mapping[str, Any], clock: StageClock) -> dict[str, Any]:
     """Export, and describe what came out."""
     from matexport.export import export_family
     from matexport.spec.job import ExportJob, ParentSource
-    from matexport.spec.profile import Point, Precision
+    from matexport.spec.profile import Point, Precision, Target
 
     job = ExportJob(
         parent=ParentSource(spec["source"]),
         points=tuple(Point(layers, dim) for layers, dim in spec["points"]),
         precisions=tuple(Precision(name) for name in spec.get("precisions", ("fp32",))),
+        target=Target(spec.get("target", Target.ONNXRUNTIME)),
         probes=Path(spec["probes"]) if spec.get("probes") else None,
         calibration=Path(spec["calibration"]) if spec.get("calibration") else None,
     )

@@ -82,7 +82,7 @@ def run_export(
     plan = settle_preparation(kind.plan(job, begun))
     for precision in job.precisions:
         if precision is not Precision.FP32:
-            check_runtime(precision)
+            check_runtime(precision, job.target)
     provenance = describe_provenance(kind, plan)
     report("plan", 1, 1)
     with lock_destination(out):
@@ -194,6 +194,7 @@ def _describe_family(
         exits=cut.exits,
         trained=plan.job.trained,
         output=plan.output,
+        target=plan.job.target,
     )
     return msgspec.structs.replace(facts, **{plan.inputs.noun: plan.shipped_inputs})
 

@@ -177,6 +177,7 @@ def describe_provenance(kind: Kind, plan: Plan) -> Provenance:
         "encodings": job.encodings,
         "calibration": {"texts": plan.calibration.items, "source": plan.calibration.source},
         "tolerances": job.tolerances,
+        "target": job.target,
         "trained": job.trained,
         "parent": msgspec.structs.replace(plan.parent, source=""),  # where it lay does not change what it gives
         "readout": plan.readout,

@@ -73,7 +73,8 @@ def make_precisions(
         header: of the traced graph's own weights, which lie in `stage`.
 
     Raises:
-        RequestError: the graph does not allow a precision, or a coordinate has no range that int8 could encode.
+        RequestError: the graph does not allow a precision or the target, or a coordinate has no range that int8 could
+            encode.
     """
     job = plan.job
     measured = any(precision is not Precision.FP32 for precision in job.precisions)
@@ -84,16 +85,13 @@ def make_precisions(
     sources: dict[Precision, PrecisionGraph] = {}
     with tempfile.TemporaryDirectory(dir=stage) as scratch:
         rows = observe_products(job.precisions, traced, sample, Path(scratch), partial(report, "calibrate"))
-        material = Material(traced, job.points, sample, plan.calibration.source, rows)
+        material = Material(traced, job.points, sample, plan.calibration.source, rows, job.target)
         for precision in job.precisions:
             model, facts = make_precision(precision, material, report)
+            written = header
             if precision is not Precision.FP32:
-                weights = stage / weights_file(precision)
-                sources[precision] = PrecisionGraph(
-                    precision, model, write_nested_weights(model, job.points, weights, report), facts, ranges
-                )
-            else:
-                sources[precision] = PrecisionGraph(precision, traced.model, header, facts, ranges)
+                written = write_nested_weights(model, job.points, stage / weights_file(precision), report)
+            sources[precision] = PrecisionGraph(precision, model, written, facts, ranges)
     return sources
 
 

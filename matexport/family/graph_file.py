@@ -115,7 +115,7 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
         if entry.version not in OPSETS[entry.domain]:
             raise refuse_file(name, f"has version {entry.version} of the operators of {entry.domain or 'ai.onnx'!r}")
     if model.ir_version not in IR_VERSIONS:
-        raise refuse_file(name, f"is of IR version {model.ir_version}; known are 10 to {IR_VERSIONS[-1]}")
+        raise refuse_file(name, f"is of IR version {model.ir_version}; known are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}")
     for tensor in _tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:

@@ -52,6 +52,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_LAYERS, MAX_DIM, MAX_TOKENS = 9_999, 1 << 16, 1 << 16
 #: A bare name, or one in a folder where other consumers look.
 _FILE_NAME = re.compile(rf"(?:(?:{'|'.join(FOLDERS)})/)?[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
+_RUNTIME = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -226,6 +227,9 @@ def _check_names(facts: FamilyFacts, manifest: Path) -> None:
         if copy not in facts.files or name not in facts.profiles:
             raise _refuse(f"{manifest}: {copy!r} is to be a copy of the graph of {name}, and one of them is not there")
     _check_kinds(facts, manifest)
+    for made in facts.precisions.values():
+        if made.onnxruntime is not None and not _RUNTIME.fullmatch(made.onnxruntime):
+            raise _refuse(f"{manifest}: {made.onnxruntime!r} is no version of onnxruntime, such as '1.22'")
     if missing := {profile.precision for profile in facts.profiles.values()} - set(facts.tolerances):
         raise _refuse(f"{manifest} gives no tolerance for {', '.join(sorted(missing))}")
 

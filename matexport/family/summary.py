@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from matexport.family.manifest import Family
 from matexport.family.measurements.records import Measurement
+from matexport.spec.facts import FamilyFacts
 from matexport.spec.parity import Parity, worst_of
+from matexport.spec.profile import Precision
 
 
 def describe_profiles(family: Family, measured: Measurement | None = None) -> list[dict[str, object]]:
@@ -50,6 +52,22 @@ def describe_profiles(family: Family, measured: Measurement | None = None) -> li
             }
         )
     return rows
+
+
+def describe_target(facts: FamilyFacts) -> str:
+    """What a family's graphs are written for, and the least onnxruntime of each precision that says one, in words.
+
+    Such as ``portable; onnxruntime 1.16 or later: fp32, int8; 1.19 or later: q8``.
+    """
+    used = {profile.precision for profile in facts.profiles.values()}
+    least: dict[str, list[str]] = {}
+    for precision in Precision:  # in their order; the manifest's is that of their names
+        made = facts.precisions.get(precision)
+        if made is not None and made.onnxruntime is not None and precision in used:
+            least.setdefault(made.onnxruntime, []).append(str(precision))
+    ordered = sorted(least.items(), key=lambda entry: [int(number) for number in entry[0].split(".")])
+    said = "; ".join(f"{version} or later: {', '.join(names)}" for version, names in ordered)
+    return f"{facts.target}; onnxruntime {said}" if said else str(facts.target)
 
 
 def _describe_parity(parity: Parity) -> dict[str, object]:

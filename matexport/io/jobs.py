@@ -19,7 +19,7 @@ from matexport.io.files import read_toml
 from matexport.io.texts import MIN_CALIBRATION_IMAGES, MIN_CALIBRATION_TEXTS, load_calibration, load_probes
 from matexport.spec.job import TEXT, TWO_TOWERS, ExportJob, ParentSource
 from matexport.spec.probe import Probe
-from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.profile import Encoding, Point, Precision, Target
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record, read_record
 from matexport.spec.tolerance import FLOORS, Tolerance
@@ -51,6 +51,12 @@ class CalibrationTable(Record, frozen=True):
     file: str
 
 
+class ExportTable(Record, frozen=True):
+    """The ``[export]`` table."""
+
+    target: Target = Target.ONNXRUNTIME
+
+
 class JobFile(Record, frozen=True):
     """A job file as it is written."""
 
@@ -61,6 +67,7 @@ class JobFile(Record, frozen=True):
     vocabulary: str | None = None
     preprocess_in_graph: bool = False
     calibration: CalibrationTable | None = None
+    export: ExportTable = msgspec.field(default_factory=ExportTable)
     readout: ReadoutRequest = msgspec.field(default_factory=ReadoutRequest)
     probes: ProbesTable | None = None
     trained: PointsTable | None = None
@@ -97,6 +104,7 @@ def load_job(path: Path | str) -> ExportJob:
         encodings=file.encodings,
         vocabulary=file.vocabulary,
         preprocess_in_graph=file.preprocess_in_graph,
+        target=file.export.target,
         trained=expand_points(file.trained, f"{path}: trained") if file.trained else None,
         text_layers=_pair_layers(file, str(path)),
         calibration=base / file.calibration.file if file.calibration else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ from matexport.family.guard.copies import locate_weights
 from matexport.host import count_cpus
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, PROVIDERS
+from matexport.spec.profile import Target
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
     from matexport.family.integrity import Contents
+    from matexport.spec.facts import FamilyFacts
 
 
 #: What onnxruntime may fold into one constant when it loads a graph of a family.
@@ -46,10 +49,14 @@ def open_checked(
         provider: a key of `matexport.spec.measured.PROVIDERS`.
 
     Raises:
-        RequestError: the installed onnxruntime has no such provider, or one that does not start here.
+        RequestError: the installed onnxruntime is older than the graph needs, has no such provider, or one that does
+            not start here.
         FamilyError: onnxruntime refuses the graph, or would run some of it on the CPU instead of on the provider.
     """
+    check_version(contents.family.facts, graph)
     options = _make_options(threads)
+    if contents.family.facts.target is Target.PORTABLE:  # or products of blocks take tokens in 8 bits, here alone
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     weights = [name for name in contents if name in contents.family.weights_files]
     buffers = [contents.read(name) for name in weights]
     options.add_external_initializers_from_files_in_memory(
@@ -62,6 +69,29 @@ def open_checked(
     session = _open(graph, bytes(contents.read(graph)), options, provider)
     session.matexport_contents = contents  # it reads the weights in place: they must live as long as it does
     return session
+
+
+def check_version(facts: FamilyFacts, graph: str) -> None:
+    """Refuse an onnxruntime that is older than the least that a family names for a graph's precision.
+
+    Raises:
+        RequestError: saying both versions.
+    """
+    named = {profile.graph: profile.precision for profile in facts.profiles.values()}
+    precision = (named | {file: precision for precision, file in facts.exits.items()}).get(graph)
+    made = facts.precisions.get(precision) if precision is not None else None
+    least = made.onnxruntime if made is not None else None
+    installed = load_runtime().__version__
+    if least is not None and _read_version(installed) < _read_version(least):
+        raise RequestError(
+            f"{graph} needs onnxruntime {least} or later, and {installed} is installed: install a newer one, or take a "
+            "profile of another precision"
+        )
+
+
+def _read_version(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version, such as 1.22 of ``1.22.0rc1``."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _make_options(threads: int | None) -> SessionOptions:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from matexport.spec.inputs import MODALITIES, ArrayFacts, ImageFacts, InputFacts, TextFacts
-from matexport.spec.profile import Encoding, Point, Precision
+from matexport.spec.profile import Encoding, Point, Precision, Target
 from matexport.spec.readout import Readout
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
@@ -89,10 +89,12 @@ class PrecisionFacts(Record, frozen=True):
     Attributes:
         calibration: what activations were measured on, as readable text.
         kept: what is held at a higher precision than the rest (``block 3``, or a matrix by name) -> that precision.
+        onnxruntime: the least version that runs its graphs, such as ``1.22``; None where a family does not say.
     """
 
     calibration: str | None = None
     kept: Mapping[str, str] = msgspec.field(default_factory=dict)
+    onnxruntime: str | None = None
 
 
 class VocabularyFacts(Record, frozen=True):
@@ -147,6 +149,7 @@ class FamilyFacts(Record, frozen=True):
         copies: graph files for other consumers -> the profile whose graph they are; see `family.guard.copies`.
         text, array, image: what turns an item into the graph's inputs; exactly one of them (`MODALITIES`) is set.
         output: name of every profile's one output.
+        target: what the graphs are written for.
     """
 
     schema: int
@@ -168,6 +171,7 @@ class FamilyFacts(Record, frozen=True):
     array: ArrayFacts | None = None
     image: ImageFacts | None = None
     output: str = OUTPUT_NAME
+    target: Target = Target.ONNXRUNTIME
 
     @property
     def tiled(self) -> bool:

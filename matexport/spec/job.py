@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from matexport.spec.profile import Encoding, Point, Precision, Profile
+from matexport.spec.profile import Encoding, Point, Precision, Profile, Target
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
@@ -55,6 +55,7 @@ class ExportJob(Record, frozen=True):
         preprocess_in_graph: of a parent that takes images: its graphs take uint8 pixels of any size, and resize, cut
             and normalise them themselves.
         trained: the points that the parent was trained to be read at; None where nobody says.
+        target: what the graphs are written for.
         text_layers: of a model with two towers, after how many blocks of its text tower to read, for each number of
             blocks of its image tower; empty where both are read after as many.
     """
@@ -68,6 +69,7 @@ class ExportJob(Record, frozen=True):
     calibration: Path | None = None
     vocabulary: str | None = None
     preprocess_in_graph: bool = False
+    target: Target = Target.ONNXRUNTIME
     trained: tuple[Point, ...] | None = None
     text_layers: Mapping[int, int] = msgspec.field(default_factory=dict)
     tolerances: Mapping[Precision, Tolerance] = msgspec.field(default_factory=dict)

@@ -29,6 +29,17 @@ class Precision(StrEnum):
     Q4_MIXED = "q4-mixed"
 
 
+class Target(StrEnum):
+    """What a family's graphs are written for: how they are spelt, not what they compute.
+
+    `ONNXRUNTIME` is the newest onnxruntime on a CPU, with operators of its own where they are faster. `PORTABLE` is any
+    engine: operators of the ONNX standard alone, and of an old version where that has them.
+    """
+
+    ONNXRUNTIME = "onnxruntime"
+    PORTABLE = "portable"
+
+
 class Encoding(StrEnum):
     """What a graph's output holds.
 

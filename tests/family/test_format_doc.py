@@ -50,6 +50,7 @@ GOLDEN = {schema: places.GOLDEN / f"schema{schema}" for schema in manifest.READA
 TYPES: Mapping[type[Any], str] = {
     profiles.Precision: "precision",
     profiles.Encoding: "encoding",
+    profiles.Target: "target",
     family_inputs.PaddingSide: "side",
     family_inputs.Resampling: "resampling",
     readout.FinalNorm: "final_norm",

@@ -109,8 +109,8 @@ def test_every_key(tmp_path: Path) -> None:
         (
             "",
             "point",
-            "parent, points, precisions, encodings, vocabulary, preprocess_in_graph, calibration, readout, probes, "
-            "trained, tolerances",
+            "parent, points, precisions, encodings, vocabulary, preprocess_in_graph, calibration, export, readout, "
+            "probes, trained, tolerances",
         ),
         ("[parent]", "parent.sha", "source, revision, sha256, allow_pickle, trust_remote_code, route, kind"),
         ("[readout]", "readout.normalise", "pooling, final_norm, normalize, max_tokens, image_size, features"),
@@ -118,6 +118,7 @@ def test_every_key(tmp_path: Path) -> None:
         ("[probes]", "probes.path", "file"),
         ("[tolerances.fp32]", "tolerances.fp32.cosine", "max_abs, cosine_mean, cosine_min, spread"),
         ("[calibration]", "calibration.path", "file"),
+        ("[export]", "export.taget", "target"),
     ],
 )
 def test_unknown_key_lists_the_known_ones(table: str, key: str, known: str, tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_unknown_key_lists_the_known_ones(table: str, key: str, known: str, tmp_
     with pytest.raises(RequestError) as refusal:
         load_job(write_profile(tmp_path, line + SMALL if not table else text))
     close = {"sha": "sha256", "normalise": "normalize", "dim": "dims", "cosine": "cosine_min", "point": "points"}
+    close["taget"] = "target"
     asked = key.rpartition(".")[2]
     meant = f"; did you mean {close[asked]!r}?" if asked in close else ""
     assert str(refusal.value) == f"{tmp_path / 'profile.toml'}: unknown key {key!r}; known here: {known}{meant}"

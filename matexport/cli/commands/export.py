@@ -27,7 +27,7 @@ from matexport.cli.output import (
 from matexport.cli.progress import show_progress
 from matexport.io.terminal import show_plain
 from matexport.spec.job import TWO_TOWERS
-from matexport.spec.profile import Precision
+from matexport.spec.profile import Precision, Target
 
 if TYPE_CHECKING:
     from matexport.export import Exported
@@ -62,6 +62,13 @@ def add_parser(parsers: Parsers) -> None:
         help="instead of the job's precisions; may be repeated: " + ", ".join(Precision),
     )
     command.add_argument(
+        "--target",
+        choices=[str(target) for target in Target],
+        metavar="NAME",
+        help="what the graphs are written for, instead of the job's: onnxruntime, the fastest on a CPU (default); or "
+        "portable, operators of the ONNX standard alone, of opset 17 where that has them (docs/targets.md)",
+    )
+    command.add_argument(
         "--preprocess-in-graph",
         action="store_true",
         help="of a parent that takes images: graphs take uint8 RGB pixels of any size, (1, height, width, 3), and "
@@ -90,6 +97,8 @@ def run(options: argparse.Namespace) -> int:
         job = replace(job, parent=replace(job.parent, source=source, sha256=None, revision=None))
     if options.precision:
         job = change_precisions(job, [Precision(name) for name in options.precision])
+    if options.target:
+        job = replace(job, target=Target(options.target))
     if options.preprocess_in_graph:
         job = preprocess_in_graph(job)
     from matexport.export import export_family, export_towers

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         return run_each(options, run)
     from matexport.family.manifest import load_family
     from matexport.family.measurements.records import load_measurement
-    from matexport.family.summary import describe_profiles
+    from matexport.family.summary import describe_profiles, describe_target
     from matexport.host import read_host
 
     family = load_family(options.family)
@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     ]
     prompts = f"; prompts: {', '.join(facts.text.prompts) or 'none'}" if facts.text else ""
     told.append(f"{facts.inputs.noun:<10}{facts.inputs.describe()}{prompts}")
+    told.append(f"target    {describe_target(facts)}")
     say("\n".join(map(show_plain, told)))
     say(f"\n{format_profiles(rows)}")
     prepared = measured and (measured.token_ids or measured.pixels)

@@ -145,10 +145,10 @@ class Inserter:
 
 
 def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Remove a node with one output, and give that output's readers, name and shape to `value`."""
+    """Remove a node with one output, and give that output's readers, its name and its shape to `value`."""
     out = node.outputs[0]
     name, value.shape = out.name, out.shape
-    convenience.replace_all_uses_with(out, value)
+    convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     value.name = name
 

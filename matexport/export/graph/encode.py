@@ -8,6 +8,8 @@ first byte, and the last byte is filled up with zeros.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -49,30 +51,36 @@ def find_ranges(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
 
 
+def _append(graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], part: str, **attributes: int) -> ir.Value:
+    """Append a node by a name of its own: numbered ones would depend on what was done to the graph before."""
+    return append_node(graph, operator, inputs, attributes, name=f"code.{part}")
+
+
 def _encode_int8(graph: ir.Graph, vectors: ir.Value, ranges: NDArray[np.float32]) -> ir.Value:
     steps = (ranges[1] - ranges[0]) / np.float32(INT8_STEPS)
     steps = np.where(steps == 0, np.float32(1), steps)
-    start = add_constant(graph, "range_start", ranges[0])
-    above = append_node(graph, "Sub", [vectors, start])
-    level = append_node(graph, "Floor", [append_node(graph, "Div", [above, add_constant(graph, "range_step", steps)])])
+    above = _append(graph, "Sub", [vectors, add_constant(graph, "range_start", ranges[0])], "above")
+    ratio = _append(graph, "Div", [above, add_constant(graph, "range_step", steps)], "ratio")
+    level = _append(graph, "Floor", [ratio], "level")
     least = add_constant(graph, "least_code", np.array(0, dtype=np.float32))
     most = add_constant(graph, "most_code", np.array(INT8_STEPS, dtype=np.float32))
-    inside = append_node(graph, "Clip", [level, least, most])
-    signed = append_node(graph, "Sub", [inside, add_constant(graph, "half_codes", np.array(128, dtype=np.float32))])
-    return append_node(graph, "Cast", [signed], {"to": int(ir.DataType.INT8)})
+    inside = _append(graph, "Clip", [level, least, most], "inside")
+    half = add_constant(graph, "half_codes", np.array(128, dtype=np.float32))
+    signed = _append(graph, "Sub", [inside, half], "signed")
+    return _append(graph, "Cast", [signed], "bytes", to=int(ir.DataType.INT8))
 
 
 def _encode_bits(graph: ir.Graph, vectors: ir.Value, dim: int) -> ir.Value:
     threshold = add_constant(graph, "bit_threshold", np.array(0, dtype=np.float32))
-    above = append_node(graph, "Greater", [vectors, threshold])
-    bits = append_node(graph, "Cast", [above], {"to": int(ir.DataType.FLOAT)})
+    above = _append(graph, "Greater", [vectors, threshold], "above")
+    bits = _append(graph, "Cast", [above], "bits", to=int(ir.DataType.FLOAT))
     if dim % 8:
         pads = np.array([0, 0, 0, 8 - dim % 8], dtype=np.int64)
-        bits = append_node(graph, "Pad", [bits, add_constant(graph, "bit_pads", pads)])
+        bits = _append(graph, "Pad", [bits, add_constant(graph, "bit_pads", pads)], "padded")
     groups = np.array([0, -(-dim // 8), 8], dtype=np.int64)  # 0 keeps the number of rows
-    bits = append_node(graph, "Reshape", [bits, add_constant(graph, "byte_shape", groups)])
+    bits = _append(graph, "Reshape", [bits, add_constant(graph, "byte_shape", groups)], "groups")
     values = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.float32)
-    places = append_node(graph, "Mul", [bits, add_constant(graph, "bit_values", values)])
+    places = _append(graph, "Mul", [bits, add_constant(graph, "bit_values", values)], "places")
     axis = add_constant(graph, "bit_axis", np.array([-1], dtype=np.int64))
-    octets = append_node(graph, "ReduceSum", [places, axis], {"keepdims": 0})
-    return append_node(graph, "Cast", [octets], {"to": int(ir.DataType.UINT8)})
+    octets = _append(graph, "ReduceSum", [places, axis], "octets", keepdims=0)
+    return _append(graph, "Cast", [octets], "bytes", to=int(ir.DataType.UINT8))

@@ -177,12 +177,14 @@ def _through_last_axis(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _through_reduction(node: ir.Node, axis: int) -> Axes | None:
-    rank, axes = _rank(node.inputs[0]), _read_constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    """Its axes are an input, or an attribute in older opsets."""
+    rank, named = _rank(node.inputs[0]), node.attributes.get_ints("axes")
+    axes = _read_constant(node.inputs[1]) if len(node.inputs) > 1 else None if named is None else np.array(named)
     if rank is None or axes is None or not node.attributes.get_int("keepdims", 1):
         return None
     if axis in {int(number) % rank for number in axes.reshape(-1)}:
         return None
-    return (axis, None)
+    return (axis, *(None for _ in node.inputs[1:]))
 
 
 def _through_matmul(node: ir.Node, axis: int) -> Axes | None:
@@ -268,6 +270,7 @@ _RULES: Mapping[str, Callable[[ir.Node, int], Axes | None]] = {
     "ReduceMean": _through_reduction,
     "ReduceSum": _through_reduction,
     "MatMul": _through_matmul,
+    "MatMulInteger": _through_matmul,
     "Transpose": _through_transpose,
     "Reshape": _through_reshape,
     "Concat": _through_concat,

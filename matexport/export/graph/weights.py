@@ -25,7 +25,7 @@ MIN_EXTERNAL_BYTES = 1024
 _DTYPES = {
     ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.DOUBLE: "F64", ir.DataType.INT64: "I64",
     ir.DataType.INT32: "I32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.BOOL: "BOOL",
-    ir.DataType.BFLOAT16: "BF16",
+    ir.DataType.BFLOAT16: "BF16", ir.DataType.UINT4: "U8",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def write_nested_weights(
     """
     order = order_weights(model, points)
     header = plan_header(
-        ((str(value.name), _DTYPES[value.const_value.dtype], _static_shape(value)) for value in order),  # type: ignore[union-attr]
+        ((str(value.name), _DTYPES[value.const_value.dtype], _stored_shape(value)) for value in order),  # type: ignore[union-attr]
         {"format": "matexport-nested"},
     )
     by_name = {str(value.name): value for value in order}
@@ -106,9 +106,17 @@ def _static_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(dim) for dim in value.const_value.shape)  # type: ignore[arg-type]
 
 
+def _stored_shape(value: ir.Value) -> tuple[int, ...]:
+    """As the header says it: 4-bit numbers, of which safetensors has no type, are a row of bytes."""
+    assert value.const_value is not None
+    return (value.const_value.nbytes,) if value.const_value.dtype is ir.DataType.UINT4 else _static_shape(value)
+
+
 def _contiguous_bytes(tensor: ir.TensorProtocol | None) -> memoryview:
     """A tensor's bytes, without a copy where it is contiguous already, since an embedding table may be a gigabyte."""
     assert tensor is not None
+    if tensor.dtype is ir.DataType.UINT4:
+        return memoryview(tensor.tobytes())
     raw = getattr(tensor, "raw", None)
     array = raw.detach().contiguous().numpy() if isinstance(raw, torch.Tensor) else tensor.numpy()
     flat: NDArray[np.uint8] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -122,7 +130,7 @@ def _point_into(path: Path, entry: TensorEntry, value: ir.Value) -> ir.ExternalT
         offset=entry.offset,
         length=entry.nbytes,
         dtype=value.const_value.dtype,
-        shape=ir.Shape(entry.shape),
+        shape=ir.Shape(_static_shape(value)),
         name=entry.name,
         base_dir=path.parent,
     )

@@ -15,10 +15,12 @@ import onnx_ir as ir
 
 from matexport.errors import RequestError
 from matexport.export.graph.edit import Floats
+from matexport.export.graph.portable import make_portable
 from matexport.export.graph.traced import Traced
 from matexport.export.quantize.embeddings import fits_int4
 from matexport.export.quantize.maps import find_coded
 from matexport.export.quantize.observe import Sample, observe_maps, observe_peaks, observe_rows
+from matexport.export.quantize.oldest import find_least_runtime
 from matexport.export.quantize.precisions.blocks import EMBEDDINGS, Rounded, apply_blocks
 from matexport.export.quantize.precisions.fp16 import apply_half
 from matexport.export.quantize.precisions.int8 import apply_int8
@@ -27,7 +29,7 @@ from matexport.export.quantize.precisions.mixed import choose_eight_bit_blocks
 from matexport.export.quantize.sites import find_products, find_tables
 from matexport.io.progress import Progress
 from matexport.spec.facts import PrecisionFacts
-from matexport.spec.profile import Point, Precision
+from matexport.spec.profile import Point, Precision, Target
 
 #: Precisions that need no weight matrices to work on, and no rows of what these are multiplied by.
 WITHOUT_ROWS = frozenset({Precision.FP32, Precision.FP16})
@@ -47,6 +49,7 @@ class Material:
         source: what those texts are, for the manifest.
         rows: name of a product group, or of a map -> (n, K) float32 rows seen on the texts; empty where no precision
             needs them.
+        target: what the graphs are written for.
         rounded: weights that were rounded to blocks, by all precisions so far: two may share them.
     """
 
@@ -55,6 +58,7 @@ class Material:
     sample: Sample
     source: str
     rows: Mapping[str, Floats]
+    target: Target = Target.ONNXRUNTIME
     rounded: Rounded = field(default_factory=dict)
 
 
@@ -90,14 +94,17 @@ def observe_products(
 
 
 def make_precision(precision: Precision, material: Material, report: Progress) -> tuple[ir.Model, PrecisionFacts]:
-    """The graph in one precision, weights in memory, and what was decided on the way.
+    """The graph in one precision, spelt for the target, weights in memory, and what was decided on the way.
 
     Raises:
-        RequestError: the graph does not allow this precision.
+        RequestError: the graph does not allow this precision, or this target.
     """
     copy = material.traced.copy()
     kept = MAKERS[precision](copy, material, partial(report, f"quantize {precision}"))
-    return copy.model, PrecisionFacts(None if precision is Precision.FP32 else material.source, kept)
+    if material.target is Target.PORTABLE:
+        make_portable(copy.model)
+    source = None if precision is Precision.FP32 else material.source
+    return copy.model, PrecisionFacts(source, kept, find_least_runtime(copy.model))
 
 
 def _make_fp32(_copy: Traced, _material: Material, _report: Report) -> Kept:
@@ -126,18 +133,28 @@ def _make_q8(copy: Traced, material: Material, report: Report) -> Kept:
 
 
 def _make_q4(copy: Traced, material: Material, report: Report) -> Kept:
-    four = _list_blocks(copy)
-    apply_blocks(copy, material.rows, four_bits=four, eight_bits=[], rounded=material.rounded, progress=report)
-    return _describe_wide_tables(material.traced)
+    return _make_four_bits(copy, material, [], report)
+
+
+def _make_four_bits(copy: Traced, material: Material, raised: Sequence[int], report: Report) -> Kept:
+    """All blocks at 4 bits but those that are raised to 8.
+
+    No standard operator looks rows of 4 bits up, so a portable graph has them at 8.
+    """
+    eight = {*raised, *([EMBEDDINGS] if material.target is Target.PORTABLE else [])}
+    four = [block for block in _list_blocks(copy) if block not in eight]
+    apply_blocks(copy, material.rows, four_bits=four, eight_bits=eight, rounded=material.rounded, progress=report)
+    tables = find_tables(material.traced)
+    wide = tables and (EMBEDDINGS in eight or not all(map(fits_int4, tables)))
+    kept = {_name_block(block): Precision.Q8 for block in raised}
+    return ({_name_block(EMBEDDINGS): Precision.Q8} if wide else {}) | kept
 
 
 def _make_q4_mixed(copy: Traced, material: Material, report: Report) -> Kept:
     eight = choose_eight_bit_blocks(
         material.traced, material.points, material.rows, material.sample, material.rounded, report
     )
-    four = [block for block in _list_blocks(copy) if block not in eight]
-    apply_blocks(copy, material.rows, four_bits=four, eight_bits=eight, rounded=material.rounded, progress=report)
-    return _describe_wide_tables(material.traced) | {_name_block(block): Precision.Q8 for block in eight}
+    return _make_four_bits(copy, material, eight, report)
 
 
 MAKERS: Mapping[Precision, Callable[[Traced, Material, Report], Kept]] = {
@@ -153,12 +170,6 @@ MAKERS: Mapping[Precision, Callable[[Traced, Material, Report], Kept]] = {
 
 def _list_blocks(traced: Traced) -> list[int]:
     return [EMBEDDINGS, *range(1, len(traced.states))]
-
-
-def _describe_wide_tables(traced: Traced) -> dict[str, Precision]:
-    """Embeddings whose rows are no whole 4-bit blocks stay at 8 bits."""
-    wide = not all(map(fits_int4, find_tables(traced)))
-    return {_name_block(EMBEDDINGS): Precision.Q8} if wide else {}
 
 
 def _name_block(block: int) -> str:

@@ -20,14 +20,14 @@ from matexport.runtime.inputs.array import ArrayInputs
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
 from matexport.spec.inputs import ArrayFacts
 from matexport.spec.probe import Dtype
-from matexport.spec.profile import Point, Precision
+from matexport.spec.profile import Point, Precision, Target
 
 WIDTH, TOKENS = 64, 512
 OPSET, IR_VERSION = 20, 10
 
 
-def check_runtime(precision: Precision) -> None:
-    """Make a tiny model in a precision and run it once.
+def check_runtime(precision: Precision, target: Target = Target.ONNXRUNTIME) -> None:
+    """Make a tiny model in a precision, for a target, and run it once.
 
     Raises:
         RequestError: onnxruntime refuses its operators, or cannot run them.
@@ -39,7 +39,7 @@ def check_runtime(precision: Precision) -> None:
         folder = Path(temporary)
         traced, sample = Traced(_make_toy(), ("state_0", "state_1")), Sample(items, inputs, folder)
         rows = observe_products([precision], traced, sample, folder)
-        material = Material(traced, [Point(1, WIDTH)], sample, "", rows)
+        material = Material(traced, [Point(1, WIDTH)], sample, "", rows, target)
         model, _ = make_precision(precision, material, lambda _stage, _done, _total: None)
         write_graph(model, folder / "toy.onnx")
         try:

@@ -10,7 +10,8 @@ import torch
 from onnx_ir import convenience, tensor_adapters
 from onnx_ir.passes import common
 
-from matexport.export.graph.edit import add_constant
+from matexport.export.graph.edit import Inserter, add_constant, replace_node
+from matexport.export.trace.padding import write_plain_masks
 
 OPSET = 20
 IR_VERSION = 10
@@ -27,6 +28,8 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
     _name_weights(model)
     _store_matrices_as_read(model)
     onnxscript.optimizer.optimize(model)
+    write_plain_masks(model)
+    _spell_lengths(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
@@ -40,10 +43,16 @@ def canonicalize(model: ir.Model, axes: Mapping[int, str]) -> None:
 
 
 def _name_axes(model: ir.Model, axes: Mapping[int, str]) -> None:
-    """Rename torch's symbolic axes (s18, s41) to the names that consumers expect."""
-    given = model.graph.inputs[0].shape
-    assert given is not None
-    names = {str(given[axis]): name for axis, name in axes.items()}
+    """Rename torch's symbolic axes (s18, s41) to the names that consumers expect.
+
+    All inputs have the same axes. torch gives one a symbol of its own where nothing in the module makes them equal, as
+    nothing does for the batch of a mask that is only looked up.
+    """
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None
+        given = {name: value.shape[axis] for axis, name in axes.items()}
+        names |= {dim.value: name for name, dim in given.items() if isinstance(dim, ir.SymbolicDim) and dim.value}
     values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
     for value in values:
         if value.shape is not None and not all(isinstance(dim, int) for dim in value.shape):
@@ -89,6 +98,20 @@ def _transpose(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     if isinstance(raw, torch.Tensor):
         return tensor_adapters.TorchTensor(raw.detach().t(), name=name)
     return ir.Tensor(tensor.numpy().T, name=name)
+
+
+def _spell_lengths(model: ir.Model) -> None:
+    """Replace ReduceL2 by Sqrt(ReduceSum(x * x)); see `exits`."""
+    for node in [node for node in model.graph if node.op_type == "ReduceL2"]:
+        source, out = node.inputs[0], node.outputs[0]
+        assert source is not None
+        here = Inserter(model.graph, node)
+        squares = here.add("Mul", [source, source], like=source)
+        total = here.add("ReduceSum", [squares, *node.inputs[1:]], like=out)
+        made = total.producer()
+        assert made is not None
+        made.attributes.update(node.attributes)
+        replace_node(model.graph, node, here.add("Sqrt", [total], like=out))
 
 
 def _clear_traces(model: ir.Model) -> None:

@@ -17,8 +17,8 @@ OPERATORS: Mapping[str, frozenset[str]] = {
         "Gelu", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual", "GroupNormalization",
         "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "IsInf", "IsNaN",
         "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization",
-        "MatMul", "Max", "MaxPool", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow",
-        "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean",
+        "MatMul", "MatMulInteger", "Max", "MaxPool", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu",
+        "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean",
         "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round",
         "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax",
         "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK",
@@ -27,10 +27,11 @@ OPERATORS: Mapping[str, frozenset[str]] = {
     "com.microsoft": frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"}),
 }  # fmt: skip
 
-#: What the versions mean that a graph may name: of each domain, and of the file. What export writes (20, 1 and 10), and
-#: the newer ones of the default domain in which the operators above are the same or take more types.
-OPSETS: Mapping[str, range] = {"": range(20, 27), "ai.onnx": range(20, 27), "com.microsoft": range(1, 2)}
-IR_VERSIONS = range(10, 14)
+#: What the versions mean that a graph may name: of each domain, and of the file. What export writes (20, 1 and 10; 17
+#: and 8, or 21 and 10, for the target portable), and the others of the default domain in which the operators above are
+#: the same, take more types, or are given their axes as an attribute.
+OPSETS: Mapping[str, range] = {"": range(17, 27), "ai.onnx": range(17, 27), "com.microsoft": range(1, 2)}
+IR_VERSIONS = range(8, 14)
 
 #: Graphs hold no weights; 300 profiles of a 48-layer parent stay far below this.
 MAX_GRAPH_BYTES = 64 << 20

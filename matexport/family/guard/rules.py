@@ -271,6 +271,7 @@ _BROADCASTING = (
 _REDUCING = (
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
+_MULTIPLYING = ("MatMul", "MatMulInteger", "MatMulIntegerToFloat")
 
 #: Operator -> the shapes of its outputs. Every operator of `guard.operators` has one.
 RULES: Mapping[str, Rule] = {
@@ -279,7 +280,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_REDUCING, _reduce),
     **dict.fromkeys(("ArgMax", "ArgMin"), partial(_reduce, named="axis")),
     **dict.fromkeys(
-        ("MatMul", "MatMulIntegerToFloat"), lambda node: [_multiply(node.take(0).shape, node.take(1).shape)]
+        ("MatMul", "MatMulInteger", "MatMulIntegerToFloat"),
+        lambda node: [_multiply(node.take(0).shape, node.take(1).shape)],
     ),
     **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
     "Concat": _join,
@@ -310,7 +312,7 @@ RULES: Mapping[str, Rule] = {
 
 #: Operator -> how many products each number is the sum of, or how many numbers it is chosen from.
 PRODUCTS: Mapping[str, Callable[[Node], int]] = {
-    **dict.fromkeys(("MatMul", "MatMulIntegerToFloat", "MatMulNBits"), lambda node: node.take(0).shape[-1]),
+    **dict.fromkeys((*_MULTIPLYING, "MatMulNBits"), lambda node: node.take(0).shape[-1]),
     **dict.fromkeys(("AveragePool", "MaxPool"), lambda node: math.prod(node.read_ints("kernel_shape"))),
     "Conv": lambda node: math.prod(node.take(1).shape[1:]),
     "Einsum": _count_summed,

@@ -75,6 +75,7 @@ CASES: list[tuple[str, list[Given], dict[str, Any]]] = [
     ("MatMul", [(6,), (2, 6, 4)], {}),
     ("MatMul", [X, (6,)], {}),
     ("MatMul", [(6,), (6,)], {}),
+    ("MatMulInteger", [(X, BYTE), ((6, 4), BYTE)], {}),
     ("Gemm", [(6, 3), (4, 6), (4,)], {"transA": 1, "transB": 1}),
     ("Gemm", [(3, 6), (6, 4)], {}),
     ("Einsum", [(2, 5, 3, 4), (2, 7, 3, 4)], {"equation": "bqhd, bkhd -> bhqk"}),

@@ -85,9 +85,17 @@ def _find_half_nodes(traced: Traced, blocks: Mapping[ir.Node, int]) -> set[ir.No
         if node not in blocks or node in half or not any(value in reached for _, value in iterate_inputs(node)):
             continue
         reached |= {value for value in node.outputs if value.dtype is ir.DataType.FLOAT}
-        if node.op_type not in FULL_OPERATORS and all(_is_vector(value) for value in node.outputs):
+        if (
+            node.op_type not in FULL_OPERATORS
+            and not _is_square(node)
+            and all(_is_vector(value) for value in node.outputs)
+        ):
             half.add(node)
     return half
+
+
+def _is_square(node: ir.Node) -> bool:
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
 
 
 def _is_vector(value: ir.Value) -> bool:
