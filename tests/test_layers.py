@@ -54,6 +54,7 @@ EXPORT = {
 LIGHT_EXTERNAL = {
     "numpy": {"family", "runtime", "towers", "verify", "measure", "cli"},
     "onnxruntime": {"runtime"},
+    "openvino": {"runtime"},
     "tokenizers": {"runtime"},
     "safetensors": {"family", "verify", "pack"},
     "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "cli"},

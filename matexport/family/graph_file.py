@@ -115,7 +115,7 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
             raise refuse_file(name, f"has version {entry.version} of the operators of {entry.domain or 'ai.onnx'!r}")
     if model.ir_version not in IR_VERSIONS:
         raise refuse_file(name, f"is of IR version {model.ir_version}; known are 10 to {IR_VERSIONS[-1]}")
-    for tensor in _tensors(model):
+    for tensor in list_tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
@@ -135,7 +135,7 @@ def check_entries(name: str, model: Any, weights: str, entries: Iterable[TensorE
         FamilyError: naming the graph and the tensor.
     """
     known = {entry.offset: entry for entry in entries}
-    for tensor in _tensors(model):
+    for tensor in list_tensors(model):
         if tensor.data_location != EXTERNAL:
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
@@ -173,7 +173,7 @@ def parse_graph(name: str, content: Buffer) -> Any:
 
 def find_nan_tensor(name: str, content: Buffer) -> str | None:
     """The name of a small weight inside a graph that holds NaN. Infinities are what masks are made of."""
-    return next((str(tensor.name) for tensor in _tensors(parse_graph(name, content)) if _holds_nan(tensor)), None)
+    return next((str(tensor.name) for tensor in list_tensors(parse_graph(name, content)) if _holds_nan(tensor)), None)
 
 
 def _holds_nan(tensor: Any) -> bool:
@@ -261,7 +261,7 @@ def _nodes(model: Any) -> Iterator[Any]:
         yield from function.node
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def list_tensors(model: Any) -> Iterator[Any]:
     for graph in _graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:

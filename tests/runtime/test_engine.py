@@ -12,8 +12,8 @@ import pytest
 
 from matexport import Embedder
 from matexport.errors import FamilyError, RequestError
-from matexport.runtime import engine
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines import onnxruntime as engine
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import PROVIDERS
 
@@ -72,7 +72,13 @@ def test_shapes_are_told_from_numbers(exported: Path) -> None:
     }
     kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     whole = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
-    expected = {node.name for node in model.graph.node if all(kinds[output] in whole for output in node.output)}
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    expected = {
+        node.name
+        for node in model.graph.node
+        if all(kinds[output] in whole for output in node.output)
+        or (node.op_type == "Cast" and kinds[node.input[0]] in whole)
+    }
     found = find_integer_nodes(GRAPH, (exported / GRAPH).read_bytes())
     assert found == expected
     others = {operator for operator, name in list_nodes(exported / GRAPH) if name not in found}
