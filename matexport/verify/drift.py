@@ -33,6 +33,7 @@ from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
 from matexport.verify.bounds import find_bound
 from matexport.verify.codes import compare_codes, decode_vectors
+from matexport.verify.engines import note_versions
 from matexport.verify.judge import Case, open_case
 from matexport.verify.parity import compare_vectors, unit_rows
 from matexport.verify.verdict import find_float32_profile
@@ -149,6 +150,7 @@ def compare_families(
             find_changes(ours.family, theirs.family, pairs), _compare_read_outs(ours.family, theirs.family), strict=True
         )
     )
+    notes += note_versions(ours.family, theirs.family, common)
     found = []
     for done, name in enumerate(common):
         if progress:

@@ -11,17 +11,24 @@ the two that it is held to, as between two families (`verify.bounds`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matexport.family.manifest import Family
+from matexport.family.measurements.records import load_measurements
+from matexport.host import read_host
 from matexport.runtime.embedder import Vectors
 from matexport.spec.measured import Arithmetic, Engine
-from matexport.spec.profile import Encoding
+from matexport.spec.profile import Encoding, Precision
 from matexport.spec.tolerance import Tolerance, find_engine_floor
 from matexport.verify.bounds import combine_tolerances
 from matexport.verify.codes import decode_vectors, encode_tolerance
 from matexport.verify.parity import compare_vectors
 from matexport.verify.verdict import EngineVerdict, find_encoded_tolerance, find_tolerance
+
+#: From this version of onnxruntime on, its products of integers round otherwise than up to the one before: int8 vectors
+#: of all-MiniLM-L6-v2 differed by up to 6e-3 between 1.20 to 1.22 and 1.30 to 1.31, by 7e-4 between 1.23 or 1.24 and
+#: 1.31; float32 ones by 2e-7, which two orders of summation make (2026-11-27).
+ROUNDS_OTHERWISE = (1, 30)
 
 
 def find_parent_tolerance(family: Family, name: str, probes: int, engine: Engine) -> Tolerance:
@@ -74,3 +81,38 @@ def _find_floor(family: Family, name: str, engine: Engine) -> Tolerance:
 
 def _or_one(cosine: float | None) -> float:
     return 1.0 if cosine is None else cosine
+
+
+def note_versions(new: Family, old: Family, common: Sequence[str]) -> list[str]:
+    """What another onnxruntime does to int8, where the two families ran in versions that round otherwise.
+
+    Both are run here by one onnxruntime, so this cannot be seen in their vectors: those of an index of OLD are of the
+    versions that OLD was made and measured with.
+    """
+    if not any(new.profile_facts(name).precision is Precision.INT8 for name in common):
+        return []
+    ours, theirs = _list_runtimes(new) | {read_host().onnxruntime}, _list_runtimes(old)
+    pairs = [(mine, other) for mine in sorted(ours) for other in sorted(theirs) if _rounds(mine) != _rounds(other)]
+    if not pairs:
+        return []
+    mine, other = pairs[0]
+    return [
+        f"NEW ran in onnxruntime {mine}, OLD in {other}: int8 vectors of the same files differ by up to 6e-3 between "
+        "1.22 and 1.30 (fp32: not at all), so an int8 index that was built on such a host is searched with vectors "
+        "that are a little off"
+    ]
+
+
+def _list_runtimes(family: Family) -> set[str]:
+    """Versions of onnxruntime that a family was made and measured with, as far as it says."""
+    hosts = {one.host.onnxruntime for one in load_measurements(family).hosts}
+    made = family.facts.provenance.versions.get("onnxruntime")
+    return hosts | ({made} if made else set())
+
+
+def _rounds(version: str) -> bool:
+    """Whether a version of onnxruntime is one that rounds otherwise; one that is no number counts as a new one."""
+    numbers = version.split(".")[:2]
+    if len(numbers) < 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+        return True
+    return tuple(map(int, numbers)) >= ROUNDS_OTHERWISE

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
 from commandline import Run
+from forge import edit_manifest
 from numpy.typing import NDArray
 from places import GOLDEN
 
-from matexport import verify_family
+from matexport import load_family, verify_family
 from matexport.family.integrity import Contents
+from matexport.family.measurements.sections import write_sections
+from matexport.host import read_host
 from matexport.runtime.engines import onnxruntime
 from matexport.spec.measured import ENGINES, Arithmetic, Engine, EngineFacts
 from matexport.spec.profile import Precision
 from matexport.spec.tolerance import ENGINE_FLOORS, FLOORS, find_engine_floor
+from matexport.verify.engines import note_versions
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 RAN = EngineFacts("openvino", "cpu", "1.0", "a processor")
@@ -204,3 +210,43 @@ def test_one_profile_alone(run: Run) -> None:
 )
 def test_what_does_not_go_together(run: Run, options: tuple[object, ...], said: str) -> None:
     run("verify", GOLDEN / "schema4", *options).complains(said)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "here", "noted"),
+    [
+        ("1.31.1", "1.22.1", "1.31.1", True),
+        ("1.22.1", "1.22.1", "1.31.1", True),
+        ("1.20.0", "1.31.1", "1.24.4", True),
+        ("1.30.0", "1.31.1", "1.32.0", False),
+        ("1.24.1", "1.22.1", "1.24.4", False),
+    ],
+)
+def test_versions_that_round_otherwise_are_noted(
+    new: str, old: str, here: str, noted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 alone; the version that runs here counts as one of NEW's."""
+    host = msgspec.structs.replace(read_host(), onnxruntime=here)
+    monkeypatch.setattr("matexport.verify.engines.read_host", lambda: host)
+    sides = []
+    for name, version in (("new", new), ("old", old)):
+        shutil.copytree(GOLDEN / "schema3", tmp_path / name)
+        edit_manifest(tmp_path / name, lambda data, version=version: set_runtime(data, version))
+        sides.append(load_family(tmp_path / name))
+    notes = note_versions(*sides, ["L02-D020-fp32", "L02-D020-int8"])
+    assert bool(notes) == noted
+    assert all("int8 vectors of the same files differ by up to 6e-3" in note for note in notes)
+    assert note_versions(*sides, ["L02-D020-fp32"]) == []
+
+
+def set_runtime(data: dict[str, Any], version: str) -> None:
+    data["provenance"]["versions"]["onnxruntime"] = version
+
+
+def test_a_host_that_measured_counts(tmp_path: Path) -> None:
+    family = load_family(shutil.copytree(GOLDEN / "schema3", tmp_path / "old"))
+    assert note_versions(family, family, ["L02-D020-int8"]) == []
+    host = msgspec.structs.replace(read_host(), onnxruntime="1.22.0")
+    write_sections(family, host, {"parity": {}})
+    (note,) = note_versions(load_family(GOLDEN / "schema3"), family, ["L02-D020-int8"])
+    assert "OLD in 1.22.0" in note
