@@ -62,15 +62,16 @@ FLOORS: Mapping[Precision, Tolerance] = {
 #: "Seen" are the largest difference and the least cosine of all-MiniLM-L6-v2 at two and six layers, dims 64 and 384, 12
 #: texts, in the engines of docs/engines.md and those that were tried beside them (tract, nxrt, IREE, OpenCV, TVM,
 #: onnxruntime-web; 2026-11-27). A code that flips on the last bit before it is rounded moves a whole vector, so what
-#: is quantized is held by cosine.
+#: is quantized is held by cosine. So is what a text owes to its batch there (`spread`): only onnxruntime's CPU sums in
+#: the same order in any batch.
 ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
     Arithmetic.F32: {
         # 4e-7 was seen.
         Precision.FP32: Tolerance(max_abs=1e-6),
         # 4e-4 was seen.
         Precision.FP16: Tolerance(max_abs=5e-4),
-        # 0.9985 was seen.
-        Precision.INT8: Tolerance(cosine_min=0.998),
+        # 0.9985 was seen, and a spread of 4.4e-3 (OpenVINO 2026.4.1, the shipped probes, 2026-11-28).
+        Precision.INT8: Tolerance(cosine_min=0.998, spread=1e-2),
         # 0.9946 was seen, in WebAssembly.
         Precision.INT8_STATIC: Tolerance(cosine_min=0.994),
         # 0.9991 and 0.9992 were seen.
