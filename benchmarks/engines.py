@@ -1,6 +1,6 @@
 """One family in every engine that is installed here: what loads, what agrees, and by how much.
 
-    pip install -c constraints.txt -e '.[demo,openvino,webgpu]'
+    pip install -c constraints.txt -e '.[demo,openvino,openvino-ep,webgpu]'
     python benchmarks/engines.py artifacts/every-precision
 
 Each engine runs in a process of its own, profile by profile, in all ways of running; it is held to the parent's vectors
@@ -22,7 +22,7 @@ from typing import Any
 from common import Bar, Report, finish, make_parser, print_bars, run_process, say
 
 #: (engine, provider), in the order of the table.
-ENGINES = (("openvino", "cpu"), ("openvino-bf16", "cpu"), ("onnxruntime", "webgpu"))
+ENGINES = (("openvino", "cpu"), ("openvino-bf16", "cpu"), ("onnxruntime", "openvino"), ("onnxruntime", "webgpu"))
 
 
 def make_bar(label: str) -> Bar:

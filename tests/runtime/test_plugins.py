@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -94,7 +96,7 @@ def open_on(
     options = engine._make_options(1)
 
     def add(devices: list[Any], settings: dict[str, str]) -> None:
-        seen.devices = devices
+        seen.devices, seen.settings = devices, settings
 
     content = (FAMILY / GRAPH).read_bytes()
     whole = find_integer_nodes(GRAPH, content)
@@ -129,7 +131,10 @@ def test_it_is_asked_for_by_its_device(offered: Offered, monkeypatch: pytest.Mon
     """By its name alone it would be taken for a provider of onnxruntime's own, and run on the CPU without a word."""
     plugins.find_device(onnxruntime, "webgpu")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [WEBGPU, CPU])  # as 1.31 says from then on
+    settings = {"how": "so"}
+    monkeypatch.setitem(plugins.PLUGINS, "webgpu", plugins.PLUGINS["webgpu"]._replace(settings=settings))
     _, seen = open_on(offered, monkeypatch, [WEBGPU, CPU])
+    assert seen.settings == settings
     assert [device.device.type.name for device in seen.devices] == ["GPU"]
     assert seen.providers is None
 
@@ -151,6 +156,9 @@ def test_devices_are_named(offered: Offered) -> None:
     assert describe_engine(Engine(provider="webgpu")).device == "Maker GPU 0x2330"
     offered.devices = [make_device("GPU", Description="A card")]
     assert describe_engine(Engine(provider="webgpu")).device == "A card"
+    offered.devices = [make_device("GPU")]
+    offered.devices[0].ep_metadata["FULL_DEVICE_NAME"] = "Another card"
+    assert describe_engine(Engine(provider="webgpu")).device == "Another card"
     offered.devices = [make_device("CPU")]
     described = describe_engine(Engine(provider="webgpu"))
     assert described.device == "a software adapter for WebGPU on Maker CPU"
@@ -160,3 +168,13 @@ def test_devices_are_named(offered: Offered) -> None:
 def test_cuda_multiplies_all_bits() -> None:
     """Its default rounds the factors of float32 products to 10 bits."""
     assert engine.SETTINGS["cuda"] == {"use_tf32": "0"}
+
+
+def test_openvinos_provider_computes_in_float32() -> None:
+    """It would take half precision on a GPU; where the package is not installed, only what it is told is looked at."""
+    told = json.loads(plugins.PLUGINS["openvino"].settings["load_config"])
+    assert told == {device: {"INFERENCE_PRECISION_HINT": "f32"} for device in ("CPU", "GPU")}
+    pytest.importorskip("onnxruntime_ep_openvino")
+    expected = Embedder(FAMILY, NAME).embed(["a cat", "the dog on the mat"])
+    found = Embedder(FAMILY, NAME, provider="openvino").embed(["a cat", "the dog on the mat"])
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.graph_file import IMPORTING
 from matexport.host import count_cpus, read_gpus, read_host
-from matexport.runtime.engines.plugins import describe_device, find_device, read_plugin_version
+from matexport.runtime.engines.plugins import PLUGINS, describe_device, find_device, read_plugin_version
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
 
@@ -90,7 +90,8 @@ def _open(name: str, graph: Path | bytes, options: SessionOptions, provider: str
         providers = [(wanted, SETTINGS.get(provider, {})), PROVIDERS[CPU]]
         session = _create(name, graph, options, providers, enable_fallback=False)
     else:
-        options.add_provider_for_devices([device], SETTINGS.get(provider, {}))
+        settings = PLUGINS[provider].settings if provider in PLUGINS else SETTINGS.get(provider, {})
+        options.add_provider_for_devices([device], dict(settings))
         session = _create(name, graph, options, None, enable_fallback=False)
     if session.get_providers()[0] != wanted:  # its libraries are missing: onnxruntime goes on without it
         raise RequestError(

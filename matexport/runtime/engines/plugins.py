@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import json
+from collections.abc import Mapping
 from threading import Lock
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from matexport.errors import RequestError, one_line
@@ -25,17 +27,24 @@ class Plugin(NamedTuple):
         module: which says by `get_library_path` where the library is.
         packages: names under which it can be installed.
         extra: name of the extra in pyproject.toml.
+        settings: what it must be told so that float32 is multiplied as float32.
     """
 
     module: str
     packages: tuple[str, ...]
     extra: str
+    settings: Mapping[str, str] = MappingProxyType({})
+
+
+#: OpenVINO takes bfloat16 or half precision where a device has it. The provider's other options that are called alike
+#: are ignored in 1.8.1; this one is read.
+_F32 = json.dumps({device: {"INFERENCE_PRECISION_HINT": "f32"} for device in ("CPU", "GPU")})
 
 
 #: Provider -> its package.
 PLUGINS = {
     "webgpu": Plugin("onnxruntime_ep_webgpu", ("onnxruntime-ep-webgpu",), "webgpu"),
-    "openvino": Plugin("onnxruntime_ep_openvino", ("onnxruntime-ep-openvino",), "openvino-ep"),
+    "openvino": Plugin("onnxruntime_ep_openvino", ("onnxruntime-ep-openvino",), "openvino-ep", {"load_config": _F32}),
     "tensorrt-rtx": Plugin(
         "onnxruntime_ep_nv_tensorrt_rtx",
         ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12"),
@@ -82,13 +91,14 @@ def find_device(onnxruntime: ModuleType, provider: str) -> Any:
 def describe_device(device: Any) -> str:
     """What a provider's device is: its description where the system gives one, else maker, kind and number."""
     hardware = device.device
-    known = dict(hardware.metadata).get("Description") or dict(device.ep_metadata).get("Description")
+    said = {**device.ep_metadata, **hardware.metadata}
+    known = said.get("Description") or said.get("FULL_DEVICE_NAME")
     if known:
         return str(known)
     number = f" 0x{hardware.device_id:04x}" if hardware.device_id else ""
-    said = f"{hardware.vendor or device.ep_vendor} {hardware.type.name}{number}"
+    named = f"{hardware.vendor or device.ep_vendor} {hardware.type.name}{number}"
     software = device.ep_name == PROVIDERS["webgpu"] and hardware.type.name == "CPU"
-    return f"a software adapter for WebGPU on {said}" if software else said
+    return f"a software adapter for WebGPU on {named}" if software else named
 
 
 def read_plugin_version(provider: str) -> str:
