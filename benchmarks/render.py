@@ -99,7 +99,9 @@ def render_engines(result: dict[str, Any]) -> str:
             refused = [one["refused"] for one in profiles.values() if "refused" in one]
             if refused:
                 reasons.setdefault(f"{name}, {precision}", refused)
-            cells.append("refused" if refused else describe_agreement(list(profiles.values())))
+            skipped = [one for one in profiles.values() if "skipped" in one]
+            said = "refused" if refused else "not tried" if skipped else describe_agreement(list(profiles.values()))
+            cells.append(said)
         lines.append(f"| {name} {found['engine']['version']} | {' | '.join(cells)} |")
     lines += ["", *(f"Refused, {where}: {said[0]}" + "\n" for where, said in reasons.items())]
     host = result["host"]
@@ -135,7 +137,9 @@ def main() -> int:
     results = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ORDER]
     text = README.read_text(encoding="utf-8")
     wanted = replace_measured(text, render_table(results))
-    engines = replace_measured(read(ENGINES), render_engines(json.loads((RESULTS / "engines.json").read_text("utf-8"))))
+    engines, measured = read(ENGINES), RESULTS / "engines.json"
+    if measured.is_file():
+        engines = replace_measured(engines, render_engines(json.loads(read(measured))))
     picture = draw_retention(json.loads((RESULTS / "retention.json").read_text(encoding="utf-8")))
     if not options.check:
         README.write_text(wanted, encoding="utf-8")

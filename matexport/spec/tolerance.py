@@ -73,11 +73,11 @@ ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
         # 0.9985 was seen, and a spread of 4.4e-3 (OpenVINO 2026.4.1, the shipped probes, 2026-11-28).
         Precision.INT8: Tolerance(cosine_min=0.998, spread=1e-2),
         # 0.9946 was seen, in WebAssembly.
-        Precision.INT8_STATIC: Tolerance(cosine_min=0.994),
+        Precision.INT8_STATIC: Tolerance(cosine_min=0.994, spread=5e-2),
         # 0.9991 and 0.9992 were seen.
-        Precision.Q8: Tolerance(cosine_min=0.999),
-        Precision.Q4: Tolerance(cosine_min=0.999),
-        Precision.Q4_MIXED: Tolerance(cosine_min=0.999),
+        Precision.Q8: Tolerance(cosine_min=0.999, spread=2e-2),
+        Precision.Q4: Tolerance(cosine_min=0.999, spread=2e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_min=0.999, spread=2e-2),
     },
     # Of OpenVINO, which makes bfloat16 of what a graph has in float32.
     Arithmetic.BF16: {
@@ -85,13 +85,13 @@ ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
         Precision.FP32: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
         Precision.FP16: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
         # 0.9983 was seen.
-        Precision.INT8: Tolerance(cosine_mean=0.998, cosine_min=0.997),
+        Precision.INT8: Tolerance(cosine_mean=0.998, cosine_min=0.997, spread=2e-2),
         # 0.982 was seen.
-        Precision.INT8_STATIC: Tolerance(cosine_mean=0.98, cosine_min=0.975),
+        Precision.INT8_STATIC: Tolerance(cosine_mean=0.98, cosine_min=0.975, spread=5e-2),
         # 0.9993 and 0.9995 were seen.
-        Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.999),
-        Precision.Q4: Tolerance(cosine_mean=0.999, cosine_min=0.999),
-        Precision.Q4_MIXED: Tolerance(cosine_mean=0.999, cosine_min=0.999),
+        Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+        Precision.Q4: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
     },
 }
 
