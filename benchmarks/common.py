@@ -217,8 +217,12 @@ def finish(name: str, options: argparse.Namespace, report: Report) -> int:
 
 
 def read_versions(packages: Iterable[str] = VERSIONED) -> dict[str, str]:
-    """Versions of the packages that are installed here."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    """Versions of those of the packages that are installed here: where a family only runs, what exports it is not."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _describe(name: str, report: Report) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from matexport.family.manifest import Family, load_family
 from matexport.family.modality import TOKENIZER
 from matexport.io.texts import load_probes
 from matexport.runtime.batches import split_batches
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.inputs.text import Tokens, pad_rows, tokenize_texts
 from matexport.runtime.inputs.tokenizer import load_tokenizer
 from matexport.spec.facts import OUTPUT_NAME

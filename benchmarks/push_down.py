@@ -33,7 +33,7 @@ from matexport.export.parents.plan import Plan
 from matexport.export.parents.reference import record_reference
 from matexport.export.parents.text import TextPlan, load_parent, plan_parent, runtime_files
 from matexport.export.pipeline import list_reads, trace_and_write
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.spec.facts import OUTPUT_NAME
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.probe import Probe

@@ -1,4 +1,4 @@
-"""Write what was measured into README.md and docs/consumers.md: the only way in which a number gets there.
+"""Write what was measured into README.md and two pages of docs: the only way in which a number gets there.
 
 Reads `results/*.json` as the benchmarks left them, replaces the lines between ``<!-- measured -->`` and
 ``<!-- /measured -->``, and draws `docs/retention.svg`. With ``--check`` nothing is written and the exit code says
@@ -18,6 +18,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 CONSUMERS = ROOT / "docs" / "consumers.md"
 PICTURE = ROOT / "docs" / "retention.svg"
+ENGINES = ROOT / "docs" / "engines.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 ORDER = (
     "architectures",
@@ -124,6 +125,38 @@ def unit_of(limit: str) -> str:
     return f" {unit}" if unit else ""
 
 
+def render_engines(result: dict[str, Any]) -> str:
+    """One row per engine, one column per precision, then what was refused and why, and the host."""
+    rows = {name: found for name, found in result["measured"].items() if "profiles" in found}
+    names = [profile for found in rows.values() for profile in found["profiles"]]
+    precisions = list(dict.fromkeys(name.split("-", 2)[2] for name in names))
+    lines = [f"| engine | {' | '.join(precisions)} |", "|---" * (len(precisions) + 1) + "|"]
+    reasons: dict[str, list[str]] = {}
+    for name, found in rows.items():
+        cells = []
+        for precision in precisions:
+            profiles = {key: one for key, one in found["profiles"].items() if key.split("-", 2)[2] == precision}
+            refused = [one["refused"] for one in profiles.values() if "refused" in one]
+            if refused:
+                reasons.setdefault(f"{name}, {precision}", refused)
+            skipped = [one for one in profiles.values() if "skipped" in one]
+            said = "refused" if refused else "not tried" if skipped else describe_agreement(list(profiles.values()))
+            cells.append(said)
+        lines.append(f"| {name} {found['engine']['version']} | {' | '.join(cells)} |")
+    lines += ["", *(f"Refused, {where}: {said[0]}" + "\n" for where, said in reasons.items())]
+    host = result["host"]
+    sets, devices = ", ".join(host["instruction_sets"]), {one["engine"]["device"] for one in rows.values()}
+    lines.append(f"On {host['cpu']} ({sets}), {host['cpus']} CPUs, {result['date']}; {'; '.join(sorted(devices))}.")
+    return "\n".join(lines) + "\n"
+
+
+def describe_agreement(profiles: list[dict[str, Any]]) -> str:
+    """Largest difference of a coordinate and least cosine to onnxruntime on the CPU; said where a floor is not kept."""
+    worst, least = max(one["max_abs"] for one in profiles), min(one["cosine_min"] for one in profiles)
+    off = " (off its floor)" if any(one["failure"] for one in profiles) else ""
+    return f"{worst:.0e} / {least:.6f}{off}"
+
+
 def draw_retention(result: dict[str, Any]) -> str:
     """Retention over dims, a line for each depth, as a file."""
     from matexport.report.plots import draw_lines, stand_alone
@@ -139,31 +172,37 @@ def draw_retention(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     options = parser.parse_args()
     results = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ORDER]
     text = README.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    wanted = f"{head}{BEGIN}{render_table(results)}{END}{tail}"
-    page = CONSUMERS.read_text(encoding="utf-8")
-    consumers = json.loads((RESULTS / "consumers.json").read_text(encoding="utf-8"))
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    wanted_page = f"{before}{BEGIN}{render_consumers(consumers)}{END}{after}"
+    wanted = replace_measured(text, render_table(results))
+    consumers, engines = read(CONSUMERS), read(ENGINES)
+    if (measured := RESULTS / "consumers.json").is_file():
+        consumers = replace_measured(consumers, render_consumers(json.loads(read(measured))))
+    if (measured := RESULTS / "engines.json").is_file():
+        engines = replace_measured(engines, render_engines(json.loads(read(measured))))
     picture = draw_retention(json.loads((RESULTS / "retention.json").read_text(encoding="utf-8")))
     if not options.check:
         README.write_text(wanted, encoding="utf-8")
         PICTURE.write_text(picture, encoding="utf-8")
-        CONSUMERS.write_text(wanted_page, encoding="utf-8")
+        CONSUMERS.write_text(consumers, encoding="utf-8")
+        ENGINES.write_text(engines, encoding="utf-8")
         return 0
-    pages = ((README, wanted), (PICTURE, picture), (CONSUMERS, wanted_page))
+    pages = ((README, wanted), (PICTURE, picture), (CONSUMERS, consumers), (ENGINES, engines))
     old = [path.name for path, content in pages if read(path) != content]
     if old:
         print(
             f"{' and '.join(old)}: not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr
         )
     return bool(old)
+
+
+def replace_measured(text: str, table: str) -> str:
+    """A page with a table in the place of that between its two marks."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}{table}{END}{tail}"
 
 
 def read(path: Path) -> str:

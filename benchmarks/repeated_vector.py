@@ -20,7 +20,7 @@ import numpy as np
 from common import MINILM, Bar, Report, count_repeats, finish, make_parser, median, print_bars, say, take_turns
 
 import matexport
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 
 POINTS, PRECISIONS = ((2, 64), (6, 384)), ("fp32", "int8")
 SHAPES = ((1, 16), (1, 128), (16, 32), (16, 128))

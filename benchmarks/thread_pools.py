@@ -23,7 +23,7 @@ from typing import Any
 from common import MINILM, Report, count_repeats, finish, make_parser, median, run_export, run_process, say, take_turns
 
 from matexport.host import count_cpus
-from matexport.runtime.engine import load_runtime
+from matexport.runtime.engines.onnxruntime import load_runtime
 
 WAYS = ("own, waiting", "own, spinning", "shared")
 RUNS, PAUSE_S = 100, 0.01

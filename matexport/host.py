@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ KERNEL_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8",
     "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
+
+#: What onnxruntime is installed under: with CUDA, and of other makers.
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime_gpu", "onnxruntime_openvino", "onnxruntime_directml", "onnxruntime_qnn")
 
 #: (implementer, part) of ARM cores -> their name, as `lscpu` gives it (util-linux, sys-utils/lscpu-arm.c). For these
 #: cores the kernel gives no model name, or the same "ARMv8 Processor" for all.
@@ -43,8 +47,18 @@ def read_host() -> Host:
         cpus=count_cpus(),
         os=" ".join((platform.system(), *platform.libc_ver())).strip(),
         python=platform.python_version(),
-        onnxruntime=_read_version("onnxruntime"),
+        onnxruntime=_read_version(*ONNXRUNTIMES),
     )
+
+
+def read_gpus(root: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """Names of the NVIDIA cards that the driver of this system has, in the order of their places on the bus."""
+    names = []
+    for folder in sorted(root.glob("*")):
+        with contextlib.suppress(OSError):
+            lines = (folder / "information").read_text(encoding="utf-8", errors="replace").splitlines()
+            names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return tuple(names)
 
 
 def count_cpus() -> int:
@@ -90,20 +104,26 @@ def _read_quota(root: Path, own: Path) -> float | None:
     return min(limits, default=None)
 
 
-def _read_version(package: str) -> str:
+def _read_version(*packages: str) -> str:
     """The version of an installed package: from the first match on Python's path, else from `importlib.metadata`.
 
     `importlib.metadata` takes 40 ms to import.
+
+    Args:
+        packages: names that it may be installed under; what was loaded from whichever of them is asked first.
     """
+    loaded = getattr(sys.modules.get(packages[0]), "__version__", None)
+    if loaded:
+        return str(loaded)
     for folder in sys.path:
-        for metadata in sorted(Path(folder).glob(f"{package}-*.dist-info/METADATA")):
+        for metadata in sorted(file for name in packages for file in Path(folder).glob(f"{name}-*.dist-info/METADATA")):
             with metadata.open(encoding="utf-8", errors="replace") as file:
                 for line in file:
                     if line.startswith("Version:"):
                         return line.removeprefix("Version:").strip()
     import importlib.metadata
 
-    return importlib.metadata.version(package)
+    return importlib.metadata.version(packages[0])
 
 
 def _name_arm_core(info: dict[str, str]) -> str | None:

@@ -303,6 +303,6 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a session was created")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
-    monkeypatch.setattr("matexport.runtime.engine._create", refuse)
+    monkeypatch.setattr("matexport.runtime.engines.onnxruntime._create", refuse)
     monkeypatch.setattr("matexport.runtime.embedder.open_checked", refuse)
     monkeypatch.setattr("matexport.runtime.all_points.open_checked", refuse)

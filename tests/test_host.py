@@ -6,12 +6,14 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
 
-from matexport.host import KERNEL_FLAGS, _read_quota, count_cpus, read_host
+from matexport.host import KERNEL_FLAGS, _read_quota, count_cpus, read_gpus, read_host
 from matexport.spec.measured import Host
 
 HOST = Host("AMD EPYC (TM) 7B13 @ 2.4/GHz", "x86_64", ("avx2", "fma"), 2, "Linux-6", "3.11.1", "1.31.0")
@@ -144,3 +146,23 @@ def test_cpus_are_those_that_may_be_used(quota: float | None, expected: int, mon
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr("matexport.host._read_quota", lambda *_: quota)
     assert count_cpus() == expected
+
+
+def test_cards_are_read_from_the_driver(tmp_path: Path) -> None:
+    for place, text in (("0000:41:00.0", "Model: \t\t Card B\nIRQ: 1\n"), ("0000:01:00.0", "Model: Card A\n")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(text, encoding="utf-8")
+    (tmp_path / "0000:99:00.0").mkdir()
+    assert read_gpus(tmp_path) == ("Card A", "Card B")
+    assert read_gpus(tmp_path / "none") == ()
+
+
+def test_onnxruntime_may_be_installed_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CUDA it is called onnxruntime-gpu; where it is loaded, it says its own version."""
+    (tmp_path / "onnxruntime_gpu-1.30.0.dist-info").mkdir()
+    (tmp_path / "onnxruntime_gpu-1.30.0.dist-info" / "METADATA").write_text("Name: onnxruntime-gpu\nVersion: 1.30.0\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert read_host().onnxruntime == "1.30.0"
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.32.0"))
+    assert read_host().onnxruntime == "1.32.0"

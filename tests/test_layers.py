@@ -54,6 +54,7 @@ EXPORT = {
 LIGHT_EXTERNAL = {
     "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "serve", "cli"},
     "onnxruntime": {"runtime"},
+    "openvino": {"runtime"},
     "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
     "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "serve", "hub", "cli"},

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from matexport.spec.measured import CPU, ENGINES, ONNXRUNTIME, PROVIDERS, Engine
 from matexport.spec.profile import Precision
 
 Command = Callable[[argparse.Namespace], int]
@@ -89,6 +90,28 @@ def add_threads(
 ) -> None:
     """Add the option ``--threads``; `explanation` is its help."""
     command.add_argument("--threads", type=read_threads, metavar="N", help=explanation)
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """Add the options ``--engine`` and ``--provider``; `read_engine` reads them."""
+    command.add_argument(
+        "--engine",
+        choices=[*ENGINES],
+        default=ONNXRUNTIME,
+        help="what runs the graphs (default: onnxruntime); openvino: its own runtime, in float32; openvino-bf16: with "
+        "half of each factor's bits, which is faster on CPUs that have bfloat16, and has floors of its own",
+    )
+    command.add_argument(
+        "--provider",
+        choices=[*PROVIDERS],
+        default=CPU,
+        help="what onnxruntime runs them on (default: cpu); if it does not run all of them, that is an error",
+    )
+
+
+def read_engine(options: argparse.Namespace, threads: int | None = None) -> Engine:
+    """The engine that the options of `add_engine` ask for."""
+    return Engine(options.engine, options.provider, threads)
 
 
 def read_shape(text: str) -> tuple[int, int]:

@@ -153,6 +153,8 @@ def print_verification(path: Path, verification: Verification) -> None:
     say(format_profiles(describe_rows(family, verification)))
     sets = ", ".join(host.instruction_sets)
     say(f"\n{show_plain(f'parity on {host.cpu} ({sets}), onnxruntime {host.onnxruntime}')}")
+    if verification.engine:
+        say(show_plain(f"run by {verification.engine.summary}; {_describe_engines(verification)}"))
     if _is_another(family, verification):
         first = ", ".join(family.facts.instruction_sets)
         say(f"measured anew: the family's own parity was measured on another instruction set ({show_plain(first)})")
@@ -172,6 +174,7 @@ def describe_verification(path: Path, verification: Verification) -> dict[str, o
     return {
         "passed": verification.passed,
         "host": msgspec.to_builtins(verification.host),
+        "engine": msgspec.to_builtins(verification.engine),
         "another_instruction_set": _is_another(family, verification),
         **described,
         "profiles": describe_rows(family, verification),
@@ -184,13 +187,36 @@ def describe_problems(problems: Iterable[Problem]) -> list[dict[str, str | None]
 
 
 def describe_rows(family: Family, verification: Verification) -> list[dict[str, object]]:
-    """One row per profile: that of `describe_profiles`, whether the profile passed, and what failed if it did not."""
+    """One row per profile that was run: that of `describe_profiles`, whether it passed, and what failed if not."""
+    import msgspec
+
     from matexport.family.summary import describe_profiles
 
     failures = describe_failures(family, verification)
-    rows = describe_profiles(family, verification.measured)
+    ran = {verdict.profile for verdict in verification.verdicts}
+    rows = [row for row in describe_profiles(family, verification.measured) if row["profile"] in ran]
     found = [failures.get(str(row["profile"])) for row in rows]
+    if verification.engine:
+        engines = {verdict.profile: verdict.engine for verdict in verification.verdicts}
+        rows = [row | {"engines": msgspec.to_builtins(engines[str(row["profile"])])} for row in rows]
     return [row | {"passed": not failure, "failure": failure} for row, failure in zip(rows, found, strict=True)]
+
+
+def _describe_engines(verification: Verification) -> str:
+    """How far another engine is from onnxruntime on the CPU at most, and in which profile."""
+    found = [
+        (parity, verdict.profile)
+        for verdict in verification.verdicts
+        if verdict.engine
+        for parity in verdict.engine.parity.values()
+    ]
+    if not found:
+        return "only codes, which are held to the parent's vectors"
+    farthest, nearest = max(found, key=lambda pair: pair[0].max_abs), min(found, key=lambda pair: pair[0].cosine_min)
+    return (
+        f"from onnxruntime on the CPU at most {farthest[0].max_abs:.1e} ({farthest[1]}), "
+        f"least cosine {nearest[0].cosine_min:.6f} ({nearest[1]})"
+    )
 
 
 def describe_failures(family: Family, verification: Verification) -> dict[str, dict[str, object]]:

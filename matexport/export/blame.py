@@ -29,7 +29,7 @@ from matexport.family.manifest import Family, load_family, write_manifest
 from matexport.family.proof import load_probes, load_references, open_proof
 from matexport.family.token_rows import quote_probe
 from matexport.runtime.embedder import Vectors
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.inputs.modality import Inputs, Row, list_ways, open_inputs
 from matexport.spec.job import ExportJob
 from matexport.spec.parity import RANGES_CHECK, TOGETHER_WAY

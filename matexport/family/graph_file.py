@@ -116,7 +116,7 @@ def check_graph(name: str, content: Buffer, weights: Mapping[str, int], inputs: 
             raise refuse_file(name, f"has version {entry.version} of the operators of {entry.domain or 'ai.onnx'!r}")
     if model.ir_version not in IR_VERSIONS:
         raise refuse_file(name, f"is of IR version {model.ir_version}; known are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}")
-    for tensor in _tensors(model):
+    for tensor in list_tensors(model):
         problem = _find_range_problem(tensor, weights)
         if problem:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
@@ -172,12 +172,12 @@ def parse_graph(name: str, content: Buffer) -> Any:
 
 def list_external(model: Any) -> Iterator[Any]:
     """The tensors of a parsed graph that lie in another file."""
-    return (tensor for tensor in _tensors(model) if tensor.data_location == EXTERNAL)
+    return (tensor for tensor in list_tensors(model) if tensor.data_location == EXTERNAL)
 
 
 def find_nan_tensor(name: str, content: Buffer) -> str | None:
     """The name of a small weight inside a graph that holds NaN. Infinities are what masks are made of."""
-    return next((str(tensor.name) for tensor in _tensors(parse_graph(name, content)) if _holds_nan(tensor)), None)
+    return next((str(tensor.name) for tensor in list_tensors(parse_graph(name, content)) if _holds_nan(tensor)), None)
 
 
 def _holds_nan(tensor: Any) -> bool:
@@ -265,7 +265,7 @@ def _nodes(model: Any) -> Iterator[Any]:
         yield from function.node
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def list_tensors(model: Any) -> Iterator[Any]:
     for graph in _graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:

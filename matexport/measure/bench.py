@@ -34,8 +34,9 @@ from matexport.family.proof import load_probes, open_proof
 from matexport.host import count_cpus, isolate_environment, read_host
 from matexport.io.progress import Progress
 from matexport.measure.trial import TrialPlan, TrialResult
+from matexport.runtime.engines.door import check_engine, describe_engine
 from matexport.spec.inputs import TextFacts
-from matexport.spec.measured import CPU, Bench, ProfileBench, Sample, Timing
+from matexport.spec.measured import CPU, DEFAULT_ENGINE, Bench, Engine, ProfileBench, Sample, Timing
 from matexport.spec.probe import Probe
 from matexport.spec.profile import Point, Profile
 
@@ -73,6 +74,7 @@ class BenchPlan:
         seconds: for each shape and profile, at most, over all rounds.
         parent: where the family's parent is (a directory, a hub id, ``package:NAME/path``), to time it in torch at the
             same points; not timed when None. Needs the ``[export]`` extra.
+        engine: what runs the graphs; its threads are not used.
     """
 
     profiles: tuple[str, ...] = ()
@@ -81,8 +83,8 @@ class BenchPlan:
     texts: tuple[str, ...] = ()
     runs: int = DEFAULT_RUNS
     seconds: float = DEFAULT_SECONDS
-    provider: str = CPU
     parent: str | None = None
+    engine: Engine = DEFAULT_ENGINE
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,14 @@ def bench_family(
         progress: called with (stage, done, total).
 
     Raises:
-        RequestError: a profile, a shape or a provider that is not there was asked for.
+        RequestError: a profile, a shape, an engine or a provider that is not there was asked for.
+        MissingExtraError: the engine's package is not installed.
         FamilyError: the family's files are not the ones that were exported, or a profile does not run.
         ParentError: the parent to compare with cannot be loaded, or is not this family's.
     """
     family = family if isinstance(family, Family) else load_family(family)
     plan = complete_plan(plan or BenchPlan(), family)
+    check_engine(plan.engine)
     check_family(family)
     trials = list_trials(plan)
     results: dict[Trial, list[TrialResult]] = {}
@@ -145,7 +149,7 @@ def bench_family(
         )
         for profile in plan.profiles
     }
-    return Bench(read_host(), plan.provider, profiles)
+    return Bench(read_host(), plan.engine.label, profiles, describe_engine(plan.engine))
 
 
 def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
@@ -175,8 +179,9 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
             sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
             sizes = f"rows of {most} tokens, always full" if full else sizes
             raise RequestError(f"the shape {batch}x{tokens} was asked; the parent takes {sizes}")
-    if plan.parent is not None and plan.provider != CPU:
-        raise RequestError(f"the parent in torch runs on the CPU: it is not timed against the provider {plan.provider}")
+    if plan.parent is not None and plan.engine.provider != CPU:
+        asked = f"the provider {plan.engine.provider}"
+        raise RequestError(f"the parent in torch runs on the CPU: it is not timed against {asked}")
     return replace(
         plan,
         profiles=tuple(dict.fromkeys(plan.profiles)) or tuple(profile.name for profile in family.profiles),
@@ -269,7 +274,8 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         family=str(family.path.resolve()),
         profile=trial.profile,
         threads=trial.threads,
-        provider=plan.provider,
+        engine=plan.engine.name,
+        provider=plan.engine.provider,
         shapes=plan.shapes,
         mix=plan.texts,
         runs=0 if only_start else -(-plan.runs // ROUNDS),
@@ -282,7 +288,8 @@ def _run_process(family: Family, plan: BenchPlan, trial: Trial, *, only_start: b
         lines = said.strip().splitlines() or [f"ended with {code}"]
         if trial.in_torch:
             raise ParentError(f"{trial}: {lines[-1]}")
-        error = RequestError if code == 2 and "provider" in lines[-1] else FamilyError
+        asked = any(word in lines[-1] for word in ("the provider", "the engine"))
+        error = RequestError if code == 2 and asked else FamilyError
         raise error(f"{trial}: {lines[-1]}")
     return msgspec.convert(json.loads(out.splitlines()[-1]), TrialResult)
 

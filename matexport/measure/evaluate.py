@@ -27,7 +27,8 @@ from matexport.measure.bootstrap import retain
 from matexport.measure.scorers import NEIGHBOURS, RetrievalScorer, Scored, Scorer, make_scorer
 from matexport.measure.tasks import UnlabelledTask
 from matexport.measure.vectors import AnyTask, collect_texts, decode, embed_profiles
-from matexport.spec.measured import Adaptive, Quality, Score, TaskQuality
+from matexport.runtime.engines.door import check_engine, describe_engine
+from matexport.spec.measured import Adaptive, Engine, Quality, Score, TaskQuality
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def evaluate_family(
     *,
     profiles: Sequence[str] = (),
     shortlist: int | None = None,
-    threads: int | None = None,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Quality:
     """Score profiles of a family. Writes nothing: `family.measurements.records.record_quality` does.
@@ -60,34 +61,36 @@ def evaluate_family(
         profiles: names; all of the family when empty.
         shortlist: also search adaptively in retrieval tasks: so many documents by each smaller dim of the same depth
             and precision, re-ranked by the largest.
-        threads: all CPUs of this process by default.
+        engine: what runs the graphs, and with how many threads; onnxruntime on all CPUs of this process by default.
         progress: called with (stage, done, total).
 
     Raises:
-        MissingExtraError: the ``[evaluate]`` extra is not installed.
+        MissingExtraError: the ``[evaluate]`` extra is not installed, or the package of the engine.
         RequestError: two tasks have the same name, or a text of one cannot be embedded.
         FamilyError: no such profile, the files are not the ones that were exported, or there is nothing to compare
             with: unlabelled texts need the whole parent in fp32 in the family.
     """
     require_evaluate_extra()
+    engine = engine or Engine()
+    check_engine(engine)
     family = family if isinstance(family, Family) else load_family(family)
     parent = find_parent(family)
     _check_request(family, tasks, profiles, shortlist, parent)
     wanted = tuple(Profile.parse(name) for name in dict.fromkeys(profiles)) or family.profiles
     import faiss
 
-    faiss.omp_set_num_threads(threads or count_cpus())
+    faiss.omp_set_num_threads(engine.threads or count_cpus())
     texts = collect_texts(family, tasks)
     rows = {key: row for row, key in enumerate(texts)}
     board = _Scores([make_scorer(task, family, rows) for task in tasks], parent, shortlist, wanted)
     asked = (*((parent,) if parent else ()), *(profile for profile in wanted if profile != parent))
-    for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, threads=threads, progress=progress)):
+    for done, (profile, codes) in enumerate(embed_profiles(family, asked, texts, engine=engine, progress=progress)):
         if progress:
             progress("score", done, len(asked))
         board.add(profile, decode(codes, profile.encoding, profile.point.dim))
     if progress:
         progress("score", len(asked), len(asked))
-    return Quality(read_host(), board.describe())
+    return Quality(read_host(), board.describe(), engine.label, describe_engine(engine))
 
 
 def _check_request(

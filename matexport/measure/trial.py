@@ -45,6 +45,7 @@ class TrialPlan:
     family: str
     profile: str
     threads: int
+    engine: str
     provider: str
     shapes: tuple[tuple[int, int], ...]
     mix: tuple[str, ...]
@@ -109,7 +110,7 @@ def open_embedder(plan: TrialPlan) -> Subject:
     family = load_family(plan.family)
     if plan.digest and family.digest != plan.digest:
         raise FamilyError(f"{plan.family} was replaced while it was timed: do it again")
-    return Embedder(family, plan.profile, threads=plan.threads, provider=plan.provider)
+    return Embedder(family, plan.profile, threads=plan.threads, engine=plan.engine, provider=plan.provider)
 
 
 def run_trial(plan: TrialPlan, open_subject: Callable[[TrialPlan], Subject] = open_embedder) -> TrialResult:

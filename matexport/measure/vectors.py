@@ -21,6 +21,7 @@ from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.embedder import Embedder
 from matexport.runtime.inputs.modality import Asked
 from matexport.runtime.inputs.text import TASKS_SCHEMA
+from matexport.spec.measured import Engine
 from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.verify.codes import encode_vectors
 from matexport.verify.parity import unit_rows
@@ -90,7 +91,7 @@ def embed_profiles(
     profiles: Sequence[Profile],
     texts: Sequence[Key],
     *,
-    threads: int | None = None,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Profile, NDArray[Any]]]:
     """What each profile gives for texts, in one pass per precision where the family has a graph of all exits.
@@ -98,18 +99,19 @@ def embed_profiles(
     Args:
         profiles: in the order in which they are given, but for their precisions: those of one come together.
         texts: how each is read, and the text.
+        engine: what runs the graphs; onnxruntime on the CPU by default.
 
     Returns:
         (profile, (len(texts), width) of its encoding), one after the other.
     """
-    ranges = {}
+    ranges, engine = {}, engine or Engine()
     if any(profile.encoding is Encoding.INT8 for profile in profiles):
         ranges = load_ranges(check_files(family, [RANGES]))
     for precision in dict.fromkeys(profile.precision for profile in profiles):
         mine = [profile for profile in profiles if profile.precision is precision]
         plain = not family.facts.readout.classes and not any(profile.point.tokens for profile in mine)
         if precision in family.facts.exits and len(mine) > 1 and plain:
-            depths = _embed_depths(family, precision, mine, texts, threads, progress)
+            depths = _embed_depths(family, precision, mine, texts, engine, progress)
             normalize = family.facts.readout.normalize
             for profile in mine:
                 cut = depths[profile.point.layers][:, : profile.point.dim]
@@ -117,7 +119,7 @@ def embed_profiles(
                 yield profile, encode_vectors(vectors, profile.encoding, ranges.get(profile.point.name))
         else:  # one, or a family of an older matexport
             for profile in mine:
-                with Embedder(family, profile.name, threads=threads) as embedder:
+                with Embedder(family, profile.name, engine=engine) as embedder:
                     parts = {
                         asked: embedder.embed([text for found, text in texts if found == asked], **asked._asdict())
                         for asked in dict.fromkeys(asked for asked, _ in texts)
@@ -130,7 +132,7 @@ def _embed_depths(
     precision: Precision,
     profiles: Sequence[Profile],
     texts: Sequence[Key],
-    threads: int | None,
+    engine: Engine,
     progress: Progress | None,
 ) -> dict[int, Vectors]:
     """Layers -> the vectors at the widest point of that depth; what is narrower is cut from them."""
@@ -139,7 +141,7 @@ def _embed_depths(
         widest[point.layers] = point
     found = {layers: np.empty((len(texts), point.dim), dtype=np.float32) for layers, point in widest.items()}
     done = 0
-    with ExitsEmbedder(family, precision, threads=threads) as exits:
+    with ExitsEmbedder(family, precision, engine=engine) as exits:
         for asked in dict.fromkeys(asked for asked, _ in texts):
             places = [place for place, (found_asked, _) in enumerate(texts) if found_asked == asked]
             first = 0

@@ -15,7 +15,7 @@ from matexport.family.integrity import Contents
 from matexport.family.modality import TOKENIZER
 from matexport.family.proof import load_references
 from matexport.pack.graph import STATES_OUTPUT, TOKENS_OUTPUT
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.inputs.text import find_wrapping
 from matexport.spec.facts import OUTPUT_NAME, ProfileFacts
 from matexport.spec.inputs import TextFacts

@@ -20,8 +20,9 @@ from matexport.family.integrity import Contents, check_exits
 from matexport.family.manifest import Family
 from matexport.host import count_cpus
 from matexport.runtime.batches import pack_batches, split_windows
-from matexport.runtime.engine import open_checked
+from matexport.runtime.engines.door import open_checked
 from matexport.runtime.inputs.modality import Asked, Row, open_inputs
+from matexport.spec.measured import Engine
 from matexport.spec.profile import Point, Precision
 
 if TYPE_CHECKING:
@@ -35,13 +36,21 @@ class ExitsEmbedder:
         family: a loaded family that has a graph of all exits for this precision (`FamilyFacts.exits`).
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
         contents: the family's files, where this process has just checked them; else they are checked first.
+        engine: what runs the graph; onnxruntime on the CPU by default.
 
     Raises:
+        RequestError, MissingExtraError: there is no such engine here.
         FamilyError: the files are not the ones that were exported, or there is no such graph.
     """
 
     def __init__(
-        self, family: Family, precision: Precision, *, threads: int | None = None, contents: Contents | None = None
+        self,
+        family: Family,
+        precision: Precision,
+        *,
+        threads: int | None = None,
+        contents: Contents | None = None,
+        engine: Engine | None = None,
     ) -> None:
         graph = family.facts.exits.get(precision)
         if graph is None:
@@ -49,9 +58,11 @@ class ExitsEmbedder:
         self._contents = check_exits(family, precision) if contents is None else contents
         self.points = tuple(sorted({profile.point for profile in family.profiles if profile.precision is precision}))
         self._facts = family.facts
-        self._graph, self._threads = graph, threads or count_cpus()
+        asked = (engine or Engine()).with_threads(threads)
+        self._graph, self._threads = graph, asked.threads or count_cpus()
+        self._engine = asked.with_threads(self._threads)
         self.inputs = open_inputs(self._contents)
-        self._session = open_checked(self._contents, graph, threads=self._threads)
+        self._session = open_checked(self._contents, graph, self._engine)
 
     def embed_windows(
         self, items: Sequence[Any], *, prompt: str | None = None, task: str | None = None
@@ -82,8 +93,8 @@ class ExitsEmbedder:
         count = len(feeds[self._facts.inputs.inputs[0]])
         try:
             vectors = self._session.run(names, feeds)
-        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-            raise FamilyError(f"onnxruntime cannot run {self._graph}: {one_line(error)}") from None
+        except Exception as error:  # engines' own exception classes share no base but Exception
+            raise FamilyError(f"{self._engine.name} cannot run {self._graph}: {one_line(error)}") from None
         for point, found in zip(self.points, vectors, strict=True):
             if found.shape != (count, *self._facts.graph_shape_at(point)) or found.dtype != np.float32:
                 what = f"{len(rows)} {self.inputs.facts.noun}s at {point.name}"

@@ -15,9 +15,8 @@ digests are computed, which needs none of them.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -26,16 +25,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.integrity import Contents, check_profile
 from matexport.family.manifest import Family, load_family
-from matexport.host import count_cpus
 from matexport.runtime.batches import pack_batches, split_windows
-from matexport.runtime.engine import load_runtime, open_checked
-from matexport.runtime.inputs.modality import BATCHED, Asked, Feeds, Inputs, Row, open_inputs
-from matexport.spec.measured import CPU
+from matexport.runtime.engines.door import load_engine, open_checked
+from matexport.runtime.inputs.modality import BATCHED, Asked, Feeds, Inputs, Row
+from matexport.runtime.shared import Shared
+from matexport.spec.measured import CPU, ONNXRUNTIME, Engine
 from matexport.spec.profile import Encoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnxruntime import InferenceSession
+
+    from matexport.runtime.engines.session import Session
 
 
 #: float32, or the codes of a profile that encodes its output.
@@ -47,36 +47,41 @@ class Embedder:
     """One profile of a family, ready to embed. May be used by several threads.
 
     Args:
-        family: the directory of a family or a pack, or a loaded `Family`.
+        family: the directory of a family or a pack, or a loaded `Family`, whose files are checked first; or the
+            `Contents` of one, where this process has just checked them.
         profile: name such as ``L02-D064-fp32``; may be left out when there is only one.
         threads: of each run, and how many runs go at a time; all CPUs of this process by default.
-        contents: the family's files, where this process has just checked them; else they are checked first.
-        provider: what runs the graph, a key of `matexport.spec.measured.PROVIDERS`; all of it, or it is refused.
+        engine: what runs the graph, a key of `matexport.spec.measured.ENGINES`, or an `Engine`.
+        provider: of onnxruntime, a key of `matexport.spec.measured.PROVIDERS`; all of the graph, or it is refused.
         shared: what several embedders of one family have in common; see `runtime.sessions`.
 
     Raises:
-        RequestError: onnxruntime lacks the provider.
+        RequestError: there is no such engine or provider here.
+        MissingExtraError: the engine's package is not installed.
         FamilyError: the family has no such profile, its files are not the ones that were exported, or the provider
             does not run all of the graph.
     """
 
     def __init__(
         self,
-        family: Family | Path | str,
+        family: Family | Contents | Path | str,
         profile: str | None = None,
         *,
         threads: int | None = None,
-        contents: Contents | None = None,
+        engine: Engine | str = ONNXRUNTIME,
         provider: str = CPU,
         shared: Shared | None = None,
     ) -> None:
-        self.family = family if isinstance(family, Family) else load_family(family)
+        contents = family if isinstance(family, Contents) else None
+        self.family = _find_family(family)
         self.profile = _choose_profile(self.family, profile)
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
-        self._shared, self._owns_shared = shared or Shared(threads), shared is None
+        asked = engine if isinstance(engine, Engine) else Engine(engine, provider)
+        self._shared, self._owns_shared = shared or Shared(threads or asked.threads), shared is None
+        self._engine = asked.with_threads(self._shared.threads)
         opened = self._shared.pool.submit(self._open_checked, contents)
-        load_runtime()  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB
+        load_engine(asked)  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB
         checked, self.inputs = opened.result()
         import numpy as np
 
@@ -86,9 +91,7 @@ class Embedder:
             self._shape = self._graph_shape = (facts.encoding.width(facts.dim),)
         self._tokens, self.tiled = facts.tokens, self.family.facts.tiled
         self._width, self._dtype = math.prod(self._shape), np.dtype(_DTYPES[facts.encoding])
-        self._session: InferenceSession | None = open_checked(
-            checked, facts.graph, threads=self._shared.threads, provider=provider
-        )
+        self._session: Session | None = open_checked(checked, facts.graph, self._engine)
 
     def embed(
         self,
@@ -175,8 +178,8 @@ class Embedder:
         return self.inputs.feed(rows, way)
 
     @property
-    def session(self) -> InferenceSession:
-        """onnxruntime's session on the graph.
+    def session(self) -> Session:
+        """The engine's session on the graph.
 
         Raises:
             RequestError: the embedder was closed.
@@ -193,18 +196,18 @@ class Embedder:
         """Run the graph once on what `feed` gave, and give what it gives for each of the batch.
 
         Raises:
-            FamilyError: onnxruntime cannot run it, or it gives something else than the manifest says.
+            FamilyError: the engine cannot run it, or it gives something else than the manifest says.
         """
         facts, session = self.family.facts, self.session
         count = len(feeds[facts.inputs.inputs[0]])
         try:
             (vectors,) = session.run([facts.output], feeds)
-        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-            raise FamilyError(f"onnxruntime cannot run {self.profile}: {one_line(error)}") from None
+        except Exception as error:  # engines' own exception classes share no base but Exception
+            raise FamilyError(f"{self._engine.name} cannot run {self.profile}: {one_line(error)}") from None
         if vectors.shape != (count, *self._graph_shape) or vectors.dtype != self._dtype:
             what = f"{count} tiles" if self.tiled else f"{count} {facts.inputs.noun}s"
             raise FamilyError(f"{self.profile} gave {vectors.dtype} vectors of shape {vectors.shape} for {what}")
-        return vectors  # type: ignore[no-any-return]
+        return vectors
 
     def embed_rows(self, rows: Sequence[Row], *, batch_budget: int | None = None, first: int = 0) -> Vectors:
         """Vectors of rows that `prepare` gave, (len(rows), numbers of an item); messages call the first `first`.
@@ -305,38 +308,10 @@ class Embedder:
             rows = ahead.result()
 
 
-class Shared:
-    """What the embedders of one family share: what prepares items, and threads to compute in.
-
-    Args:
-        threads: all CPUs of this process by default.
-
-    Raises:
-        RequestError: fewer than one thread was asked.
-    """
-
-    def __init__(self, threads: int | None) -> None:
-        if threads is not None and threads < 1:
-            raise RequestError(f"threads={threads} was asked; at least 1 is needed")
-        self.threads = threads or count_cpus()
-        self._pool, self._process = self._make_pool(), os.getpid()
-        self._inputs: Inputs | None = None
-
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """Threads to compute in. A process that was forked has none of its parent's, and gets its own."""
-        if self._process != os.getpid():
-            self._pool, self._process = self._make_pool(), os.getpid()
-        return self._pool
-
-    def open_inputs(self, contents: Contents) -> Inputs:
-        """The family's inputs, opened when they are first asked for, from files whose digests were checked."""
-        if self._inputs is None:
-            self._inputs = open_inputs(contents)
-        return self._inputs
-
-    def _make_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads, thread_name_prefix="matexport")
+def _find_family(given: Family | Contents | Path | str) -> Family:
+    if isinstance(given, Contents):
+        return given.family
+    return given if isinstance(given, Family) else load_family(given)
 
 
 def _choose_profile(family: Family, name: str | None) -> str:

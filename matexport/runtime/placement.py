@@ -61,10 +61,11 @@ _TYPED_BY = {
 
 
 def find_integer_nodes(name: str, content: Buffer) -> frozenset[str]:
-    """Names of the nodes that give integers or booleans only: shapes, indices, masks before they are numbers.
+    """Names of the nodes that take or give integers or booleans only: shapes, indices, masks until they are numbers.
 
     Followed from the inputs that are integers. An operator that is not known to pass on the
-    type of an input counts as one that computes numbers.
+    type of an input counts as one that computes numbers. A Cast of integers to numbers is among them: it is exact
+    wherever it runs, and providers without 64-bit integers (WebGPU) leave it to the CPU.
     """
     graph = parse_graph(name, content).graph
     integers = {value.name for value in graph.input if value.type.tensor_type.elem_type in _INTEGERS}
@@ -76,6 +77,8 @@ def find_integer_nodes(name: str, content: Buffer) -> frozenset[str]:
             whole = True
         elif node.op_type == "Cast":
             whole = any(attribute.name == "to" and attribute.i in _INTEGERS for attribute in node.attribute)
+            if node.input[0] in integers:
+                names.add(node.name)
         elif node.op_type == "ConstantOfShape":
             whole = any(attribute.t.data_type in _INTEGERS for attribute in node.attribute)
         else:

@@ -7,7 +7,9 @@ from pathlib import Path
 from threading import Lock
 
 from matexport.family.manifest import Family, load_family
-from matexport.runtime.embedder import Embedder, Shared
+from matexport.runtime.embedder import Embedder
+from matexport.runtime.shared import Shared
+from matexport.spec.measured import Engine
 
 
 class Sessions(Mapping[str, Embedder]):
@@ -21,13 +23,17 @@ class Sessions(Mapping[str, Embedder]):
         family: the directory of a family, or a loaded `Family`.
         threads: of each run, and how many runs go at a time for all profiles together; all CPUs of this process by
             default.
+        engine: what runs all of them; onnxruntime on the CPU by default.
 
     Raises:
         FamilyError: when a profile is asked for that is not there, or whose files are not the ones that were exported.
     """
 
-    def __init__(self, family: Family | Path | str, *, threads: int | None = None) -> None:
+    def __init__(
+        self, family: Family | Path | str, *, threads: int | None = None, engine: Engine | None = None
+    ) -> None:
         self.family = family if isinstance(family, Family) else load_family(family)
+        self._engine = engine or Engine()
         self._names = tuple(profile.name for profile in self.family.profiles)
         self._shared = Shared(threads)
         self._open: dict[str, Embedder] = {}
@@ -36,7 +42,7 @@ class Sessions(Mapping[str, Embedder]):
     def __getitem__(self, name: str) -> Embedder:
         with self._lock:
             if name not in self._open:
-                self._open[name] = Embedder(self.family, name, shared=self._shared)
+                self._open[name] = Embedder(self.family, name, engine=self._engine, shared=self._shared)
             return self._open[name]
 
     def __contains__(self, name: object) -> bool:

@@ -19,13 +19,94 @@ PROVIDERS: Mapping[str, str] = {
     CPU: "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
     "directml": "DmlExecutionProvider",
     "migraphx": "MIGraphXExecutionProvider",
     "qnn": "QNNExecutionProvider",
     "xnnpack": "XnnpackExecutionProvider",
 }
+
+#: The engine where none is asked for.
+ONNXRUNTIME = "onnxruntime"
+
+
+class Arithmetic(StrEnum):
+    """How an engine multiplies numbers that a graph has in float32: with all of their bits, or as bfloat16."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+
+
+#: What runs graphs -> how it multiplies. OpenVINO's own runtime takes bfloat16 by default where a CPU has it, and says
+#: nothing; here that is a name of its own.
+ENGINES: Mapping[str, Arithmetic] = {
+    ONNXRUNTIME: Arithmetic.F32,
+    "openvino": Arithmetic.F32,
+    "openvino-bf16": Arithmetic.BF16,
+}
+
+
+class Engine(Record, frozen=True):
+    """What is asked to run graphs.
+
+    Attributes:
+        name: a key of `ENGINES`.
+        provider: a key of `PROVIDERS`; of onnxruntime alone.
+        threads: of each run; None leaves it to whoever takes an engine: all CPUs of this process.
+    """
+
+    name: str = ONNXRUNTIME
+    provider: str = CPU
+    threads: int | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is what families are proven with: onnxruntime on the CPU."""
+        return (self.name, self.provider) == (ONNXRUNTIME, CPU)
+
+    @property
+    def label(self) -> str:
+        """What measurements are kept under: the provider of onnxruntime, or the engine."""
+        return self.provider if self.name == ONNXRUNTIME else f"engine {self.name}"
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return ENGINES[self.name]
+
+    def with_threads(self, threads: int | None) -> Engine:
+        """The same engine with so many threads, where some are asked for."""
+        return self if threads is None else Engine(self.name, self.provider, threads)
+
+
+#: What runs graphs where nothing is asked for.
+DEFAULT_ENGINE = Engine()
+
+#: The labels of all engines: what a host's measurements may be kept under.
+LABELS = (*PROVIDERS, *(Engine(name).label for name in ENGINES if name != ONNXRUNTIME))
+
+
+class EngineFacts(Record, frozen=True):
+    """An engine as it ran.
+
+    Attributes:
+        name, provider: as in `Engine`.
+        version: of its package, such as ``2026.4.1``; of a plug-in provider, its own and onnxruntime's.
+        device: what it says it ran on; empty where it does not say.
+    """
+
+    name: str
+    provider: str
+    version: str
+    device: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Such as ``openvino-bf16 2026.4.1 on Intel(R) Xeon(R) Processor``."""
+        provider = "" if self.name != ONNXRUNTIME else f", provider {self.provider}"
+        return f"{self.name} {self.version}{provider}" + (f", on {self.device}" if self.device else "")
 
 
 class Host(Record, frozen=True):
@@ -129,11 +210,17 @@ class ProfileBench(Record, frozen=True):
 
 
 class Bench(Record, frozen=True):
-    """What `matexport.measure.bench.bench_family` measured on one host with one provider, by profile."""
+    """What `matexport.measure.bench.bench_family` measured on one host with one engine, by profile.
+
+    Attributes:
+        provider: the engine's label; of onnxruntime, its provider.
+        engine: what ran, with its version and device; None in timings of older versions.
+    """
 
     host: Host
     provider: str
     profiles: Mapping[str, ProfileBench]
+    engine: EngineFacts | None = None
 
 
 class TaskKind(StrEnum):
@@ -230,7 +317,14 @@ class TaskQuality(Record, frozen=True):
 
 
 class Quality(Record, frozen=True):
-    """What `matexport.measure.evaluate.evaluate_family` measured on one host, by the task's name."""
+    """What `matexport.measure.evaluate.evaluate_family` measured on one host, by the task's name.
+
+    Attributes:
+        provider: label of the engine that gave the vectors.
+        engine: what ran, with its version and device; None in evaluations of older versions.
+    """
 
     host: Host
     tasks: Mapping[str, TaskQuality]
+    provider: str = CPU
+    engine: EngineFacts | None = None

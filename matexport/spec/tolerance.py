@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 
+from matexport.spec.measured import Arithmetic
 from matexport.spec.profile import Precision
 from matexport.spec.record import Record
 
@@ -53,6 +54,60 @@ FLOORS: Mapping[Precision, Tolerance] = {
     # 0.985 and 0.945 were seen.
     Precision.Q4_MIXED: Tolerance(cosine_mean=0.97, cosine_min=0.92, spread=1e-5),
 }
+
+
+#: What an engine may be off from onnxruntime on the CPU on the same graph, by how it multiplies; for every exit, in
+#: every way of running. `max_abs` is scaled as in `FLOORS`, and is of six layers: see `find_engine_floor`.
+#:
+#: "Seen" are the largest difference and the least cosine of all-MiniLM-L6-v2 at two and six layers, dims 64 and 384, 12
+#: texts, in the engines of docs/engines.md and those that were tried beside them (tract, nxrt, IREE, OpenCV, TVM,
+#: onnxruntime-web; 2026-11-27). A code that flips on the last bit before it is rounded moves a whole vector, so what
+#: is quantized is held by cosine. So is what a text owes to its batch there (`spread`): only onnxruntime's CPU sums in
+#: the same order in any batch.
+ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
+    Arithmetic.F32: {
+        # 4e-7 was seen.
+        Precision.FP32: Tolerance(max_abs=1e-6),
+        # 4e-4 was seen.
+        Precision.FP16: Tolerance(max_abs=5e-4),
+        # 0.9985 was seen, and a spread of 4.4e-3 (OpenVINO 2026.4.1, the shipped probes, 2026-11-28).
+        Precision.INT8: Tolerance(cosine_min=0.998, spread=1e-2),
+        # 0.9946 was seen, in WebAssembly.
+        Precision.INT8_STATIC: Tolerance(cosine_min=0.994, spread=5e-2),
+        # 0.9991 and 0.9992 were seen.
+        Precision.Q8: Tolerance(cosine_min=0.999, spread=2e-2),
+        Precision.Q4: Tolerance(cosine_min=0.999, spread=2e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_min=0.999, spread=2e-2),
+    },
+    # Of OpenVINO, which makes bfloat16 of what a graph has in float32.
+    Arithmetic.BF16: {
+        # 0.99997 was seen, and 0.99998 of two layers of width 32.
+        Precision.FP32: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
+        Precision.FP16: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
+        # 0.9983 was seen.
+        Precision.INT8: Tolerance(cosine_mean=0.998, cosine_min=0.997, spread=2e-2),
+        # 0.982 was seen.
+        Precision.INT8_STATIC: Tolerance(cosine_mean=0.98, cosine_min=0.975, spread=5e-2),
+        # 0.9993 and 0.9995 were seen.
+        Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+        Precision.Q4: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+    },
+}
+
+#: Layers of the model that `ENGINE_FLOORS` were measured on.
+FLOOR_LAYERS = 6
+
+
+def find_engine_floor(arithmetic: Arithmetic, precision: Precision, layers: int) -> Tolerance:
+    """What an engine may be off from onnxruntime on the CPU at a profile of so many layers.
+
+    Rounding adds up from layer to layer, at most in proportion to their number: so does what `max_abs` allows.
+    """
+    floor = ENGINE_FLOORS[arithmetic][precision]
+    if floor.max_abs is None:
+        return floor
+    return Tolerance(floor.max_abs * max(1.0, layers / FLOOR_LAYERS), floor.cosine_mean, floor.cosine_min, floor.spread)
 
 
 def tighten(asked: Tolerance, floor: Tolerance) -> Tolerance:

@@ -6,6 +6,7 @@ Codes are made as sentence-transformers' `quantize_embeddings` makes them from f
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,23 @@ def encode_vectors(
         raise ValueError("int8 codes need the (2, d) ranges of their coordinates")
     start, step = _split_ranges(ranges)
     return (np.clip(np.floor((vectors - start) / step), 0, INT8_STEPS) - 128).astype(np.int8)
+
+
+def decode_vectors(
+    vectors: NDArray[Any], encoding: Encoding, dim: int, ranges: Vectors | None = None
+) -> NDArray[np.float32]:
+    """What vectors or codes stand for: (n, dim) float32; of bits ±1, of int8 the middles of the steps of some ranges.
+
+    Args:
+        ranges: (2, dim) float32, least and greatest value of each coordinate, for int8.
+    """
+    if encoding is Encoding.UBINARY:
+        return np.where(np.unpackbits(vectors, axis=1, count=dim), np.float32(1), np.float32(-1))
+    if encoding is Encoding.INT8:
+        assert ranges is not None, "a family with int8 outputs has ranges"
+        step = (ranges[1].astype(np.float64) - ranges[0]) / INT8_STEPS
+        return np.asarray(ranges[0] + (vectors.astype(np.float64) + 128.5) * step, np.float32)
+    return vectors
 
 
 def compare_ranges(reference: Vectors, ranges: Vectors) -> Parity:

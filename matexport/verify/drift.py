@@ -32,7 +32,8 @@ from matexport.spec.profile import Encoding, Profile
 from matexport.spec.record import Record
 from matexport.spec.tolerance import Tolerance
 from matexport.verify.bounds import find_bound
-from matexport.verify.codes import INT8_STEPS, compare_codes
+from matexport.verify.codes import compare_codes, decode_vectors
+from matexport.verify.engines import note_versions
 from matexport.verify.judge import Case, open_case
 from matexport.verify.parity import compare_vectors, unit_rows
 from matexport.verify.verdict import find_float32_profile
@@ -149,6 +150,7 @@ def compare_families(
             find_changes(ours.family, theirs.family, pairs), _compare_read_outs(ours.family, theirs.family), strict=True
         )
     )
+    notes += note_versions(ours.family, theirs.family, common)
     found = []
     for done, name in enumerate(common):
         if progress:
@@ -216,7 +218,7 @@ def _compare_profile(
     ours = _embed(new, name, [row for row, _ in pairs.rows.values()], threads)
     theirs = _embed(old, name, [row for _, row in pairs.rows.values()], threads)
     ranges = old.ranges.get(point)
-    values = [_decode(vectors, facts.encoding, facts.dim, ranges) for vectors in (ours, theirs)]
+    values = [decode_vectors(vectors, facts.encoding, facts.dim, ranges) for vectors in (ours, theirs)]
     parity, equal = compare_vectors(*values), None
     max_abs: float | None = parity.max_abs
     if facts.encoding is not Encoding.FLOAT32:
@@ -261,23 +263,12 @@ def _hold_codes_to_vectors(family: Family, found: Sequence[ProfileDrift]) -> tup
 
 
 def _embed(case: Case, name: str, rows: Sequence[Row], threads: int | None) -> Array:
-    with Embedder(case.family, name, threads=threads, contents=case.contents) as embedder:
+    with Embedder(case.contents, name, threads=threads) as embedder:
         batches = pack_batches([embedder.inputs.size(row) for row in rows], embedder.inputs.budget)
         parts = [embedder.run([rows[index] for index in batch]) for batch in batches]
     vectors = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)
     for batch, part in zip(batches, parts, strict=True):
         vectors[batch] = part
-    return vectors
-
-
-def _decode(vectors: Array, encoding: Encoding, dim: int, ranges: Array | None) -> NDArray[np.float32]:
-    """What vectors or codes stand for: (n, dim) float32. Steps are read with OLD's ranges, as its index does."""
-    if encoding is Encoding.UBINARY:
-        return np.where(np.unpackbits(vectors, axis=1, count=dim), np.float32(1), np.float32(-1))
-    if encoding is Encoding.INT8:
-        assert ranges is not None, "a family with int8 outputs has ranges"
-        step = (ranges[1].astype(np.float64) - ranges[0]) / INT8_STEPS
-        return np.asarray(ranges[0] + (vectors.astype(np.float64) + 128.5) * step, np.float32)
     return vectors
 
 

@@ -29,7 +29,9 @@ from matexport.io.progress import Progress
 from matexport.runtime.all_points import ExitsEmbedder
 from matexport.runtime.batches import split_batches
 from matexport.runtime.embedder import Embedder, Vectors
+from matexport.runtime.engines.door import check_engine, describe_engine
 from matexport.runtime.inputs.modality import BATCHED, SINGLE, Inputs, Row, list_ways, open_inputs
+from matexport.spec.measured import CPU, Engine
 from matexport.spec.parity import TOGETHER_WAY, PixelParity, Prepared, TokenParity
 from matexport.spec.probe import AnyProbe
 from matexport.spec.profile import Encoding, Precision, Profile
@@ -39,8 +41,9 @@ from matexport.verify.codes import (
     compare_ranges,
     encode_vectors,
 )
+from matexport.verify.engines import compare_engine, find_parent_tolerance
 from matexport.verify.parity import compare_vectors
-from matexport.verify.verdict import ProfileVerdict, Verification, find_encoded_tolerance, hold_codes_to_vectors
+from matexport.verify.verdict import ProfileVerdict, Verification, hold_codes_to_vectors
 
 #: Weights that may be held by sessions that run at the same time.
 PARALLEL_BYTES = 512 << 20
@@ -66,7 +69,7 @@ class Case:
     references: Mapping[str, Vectors]
     ranges: Mapping[str, Vectors]
     prepared: Prepared | None = None
-    _exits: dict[Precision, dict[str, Vectors]] = field(default_factory=dict)
+    _exits: dict[tuple[Precision, str], dict[str, Vectors]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -84,22 +87,34 @@ class Case:
         """`prepared`, of images."""
         return self.prepared if isinstance(self.prepared, PixelParity) else None
 
-    def run_exits(self, precision: Precision, threads: int | None = None) -> Mapping[str, Vectors] | None:
-        """Point name -> (n, dim) float32 from the graph of all exits, run once; None where the family has none."""
+    def run_exits(self, precision: Precision, engine: Engine | None = None) -> Mapping[str, Vectors] | None:
+        """Point name -> (n, dim) float32 from the graph of all exits, run once in an engine; None where there is none.
+
+        Args:
+            engine: onnxruntime on the CPU by default.
+        """
+        engine = engine or Engine()
+        key = precision, engine.label
         with self._lock:
-            if precision in self.family.facts.exits and precision not in self._exits:
-                self._exits[precision] = _run_exits(self.contents, precision, self.rows, threads)
-        return self._exits.get(precision)
+            if precision in self.family.facts.exits and key not in self._exits:
+                self._exits[key] = _run_exits(self.contents, precision, self.rows, engine)
+        return self._exits.get(key)
 
 
 def verify_family(
-    path: Path | str, *, threads: int | None = None, progress: Progress | None = None, strict: bool = False
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    strict: bool = False,
 ) -> Verification:
     """Check a family's or pack's files, then the parity of every profile on this host.
 
     Args:
         path: the directory.
         threads: intra-op threads of the sessions.
+        engine: what runs the graphs; onnxruntime on the CPU by default. Another one is held to that, too.
         progress: called with (stage, done, total) as profiles are finished.
         strict: refuse what hubs, git and desktops add to a folder, too.
 
@@ -107,9 +122,12 @@ def verify_family(
         the verdicts, passed or not; a profile that is off its floor does not raise, nor do other token ids or pixels.
 
     Raises:
-        FamilyError: files are missing, changed, extra or unsafe. No session was created then.
+        RequestError, MissingExtraError: there is no such engine here.
+        FamilyError: files are missing, changed, extra or unsafe. No session was created then. Or the engine cannot run
+            a graph, or not all of it where it was asked to.
     """
-    return verify_case(open_case(path, strict=strict), threads=threads, progress=progress)
+    chosen = (engine or Engine()).with_threads(threads)
+    return verify_case(open_case(path, strict=strict), engine=chosen, progress=progress)
 
 
 def open_case(family: Family | Path | str, *, strict: bool = False) -> Case:
@@ -131,17 +149,26 @@ def open_case(family: Family | Path | str, *, strict: bool = False) -> Case:
     return Case(contents, probes, compared.rows, references, ranges, compared.parity)
 
 
-def verify_case(case: Case, *, threads: int | None = None, progress: Progress | None = None) -> Verification:
-    """`verify_family` once the files were checked: run every profile and judge it."""
-    family = case.family
-    for precision in family.facts.exits:
-        case.run_exits(precision, threads)
+def verify_case(
+    case: Case,
+    *,
+    profiles: Sequence[str] = (),
+    threads: int | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """`verify_family` once the files were checked: run every profile, or some of them by name, and judge it."""
+    family, engine = case.family, (engine or Engine()).with_threads(threads)
+    check_engine(engine)
+    names = [profile.name for profile in family.profiles if not profiles or profile.name in profiles]
+    for precision in {family.profile_facts(name).precision: None for name in (*profiles, *names)}:
+        case.run_exits(precision, engine)
     # The largest first, so that no thread is left with one at the end.
-    order = sorted(family.profiles, key=lambda profile: -family.profile_facts(profile.name).weights_prefix_bytes)
-    workers, threads_each = _share_threads(family, threads or count_cpus())
+    order = sorted(names, key=lambda name: -family.profile_facts(name).weights_prefix_bytes)
+    workers, threads_each = _share_threads(family, engine)
     verdicts = {}
     with ThreadPoolExecutor(workers) as pool:
-        judged = [pool.submit(judge_profile, case, profile.name, threads=threads_each) for profile in order]
+        judged = [pool.submit(judge_profile, case, name, threads=threads_each, engine=engine) for name in order]
         try:
             for done, future in enumerate(as_completed(judged)):
                 if progress:
@@ -153,25 +180,25 @@ def verify_case(case: Case, *, threads: int | None = None, progress: Progress | 
             raise
     if progress:
         progress("verify", len(order), len(order))
-    ordered = hold_codes_to_vectors([verdicts[profile.name] for profile in family.profiles])
-    return Verification(read_host(), ordered, case.token_ids, family.digest, case.pixels)
+    ordered = hold_codes_to_vectors([verdicts[name] for name in names])
+    ran_on = None if engine.is_default else describe_engine(engine)
+    return Verification(read_host(), ordered, case.token_ids, family.digest, case.pixels, ran_on)
 
 
-def judge_profile(case: Case, name: str, *, threads: int | None = None) -> ProfileVerdict:
-    """Run one profile on the probes in every way, and compare it with the parent.
+def judge_profile(case: Case, name: str, *, threads: int | None = None, engine: Engine | None = None) -> ProfileVerdict:
+    """Run one profile on the probes in every way, and compare it with the parent; in another engine than onnxruntime
+    on the CPU, also with that.
 
     Codes are not yet held to the vectors that they are of: `hold_codes_to_vectors` does that, given both verdicts.
 
     Raises:
-        FamilyError: there is no such profile, or onnxruntime cannot run it.
+        RequestError, MissingExtraError: there is no such engine here.
+        FamilyError: there is no such profile, or the engine cannot run it.
     """
     family, profile, facts = case.family, Profile.parse(name), case.family.profile_facts(name)
     reference, ranges = case.references[profile.point.name], case.ranges.get(profile.point.name)
-    with Embedder(family, name, threads=threads, contents=case.contents) as embedder:
-        ways = dict(run_all_ways(case.rows, embedder.run, list_ways(family.facts.inputs)))
-    together = case.run_exits(profile.precision, threads)
-    if together is not None:
-        ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], facts.encoding, ranges)
+    engine = (engine or Engine()).with_threads(threads)
+    ways = _run_profile(case, name, engine)
     if facts.encoding is Encoding.FLOAT32:
         parity = {way: compare_vectors(vectors, reference) for way, vectors in ways.items()}
     else:
@@ -179,24 +206,44 @@ def judge_profile(case: Case, name: str, *, threads: int | None = None) -> Profi
     # Left padding moves the positions of a rotary encoder, which rounds otherwise before anything is quantized.
     spread = compare_batched(ways[SINGLE], ways[BATCHED], facts.encoding)
     cut = compare_ranges(reference, ranges) if ranges is not None and facts.encoding is Encoding.INT8 else None
-    return ProfileVerdict(name, find_encoded_tolerance(family, name, len(reference)), parity, spread, cut)
+    tolerance = find_parent_tolerance(family, name, len(reference), engine)
+    compared = None
+    if not engine.is_default:
+        plain = _run_profile(case, name, Engine(threads=engine.threads))
+        pairs = {way: (vectors, plain[way]) for way, vectors in ways.items()}
+        compared = compare_engine(family, name, engine, pairs, ranges)
+    return ProfileVerdict(name, tolerance, parity, spread, cut, engine=compared)
 
 
-def _share_threads(family: Family, threads: int) -> tuple[int, int]:
+def _run_profile(case: Case, name: str, engine: Engine) -> dict[str, Vectors]:
+    """Way of running -> what a profile gives for the probes, (n, width), from the graph of all exits included."""
+    family, profile, facts = case.family, Profile.parse(name), case.family.profile_facts(name)
+    with Embedder(case.contents, name, engine=engine) as embedder:
+        ways = dict(run_all_ways(case.rows, embedder.run, list_ways(family.facts.inputs)))
+    together = case.run_exits(profile.precision, engine)
+    if together is not None:
+        ranges = case.ranges.get(profile.point.name)
+        ways[TOGETHER_WAY] = encode_vectors(together[profile.point.name], facts.encoding, ranges)
+    return ways
+
+
+def _share_threads(family: Family, engine: Engine) -> tuple[int, int]:
     """How many profiles run at a time, and the threads of each: many short runs gain little from sharing one run.
 
-    A session holds its weights a second time, in the layout its kernels read; together they stay within a bound.
+    A session holds its weights a second time, in the layout its kernels read; together they stay within a bound. A
+    device other than the CPU has one profile at a time.
     """
+    threads = engine.threads or count_cpus()
+    if engine.provider != CPU:
+        return 1, threads
     largest = max(facts.weights_prefix_bytes for facts in family.facts.profiles.values())
     workers = max(1, min(threads, len(family.profiles), PARALLEL_BYTES // max(largest, 1)))
     return workers, max(1, threads // workers)
 
 
-def _run_exits(
-    contents: Contents, precision: Precision, rows: Sequence[Row], threads: int | None
-) -> dict[str, Vectors]:
+def _run_exits(contents: Contents, precision: Precision, rows: Sequence[Row], engine: Engine) -> dict[str, Vectors]:
     """Point name -> (n, dim) float32, from the graph of all exits."""
-    with ExitsEmbedder(contents.family, precision, threads=threads, contents=contents) as exits:
+    with ExitsEmbedder(contents.family, precision, contents=contents, engine=engine) as exits:
         together = list_ways(contents.family.facts.inputs)[BATCHED]
         batches = [[rows[index] for index in batch] for batch in split_batches(len(rows), together)]
         runs = [exits.run(batch) for batch in batches]

@@ -113,7 +113,7 @@ def _add_parity(suite: ElementTree.Element, verification: Verification) -> None:
     for verdict in verification.verdicts:
         for check, breach in verdict.list_checks():
             case = _add_case(suite, verdict.profile, f"parity {check}")
-            measured = verdict.parity.get(check) or verdict.spread
+            measured = verdict.find_measured(check)
             if breach:
                 _fail(case, breach.reason, f"{breach}\n{_spell(measured)}", PARITY)
             ElementTree.SubElement(case, "system-out").text = _spell(measured)

@@ -18,7 +18,7 @@ from matexport.family.token_rows import stores_token_rows
 from matexport.runtime.inputs.image import read_pillow_version
 from matexport.runtime.inputs.modality import list_ways
 from matexport.runtime.inputs.tokenizer import read_tokenizers_version
-from matexport.spec.measured import Host
+from matexport.spec.measured import CPU, Engine, EngineFacts, Host
 from matexport.spec.parity import (
     RANGES_CHECK,
     TOGETHER_WAY,
@@ -42,6 +42,24 @@ SPREAD_CHECK = "alone and in a batch"
 VECTORS_CHECK = "as float32"
 
 
+#: Behind the name of a way of running: an engine's vectors held to those of onnxruntime on the CPU.
+ENGINE_CHECK = "as onnxruntime"
+
+
+@dataclass(frozen=True)
+class EngineVerdict:
+    """How far an engine's vectors are from those of the same graph in onnxruntime on the CPU.
+
+    Attributes:
+        parity: by way of running; empty of codes whose precision has a floor of coordinates alone, which are held to
+            the parent's vectors.
+        tolerance: the floor between engines that they are held to.
+    """
+
+    parity: Mapping[str, Parity]
+    tolerance: Tolerance
+
+
 @dataclass(frozen=True)
 class ProfileVerdict:
     """Parity of one profile in each way it was run, and the floor it was held to.
@@ -51,6 +69,7 @@ class ProfileVerdict:
         spread: what the same text gave alone and in a batch, as the runtime pads it (on the right).
         ranges: of int8 outputs, how much their ranges cut off of the parent's own vectors. No way of running.
         vectors: what is wrong with the float32 profile whose vectors these are, where the outputs are codes.
+        engine: of another engine than onnxruntime on the CPU, how far it is from that.
     """
 
     profile: str
@@ -59,6 +78,7 @@ class ProfileVerdict:
     spread: Spread | None = None
     ranges: Parity | None = None
     vectors: Breach | None = None
+    engine: EngineVerdict | None = None
 
     @property
     def passed(self) -> bool:
@@ -80,9 +100,20 @@ class ProfileVerdict:
             checks.append((RANGES_CHECK, self.ranges.find_breach(RANGES_TOLERANCE)))
         if self.tolerance.spread is not None and self.spread is not None:
             checks.append((SPREAD_CHECK, self.spread.find_breach(self.tolerance)))
+        if self.engine:
+            checks += [
+                (f"{way}, {ENGINE_CHECK}", parity.find_breach(self.engine.tolerance))
+                for way, parity in self.engine.parity.items()
+            ]
         if self.vectors:
             checks.append((VECTORS_CHECK, self.vectors))
         return checks
+
+    def find_measured(self, check: str) -> Parity | Spread | None:
+        """The numbers behind one of the checks; of those that are of no way of running, the spread."""
+        if self.engine and check.endswith(f", {ENGINE_CHECK}"):
+            return self.engine.parity.get(check.removesuffix(f", {ENGINE_CHECK}"))
+        return self.parity.get(check) or self.spread
 
 
 @dataclass(frozen=True)
@@ -93,6 +124,7 @@ class Verification:
         token_ids: the probes' token ids here against the parent's; None where the family does not store those.
         digest: of the manifest of the family that was verified.
         pixels: the probes' pixels here against the parent's; None where the family does not store those.
+        engine: what ran the graphs; None where that is onnxruntime on the CPU.
     """
 
     host: Host
@@ -100,6 +132,7 @@ class Verification:
     token_ids: TokenParity | None = None
     digest: str = ""
     pixels: PixelParity | None = None
+    engine: EngineFacts | None = None
 
     @property
     def prepared(self) -> Prepared | None:
@@ -119,6 +152,8 @@ class Verification:
             ranges={verdict.profile: verdict.ranges for verdict in self.verdicts if verdict.ranges is not None},
             token_ids=self.token_ids,
             pixels=self.pixels,
+            engine=self.engine,
+            engines={verdict.profile: verdict.engine.parity for verdict in self.verdicts if verdict.engine},
         )
 
 
@@ -184,7 +219,9 @@ def record_measurement(family: Family, verification: Verification) -> Path:
     """
     if verification.digest and verification.digest != family.digest:
         raise FamilyError(f"{family.path} was replaced while it was verified: nothing was recorded; do it again")
-    return record_parity(family, verification.host, verification.measured)
+    ran = verification.engine
+    label = Engine(ran.name, ran.provider).label if ran else CPU
+    return record_parity(family, verification.host, verification.measured, label)
 
 
 def load_verification(family: Family, host: Host) -> Verification | None:

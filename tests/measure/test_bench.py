@@ -29,7 +29,7 @@ from matexport.host import read_host
 from matexport.measure import bench as bench_module
 from matexport.measure.bench import BenchPlan, Trial, bench_family, complete_plan, list_trials, make_sample, summarise
 from matexport.measure.trial import TrialResult, time_calls
-from matexport.spec.measured import Bench, Timing
+from matexport.spec.measured import Bench, Engine, Timing
 from matexport.verify.verdict import record_measurement
 
 SMALL, LARGE = "L01-D008-fp32", "L03-D032-fp32"
@@ -95,7 +95,10 @@ def test_what_is_left_open(exported: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (BenchPlan(threads=(1, 0)), "runs, seconds and threads must be above 0"),
         (BenchPlan(shapes=((0, 4),)), "a shape is BATCHxTOKENS"),
         (BenchPlan(shapes=((1, 8), (2, 49))), "the shape 2x49 was asked; the parent takes 48 tokens"),
-        (BenchPlan(parent="x", provider="cuda"), "the parent in torch runs on the CPU: it is not timed against"),
+        (
+            BenchPlan(parent="x", engine=Engine(provider="cuda")),
+            "the parent in torch runs on the CPU: it is not timed against",
+        ),
     ],
 )
 def test_what_cannot_be_measured(plan: BenchPlan, message: str, exported: Path) -> None:

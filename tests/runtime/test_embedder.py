@@ -29,7 +29,7 @@ from parents import VOCABULARY
 from matexport import Embedder, Sessions, load_family, pack_profile
 from matexport.errors import FamilyError, RequestError
 from matexport.runtime.batches import pack_batches, split_batches, split_windows
-from matexport.runtime.engine import open_checked, open_session
+from matexport.runtime.engines.onnxruntime import open_checked, open_session
 from matexport.runtime.inputs.text import Tokens, pad_rows
 from matexport.runtime.inputs.tokenizer import load_tokenizer
 from matexport.spec.inputs import PaddingSide
@@ -194,7 +194,7 @@ def test_no_batch(batch_budget: int, embedder: Embedder) -> None:
 def test_threads_are_what_was_asked_or_the_cpus(
     threads: int | None, expected: int, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matexport.runtime.engine.count_cpus", lambda: 5)
+    monkeypatch.setattr("matexport.runtime.engines.onnxruntime.count_cpus", lambda: 5)
     options = open_session(exported / "L01-D008.fp32.onnx", threads=threads).get_session_options()
     assert options.intra_op_num_threads == expected
     assert options.inter_op_num_threads == 1
@@ -224,7 +224,7 @@ class Note:
 sys.meta_path.insert(0, Note())
 {statement}
 assert "onnxruntime" not in sys.modules, "it costs a tenth of a cold start, during which files are checked"
-from matexport.runtime.engine import load_runtime
+from matexport.runtime.engines.onnxruntime import load_runtime
 load_runtime()
 """
 
@@ -249,7 +249,7 @@ def test_a_vector_that_is_not_finite_names_its_text(family: Path) -> None:
     row = np.zeros((VOCABULARY.index("dog") + 1, 32), np.float32)
     row[-1, 3] = np.nan
     overwrite_values(family / WEIGHTS, name, row)
-    embedder = Embedder(family, NAME, contents=hold(family))
+    embedder = Embedder(hold(family), NAME)
     with pytest.raises(FamilyError, match=f"{NAME} gave a vector that is not finite for text 2"):
         embedder.embed(["a cat", "the house", "a dog", "the mat"])
     assert np.isfinite(embedder.embed(["a cat"])).all()
@@ -296,9 +296,9 @@ def test_a_graph_that_onnxruntime_does_not_load(family: Path) -> None:
 def test_weights_that_are_too_short_are_not_read_past_their_end(family: Path) -> None:
     """Without the check, as `verify` calls it after its own: onnxruntime refuses too."""
     os.truncate(family / WEIGHTS, 70_000)
-    assert Embedder(family, "L01-D008-fp32", contents=hold(family)).embed(["a"]).shape == (1, 8)
+    assert Embedder(hold(family), "L01-D008-fp32").embed(["a"]).shape == (1, 8)
     with pytest.raises(FamilyError, match="cannot load"):
-        Embedder(family, NAME, contents=hold(family))
+        Embedder(hold(family), NAME)
 
 
 def test_the_folder_may_have_any_name(exported: Path, tmp_path: Path, embedder: Embedder) -> None:

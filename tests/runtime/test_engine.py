@@ -9,16 +9,20 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
+from commandline import Run
+from places import GOLDEN
 
 from matexport import Embedder
 from matexport.errors import FamilyError, RequestError
-from matexport.runtime import engine
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines import onnxruntime as engine
+from matexport.runtime.engines.door import check_engine, describe_engine
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.placement import check_assignment, find_integer_nodes
-from matexport.spec.measured import PROVIDERS
+from matexport.spec.measured import PROVIDERS, Engine
 
 CUDA, CPU = PROVIDERS["cuda"], PROVIDERS["cpu"]
 GRAPH = "L01-D008.fp32.onnx"
+NAME = "L02-D020-fp32"
 
 
 def test_a_provider_that_nobody_knows(exported: Path) -> None:
@@ -26,13 +30,34 @@ def test_a_provider_that_nobody_knows(exported: Path) -> None:
         open_session(exported / GRAPH, provider="tpu")
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino", "coreml"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "coreml"])
 def test_a_provider_that_is_not_installed(provider: str, exported: Path) -> None:
     message = f"the provider {provider} was asked; the installed onnxruntime .* has: cpu$"
     with pytest.raises(RequestError, match=message):
         open_session(exported / GRAPH, provider=provider)
     with pytest.raises(RequestError, match=message):
         Embedder(exported, "L01-D008-fp32", provider=provider)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Engine("tract"), "the engine tract was asked; known are: onnxruntime, openvino, openvino-bf16"),
+        (Engine("openvino", "cuda"), "providers are onnxruntime's: leave out one of the two"),
+        (Engine(provider="tpu"), "the provider tpu was asked; known are: cpu, cuda"),
+    ],
+)
+def test_an_engine_that_nobody_knows(asked: Engine, said: str) -> None:
+    for use in (check_engine, describe_engine, lambda engine: Embedder(GOLDEN / "schema4", NAME, engine=engine)):
+        with pytest.raises(RequestError, match=said):
+            use(asked)
+
+
+def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for command in (("verify",), ("embed", "a text", "--profile", NAME), ("bench",)):
+        result = run(command[0], GOLDEN / "schema4", *command[1:], "--engine", "openvino")
+        result.complains("running graphs in OpenVINO needs openvino, which is not installed here", "[openvino] extra")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, running: list[str], assigned: list[tuple[str, str, str]]) -> Any:
@@ -72,7 +97,13 @@ def test_shapes_are_told_from_numbers(exported: Path) -> None:
     }
     kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     whole = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
-    expected = {node.name for node in model.graph.node if all(kinds[output] in whole for output in node.output)}
+    kinds |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    expected = {
+        node.name
+        for node in model.graph.node
+        if all(kinds[output] in whole for output in node.output)
+        or (node.op_type == "Cast" and kinds[node.input[0]] in whole)
+    }
     found = find_integer_nodes(GRAPH, (exported / GRAPH).read_bytes())
     assert found == expected
     others = {operator for operator, name in list_nodes(exported / GRAPH) if name not in found}

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from matexport.cli.options import (
     Parsers,
     add_command,
+    add_engine,
     add_family,
     read_count,
+    read_engine,
     read_limit,
     read_shape,
     read_threads,
@@ -25,7 +27,7 @@ from matexport.cli.progress import show_progress
 from matexport.errors import RequestError
 from matexport.io.files import explain_write_errors
 from matexport.io.terminal import format_table
-from matexport.spec.measured import CPU, PROVIDERS
+from matexport.spec.measured import CPU
 from matexport.spec.profile import Profile
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ DESCRIPTION = (
 EXAMPLES = (
     "examples:\n  matexport bench artifacts/minilm --profile L02-D064-fp32 --profile L06-D384-fp32\n"
     "  matexport bench artifacts/minilm --threads 1 --shape 1x16 --texts my-texts.txt\n"
-    "  matexport bench artifacts/minilm --profile L02-D064-fp32 --against torch"
+    "  matexport bench artifacts/minilm --profile L02-D064-fp32 --against torch\n"
+    "  matexport bench artifacts/minilm --profile L02-D064-fp32 --engine openvino-bf16"
 )
 
 
@@ -87,12 +90,7 @@ def add_parser(parsers: Parsers) -> None:
         metavar="S",
         help="stop a shape after so long, if there were not enough runs by then (default: 10)",
     )
-    command.add_argument(
-        "--provider",
-        choices=[*PROVIDERS],
-        default=CPU,
-        help="what runs the graphs (default: cpu); if it does not run all of them, that is an error",
-    )
+    add_engine(command)
     command.add_argument(
         "--against",
         choices=["torch"],
@@ -131,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         texts=texts,
         runs=options.runs,
         seconds=options.seconds,
-        provider=options.provider,
+        engine=read_engine(options),
         parent=(options.parent or family.facts.parent.source) if options.against else None,
     )
     with show_progress() as progress:
@@ -141,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
         noun = family.facts.inputs.noun
         say(format_bench(bench, noun))
         say(f"\n{bench.host.cpu}, {bench.host.cpus} CPUs, onnxruntime {bench.host.onnxruntime}, ", end="")
-        say(f"provider {bench.provider}; {noun}s/s on {mix} {'texts of yours' if texts else 'probes'}")
+        say(f"{_name_engine(bench)}; {noun}s/s on {mix} {'texts of yours' if texts else 'probes'}")
         say("medians, in brackets their 95 % interval", flush=True)
     with explain_write_errors(options.family):
         path = record_bench(family, bench)
@@ -152,6 +150,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         say(f"kept in {path}")
     return DONE
+
+
+def _name_engine(bench: Bench) -> str:
+    return "provider cpu" if bench.provider == CPU or bench.engine is None else f"run by {bench.engine.summary}"
 
 
 def format_bench(bench: Bench, noun: str = "text") -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from matexport.cli.options import (
     Parsers,
     add_command,
+    add_engine,
     add_family,
     add_threads,
     read_count,
+    read_engine,
 )
 from matexport.cli.output import (
     DONE,
@@ -38,6 +40,7 @@ EXAMPLES = (
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --input reviews.csv --column body --output v.npy\n"
     "  cat texts.txt | matexport embed artifacts/minilm --profile L02-D064-fp32 > vectors.jsonl\n"
     "  matexport embed artifacts/minilm --profile L02-D064-fp32 --on ray corpus.parquet vectors/\n"
+    "  matexport embed artifacts/minilm --profile L02-D064-fp32 --engine openvino 'a text'\n"
     "  matexport embed artifacts/digits --profile L02-D016-fp32 photos/ one-more.png --output vectors.npy\n"
     "  matexport embed artifacts/clip --profile L12-D256-fp32 'a photo of a cat' cat.jpg"
 )
@@ -79,6 +82,7 @@ def add_parser(parsers: Parsers) -> None:
         help=f"tokens per run, padding included (default: {BATCH_TOKENS}); texts of like length share a run",
     )
     _add_ray(command)
+    add_engine(command)
     add_threads(command, "threads (default: all CPUs of this process; ray: 2 for each worker)")
 
 
@@ -118,6 +122,8 @@ def run(options: argparse.Namespace) -> int:
         from matexport.cli.towers import choose_tower, embed_both
 
         if not choose_tower(options):
+            if not read_engine(options).is_default:
+                raise RequestError("--engine and --provider are for texts or images alone; texts and images were given")
             return embed_both(options)
     family = load_family(options.family)
     if family.facts.tiled and options.output and options.output.suffix == ".npy":
@@ -127,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
         )
     items = open_items(options, family)
     with show_progress() as progress:
-        embedder = Embedder(family, options.profile, threads=options.threads)
+        embedder = Embedder(family, options.profile, engine=read_engine(options, options.threads))
         pairs = embed_pairs(embedder, items, options, progress)
         write_pairs(pairs, options, embedder, "images" if family.facts.image else None)
     if refused := getattr(items, "refused", 0):
@@ -140,6 +146,8 @@ def _embed_on_ray(options: argparse.Namespace) -> int:
 
     from matexport.runtime.corpus.ray import CorpusJob, embed_corpus
 
+    if not read_engine(options).is_default:
+        raise RequestError("--engine and --provider are for this machine: --on ray runs onnxruntime on CPUs")
     if len(options.texts) != 2 or options.input or options.output:
         raise RequestError("--on ray takes a Parquet corpus and a folder to write: embed FAMILY ... CORPUS.parquet OUT")
     corpus, out = options.texts

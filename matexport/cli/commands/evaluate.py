@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from matexport.cli.options import (
     Parsers,
     add_command,
+    add_engine,
     add_family,
     add_threads,
     read_count,
+    read_engine,
 )
 from matexport.cli.output import (
     DONE,
@@ -92,6 +94,7 @@ def add_parser(parsers: Parsers) -> None:
     command.add_argument(
         "--profile", action="append", default=[], metavar="NAME", help="score this one; may be repeated (default: all)"
     )
+    add_engine(command)
     add_threads(command)
 
 
@@ -149,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
             tasks,
             profiles=options.profile,
             shortlist=options.shortlist,
-            threads=options.threads,
+            engine=read_engine(options, options.threads),
             progress=progress,
         )
     if not options.json:  # printed before it is recorded, which may fail
@@ -174,6 +177,8 @@ def _run_cascade(options: argparse.Namespace, family: Family) -> int:
 
     if options.sts or options.retrieval or options.texts or options.labelled or options.images or options.profile:
         raise RequestError("--cascade is asked for by itself")
+    if not read_engine(options).is_default:
+        raise RequestError("--cascade runs in onnxruntime on the CPU: leave out --engine and --provider")
     found = evaluate_cascade(family, options.cascade, threads=options.threads)
     if options.json:
         print_json({"family": str(options.family), **found._asdict()})

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from matexport.cli.options import (
     Parsers,
     add_command,
+    add_engine,
     add_family,
     add_threads,
+    read_engine,
 )
 from matexport.cli.output import (
     DONE,
@@ -27,12 +29,13 @@ from matexport.cli.output import (
     say,
 )
 from matexport.cli.progress import show_progress
-from matexport.errors import FamilyError, Problem, ProblemKind
+from matexport.errors import FamilyError, Problem, ProblemKind, RequestError
 from matexport.io.files import explain_write_errors
 from matexport.io.terminal import format_table, show_plain
 
 if TYPE_CHECKING:
     from matexport.family.manifest import Family
+    from matexport.spec.measured import Engine
     from matexport.verify.drift import Drift
     from matexport.verify.judge import Case
     from matexport.verify.verdict import Verification
@@ -47,11 +50,13 @@ DESCRIPTION = (
     "family's probes, batched and one by one, and compare with the parent's stored vectors. The last line is the "
     "verdict. Needs neither torch nor the parent. With --baseline, also say whether an index that was built with "
     "another export may be queried with this one: both embed the probes of both, and the vectors of the same input "
-    "may differ by no more than the two tolerances together (see docs/ci.md)."
+    "may differ by no more than the two tolerances together (see docs/ci.md). With --engine or --provider, profiles "
+    "are held to onnxruntime on the CPU as well (see docs/engines.md)."
 )
 EXAMPLES = (
     "examples (gates in CI):\n  matexport verify artifacts/minilm --junit parity.xml\n"
-    "  matexport verify artifacts/minilm --baseline released/minilm"
+    "  matexport verify artifacts/minilm --baseline released/minilm\n"
+    "  matexport verify artifacts/minilm --engine openvino"
 )
 
 
@@ -80,6 +85,14 @@ def add_parser(parsers: Parsers) -> None:
         ".DS_Store), which is otherwise named and not read",
     )
     command.add_argument("--record", action="store_true", help="keep the result in FAMILY/measurements/<host>.json")
+    command.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run this one; may be repeated (default: all, which is what a gate needs)",
+    )
+    add_engine(command)
     add_threads(command)
 
 
@@ -92,11 +105,14 @@ def run(options: argparse.Namespace) -> int:
 
         return run_each(options, run)
     from matexport.family.manifest import load_family
+    from matexport.runtime.engines.door import check_engine
     from matexport.verify.drift import compare_families, find_common
     from matexport.verify.judge import open_case, verify_case
     from matexport.verify.junit import write_junit
     from matexport.verify.verdict import record_measurement
 
+    engine = _read_engine(options)
+    check_engine(engine)
     family, drift = None, None
     compared: tuple[str, ...] = ()
     input_problems: tuple[Problem, ...] = ()
@@ -111,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
         for problem in input_problems:
             complain(problem, REFUSED)
         with show_progress() as progress:
-            verification = verify_case(case, threads=options.threads, progress=progress)
+            verification = verify_case(case, profiles=options.profile, engine=engine, progress=progress)
             if old is not None:
                 drift = compare_families(case, old, threads=options.threads, progress=progress)
     except FamilyError as error:
@@ -125,6 +141,17 @@ def run(options: argparse.Namespace) -> int:
     if options.record:
         with explain_write_errors(options.family):
             record_measurement(family, verification)
+    return _print_result(options, family, verification, drift, input_problems)
+
+
+def _print_result(
+    options: argparse.Namespace,
+    family: Family,
+    verification: Verification,
+    drift: Drift | None,
+    input_problems: tuple[Problem, ...],
+) -> int:
+    """What was found, as a table or a document, and the exit code that it means."""
     if options.json:
         document = {"family": str(options.family), **describe_verification(options.family, verification)}
         document |= {"problems": describe_problems(input_problems), "additions": _list_additions(family)}
@@ -140,6 +167,22 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         say(f"\n{_format_verdict(verification, drift)}")
     return DONE if passed else REFUSED
+
+
+def _read_engine(options: argparse.Namespace) -> Engine:
+    """The engine that is asked for.
+
+    Raises:
+        RequestError: together with what is only done with all profiles, or in onnxruntime on the CPU.
+    """
+    engine = read_engine(options, options.threads)
+    if options.baseline and not (engine.is_default and not options.profile):
+        raise RequestError(
+            "--baseline compares all profiles in onnxruntime on the CPU: leave out --engine, --provider and --profile"
+        )
+    if options.record and options.profile and engine.is_default:
+        raise RequestError("--record keeps what is known of all profiles: leave out --profile")
+    return engine
 
 
 def format_drift(drift: Drift) -> str:

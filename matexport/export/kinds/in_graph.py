@@ -87,7 +87,7 @@ def _check_preparation(plan: Plan, facts: ImageFacts) -> None:
     """Run the nodes alone on the probes, and hold them to the pixels that the parent is traced and judged on."""
     from matexport.export.graph.edit import write_graph
     from matexport.export.graph.pixels import make_preparation
-    from matexport.runtime.engine import open_session
+    from matexport.runtime.engines.onnxruntime import open_session
     from matexport.runtime.inputs.image import ImageInputs
     from matexport.runtime.inputs.whole_image import WholeImageInputs
 

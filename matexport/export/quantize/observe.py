@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from matexport.export.graph.edit import Floats, add_constant, append_node, write_graph
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.inputs.modality import Inputs, Row
 from matexport.spec.profile import Point
 

@@ -15,7 +15,7 @@ from matexport.export.graph.traced import Traced
 from matexport.export.quantize.make import Material, make_precision, observe_products
 from matexport.export.quantize.observe import Sample
 from matexport.io.files import explain_os_errors
-from matexport.runtime.engine import open_session
+from matexport.runtime.engines.onnxruntime import open_session
 from matexport.runtime.inputs.array import ArrayInputs
 from matexport.spec.facts import BATCH_AXIS, SEQUENCE_AXIS
 from matexport.spec.inputs import ArrayFacts

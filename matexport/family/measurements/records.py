@@ -11,7 +11,7 @@ import msgspec
 
 from matexport.family.manifest import MEASUREMENTS, Family
 from matexport.family.measurements.sections import load_sections, read_sections, write_sections
-from matexport.spec.measured import CPU, PROVIDERS, Bench, Host, ProfileBench, Quality
+from matexport.spec.measured import CPU, LABELS, Bench, EngineFacts, Host, ProfileBench, Quality
 from matexport.spec.parity import RANGES_CHECK, Parity, PixelParity, Spread, TokenParity
 from matexport.spec.record import Record
 
@@ -27,6 +27,8 @@ class Measurement(Record, frozen=True):
         ranges: profile with int8 outputs -> how much their ranges cut off of the parent's own vectors.
         token_ids, pixels: how the probes' token ids or pixels compare with the parent's; None where they were not
             compared.
+        engine: what ran; None where that is onnxruntime on the CPU.
+        engines: of another engine, profile -> way of running -> parity with onnxruntime on the CPU.
     """
 
     parity: Mapping[str, Mapping[str, Parity]]
@@ -34,6 +36,8 @@ class Measurement(Record, frozen=True):
     ranges: Mapping[str, Parity] = msgspec.field(default_factory=dict)
     token_ids: TokenParity | None = None
     pixels: PixelParity | None = None
+    engine: EngineFacts | None = None
+    engines: Mapping[str, Mapping[str, Parity]] = msgspec.field(default_factory=dict)
 
 
 class HostMeasurements(Record, frozen=True):
@@ -41,7 +45,7 @@ class HostMeasurements(Record, frozen=True):
 
     Attributes:
         parity: None where none was recorded.
-        benches: provider -> its timings.
+        benches: label of an engine -> its timings.
         quality: None where nothing was evaluated.
     """
 
@@ -71,7 +75,7 @@ def load_measurements(family: Family) -> Measurements:
         known = read_sections(path, family.digest)
         with suppress(KeyError, msgspec.ValidationError):
             host = msgspec.convert(known["host"], Host)
-            benches = {name: _convert(known, _name_section(name), Bench) for name in PROVIDERS}
+            benches = {name: _convert(known, _name_section(BENCH_SECTION, name), Bench) for name in LABELS}
             found.append(
                 HostMeasurements(
                     host,
@@ -89,7 +93,7 @@ BENCH_SECTION = "bench"
 def record_bench(family: Family, bench: Bench) -> Path:
     """Write a bench into ``measurements/<host>.json``, beside what else is known there.
 
-    Profiles and providers that were not measured this time keep their timings. So do, in a profile, the other numbers
+    Profiles and engines that were not measured this time keep their timings. So do, in a profile, the other numbers
     of threads, but only where they were measured with the same settings, so that all its timings can be compared.
 
     Returns:
@@ -112,18 +116,18 @@ def record_bench(family: Family, bench: Bench) -> Path:
                 )
             profiles[name] = new
         kept = msgspec.structs.replace(bench, profiles=profiles)
-        return {_name_section(bench.provider): msgspec.to_builtins(kept, str_keys=True)}
+        return {_name_section(BENCH_SECTION, bench.provider): msgspec.to_builtins(kept, str_keys=True)}
 
     return write_sections(family, bench.host, add)
 
 
 def load_bench(family: Family, host: Host, provider: str = CPU) -> Bench | None:
-    """What was timed on a host with a provider; None if nothing can be read that was measured on exactly these files.
+    """What was timed on a host with an engine; None if nothing can be read that was measured on exactly these files.
 
     Args:
-        provider: a key of `matexport.spec.measured.PROVIDERS`.
+        provider: the engine's label; of onnxruntime, its provider.
     """
-    return _convert(load_sections(family, host), _name_section(provider), Bench)
+    return _convert(load_sections(family, host), _name_section(BENCH_SECTION, provider), Bench)
 
 
 def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
@@ -131,8 +135,9 @@ def _list_settings(profile: ProfileBench) -> tuple[object, ...]:
     return profile.runs, profile.seconds, profile.mix_sha256, shapes
 
 
-def _name_section(provider: str) -> str:
-    return BENCH_SECTION if provider == CPU else f"{BENCH_SECTION} on {provider}"
+def _name_section(section: str, label: str) -> str:
+    """What a section is called that was measured with an engine."""
+    return section if label == CPU else f"{section} on {label}"
 
 
 QUALITY_SECTION = "quality"
@@ -152,7 +157,7 @@ def record_quality(family: Family, quality: Quality) -> Path:
     """
 
     def add() -> dict[str, object]:
-        known = load_quality(family, quality.host)
+        known = load_quality(family, quality.host, quality.provider)
         tasks = dict(known.tasks) if known else {}
         for name, new in quality.tasks.items():
             old = tasks.get(name)
@@ -161,23 +166,40 @@ def record_quality(family: Family, quality: Quality) -> Path:
                     new, profiles={**old.profiles, **new.profiles}, adaptive=new.adaptive or old.adaptive
                 )
             tasks[name] = new
-        return {QUALITY_SECTION: msgspec.to_builtins(msgspec.structs.replace(quality, tasks=tasks), str_keys=True)}
+        kept = msgspec.structs.replace(quality, tasks=tasks)
+        return {_name_section(QUALITY_SECTION, quality.provider): msgspec.to_builtins(kept, str_keys=True)}
 
     return write_sections(family, quality.host, add)
 
 
-def load_quality(family: Family, host: Host) -> Quality | None:
-    """What was evaluated on a host; None where nothing can be read that was measured on exactly these files."""
-    return _convert(load_sections(family, host), QUALITY_SECTION, Quality)
+def load_quality(family: Family, host: Host, label: str = CPU) -> Quality | None:
+    """What was evaluated on a host with an engine; None where nothing can be read that was measured on these files."""
+    return _convert(load_sections(family, host), _name_section(QUALITY_SECTION, label), Quality)
 
 
-def load_measurement(family: Family, host: Host) -> Measurement | None:
-    """The parity that was recorded on a host; None if nothing can be read that was measured on exactly these files."""
-    return _convert_parity(load_sections(family, host))
+def load_measurement(family: Family, host: Host, label: str = CPU) -> Measurement | None:
+    """The parity that was recorded on a host; None if nothing can be read that was measured on exactly these files.
+
+    Args:
+        label: of the engine that it is of.
+    """
+    known = load_sections(family, host)
+    if label == CPU:
+        return _convert_parity(known)
+    return _convert(known, _name_section(PARITY_SECTION, label), Measurement)
 
 
-def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
+PARITY_SECTION = "parity"
+
+
+def record_parity(family: Family, host: Host, measured: Measurement, label: str = CPU) -> Path:
     """Write parity into ``measurements/<host>.json``, beside what else is known there.
+
+    That of another engine than onnxruntime on the CPU is a section of its own; profiles that were not run this time
+    keep theirs there, if it was the same engine on the same device.
+
+    Args:
+        label: of the engine that it is of.
 
     Returns:
         the path of the file.
@@ -185,6 +207,8 @@ def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
+    if label != CPU:
+        return write_sections(family, host, lambda: _add_parity(load_measurement(family, host, label), measured, label))
     sections: dict[str, object] = {
         "parity": msgspec.to_builtins(measured.parity),
         "spread": msgspec.to_builtins(measured.spread),
@@ -195,6 +219,16 @@ def record_parity(family: Family, host: Host, measured: Measurement) -> Path:
     if measured.pixels:
         sections["pixels"] = msgspec.to_builtins(measured.pixels)
     return write_sections(family, host, sections)
+
+
+def _add_parity(old: Measurement | None, new: Measurement, label: str) -> dict[str, object]:
+    """The section of an engine's parity: the new, and what is known of other profiles."""
+    if old and old.engine == new.engine:
+        both = {
+            name: {**getattr(old, name), **getattr(new, name)} for name in ("parity", "spread", "ranges", "engines")
+        }
+        new = msgspec.structs.replace(new, **both)
+    return {_name_section(PARITY_SECTION, label): msgspec.to_builtins(new)}
 
 
 def _convert(known: Mapping[str, object], section: str, kind: type[T]) -> T | None:

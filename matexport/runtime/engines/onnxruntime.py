@@ -6,14 +6,15 @@ import os
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matexport.errors import FamilyError, RequestError, one_line
 from matexport.family.graph_file import IMPORTING
 from matexport.family.guard.copies import locate_weights
-from matexport.host import count_cpus
+from matexport.host import count_cpus, read_gpus, read_host
+from matexport.runtime.engines.plugins import PLUGINS, describe_device, find_device, read_plugin_version
 from matexport.runtime.placement import check_assignment, find_integer_nodes
-from matexport.spec.measured import CPU, PROVIDERS
+from matexport.spec.measured import CPU, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
 from matexport.spec.profile import Target
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 #: What onnxruntime may fold into one constant when it loads a graph of a family.
 MAX_FOLDED_BYTES = 64 << 20
+
+#: What a provider must be told so that float32 is multiplied as float32: CUDA rounds factors to 10 bits by default.
+SETTINGS = {"cuda": {"use_tf32": "0"}}
 
 
 def open_session(graph: Path, *, threads: int | None = None, provider: str = CPU) -> InferenceSession:
@@ -107,20 +111,21 @@ def _make_options(threads: int | None) -> SessionOptions:
 
 
 def _open(name: str, graph: Path | bytes, options: SessionOptions, provider: str) -> InferenceSession:
-    onnxruntime = load_runtime()
     if provider == CPU:
         return _create(name, graph, options, [PROVIDERS[CPU]])
     if provider not in PROVIDERS:
         raise RequestError(f"the provider {provider} was asked; known are: {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if wanted not in available:
-        known = ", ".join(name for name, full in PROVIDERS.items() if full in available)
-        raise RequestError(
-            f"the provider {provider} was asked; the installed onnxruntime {onnxruntime.__version__} has: {known}"
-        )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _create(name, graph, options, [wanted, PROVIDERS[CPU]], enable_fallback=False)
+    device = find_device(load_runtime(), provider)
+    if device is None:
+        _preload(provider)
+        providers = [(wanted, SETTINGS.get(provider, {})), PROVIDERS[CPU]]
+        session = _create(name, graph, options, providers, enable_fallback=False)
+    else:
+        settings = PLUGINS[provider].settings if provider in PLUGINS else SETTINGS.get(provider, {})
+        options.add_provider_for_devices([device], dict(settings))
+        session = _create(name, graph, options, None, enable_fallback=False)
     if session.get_providers()[0] != wanted:  # its libraries are missing: onnxruntime goes on without it
         raise RequestError(
             f"the provider {provider} was asked; it does not start here (a driver or a library is missing)"
@@ -135,6 +140,17 @@ def _open(name: str, graph: Path | bytes, options: SessionOptions, provider: str
     return session
 
 
+def _preload(provider: str) -> None:
+    """Load the CUDA libraries that pip installs, where no system folder has them."""
+    runtime = load_runtime()
+    if provider in ("cuda", "tensorrt") and hasattr(runtime, "preload_dlls"):
+        import contextlib
+        import io
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the session then says so
+            runtime.preload_dlls()
+
+
 def load_runtime() -> ModuleType:
     """onnxruntime, imported when it is first needed; it reports usage unless it is told not to before."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -145,9 +161,34 @@ def load_runtime() -> ModuleType:
     return runtime
 
 
+def describe_engine(engine: Engine) -> EngineFacts:
+    """onnxruntime's version, and the device of its provider where that is known.
+
+    Raises:
+        RequestError: there is no such provider here.
+    """
+    runtime = load_runtime()
+    version = runtime.__version__
+    if plugin := read_plugin_version(engine.provider):
+        version = f"{version} with {plugin}"
+    if engine.provider == CPU:
+        device = read_host().cpu
+    elif (found := find_device(runtime, engine.provider)) is not None:
+        device = describe_device(found)
+    else:
+        device = ", ".join(read_gpus()) if engine.provider in ("cuda", "tensorrt") else ""
+    return EngineFacts(ONNXRUNTIME, engine.provider, version, device)
+
+
 def _create(
-    name: str, graph: Path | bytes, options: SessionOptions, providers: list[str], *, enable_fallback: bool = True
+    name: str,
+    graph: Path | bytes,
+    options: SessionOptions,
+    providers: list[Any] | None,
+    *,
+    enable_fallback: bool = True,
 ) -> InferenceSession:
+    """A session on some providers; on those of `options` where None are given."""
     onnxruntime = load_runtime()
     try:
         session: InferenceSession = onnxruntime.InferenceSession(
