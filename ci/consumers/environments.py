@@ -22,6 +22,16 @@ def read_lock(lock: Path) -> Iterator[tuple[str, str]]:
             yield canonicalize_name(name), version
 
 
+def find_complaints(lock: Path, said: str) -> list[str]:
+    """What ``pip check`` complains of, but for packages that a lock leaves out: ``# without NAME: why``."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    without = {line.removeprefix("# without ").partition(":")[0] for line in lines if line.startswith("# without ")}
+    complaints = [line for line in said.splitlines() if " requires " in line or " has requirement " in line]
+    return [
+        line for line in complaints if not any(f" requires {name}, which is not installed" in line for name in without)
+    ]
+
+
 def link_packages(wanted: Mapping[str, str], site: Path, sources: Sequence[Path]) -> list[str]:
     """Link the files of packages that are wanted and lie in a source at the wanted version; returns their names.
 

@@ -29,6 +29,11 @@ def load(folder: Path) -> Embed:
         vectors, _ = runner.run(engine.embed(sentences=list(texts)))
         return vectors
 
+    def close() -> None:  # its threads would keep the process alive
+        runner.run(engine.astop())
+        runner.close()
+
+    embed.close = close  # type: ignore[attr-defined]
     return embed
 
 

@@ -16,8 +16,8 @@ import openvino
 from harness import Embed, Limits, run
 from sentence_transformers import SentenceTransformer
 
-#: OpenVINO's int8 kernels are not onnxruntime's: the largest difference that was seen is 7e-3.
-INT8 = 8e-3
+#: OpenVINO's int8 kernels are not onnxruntime's: the largest difference that was seen is 9.7e-3 (2026.4.1, L06-D384).
+INT8 = 1e-2
 
 
 def load(folder: Path) -> Embed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from environments import link_packages, list_installed, read_lock
+from environments import find_complaints, link_packages, list_installed, read_lock
 from places import ROOT
 
 LOCKS = sorted((ROOT / "ci" / "consumers" / "locks").glob("*.txt"))
@@ -44,3 +44,16 @@ def test_only_the_wanted_version_is_linked(tmp_path: Path) -> None:
     assert not (site.parent / "script").exists()
     assert {name: package.version for name, package in list_installed(site).items()} == {"alpha": "1.1+cpu"}
     assert link_packages({"alpha": "1.0"}, site, [here]) == [], "another version lies there: that is left to pip"
+
+
+def test_what_a_lock_leaves_out_is_no_complaint_and_all_else_is(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("# of something\n# without beta: it breaks\nalpha==1.0\n")
+    left_out = "alpha 1.0 requires beta, which is not installed."
+    others = [
+        "alpha 1.0 requires betatwo, which is not installed.",
+        "alpha 1.0 has requirement gamma<2, but you have 2.0.",
+    ]
+    assert find_complaints(lock, "\n".join([left_out, *others])) == others
+    assert find_complaints(lock, f"{left_out}\n") == []
+    assert find_complaints(lock, "No broken requirements found.") == []
