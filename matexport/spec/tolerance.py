@@ -62,9 +62,9 @@ FLOORS: Mapping[Precision, Tolerance] = {
 #: "Seen" are the largest difference and the least cosine of all-MiniLM-L6-v2 at two and six layers, dims 64 and 384, 12
 #: texts, in the engines of docs/engines.md and those that were tried beside them (tract, nxrt, IREE, OpenCV, TVM,
 #: onnxruntime-web; 2026-11-27). A code that flips on the last bit before it is rounded moves a whole vector, so what
-#: is quantized is held by cosine. What a text owes to its batch (`spread`) is more there, since only
-#: onnxruntime's CPU sums in the same order in any batch: where it was not looked at itself, twice the largest difference
-#: that was seen, as alone and in a batch a vector may be so far off to either side.
+#: is quantized is held by cosine. What a text owes to its batch (`spread`) is more there, since only onnxruntime's CPU
+#: sums in the same order in any batch: where it was not looked at itself, twice the largest difference that was seen,
+#: as alone and in a batch a vector may be so far off to either side.
 ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
     Arithmetic.F32: {
         # 4e-7 was seen.
