@@ -62,8 +62,9 @@ FLOORS: Mapping[Precision, Tolerance] = {
 #: "Seen" are the largest difference and the least cosine of all-MiniLM-L6-v2 at two and six layers, dims 64 and 384, 12
 #: texts, in the engines of docs/engines.md and those that were tried beside them (tract, nxrt, IREE, OpenCV, TVM,
 #: onnxruntime-web; 2026-11-27). A code that flips on the last bit before it is rounded moves a whole vector, so what
-#: is quantized is held by cosine. So is what a text owes to its batch there (`spread`): only onnxruntime's CPU sums in
-#: the same order in any batch.
+#: is quantized is held by cosine. What a text owes to its batch (`spread`) is more there, since only onnxruntime's CPU
+#: sums in the same order in any batch: where it was not looked at itself, twice the largest difference that was seen,
+#: as alone and in a batch a vector may be so far off to either side.
 ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
     Arithmetic.F32: {
         # 4e-7 was seen.
@@ -72,26 +73,26 @@ ENGINE_FLOORS: Mapping[Arithmetic, Mapping[Precision, Tolerance]] = {
         Precision.FP16: Tolerance(max_abs=5e-4),
         # 0.9985 was seen, and a spread of 4.4e-3 (OpenVINO 2026.4.1, the shipped probes, 2026-11-28).
         Precision.INT8: Tolerance(cosine_min=0.998, spread=1e-2),
-        # 0.9946 was seen, in WebAssembly.
-        Precision.INT8_STATIC: Tolerance(cosine_min=0.994, spread=5e-2),
-        # 0.9991 and 0.9992 were seen.
-        Precision.Q8: Tolerance(cosine_min=0.999, spread=2e-2),
-        Precision.Q4: Tolerance(cosine_min=0.999, spread=2e-2),
-        Precision.Q4_MIXED: Tolerance(cosine_min=0.999, spread=2e-2),
+        # 0.9946 was seen, in WebAssembly, and a difference of 2e-2.
+        Precision.INT8_STATIC: Tolerance(cosine_min=0.994, spread=4e-2),
+        # 0.9991 and 0.9992 were seen, and differences of 5e-3 and 7e-3.
+        Precision.Q8: Tolerance(cosine_min=0.999, spread=1.5e-2),
+        Precision.Q4: Tolerance(cosine_min=0.999, spread=1.5e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_min=0.999, spread=1.5e-2),
     },
     # Of OpenVINO, which makes bfloat16 of what a graph has in float32.
     Arithmetic.BF16: {
         # 0.99997 was seen, and 0.99998 of two layers of width 32.
         Precision.FP32: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
         Precision.FP16: Tolerance(cosine_mean=0.9999, cosine_min=0.9999),
-        # 0.9983 was seen.
+        # 0.9983 was seen, and a difference of 1e-2.
         Precision.INT8: Tolerance(cosine_mean=0.998, cosine_min=0.997, spread=2e-2),
-        # 0.982 was seen.
-        Precision.INT8_STATIC: Tolerance(cosine_mean=0.98, cosine_min=0.975, spread=5e-2),
-        # 0.9993 and 0.9995 were seen.
-        Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
-        Precision.Q4: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
-        Precision.Q4_MIXED: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=2e-2),
+        # 0.982 was seen, and a difference of 4e-2.
+        Precision.INT8_STATIC: Tolerance(cosine_mean=0.98, cosine_min=0.975, spread=8e-2),
+        # 0.9993 and 0.9995 were seen, and differences of 6e-3 and 5e-3.
+        Precision.Q8: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=1.2e-2),
+        Precision.Q4: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=1.2e-2),
+        Precision.Q4_MIXED: Tolerance(cosine_mean=0.999, cosine_min=0.999, spread=1.2e-2),
     },
 }
 
