@@ -50,7 +50,7 @@ REFUSED = {
     "convbert": "depends on the texts beside it",  # a convolution crosses padding
 }
 #: Some whose mask is looked up number by number in a trace.
-LOOKED_UP = {"electra"}
+LOOKED_UP = {"electra", "albert"}
 
 
 @pytest.fixture
