@@ -211,6 +211,8 @@ def run(
     runtime = find_runtime()
     outcome = Outcome(consumer, options.layout, how, list_versions(packages), runtime)
     for profile in cases.dims:
+        if options.layout == "torch" and not profile.endswith("-fp32"):
+            continue  # the parent's own weights: no precision but theirs
         allowed = limits or limit_for(runtime)
         outcome.profiles[profile] = try_profile(cases, profile, cases.find(options.layout, profile), load, allowed)
     outcome.seconds = round(time.monotonic() - started, 1)
