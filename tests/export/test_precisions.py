@@ -25,6 +25,7 @@ from oracle import Oracle
 from safetensors.numpy import save_file
 
 from matexport import Embedder, load_family, pack_profile, verify_family
+from matexport.consumers.layouts import NATIVE
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.export import export_family, profiles
 from matexport.export import pipeline as export
@@ -93,7 +94,7 @@ def test_a_pack_of_every_precision(
 ) -> None:
     family = precise(kind).family
     name = f"L01-D064-{precision}"
-    pack = pack_profile(family, name, tmp_path / "pack")
+    pack = pack_profile(family, name, tmp_path / "pack", layout=NATIVE)
     check_family(pack)
     assert verify_family(pack.path).passed
     np.testing.assert_array_equal(Embedder(pack).embed(TEXTS), Embedder(family, name).embed(TEXTS))
@@ -189,7 +190,7 @@ def test_left_padding_is_not_held_to_the_last_digit(precise: Callable[[str], Pre
     (expected,) = embed_parent("qwen3", made, texts, point)
     breaches = {}
     for precision in (Precision.INT8, Precision.INT8_STATIC, Precision.Q8, Precision.Q4):
-        pack = pack_profile(made.family, f"{point.name}-{precision}", tmp_path / precision).path
+        pack = pack_profile(made.family, f"{point.name}-{precision}", tmp_path / precision, layout=NATIVE).path
         (pack / "probes.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         save_file({point.name: expected}, pack / "reference.safetensors")
         reseal(pack)

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from matexport import load_family, pack_profile, verify_family
 from matexport.cli.commands.bench import format_bench
+from matexport.consumers.layouts import NATIVE
 from matexport.errors import FamilyError, RequestError
 from matexport.family.measurements.records import load_bench, load_measurement, record_bench
 from matexport.family.measurements.sections import find_measurements, load_sections
@@ -53,7 +54,7 @@ def test_every_profile_is_measured_at_every_shape(measured: Bench, exported: Pat
         assert timing.texts_per_s > 0
         assert timing.peak_bytes is not None
         assert 20e6 < timing.peak_bytes < 500e6
-        pack = pack_profile(exported, name, tmp_path / name)
+        pack = pack_profile(exported, name, tmp_path / name, layout=NATIVE)
         proof = {"probes.jsonl", "reference.safetensors"}
         needed = sum(file.bytes for file_name, file in pack.facts.files.items() if file_name not in proof)
         assert profile.disk_bytes == needed

@@ -21,6 +21,7 @@ from torch import nn
 from toys import Floats, Toy, draw_rows, make_toy, observe_toy, run_model
 
 from matexport import Embedder, load_family, pack_profile, verify_family
+from matexport.consumers.layouts import NATIVE
 from matexport.export.quantize.precisions.int8 import apply_int8
 from matexport.family.measurements.records import load_measurement
 from matexport.host import read_host
@@ -321,7 +322,7 @@ def take_one_scale_for_all_tokens(graph: Path) -> None:
 
 def test_one_scale_for_all_tokens_is_caught(bert: Precise, tmp_path: Path) -> None:
     """The vectors are good, by their cosines; but a text's vector depends on its batch."""
-    family = pack_profile(bert.family, NAME, tmp_path / "family").path
+    family = pack_profile(bert.family, NAME, tmp_path / "family", layout=NATIVE).path
     assert verify_family(family).passed
     take_one_scale_for_all_tokens(family / "L02-D064.int8.onnx")
     reseal(family)
