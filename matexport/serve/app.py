@@ -49,7 +49,7 @@ def make_app(
             Route("/v1/models", partial(_answer_models, service), methods=["GET"]),
             Route("/v1/models/{name}", partial(_answer_model, service), methods=["GET"]),
             Route("/health", partial(_answer_health, service), methods=["GET"]),
-            Route("/family/{name}", partial(_answer_family, family), methods=["GET"]),
+            Route("/family/{name:path}", partial(_answer_family, family), methods=["GET"]),
             Route("/", partial(_answer_page, page, "index.html"), methods=["GET"]),
             *(Route(f"/{name}", partial(_answer_page, page, name), methods=["GET"]) for name in page),
         ],

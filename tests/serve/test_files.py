@@ -12,6 +12,7 @@ import pytest
 from places import GOLDEN
 from serving import Client, serve
 
+from matexport import pack_profile
 from matexport.serve.files import find_range, open_page
 
 FAMILY = GOLDEN / "schema3"
@@ -51,6 +52,24 @@ def test_all_listed_files_are_served_as_they_are(client: Client) -> None:
         assert answer.headers["accept-ranges"] == "bytes"
         assert answer.headers["cache-control"] == "no-cache"
         assert int(answer.headers["content-length"]) == len(content)
+
+
+def test_files_in_the_folders_of_a_pack_are_served(tmp_path: Path) -> None:
+    """Under their whole names, plain or escaped, and nothing beside them."""
+    folder = pack_profile(FAMILY, "L01-D012", tmp_path / "pack").path
+    weights = (folder / "onnx" / "model.onnx_data").read_bytes()
+    with serve(folder) as running:
+        for path in ("/family/onnx/model.onnx_data", "/family/onnx%2Fmodel.onnx_data"):
+            answer = running.get(path, Range="bytes=100-199")
+            assert (answer.status, answer.body) == (206, weights[100:200])
+        for path in (
+            "/family/model.onnx_data",
+            "/family/onnx",
+            "/family/onnx/",
+            "/family/onnx/../family.json",
+            "/family/",
+        ):
+            assert running.get(path).status == 404, path
 
 
 RANGES = {

@@ -1,5 +1,7 @@
 // One session of onnxruntime-web: a profile's graph on the prefix of the weights that it needs.
 
+import { locateWeights } from "./family.js";
+
 /** Each build of the runtime is loaded when it is first asked for: the one with WebGPU has twice the bytes. */
 const BUILDS = {
   wasm: () => import("onnxruntime-web/wasm"),
@@ -20,7 +22,7 @@ export class Engine {
    * Open a profile, and release the one before.
    *
    * @param {string} kind wasm or webgpu
-   * @param {{name: string, weights: string}} profile
+   * @param {{name: string, graph: string, weights: string}} profile
    * @param {Uint8Array} graph
    * @param {Uint8Array} weights the prefix; a graph's offsets count from its start
    */
@@ -35,7 +37,7 @@ export class Engine {
     this.#session = null;
     this.#session = await this.#runtime.InferenceSession.create(graph, {
       executionProviders: [kind],
-      externalData: [{ path: profile.weights, data: weights }],
+      externalData: [{ path: locateWeights(profile), data: weights }],
       logSeverityLevel: 3,
     });
     this.#key = key;

@@ -26,6 +26,16 @@ export function readFamily(manifest) {
   };
 }
 
+/**
+ * Where a graph says that its weights lie: the path from its own folder on. Packs for other programs have both in onnx/.
+ *
+ * @param {{graph: string, weights: string}} profile
+ */
+export function locateWeights(profile) {
+  const folder = profile.graph.slice(0, profile.graph.lastIndexOf("/") + 1);
+  return profile.weights.startsWith(folder) ? profile.weights.slice(folder.length) : profile.weights;
+}
+
 /** The profile to begin with: the one that needs the fewest bytes, and of those the widest. */
 export function findFirst(profiles) {
   const rank = (profile) => [profile.weights_prefix_bytes, -profile.dim, PRECISIONS.indexOf(profile.precision)];
