@@ -51,7 +51,7 @@ def test_a_family_to_the_byte(run: Run, hub: Hub, tmp_path: Path) -> None:
 
 def test_of_a_profile_only_what_it_needs(hub: Hub, tmp_path: Path) -> None:
     pull_family(REPO, tmp_path / "out", profile=SHALLOW)
-    pack_profile(FAMILY, SHALLOW, tmp_path / "pack")
+    pack_profile(FAMILY, SHALLOW, tmp_path / "pack", layout="matexport")
     assert {**read_all(tmp_path / "out")} == {
         name: content for name, content in read_all(tmp_path / "pack").items() if not name.startswith(MEASUREMENTS)
     }
@@ -83,7 +83,7 @@ def test_where_parts_are_not_served(hub: Hub, tmp_path: Path) -> None:
     hub.ranges = False
     pull_family(REPO, tmp_path / "deep", profile=DEEP)
     assert hub.sent[WEIGHTS][1] == (0, len(hub.head(REPO)[WEIGHTS]))
-    pack_profile(FAMILY, DEEP, tmp_path / "pack")
+    pack_profile(FAMILY, DEEP, tmp_path / "pack", layout="matexport")
     assert (tmp_path / "deep" / WEIGHTS).read_bytes() == (tmp_path / "pack" / WEIGHTS).read_bytes()
 
 

@@ -89,6 +89,22 @@ def test_a_profile_and_then_another(run: Run, hub: Hub, family: Path, tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {"family", "pack", "cache"}
 
 
+@pytest.mark.parametrize("profile", ["L01-D012-fp32", "L01-D012"])
+def test_a_pack_for_other_libraries_comes_and_goes_whole(profile: str, run: Run, hub: Hub, tmp_path: Path) -> None:
+    """Its graphs lie in a folder of their own. Twice, and over a family that was there before."""
+    source = GOLDEN / "schema3"
+    assert run("push", source, "--to", REPO).code == 0
+    for _ in range(2):
+        assert run("push", source, profile, "--to", REPO).code == 0
+    pack = pack_profile(source, profile, tmp_path / "pack")
+    there = {name: content for name, content in hub.head(REPO).items() if name != ".gitattributes"}
+    assert there == read_all(pack.path)
+    assert "onnx/model.onnx" in there
+    assert run("pull", REPO, tmp_path / "out").code == 0
+    assert read_all(tmp_path / "out") == read_all(pack.path)
+    assert verify_family(tmp_path / "out").passed
+
+
 def test_a_branch_that_is_private(run: Run, hub: Hub, family: Path, tmp_path: Path) -> None:
     assert run("push", family, "--to", REPO, "--private", "--revision", "v1").code == 0
     assert hub.repos[REPO].private
@@ -159,7 +175,7 @@ def test_what_is_changed_between_the_proof_and_the_push(
 @pytest.mark.parametrize("name", ["model.safetensors", "onnx/model.onnx", "LICENSE.py", ".git2/x"])
 def test_a_repository_that_holds_something_else(name: str, run: Run, hub: Hub, family: Path) -> None:
     hub.put(REPO, {name: b"x"})
-    run("push", family, "--to", REPO).complains(f"{REPO} holds {name.split('/')[0]}, which is of no family")
+    run("push", family, "--to", REPO).complains(f"{REPO} holds {name.split('/')[0]}", "which is of no family")
     assert set(hub.head(REPO)) == {".gitattributes", name}
 
 

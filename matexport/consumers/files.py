@@ -9,6 +9,7 @@ sentence-transformers since 2 reads.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,13 +122,19 @@ def refuse_untold(text: TextFacts) -> None:
     Raises:
         RequestError: saying what it is.
     """
-    hint = "no other consumer does that: pack it with --for matexport"
+    if untold := find_untold(text):
+        raise RequestError(f"{untold}, and no other consumer does that: pack it with --for matexport")
+
+
+def find_untold(text: TextFacts) -> str | None:
+    """What a parent does to its texts that no file of a consumer can say, in words."""
     if text.chat is not None:
-        raise RequestError(f"the parent puts a chat template around each text, and {hint}")
+        return "the parent puts a chat template around each text"
     if text.unpooled:
-        raise RequestError(f"the parent leaves the tokens of its prompts out of the pooling, and {hint}")
+        return "the parent leaves the tokens of its prompts out of the pooling"
     if text.route is not None:
-        raise RequestError(f"the parent routes its texts by task ({text.route}), and {hint}")
+        return f"the parent routes its texts by task ({text.route})"
+    return None
 
 
 def _read(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -198,6 +205,10 @@ def _describe_model(facts: FamilyFacts, profile: ProfileFacts, said: Mapping[str
     widths = {"hidden_size", *({"dim", "d_model", "n_embd"} & config.keys())}
     depths = {"num_hidden_layers", *({"n_layers", "num_layers", "n_layer"} & config.keys())}
     lengths = {"max_position_embeddings"} if text.max_tokens != NO_LIMIT else set()
+    if isinstance(kinds := config.get("layer_types"), list):  # of each block; transformers 5 counts them
+        config["layer_types"] = kinds[: profile.layers]
+    if type(heads := config.get("num_attention_heads")) is int and heads > 0 and profile.dim % heads:
+        config["num_attention_heads"] = math.gcd(heads, profile.dim)  # it divides the width, and runs nowhere
     return config | dict.fromkeys(widths, profile.dim) | dict.fromkeys(depths, profile.layers) | dict.fromkeys(
         lengths, text.max_tokens
     ) | {"architectures": [parent.architecture], "pad_token_id": text.pad_token_id}  # fmt: skip

@@ -168,7 +168,7 @@ def _want(remote: Remote, family: Family, name: str, profile: str | None) -> Wan
         there = f"{file.bytes} bytes" if file.bytes != facts.bytes else "another sha256"
         raise HubError(f"{name} of {remote.repo} has {there}; its {MANIFEST} lists {facts.bytes} with {facts.sha256}")
     limit = MAX_GRAPH_BYTES if name.endswith(".onnx") else MAX_SIDE_FILE_BYTES
-    if not name.endswith(".safetensors") and file.bytes > limit:
+    if name not in family.weights_files and not name.endswith(".safetensors") and file.bytes > limit:
         raise HubError(f"{name} of {remote.repo} has {file.bytes} bytes; at most {limit} are read")
     used = family.profile_facts(profile) if profile else None
     if used and used.weights == name and used.weights_prefix_bytes < file.bytes:

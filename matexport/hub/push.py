@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from matexport.errors import FamilyError, HubError, ParityError, Problem, RequestError
+from matexport.family import manifest
 from matexport.family.guard.additions import FILES, FOLDERS, is_licence
 from matexport.family.integrity import list_additions
 from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED, load_family
 from matexport.family.measurements.sections import MAX_BYTES
 from matexport.hub.pull import MAX_WORDS_BYTES, fetch_manifest
-from matexport.hub.remote import Remote, explain_hub_errors, list_folder, open_remote, require_hub, use_hub
+from matexport.hub.remote import Remote, explain_hub_errors, list_family, list_folder, open_remote, require_hub, use_hub
 from matexport.io.files import open_file
 from matexport.io.progress import Progress
 from matexport.pack.write import pack_profile
@@ -214,7 +215,7 @@ def _list_obsolete(remote: Remote, files: Mapping[str, Sent]) -> tuple[str, ...]
     listed = set(fetch_manifest(remote).facts.files) if MANIFEST in remote.files else set()
     others = sorted(
         {name for name in remote.files if name not in known | listed and not is_licence(name)}
-        | (remote.folders - {MEASUREMENTS} - FOLDERS)
+        | (remote.folders - {MEASUREMENTS} - FOLDERS - set(manifest.FOLDERS))
     )
     if others:
         raise HubError(
@@ -227,7 +228,7 @@ def _list_obsolete(remote: Remote, files: Mapping[str, Sent]) -> tuple[str, ...]
 def _check_sent(repo: str, commit: str, files: Mapping[str, Sent]) -> None:
     """Refuse to say that it was pushed where the hub left something out, as its ``.gitignore`` may ask."""
     with explain_hub_errors(repo, f"see what was pushed to {repo}"):
-        found, folders = list_folder(repo, commit)
+        found, folders = list_family(repo, commit)
         if MEASUREMENTS in folders:
             found |= list_folder(repo, commit, MEASUREMENTS)[0]
     for name, sent in files.items():

@@ -21,6 +21,7 @@ from typing import Any
 
 from matexport.errors import DestinationError, HubError, MissingExtraError, one_line
 from matexport.extras import require_extra, spell_install
+from matexport.family.manifest import FOLDERS
 from matexport.io.files import explain_write_errors
 from matexport.spec.record import Record
 
@@ -197,8 +198,20 @@ def open_remote(repo: str, revision: str | None, doing: str) -> Remote:
         commit = HfApi().repo_info(repo, revision=revision).sha
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise ValueError(f"{commit!r} is no commit")
-        files, folders = list_folder(repo, commit)
+        files, folders = list_family(repo, commit)
     return Remote(repo, commit, files, folders)
+
+
+def list_family(repo: str, commit: str) -> tuple[dict[str, RemoteFile], frozenset[str]]:
+    """The files of a repository's top folder and of those in which a family has files, and the folders at the top.
+
+    Raises:
+        ValueError: there are too many, or one makes no sense.
+    """
+    files, folders = list_folder(repo, commit)
+    for folder in sorted(folders & set(FOLDERS)):
+        files |= list_folder(repo, commit, folder)[0]
+    return files, folders
 
 
 def list_folder(repo: str, commit: str, folder: str | None = None) -> tuple[dict[str, RemoteFile], frozenset[str]]:

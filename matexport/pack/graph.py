@@ -24,6 +24,8 @@ STATES_OUTPUT = "token_embeddings"
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 _INT_ATTRIBUTE = 2  # AttributeProto.AttributeType.INT
 _PREFIX = "matexport.every_token"
+#: A head that is the scaling to length 1: behind the cut there is another.
+SCALING = "Normalize"
 #: protobuf's own bound of one message.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
 
@@ -73,10 +75,11 @@ def expose_states(model: Any, profile: ProfileFacts, facts: FamilyFacts) -> None
     readout, name = facts.readout, f"state_{profile.layers}"
     if profile.narrowed_nodes:
         raise RequestError("the states of tokens were asked; this graph computes the one token that is read, alone")
-    if readout.heads or readout.final_norm is not FinalNorm.ABSENT or len(readout.pooling) > 1:
+    heads = [head for head in readout.heads if head != SCALING]  # which a cut and a scaling undo
+    if heads or readout.final_norm is not FinalNorm.ABSENT or len(readout.pooling) > 1:
+        what = heads[0] if heads else "several poolings" if len(readout.pooling) > 1 else "the parent's final norm"
         raise RequestError(
-            "the states of tokens were asked; between them and the vector is a norm or a head, or several poolings, so "
-            "that nothing could prove them here"
+            f"the states of tokens were asked; between them and the vector is {what}, so nothing could prove them here"
         )
     if not any(name in node.output for node in model.graph.node):
         raise RequestError(f"the states of tokens were asked; the graph names none {name}: export the family again")

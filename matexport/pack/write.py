@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from matexport.consumers.files import INPUTS, write_consumer_files
+from matexport.consumers.files import INPUTS, find_untold, write_consumer_files
 from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, SINGLE_FILE, TORCH, Layout
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
 from matexport.family.graph_file import parse_graph
@@ -55,10 +55,13 @@ if TYPE_CHECKING:
 
 
 def choose_layout(family: Family, profile: str) -> str:
-    """The layout where none is asked for: `ALL` of vectors of texts, and `NATIVE` of what no other consumer reads."""
-    name = select_profiles(family, profile)[0]
-    plain = family.facts.text is not None and family.facts.profiles[name].encoding is Encoding.FLOAT32
-    return ALL if plain else NATIVE
+    """The layout where none is asked for: `ALL` of vectors of texts, and `NATIVE` of what no other consumer reads.
+
+    Which are images, codes, and texts that the parent prepares in a way that no file of a consumer can say.
+    """
+    name, text = select_profiles(family, profile)[0], family.facts.text
+    plain = text is not None and family.facts.profiles[name].encoding is Encoding.FLOAT32
+    return ALL if plain and text is not None and not find_untold(text) else NATIVE
 
 
 def select_profiles(family: Family, name: str) -> list[str]:

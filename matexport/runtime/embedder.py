@@ -78,7 +78,10 @@ class Embedder:
         facts = self.family.profile_facts(self.profile)
         self.dim, self.encoding = facts.dim, facts.encoding
         asked = engine if isinstance(engine, Engine) else Engine(engine, provider)
-        self._shared, self._owns_shared = shared or Shared(threads or asked.threads), shared is None
+        self._shared, self._owns_shared = (
+            shared or Shared(asked.threads if threads is None else threads),
+            shared is None,
+        )
         self._engine = asked.with_threads(self._shared.threads)
         opened = self._shared.pool.submit(self._open_checked, contents)
         load_engine(asked)  # with numpy: reads nothing of the family, and takes longer than digests of 20 MB

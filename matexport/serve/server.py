@@ -6,6 +6,7 @@ answered; a second SIGINT gives up on them.
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import socket
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Server(uvicorn.Server):
         self.url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         files = open_page(page)
         self.has_page = bool(files)
-        hosts = LOOPBACK if host in ("127.0.0.1", "::1") else None
+        hosts = LOOPBACK | {host} if ipaddress.ip_address(host).is_loopback else None
         app = make_app(service, open_family(service.family), files, hosts)
         super().__init__(
             uvicorn.Config(

@@ -627,6 +627,14 @@ def test_the_example_refuses_a_changed_file(tmp_path: Path) -> None:
     assert "AssertionError: weights.fp32.safetensors" in done.stderr
 
 
+def test_the_example_reads_a_pack_for_other_libraries(tmp_path: Path) -> None:
+    """Whose files lie in folders, too, and whose weights have another name."""
+    pack_profile(GOLDEN[3], "L01-D012", tmp_path / "pack")
+    done = run_example(read_example(PAGE), tmp_path / "pack")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("onnx/model_quantized.onnx ")
+
+
 def test_an_example_that_reads_elsewhere_is_found() -> None:
     code = read_example(PAGE)
     assert code.count("8 + length + begin") == 1

@@ -324,7 +324,8 @@ def test_what_lies_in_the_folders_is_looked_at(tmp_path: Path) -> None:
 
 def test_what_no_other_consumer_does_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="leaves the tokens of its prompts out of the pooling, and no other consume"):
-        pack_profile(GOLDEN / "schema4", "L01-D020-fp32", tmp_path / "pack")
+        pack_profile(GOLDEN / "schema4", "L01-D020-fp32", tmp_path / "pack", layout=ALL)
+    assert pack_profile(GOLDEN / "schema4", "L01-D020-fp32", tmp_path / "own").facts.copies == {}
     with pytest.raises(RequestError, match="gives int8 codes, which other consumers do not take: use --for matexport"):
         pack_profile(GOLDEN / "schema2", "L01-D020-int8-int8", tmp_path / "pack", layout=ALL)
     assert pack_profile(GOLDEN / "schema2", "L01-D020-int8-int8", tmp_path / "codes").facts.copies == {}
@@ -388,7 +389,7 @@ def test_states_of_another_block_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_states_that_are_not_there(left_exported: Path, tmp_path: Path, run: Run) -> None:
-    run("pack", left_exported, "L01-D016-fp32", tmp_path / "p", "--token-states").complains("is a norm or a head")
+    run("pack", left_exported, "L01-D016-fp32", tmp_path / "p", "--token-states").complains("the parent's final norm")
     shutil.copytree(SMALL, tmp_path / "narrowed")
     edit_manifest(tmp_path / "narrowed", lambda data: data["profiles"][FP32].update(narrowed_nodes=3))
     run("pack", tmp_path / "narrowed", FP32, tmp_path / "p", "--token-states").complains("computes the one token")
@@ -396,3 +397,16 @@ def test_states_that_are_not_there(left_exported: Path, tmp_path: Path, run: Run
     run("pack", SMALL, FP32, tmp_path / "p", "--token-states", "--for", "torch").complains("has no use for it")
     assert not (tmp_path / "p").exists()
     assert run("pack", SMALL, FP32, tmp_path / "p", "--token-states").code == 0
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "modernbert", "gemma3_text", "llama", "bert", "distilbert", "mpnet", "t5"])
+def test_transformers_reads_the_configuration(kind: str) -> None:
+    """It counts what stands there for each block, and wants heads that divide the width."""
+    from transformers import AutoConfig
+
+    facts = load_family(SMALL).facts
+    said = AutoConfig.for_model(kind).to_dict() | {"model_type": kind}
+    profile = replace(facts.profiles[FP32], dim=60, layers=2)
+    config = files._describe_model(facts, profile, said)
+    read = AutoConfig.for_model(**config)
+    assert (read.hidden_size, read.num_hidden_layers) == (60, 2)

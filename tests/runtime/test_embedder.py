@@ -363,7 +363,7 @@ def test_sessions_hold_several_profiles(exported: Path, embedder: Embedder, monk
     opened: list[str] = []
     monkeypatch.setattr(
         "matexport.runtime.embedder.open_checked",
-        lambda contents, graph, **options: opened.append(graph) or open_checked(contents, graph),
+        lambda contents, graph, *engine, **options: opened.append(graph) or open_checked(contents, graph),
     )
     sessions = Sessions(exported, threads=2)
     assert list(sessions) == [f"{point.name}-fp32" for point in POINTS]

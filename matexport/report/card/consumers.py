@@ -82,10 +82,11 @@ def _describe_outputs(facts: FamilyFacts) -> str:
     if "modules.json" not in facts.files:
         return "The graph has one output, `sentence_embedding` (batch, dim)."
     return (
-        "The graph has two outputs: `last_hidden_state` (batch, sequence, dim), which is the finished vector "
-        "**repeated for every token**, and `sentence_embedding` (batch, dim), which is that vector. So a library that "
-        "pools tokens gets the vector, whichever way it pools. `last_hidden_state` holds no states of tokens: late "
-        "interaction and token classification cannot use it."
+        "The graph has the outputs `last_hidden_state` (batch, sequence, dim), which is the finished vector **repeated "
+        "for every token**, and `sentence_embedding` (batch, dim), which is that vector. A library that pools tokens "
+        "gets the vector, whichever way it pools. `last_hidden_state` holds no states of tokens: late interaction and "
+        "token classification cannot use it. What was packed with `--token-states` has a third output, "
+        "`token_embeddings`, which they can."
     )
 
 

@@ -39,7 +39,7 @@ OTHERS = [
 
 @pytest.fixture
 def family(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(GOLDEN / "schema4", tmp_path / "family"))
+    return Path(shutil.copytree(GOLDEN / "schema3", tmp_path / "family"))
 
 
 def add(family: Path, name: str) -> Path:

@@ -53,7 +53,8 @@ def add_parser(parsers: Parsers) -> None:
         dest="layout",
         choices=list(LAYOUTS),
         metavar="NAME",
-        help=f"who reads it (default: {ALL}; of images and of codes {NATIVE}): {', '.join(LAYOUTS)}",
+        help=f"who reads it (default: {ALL}; of images, of codes, and of texts that no other library prepares as the "
+        f"parent does, {NATIVE}): {', '.join(LAYOUTS)}",
     )
     command.add_argument(
         "--token-states",
