@@ -413,7 +413,7 @@ def test_a_listing_that_makes_no_sense(entry: object, run: Run, hub: Hub, tmp_pa
 
 
 def test_too_many_files(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "MAX_ENTRIES", 5)
+    monkeypatch.setattr("matexport.hub.listing.MAX_ENTRIES", 5)
     with pytest.raises(HubError, match="more than 5 files in one folder"):
         pull_family(REPO, tmp_path / "out")
 

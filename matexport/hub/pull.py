@@ -35,15 +35,14 @@ from matexport.family.manifest import (
 from matexport.family.measurements.sections import MAX_BYTES, keep_unlisted
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
 from matexport.family.weights_file import Buffer
+from matexport.hub.listing import RemoteFile, list_folder
 from matexport.hub.remote import (
     Arrived,
     Remote,
-    RemoteFile,
     explain_hub_errors,
     fetch_file,
     find_cached,
     forget_file,
-    list_folder,
     open_remote,
     require_hub,
     use_hub,

@@ -21,8 +21,9 @@ from matexport.family.guard.additions import FILES, FOLDERS, is_licence
 from matexport.family.integrity import list_additions
 from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED, load_family
 from matexport.family.measurements.sections import MAX_BYTES
+from matexport.hub.listing import list_family, list_folder
 from matexport.hub.pull import MAX_WORDS_BYTES, fetch_manifest
-from matexport.hub.remote import Remote, explain_hub_errors, list_family, list_folder, open_remote, require_hub, use_hub
+from matexport.hub.remote import Remote, explain_hub_errors, open_remote, require_hub, use_hub
 from matexport.io.files import open_file
 from matexport.io.progress import Progress
 from matexport.pack.write import pack_profile

@@ -8,25 +8,20 @@ A file that huggingface_hub's own cache has is not fetched again.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from matexport.errors import DestinationError, HubError, MissingExtraError, one_line
 from matexport.extras import require_extra, spell_install
-from matexport.family.manifest import FOLDERS
+from matexport.hub.listing import COMMIT, RemoteFile, list_family
 from matexport.io.files import explain_write_errors
 from matexport.spec.record import Record
-
-#: Files and folders that are listed of one folder of a repository.
-MAX_ENTRIES = 10_000
 
 #: Connections that are opened for one file, without a new byte, before giving up; and how long is waited between.
 MAX_TRIES, PAUSE_SECONDS = 3, 1.0
@@ -34,24 +29,8 @@ MAX_TRIES, PAUSE_SECONDS = 3, 1.0
 #: Our folder in that of a repository in huggingface_hub's cache: the first bytes of files, called as what they hold.
 _OURS = "matexport"
 
-_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-
 #: Called with the bytes that have arrived since it was called last.
 Arrived = Callable[[int], None]
-
-
-class RemoteFile(Record, frozen=True):
-    """One file of a repository.
-
-    Attributes:
-        content: names what it holds: its sha256, or git's name for it where the hub does not know the sha256.
-        sha256: as the hub says, which it does of files in Git LFS.
-    """
-
-    name: str
-    bytes: int
-    content: str
-    sha256: str | None = None
 
 
 class Remote(Record, frozen=True):
@@ -196,48 +175,10 @@ def open_remote(repo: str, revision: str | None, doing: str) -> Remote:
 
     with explain_hub_errors(repo, doing):
         commit = HfApi().repo_info(repo, revision=revision).sha
-        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise ValueError(f"{commit!r} is no commit")
         files, folders = list_family(repo, commit)
     return Remote(repo, commit, files, folders)
-
-
-def list_family(repo: str, commit: str) -> tuple[dict[str, RemoteFile], frozenset[str]]:
-    """The files of a repository's top folder and of those in which a family has files, and the folders at the top.
-
-    Raises:
-        ValueError: there are too many, or one makes no sense.
-    """
-    files, folders = list_folder(repo, commit)
-    for folder in sorted(folders & set(FOLDERS)):
-        files |= list_folder(repo, commit, folder)[0]
-    return files, folders
-
-
-def list_folder(repo: str, commit: str, folder: str | None = None) -> tuple[dict[str, RemoteFile], frozenset[str]]:
-    """The files in a folder of a repository, by path, and the folders in it.
-
-    Raises:
-        ValueError: there are too many, or one makes no sense.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    entries = list(islice(HfApi().list_repo_tree(repo, folder, revision=commit), MAX_ENTRIES + 1))
-    if len(entries) > MAX_ENTRIES:
-        raise ValueError(f"more than {MAX_ENTRIES} files in one folder")
-    files = {entry.path: _read_entry(entry) for entry in entries if isinstance(entry, RepoFile)}
-    return files, frozenset(entry.path for entry in entries if not isinstance(entry, RepoFile))
-
-
-def _read_entry(entry: Any) -> RemoteFile:
-    sha256 = entry.lfs.sha256 if entry.lfs else None
-    content = sha256 or entry.blob_id
-    if not isinstance(content, str) or not _COMMIT.fullmatch(content):
-        raise ValueError(f"{content!r} is no name of what a file holds")
-    if type(entry.size) is not int or entry.size < 0:
-        raise ValueError(f"{entry.size!r} is no size")
-    return RemoteFile(entry.path, entry.size, content, sha256)
 
 
 def fetch_file(remote: Remote, file: RemoteFile, count: int, arrived: Arrived) -> Path:

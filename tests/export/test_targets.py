@@ -20,7 +20,7 @@ import matexport
 from matexport.errors import FamilyError, RequestError
 from matexport.export import export_family
 from matexport.io.jobs import load_job
-from matexport.runtime import engine
+from matexport.runtime.engines import onnxruntime as engine
 from matexport.spec.job import ExportJob, ParentSource
 from matexport.spec.profile import Encoding, Point, Precision, Target
 
