@@ -74,7 +74,9 @@ def test_another_parent_is_noticed(exported: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_measured_as_a_profile_is(exported: Path, parent: Path) -> None:
-    plan = TrialPlan(0, str(exported), SMALL, 1, "cpu", ((1, 4), (2, 8)), tuple(TEXTS), 3, 60.0, str(parent))
+    plan = TrialPlan(
+        0, str(exported), SMALL, 1, "onnxruntime", "cpu", ((1, 4), (2, 8)), tuple(TEXTS), 3, 60.0, str(parent)
+    )
     result = run_trial(plan, in_torch.open_parent)
     assert {shape: len(samples) for shape, samples in result.latency_s.items()} == {"1x4": 3, "2x8": 3}
     assert len(result.call_s) == len(result.graph_s) == len(result.mix_s) == 3
