@@ -121,7 +121,7 @@ def pull_family(
                 for name in (MANIFEST, *wanted):
                     (stage / name).parent.mkdir(exist_ok=True)
                     _copy(remote, wanted.get(name) or _want_manifest(remote), stage / name, report)
-                _prove(stage, progress)
+                verify_family(stage, progress=progress).require_passed("pull", "nothing was written")
             else:
                 _write_pack(remote, _open_fetched(remote, family, wanted, report), profile, stage, progress)
             for name, word in words.items():
@@ -260,15 +260,3 @@ def _hold(remote: Remote, wanted: Wanted, source: Path, digest: str) -> None:
             f"{wanted.file.name} of {remote.repo} came with another sha256 than it should have; nothing was written: "
             "do it again"
         )
-
-
-def _prove(stage: Path, progress: Progress | None) -> None:
-    """Refuse a family that does not give the parent's token ids or pixels, and vectors, on this host."""
-    verification = verify_family(stage, progress=progress)
-    if verification.prepared and (reason := verification.prepared.find_difference()):
-        raise ParityError(f"{reason}; nothing was written", "pull")
-    for verdict in verification.verdicts:
-        if found := verdict.find_breach():
-            check, breach = found
-            name = verdict.profile
-            raise ParityError(f"{name} is off its floor on this host: {breach} ({check}); nothing was written", "pull")

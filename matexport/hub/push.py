@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from matexport.errors import FamilyError, HubError, ParityError, Problem, RequestError
+from matexport.errors import FamilyError, HubError, Problem, RequestError
 from matexport.family import manifest
 from matexport.family.guard.additions import FILES, FOLDERS, is_licence
 from matexport.family.integrity import list_additions
@@ -100,7 +100,7 @@ def push_family(
     require_hub("pushing")
     with _open_pushed(Path(family), profile, progress) as case:
         if profile is None:  # a pack was proven where it was made
-            _prove(case, progress)
+            verify_case(case, progress=progress).require_passed("push", "nothing was sent")
         files = _gather(case)
         sizes = {name: sent.bytes for name, sent in files.items()}
         if dry_run:
@@ -128,18 +128,6 @@ def _open_pushed(family: Path, profile: str | None, progress: Progress | None) -
             if is_licence(name):
                 (pack.path / name).write_bytes(_read(family / name, MAX_WORDS_BYTES))
         yield open_case(pack)
-
-
-def _prove(case: Case, progress: Progress | None) -> None:
-    """Refuse a family that does not give the parent's token ids or pixels, and vectors, on this host."""
-    verification = verify_case(case, progress=progress)
-    if verification.prepared and (reason := verification.prepared.find_difference()):
-        raise ParityError(f"{reason}; nothing was sent", "push")
-    for verdict in verification.verdicts:
-        if found := verdict.find_breach():
-            check, breach = found
-            name = verdict.profile
-            raise ParityError(f"{name} is off its floor on this host: {breach} ({check}); nothing was sent", "push")
 
 
 def _gather(case: Case) -> dict[str, Sent]:

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from matexport.consumers.files import INPUTS, find_untold, write_consumer_files
 from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, SINGLE_FILE, TORCH, Layout
-from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.errors import DestinationError, FamilyError, RequestError
 from matexport.family.graph_file import parse_graph
 from matexport.family.guard.copies import locate_weights, move_weights
 from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
@@ -164,7 +164,7 @@ def write_pack(
     placed = _place_files(stage, contents, names, layout)
     write_proof(stage, contents, names)
     write_manifest(stage, _describe(contents.family.facts, stage, placed, layout))
-    _prove(stage, progress)
+    verify_family(stage, progress=progress).require_passed("pack", "nothing was written")
     if layout.configured:
         prove_plain(stage, contents, placed)
     return load_family(stage)
@@ -316,15 +316,3 @@ def _describe(
         files=describe_files(stage),
         text=replace(facts.text, inputs=INPUTS) if facts.text is not None and layout.configured else facts.text,
     )
-
-
-def _prove(stage: Path, progress: Progress | None) -> None:
-    """Refuse a pack that does not give the parent's token ids or pixels, and vectors, on this host."""
-    verification = verify_family(stage, progress=progress)
-    if verification.prepared and (reason := verification.prepared.find_difference()):
-        raise ParityError(f"{verification.verdicts[0].profile}: {reason}; nothing was written", "pack")
-    for verdict in verification.verdicts:
-        if found := verdict.find_breach():
-            check, breach = found
-            why = f"{verdict.profile} is off its floor on this host: {breach} ({check}); nothing was written"
-            raise ParityError(why, "pack")

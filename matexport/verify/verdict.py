@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matexport.errors import FamilyError, Problem
+from matexport.errors import FamilyError, ParityError, Problem
 from matexport.family.manifest import Family
 from matexport.family.measurements.records import Measurement, load_measurement, record_parity
 from matexport.family.pixel_rows import stores_pixel_rows
@@ -142,6 +142,25 @@ class Verification:
     @property
     def passed(self) -> bool:
         return all(verdict.passed for verdict in self.verdicts) and (self.prepared is None or self.prepared.passed)
+
+    def require_passed(self, stage: str, effect: str) -> None:
+        """Refuse a family that does not give the parent's token ids or pixels, and vectors, on this host.
+
+        Args:
+            stage: what is being done, for the error.
+            effect: what came of it, such as ``nothing was written``.
+
+        Raises:
+            ParityError: naming the first profile that is off.
+        """
+        if self.prepared and (reason := self.prepared.find_difference()):
+            only = f"{self.verdicts[0].profile}: " if len(self.verdicts) == 1 else ""
+            raise ParityError(f"{only}{reason}; {effect}", stage)
+        for verdict in self.verdicts:
+            if found := verdict.find_breach():
+                check, breach = found
+                why = f"{verdict.profile} is off its floor on this host: {breach} ({check}); {effect}"
+                raise ParityError(why, stage)
 
     @property
     def measured(self) -> Measurement:
