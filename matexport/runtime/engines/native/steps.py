@@ -10,8 +10,8 @@ the bit, alone and in any batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -60,12 +60,16 @@ class Table:
         scales: (V,) float32 that int8 rows are multiplied by; None for float32.
         index: what says which row.
         shift: added to the index.
+        uncounted: with `Index.ORDER`, the id of tokens that do not count, as RoBERTa leaves out its padding: the index is
+            how many tokens of another id come before in the text, and -1 of such a token itself. None where all
+            unmasked tokens count. A text has such a token only where its own words spell the padding.
     """
 
     rows: NDArray[Any]
     scales: NDArray[Any] | None
     index: Index
     shift: int = 0
+    uncounted: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +238,7 @@ class Attend:
         window: a token sees those at most so far from it, or all where None.
         bias: (heads, 2 M + 1) float32 or None: in head h, where a query stands at i and a key at j, what is added is
             bias[h, clip(j - i, -M, M) + M].
+        first: `query` and `out` have a row per text, of its first token alone; `key` and `value` have all tokens.
     """
 
     out: Matrix
@@ -246,6 +251,7 @@ class Attend:
     causal: bool = False
     window: int | None = None
     bias: NDArray[Any] | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +310,12 @@ class Output:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All steps of a graph, in order, and what it gives."""
+    """All steps of a graph, in order, and what it gives.
+
+    Attributes:
+        refused: name of an output that no steps give -> why.
+    """
 
     steps: tuple[Step, ...]
     outputs: tuple[Output, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
