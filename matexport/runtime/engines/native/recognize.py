@@ -1,9 +1,9 @@
 """A quantized graph -> the steps that it means, or the first operator whose meaning is not known here.
 
 The nodes are walked once, in order. Of each value of the graph something is known: it is a constant, it follows from
-shapes and the mask alone (`geometry`), it is a matrix, or a half-read pattern (`patterns`). A rule says, for an operator
-and what is known of its inputs, what is known of its output. What no rule knows is refused, with all that is made of
-it: nothing is guessed. A step is written down only where an output needs it.
+shapes and the mask alone (`geometry`), it is a matrix, or a half-read pattern (`patterns`). A rule says, for an
+operator and what is known of its inputs, what is known of its output. What no rule knows is refused, with all that is
+made of it: nothing is guessed. A step is written down only where an output needs it.
 """
 
 from __future__ import annotations
@@ -96,6 +96,14 @@ def _read_node(node: Node, given: Sequence[Value]) -> Sequence[Value]:
     except UnknownGraphError as problem:
         coded = encode(node, given)
         made = _Refused(f"the operator {node.describe()}: {problem}") if coded is None else coded
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as problem:  # of what no exporter writes
+        made = _Refused(f"the operator {node.describe()} cannot be read: {problem}")
     return made if isinstance(made, tuple) else [made] * node.count
 
 

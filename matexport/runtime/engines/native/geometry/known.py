@@ -1,4 +1,4 @@
-"""Values of a graph that follow from shapes, the mask, token ids and constants alone, and what they are for some batches.
+"""Values that follow from shapes, the mask, token ids and constants alone, and what they are for some batches.
 
 How an exporter spells a mask, a position or an angle does not matter: its nodes are worked out for a few small batches
 (`Case`), and whoever reads them compares the numbers with what a step would mean. A number that a spelling compares

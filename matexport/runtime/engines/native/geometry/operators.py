@@ -136,7 +136,7 @@ def _unsqueeze(node: Node, given: Sequence[Any]) -> Any:
     return np.expand_dims(given[0], tuple(list_axes(node, given) or ()))
 
 
-def find_slices(node: Node, given: Sequence[Any], rank: int) -> list[slice]:
+def _find_slices(given: Sequence[Any], rank: int) -> list[slice]:
     """A Slice's, one for each axis; its inputs must be there."""
     starts, ends = (given[place].reshape(-1).tolist() for place in (1, 2))
     axes, steps = (
@@ -153,8 +153,8 @@ def find_slices(node: Node, given: Sequence[Any], rank: int) -> list[slice]:
     return slices
 
 
-def _slice(node: Node, given: Sequence[Any]) -> Any:
-    return given[0][tuple(find_slices(node, given, given[0].ndim))]
+def _slice(_node: Node, given: Sequence[Any]) -> Any:
+    return given[0][tuple(_find_slices(given, given[0].ndim))]
 
 
 def _gather(node: Node, given: Sequence[Any]) -> Any:
@@ -183,7 +183,8 @@ def _cast(node: Node, given: Sequence[Any]) -> Any:
 def _range(_node: Node, given: Sequence[Any]) -> Any:
     start, end, step = (array.reshape(()) for array in given)
     bound((max(0, math.ceil((end - start) / step)),))
-    return np.arange(start, end, step, start.dtype)
+    made: Array = np.arange(start, end, step).astype(start.dtype)
+    return made
 
 
 def _expand(_node: Node, given: Sequence[Any]) -> Any:

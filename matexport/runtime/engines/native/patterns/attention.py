@@ -8,10 +8,10 @@ those that are near, and may add a number by head and distance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from matexport.runtime.engines.native.geometry.known import (
     BATCH,
@@ -31,6 +31,7 @@ from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array, bound
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, cut_columns, describe_axes, refuse
 from matexport.runtime.engines.native.steps import Attend
+from matexport.spec.record import Record
 
 #: What is added to a score that does not count: softmax makes 0 of it, however large the others are.
 _HIDDEN = -1e8
@@ -62,8 +63,7 @@ class Sight(NamedTuple):
     bias: Array | None
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Record, frozen=True, eq=False):
     """Of each query with each key; `weighed` after softmax."""
 
     query: Heads
@@ -73,8 +73,7 @@ class Scores:
     weighed: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Holes:
+class Holes(Record, frozen=True, eq=False):
     """Where weights are no numbers: nowhere in a row that sees a token."""
 
     scores: Scores
@@ -91,10 +90,10 @@ def find_heads(grid: Grid, *, turned: bool = False) -> Heads:
         rows, columns = (axes[3], axes[2]) if turned else (axes[2], axes[3])
         heads = Axis("columns", 1, columns.size) if axes[1] == ONE else axes[1]
         side_by_side = heads.kind == "columns" == columns.kind and columns.stride == 1 == columns.repeat
-        if axes[0] == BATCH and rows in (TOKENS, FIRST) and side_by_side and heads.stride in (columns.size, 1):
-            if heads.size == 1 or heads.stride == columns.size:
-                source = cut_columns(grid.source, grid.first, heads.size * columns.size)
-                return Heads(source, heads.size * heads.repeat, heads.repeat, columns.size, rows == FIRST)
+        side_by_side = side_by_side and (heads.size == 1 or heads.stride == columns.size)
+        if axes[0] == BATCH and rows in (TOKENS, FIRST) and side_by_side:
+            source = cut_columns(grid.source, grid.first, heads.size * columns.size)
+            return Heads(source, heads.size * heads.repeat, heads.repeat, columns.size, rows == FIRST)
     raise refuse(f"attention over the axes {describe_axes(axes)}")
 
 
@@ -109,7 +108,8 @@ def score(_node: Node, given: Sequence[Value]) -> Scores:
 
 def scale(node: Node, given: Sequence[Value]) -> Scores | None:
     """Times a number, or by one, before anything is added; None where it is another value."""
-    scores, number = given[0], find_scalar(given[1])
+    scores: Scores = given[0]
+    number = find_scalar(given[1])
     if not number or scores.masks or scores.weighed:
         return None
     return replace(scores, scale=scores.scale * (1 / number if node.type == "Div" else number))
@@ -164,12 +164,12 @@ def attend(_node: Node, given: Sequence[Value]) -> Grid:
     if values.width != key.width:
         raise refuse(f"values of {values.width} columns, and keys of {key.width}")
     sight = read_sight(scores.masks, query.heads, first=query.first)
-    details = query.heads, key.heads // key.repeat, scores.scale, sight.causal, sight.window, sight.bias, query.first
-    source = Source(
-        query.heads * query.width,
-        lambda out, *sources: Attend(out, *sources, *details),
-        (query.source, key.source, values.source),
-    )
+
+    def make(out: int, *sources: int) -> Attend:
+        heads, key_heads = query.heads, key.heads // key.repeat
+        return Attend(out, *sources, heads, key_heads, scores.scale, *sight, query.first)  # type: ignore[call-arg, arg-type]
+
+    source = Source(query.heads * query.width, make, (query.source, key.source, values.source))
     heads = column(query.heads, query.width) if query.heads > 1 else ONE
     axes = (BATCH, heads, FIRST if query.first else TOKENS, column(query.width))
     return Grid(source, axes, factor=value.factor)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from matexport.runtime.engines.native.geometry.known import find_constant, find_scalar
 from matexport.runtime.engines.native.geometry.node import Node
@@ -24,21 +24,20 @@ from matexport.runtime.engines.native.patterns.values import (
     scale_rows,
 )
 from matexport.runtime.engines.native.steps import Activate, Add, Function, Multiply
+from matexport.spec.record import Record
 
 #: How far a constant of an activation may be from its formula's: it is written in float32, or by hand.
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Bell:
+class Bell(Record, frozen=True):
     """erf(x), `shifted` by 1, of a matrix x that `grid` sees: part of Gelu."""
 
     grid: Grid
     shifted: bool = False
 
 
-@dataclass(frozen=True)
-class Cube:
+class Cube(Record, frozen=True):
     """x^3 times `factor`, or x plus that (`whole`): part of Gelu by tanh."""
 
     grid: Grid
@@ -47,8 +46,7 @@ class Cube:
     outer: float = 1.0
 
 
-@dataclass(frozen=True)
-class Slope:
+class Slope(Record, frozen=True):
     """tanh of sqrt(2 / pi) (x + 0.044715 x^3), `shifted` by 1."""
 
     grid: Grid
@@ -68,7 +66,7 @@ def add_grids(_node: Node, given: Sequence[Value]) -> Grid:
     return left.like(Source(left.width, Add, sources))  # type: ignore[no-any-return]
 
 
-def multiply_grids(node: Node, given: Sequence[Value]) -> Grid:
+def multiply_grids(_node: Node, given: Sequence[Value]) -> Grid:
     """Two matrices of the same rows; x times its sigmoid is SiLU.
 
     Raises:
@@ -133,8 +131,7 @@ def negate(_node: Node, given: Sequence[Value]) -> Grid:
     return Grid(grid.source, grid.axes, grid.first, -grid.factor)
 
 
-@dataclass(frozen=True)
-class _Activated:
+class _Activated(Record, frozen=True):
     """`made_by` of an activation."""
 
     grid: Grid
@@ -188,7 +185,8 @@ def cube(_node: Node, given: Sequence[Value]) -> Cube | None:
 
 def scale_cube(_node: Node, given: Sequence[Value]) -> Cube | None:
     """x^3, or x plus some of it, times a number."""
-    part, number = given[0], find_scalar(given[1])
+    part: Cube = given[0]
+    number = find_scalar(given[1])
     if number is None:
         return None
     if part.whole:

@@ -223,7 +223,7 @@ def _measure(axis: Axis) -> Length:
 
 
 def _slice(_node: Node, given: Sequence[Value]) -> Grid:
-    grid = given[0]
+    grid: Grid = given[0]
     arrays = [None if value is None else find_constant(value) for value in given[1:]]
     if any(array is None for array, value in zip(arrays, given[1:], strict=True) if value is not None):
         raise refuse("its bounds are no constants")
@@ -259,7 +259,8 @@ def cut_axis(grid: Grid, place: int, start: int, end: int) -> Grid:
 
 
 def _gather(node: Node, given: Sequence[Value]) -> Grid:
-    grid, places = given[0], find_constant(given[1])
+    grid: Grid = given[0]
+    places = find_constant(given[1])
     place = node.read_int("axis", 0) % len(grid.axes)
     if places is None or places.size != 1 or places.ndim > 1:
         raise refuse("it picks other than one place")

@@ -7,7 +7,7 @@ text as long as the table, and compared with what `Index` means.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
 import numpy as np
 
 from matexport.runtime.engines.native.geometry.known import (
@@ -28,6 +28,7 @@ from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, refuse, scale_rows
 from matexport.runtime.engines.native.steps import Embed, Index, Table
+from matexport.spec.record import Record
 
 _INDICES = {"input_ids": Index.TOKENS, "token_type_ids": Index.TYPES}
 
@@ -35,16 +36,14 @@ _INDICES = {"input_ids": Index.TOKENS, "token_type_ids": Index.TYPES}
 _MOST_TOKENS = 1 << 14
 
 
-@dataclass(frozen=True, eq=False)
-class Picked:
+class Picked(Record, frozen=True, eq=False):
     """Rows of a constant by an input."""
 
     rows: Constant
     index: Index
 
 
-@dataclass(frozen=True, eq=False)
-class Embedded:
+class Embedded(Record, frozen=True, eq=False):
     """The sum of rows of tables, and of one row that is the same for all; a matrix when something reads it."""
 
     tables: tuple[Table, ...]
@@ -124,8 +123,9 @@ def add_rows(_node: Node, given: Sequence[Value]) -> Embedded | None:
     left, right = map(find_embedded, given)
     if left is None or right is None:
         return None
-    constants = [part.constant for part in (left, right) if part.constant is not None]
-    constant = np.sum(constants, axis=0, dtype=np.float32) if constants else None
+    constant = left.constant if right.constant is None else right.constant
+    if left.constant is not None and right.constant is not None:
+        constant = left.constant + right.constant
     return Embedded(left.tables + right.tables, constant)
 
 

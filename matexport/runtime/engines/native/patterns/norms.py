@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from matexport.runtime.engines.native.geometry.known import BATCH, FIRST, ONE, TOKENS, find_constant, find_scalar
 from matexport.runtime.engines.native.geometry.node import Node
@@ -22,17 +22,16 @@ from matexport.runtime.engines.native.patterns.values import (
     refuse,
 )
 from matexport.runtime.engines.native.steps import HeadNorm, Norm, Unit
+from matexport.spec.record import Record
 
 
-@dataclass(frozen=True)
-class Square:
+class Square(Record, frozen=True):
     """x^2."""
 
     grid: Grid
 
 
-@dataclass(frozen=True)
-class Power:
+class Power(Record, frozen=True):
     """The mean (`mean`) or the sum of x^2 over a row, plus `epsilon`."""
 
     grid: Grid
@@ -40,8 +39,7 @@ class Power:
     epsilon: float = 0.0
 
 
-@dataclass(frozen=True)
-class Length:
+class Length(Record, frozen=True):
     """The root of that, and at least `least`; 1 by it where `inverse`."""
 
     power: Power
@@ -49,8 +47,7 @@ class Length:
     inverse: bool = False
 
 
-@dataclass(frozen=True)
-class Normed:
+class Normed(Record, frozen=True):
     """`made_by` of an RMSNorm that a weight may still be taken into."""
 
     grid: Grid

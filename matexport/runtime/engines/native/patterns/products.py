@@ -8,10 +8,10 @@ again is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from matexport.runtime.engines.native.geometry.known import find_constant, find_scalar
 from matexport.runtime.engines.native.geometry.node import Node
@@ -28,17 +28,16 @@ from matexport.runtime.engines.native.patterns.values import (
     refuse,
 )
 from matexport.runtime.engines.native.steps import Dense, Product, Quantize
+from matexport.spec.record import Record
 
 
-@dataclass(frozen=True, eq=False)
-class Sizes:
+class Sizes(Record, frozen=True, eq=False):
     """The sizes of a matrix's numbers."""
 
     grid: Grid
 
 
-@dataclass(frozen=True)
-class Peak:
+class Peak(Record, frozen=True):
     """The largest number, or size, of each row, and at least `least`."""
 
     grid: Grid
@@ -46,15 +45,13 @@ class Peak:
     least: float = 0.0
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(Record, frozen=True):
     """Rows divided by their peak."""
 
     peak: Peak
 
 
-@dataclass(frozen=True)
-class Codes:
+class Codes(Record, frozen=True):
     """uint8 codes of rows; `unit` is float32, the step of a share, and `zero` the zero point."""
 
     peak: Peak
@@ -62,8 +59,7 @@ class Codes:
     zero: int
 
 
-@dataclass(frozen=True, eq=False)
-class Whole:
+class Whole(Record, frozen=True, eq=False):
     """What codes times a weight are, as whole numbers (`scales` is None), or times all scales but the peak."""
 
     codes: Codes
@@ -181,7 +177,8 @@ def cast_whole(node: Node, given: Sequence[Value]) -> Whole:
 
 def scale_whole(_node: Node, given: Sequence[Value]) -> Whole | None:
     """Whole numbers times the steps of the codes and the columns in one."""
-    whole, steps = given[0], find_constant(given[1])
+    whole: Whole = given[0]
+    steps = find_constant(given[1])
     if whole.scales is not None or steps is None or steps.dtype != np.float32:
         return None
     if steps.size not in (1, whole.weight.shape[1]) or steps.shape[-1:] != (steps.size,) * bool(steps.ndim):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,35 +26,32 @@ from matexport.runtime.engines.native.geometry.operators import Array
 from matexport.runtime.engines.native.patterns.layout import pool_first, read_axes
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, find_rows, refuse
 from matexport.runtime.engines.native.steps import Pool, Pooling
+from matexport.spec.record import Record
 
 #: Operators that codes of vectors are made with.
 ENCODING = frozenset({"Sub", "Div", "Floor", "Clip", "Cast", "Greater", "Pad", "Reshape", "Mul", "ReduceSum"})
 
 
-@dataclass(frozen=True, eq=False)
-class Timed:
+class Timed(Record, frozen=True, eq=False):
     """A matrix times what follows from the mask and places alone."""
 
     grid: Grid
     by: Known
 
 
-@dataclass(frozen=True, eq=False)
-class Summed:
+class Summed(Record, frozen=True, eq=False):
     """The sum of a text's tokens."""
 
     grid: Grid
 
 
-@dataclass(frozen=True, eq=False)
-class Filled:
+class Filled(Record, frozen=True, eq=False):
     """States, and minus infinity where the padding is."""
 
     grid: Grid
 
 
-@dataclass(frozen=True, eq=False)
-class Coded:
+class Coded(Record, frozen=True, eq=False):
     """What is made of rows, number by number, with operators that no step has."""
 
     base: Grid
@@ -93,7 +89,8 @@ def _compare(known: Known, expect: Callable[[Case], Array], problem: str) -> Non
 
 
 def _agree(array: Array, expected: Array) -> bool:
-    return array.dtype == expected.dtype and array.shape == expected.shape and np.allclose(array, expected, 1e-6)
+    fits = array.dtype == expected.dtype and array.shape == expected.shape
+    return fits and bool(np.allclose(array, expected, 1e-6))
 
 
 def divide_sum(_node: Node, given: Sequence[Value]) -> Grid:
@@ -109,7 +106,8 @@ def divide_sum(_node: Node, given: Sequence[Value]) -> Grid:
 
     def expect(case: Case) -> Array:
         counts = case.mask.sum(axis=1, keepdims=True).astype(np.float32)
-        return np.sqrt(counts) if rooted else counts
+        found: Array = np.sqrt(counts) if rooted else counts
+        return found
 
     _compare(by, expect, "a sum of tokens is divided by neither their number nor its root")
     return pool(summed.grid, Pooling.SUM_OVER_ROOT if rooted else Pooling.MEAN)
@@ -199,7 +197,9 @@ def make_encoder(made: Known) -> Callable[[NDArray[Any]], NDArray[Any]]:
 def _run(known: Known, given: Given, done: dict[int, Array]) -> Array:
     """Worked out without being kept: rows come and go."""
     if not isinstance(known, Worked):
-        return known.work_out(given)  # type: ignore[arg-type]
+        rows: Array = known.work_out(given)  # type: ignore[arg-type]
+        return rows
     if id(known) not in done:
         done[id(known)] = known.apply([None if value is None else _run(value, given, done) for value in known.given])
-    return done[id(known)]
+    found: Array = done[id(known)]
+    return found

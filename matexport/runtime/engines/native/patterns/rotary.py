@@ -7,7 +7,6 @@ frequencies; the frequencies are a constant that they are made with, or the angl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,26 +28,24 @@ from matexport.runtime.engines.native.geometry.known import (
 )
 from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array
-from matexport.runtime.engines.native.patterns.readout import Timed
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, cut_columns, describe_axes, refuse
 from matexport.runtime.engines.native.steps import Index, Rotate
+from matexport.spec.record import Record
 
 #: Tokens of a text that angles are looked at for.
 _LENGTH = 300
 
-#: How far a cosine may be from the formula's: at position p, p rounded times the frequency in float32 is off by p 2^-24.
+#: How far a cosine may be from the formula's: in float32, p times a frequency is off by 2^-24 of it.
 _TOLERANCE, _TOLERANCE_BY_PLACE = 2e-6, 2.0**-22
 
 
-@dataclass(frozen=True)
-class Turned:
+class Turned(Record, frozen=True):
     """The second half of each head with the other sign, and the first behind it."""
 
     grid: Grid
 
 
-@dataclass(frozen=True, eq=False)
-class Spun:
+class Spun(Record, frozen=True, eq=False):
     """That times what follows from places alone."""
 
     grid: Grid
@@ -60,11 +57,10 @@ class Angles(NamedTuple):
 
     frequencies: Array
     scale: float
-    index: Index
+    places: Index
 
 
-@dataclass(frozen=True, eq=False)
-class Partly:
+class Partly(Record, frozen=True, eq=False):
     """The first columns of each head, rotated; the rest of a head is still missing."""
 
     grid: Grid
@@ -119,7 +115,7 @@ def rotate(_node: Node, given: Sequence[Value]) -> Grid | Partly:
     if FIRST in grid.axes:  # position 0, where nothing is turned
         return Grid(grid.source, grid.axes, grid.first, grid.factor * angles.scale)
     heads = _find_heads(grid)
-    whole = heads.size == 1 and grid.width == grid.source.width or heads.size > 1 and heads.stride == grid.width
+    whole = grid.width == (heads.stride if heads.size > 1 else grid.source.width)
     return _rotate(grid, heads, angles) if whole else Partly(grid, angles)
 
 
@@ -134,7 +130,7 @@ def _rotate(grid: Grid, heads: Axis, angles: Angles) -> Grid:
     source = cut_columns(grid.source, grid.first, heads.size * grid.width, grid.factor)
 
     def make(out: int, of: int) -> Rotate:
-        return Rotate(out, of, heads.size, angles.frequencies, angles.scale, False, angles.index)
+        return Rotate(out, of, heads.size, angles.frequencies, angles.scale, False, angles.places)
 
     return Grid(Source(source.width, make, (source,)), grid.axes)
 
@@ -174,7 +170,7 @@ def _read_angles(cosines: Known, sines: Known, axes: Sequence[Axis]) -> Angles:
         if all((cos == scale).all() and not sin.any() for cos, sin in pairs):
             return Angles(np.zeros(half, np.float32), scale, Index.ORDER)
         raise refuse("the first token is turned")
-    for frequencies in _list_frequencies(cosines, sines, pairs[0], half):
+    for frequencies in _list_frequencies(cosines, pairs[0], half):
         for index in (Index.COLUMNS, Index.ORDER):
             if all(_fit(pair, case, frequencies, scale, index) for pair, case in zip(pairs, cases, strict=True)):
                 return Angles(frequencies, scale, index)
@@ -187,7 +183,7 @@ def _spread(known: Known, case: Case, axes: Sequence[Axis]) -> Array:
     try:
         # The heads are not told apart: 1 of them is enough, and more than 1 does not fit.
         whole = np.broadcast_to(
-            array, case.measure([ONE if axis.kind == "columns" else axis for axis in axes[:-1]]) + (axes[-1].size,)
+            array, case.measure([*(ONE if axis.kind == "columns" else axis for axis in axes[:-1]), axes[-1]])
         )
     except ValueError:
         raise refuse(f"heads {describe_axes(axes)} are multiplied with numbers of the shape {array.shape}") from None
@@ -198,7 +194,7 @@ def _spread(known: Known, case: Case, axes: Sequence[Axis]) -> Array:
     return found
 
 
-def _list_frequencies(cosines: Known, sines: Known, pair: tuple[Array, Array], half: int) -> list[Array]:
+def _list_frequencies(cosines: Known, pair: tuple[Array, Array], half: int) -> list[Array]:
     """Frequencies to try: constants of that size, and the angles of the first text's second token."""
     known = [
         part.array.reshape(-1)

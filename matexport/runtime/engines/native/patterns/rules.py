@@ -19,8 +19,8 @@ from matexport.runtime.engines.native.patterns.values import Grid, Rule
 #: Operators whose two inputs may be given in either order.
 SWAPPED = frozenset({"Add", "Max", "Mul"})
 
-#: (operator, what the first and maybe the second input is) -> rules. `Worked` is all that follows from shapes, masks and
-#: constants.
+#: (operator, what the first and maybe the second input is) -> rules. `Worked` is all that follows from shapes, masks
+#: and constants.
 RULES: Mapping[tuple[Any, ...], Sequence[Rule]] = {
     # lookups
     ("Cast", Picked): [lookups.cast_codes],

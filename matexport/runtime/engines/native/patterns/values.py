@@ -1,4 +1,4 @@
-"""What is known of the values of a graph while it is read: matrices and how the graph sees them, and half-read patterns.
+"""What is known of values while a graph is read: matrices, how the graph sees them, and half-read patterns.
 
 A matrix is made by a step that is only written down when something needs it (`Source`). A graph sees it with axes in
 some order, its columns split into heads, cut or scaled (`Grid`): none of which is a step of its own.
@@ -7,7 +7,6 @@ some order, its columns split into heads, cut or scaled (`Grid`): none of which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,34 +15,35 @@ from matexport.runtime.engines.native.geometry.known import BATCH, FIRST, FLAT, 
 from matexport.runtime.engines.native.geometry.node import Node, UnknownGraphError
 from matexport.runtime.engines.native.geometry.operators import Array
 from matexport.runtime.engines.native.steps import Affine, Columns, Matrix, Step
+from matexport.spec.record import Record
 
 #: Axes before the columns, of a matrix that is seen as it is.
 ROW_AXES = ((BATCH, TOKENS), (BATCH,), (BATCH, FIRST), (FLAT,))
 
 
-@dataclass(eq=False)
 class Source:
     """A matrix.
 
-    Attributes:
+    Args:
         width: its columns.
         make: (its number, those of `needs`) -> the step that makes it.
         needs: the matrices that the step reads.
-        number: once the step is written down.
         made_by: what a rule may still take up into the step: see who sets it.
+
+    Attributes:
+        number: once the step is written down.
         parts: of some columns, or scaled, as they were asked for.
     """
 
-    width: int
-    make: Callable[..., Step]
-    needs: tuple[Source, ...] = ()
-    made_by: Any = None
-    number: Matrix | None = None
-    parts: dict[Any, Source] = field(default_factory=dict)
+    def __init__(
+        self, width: int, make: Callable[..., Step], needs: tuple[Source, ...] = (), *, made_by: Any = None
+    ) -> None:
+        self.width, self.make, self.needs, self.made_by = width, make, needs, made_by
+        self.number: Matrix | None = None
+        self.parts: dict[Any, Source] = {}
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(Record, frozen=True):
     """How a graph sees a matrix.
 
     Attributes:
@@ -73,8 +73,7 @@ class Grid:
         return Grid(source, (*self.axes[:-1], column(source.width)))
 
 
-@dataclass(frozen=True)
-class Scaled:
+class Scaled(Record, frozen=True):
     """`made_by` of rows times a (K,) vector, and plus another: either may be missing."""
 
     base: Source
@@ -82,8 +81,7 @@ class Scaled:
     bias: Array | None
 
 
-@dataclass(frozen=True)
-class Biasable:
+class Biasable(Record, frozen=True):
     """`made_by` of a product that a bias may be added to."""
 
     add: Callable[[Array], Source]
