@@ -10,12 +10,14 @@ the bit, alone and in any batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
+
+from matexport.spec.record import Record
 
 #: A matrix, by its number.
 Matrix = int
@@ -51,8 +53,7 @@ class Pooling(StrEnum):
     SUM_OVER_ROOT = "sum-over-root"  # sum / sqrt(number of tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
+class Table(Record, frozen=True, eq=False):
     """Rows that are looked up.
 
     Attributes:
@@ -60,24 +61,26 @@ class Table:
         scales: (V,) float32 that int8 rows are multiplied by; None for float32.
         index: what says which row.
         shift: added to the index.
+        uncounted: with `Index.ORDER`, the id of tokens that do not count, as RoBERTa leaves out its padding: the index
+            is how many tokens of another id come before in the text, and -1 of such a token itself. None where all
+            unmasked tokens count. A text has such a token only where its own words spell the padding.
     """
 
     rows: NDArray[Any]
     scales: NDArray[Any] | None
     index: Index
     shift: int = 0
+    uncounted: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Embed:
+class Embed(Record, frozen=True, eq=False):
     """The sum of a row of each table, for each token: (tokens, K)."""
 
     out: Matrix
     tables: tuple[Table, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Norm:
+class Norm(Record, frozen=True, eq=False):
     """LayerNorm (`centred`) or RMSNorm of each row, times `weight` (K,), plus `bias` (K,) where there is one."""
 
     out: Matrix
@@ -88,8 +91,7 @@ class Norm:
     centred: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Add:
+class Add(Record, frozen=True, eq=False):
     """The sum of two matrices of one shape."""
 
     out: Matrix
@@ -97,8 +99,7 @@ class Add:
     right: Matrix
 
 
-@dataclass(frozen=True, eq=False)
-class Multiply:
+class Multiply(Record, frozen=True, eq=False):
     """The product, number by number, of two matrices of one shape."""
 
     out: Matrix
@@ -106,8 +107,7 @@ class Multiply:
     right: Matrix
 
 
-@dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Record, frozen=True, eq=False):
     """Each row times `weight` (K,), plus `bias` (K,); either may be missing."""
 
     out: Matrix
@@ -116,8 +116,7 @@ class Affine:
     bias: NDArray[Any] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Activate:
+class Activate(Record, frozen=True, eq=False):
     """A function of each number."""
 
     out: Matrix
@@ -125,8 +124,7 @@ class Activate:
     function: Function
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
+class Columns(Record, frozen=True, eq=False):
     """`count` columns from column `first` on."""
 
     out: Matrix
@@ -135,8 +133,7 @@ class Columns:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
-class Quantize:
+class Quantize(Record, frozen=True, eq=False):
     """Codes of each row, for products of integers, and the peak that the row was divided by.
 
     x = row * smoothing; peak = max |x|, or max x where `bounded`, and at least `least`; code = round(x / peak * levels)
@@ -159,8 +156,7 @@ class Quantize:
     least: float
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
+class Product(Record, frozen=True, eq=False):
     """(codes - zero) @ weight as integers, times peak / levels of the row and the column's scale, plus bias.
 
     Attributes:
@@ -177,8 +173,7 @@ class Product:
     bias: NDArray[Any] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Dense:
+class Dense(Record, frozen=True, eq=False):
     """A product in float32: row @ weight (K, N) + bias (N,)."""
 
     out: Matrix
@@ -187,8 +182,7 @@ class Dense:
     bias: NDArray[Any] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Rotate:
+class Rotate(Record, frozen=True, eq=False):
     """Rotary positions (Su et al., 2021), of each head of a matrix (tokens, heads * width).
 
     With c, s the halves' cosines and sines at the token's position p: first half' = first c - second s, second half' =
@@ -210,8 +204,7 @@ class Rotate:
     index: Index
 
 
-@dataclass(frozen=True, eq=False)
-class HeadNorm:
+class HeadNorm(Record, frozen=True, eq=False):
     """RMSNorm or LayerNorm of each head's columns by itself, as `Norm`; `weight` and `bias` are of a head's width."""
 
     out: Matrix
@@ -223,8 +216,7 @@ class HeadNorm:
     centred: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Attend:
+class Attend(Record, frozen=True, eq=False):
     """softmax(query key' * scale + bias) value, for each head, among the tokens of one text.
 
     Attributes:
@@ -234,6 +226,7 @@ class Attend:
         window: a token sees those at most so far from it, or all where None.
         bias: (heads, 2 M + 1) float32 or None: in head h, where a query stands at i and a key at j, what is added is
             bias[h, clip(j - i, -M, M) + M].
+        first: `query` and `out` have a row per text, of its first token alone; `key` and `value` have all tokens.
     """
 
     out: Matrix
@@ -246,10 +239,10 @@ class Attend:
     causal: bool = False
     window: int | None = None
     bias: NDArray[Any] | None = None
+    first: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Pool:
+class Pool(Record, frozen=True, eq=False):
     """One row for each text: (texts, K)."""
 
     out: Matrix
@@ -257,8 +250,7 @@ class Pool:
     pooling: Pooling
 
 
-@dataclass(frozen=True, eq=False)
-class Unit:
+class Unit(Record, frozen=True, eq=False):
     """Each row divided by its length, or by `least` where that is more."""
 
     out: Matrix
@@ -285,8 +277,7 @@ Step = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Output:
+class Output(Record, frozen=True, eq=False):
     """What a graph gives under a name: a matrix with a row per text, of float32 or of the codes of a quantized vector.
 
     Attributes:
@@ -302,9 +293,13 @@ class Output:
     encode: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """All steps of a graph, in order, and what it gives."""
+class Plan(Record, frozen=True, eq=False):
+    """All steps of a graph, in order, and what it gives.
+
+    Attributes:
+        refused: name of an output that no steps give -> why.
+    """
 
     steps: tuple[Step, ...]
     outputs: tuple[Output, ...]
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
