@@ -18,6 +18,7 @@ struct PackedProduct {
   float* scales = nullptr;    // (panels * panel): column scale / levels
   float* bias = nullptr;      // (panels * panel)
   int zero = 0, shift = 0;
+  bool wide_pairs = false;    // 255 (|w0| + |w1|) of rows 2k and 2k + 1 may be more than 16 bits hold
 };
 
 // Weights (K, N) float32 of a product, in panels of columns.

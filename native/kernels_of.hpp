@@ -219,7 +219,11 @@ void activate_quantize(Function function, const Quantizer& q, const float* sourc
 
 constexpr int panel_columns = S::vectors * L;
 
-template <int rows>
+// How far ahead of its use a weight is asked for: the first rows to read a panel wait for memory otherwise.
+constexpr int64_t ahead = 2048;
+
+// Where `dot` adds two products in 16 bits, weights whose pairs may not fit are multiplied in two halves of one each.
+template <int rows, bool first, bool halves>
 MX void product_block(const PackedProduct& w, const int8_t* weights, int64_t column, const S::Code* codes,
                       int64_t stride, const float* peaks, float* out, int64_t out_stride) {
   I sums[rows][S::vectors];
@@ -231,11 +235,20 @@ MX void product_block(const PackedProduct& w, const int8_t* weights, int64_t col
     decltype(S::load_weights(weights)) b[S::vectors];
 #pragma GCC unroll 8
     for (int n = 0; n < S::vectors; n++) b[n] = S::load_weights(weights + k * panel_columns + n * L * S::step);
+    if constexpr (first) {
+      for (int64_t i = 0; i < panel_columns * S::step; i += 64) __builtin_prefetch(weights + k * panel_columns + ahead + i);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++) {
       auto a = S::broadcast(codes + m * stride + k);
 #pragma GCC unroll 8
-      for (int n = 0; n < S::vectors; n++) sums[m][n] = S::dot(sums[m][n], a, b[n]);
+      for (int n = 0; n < S::vectors; n++) {
+        if constexpr (halves) {
+          sums[m][n] = S::dot(S::dot(sums[m][n], a, S::even(b[n])), a, S::odd(b[n]));
+        } else {
+          sums[m][n] = S::dot(sums[m][n], a, b[n]);
+        }
+      }
     }
   }
   const int64_t left = w.columns - column;
@@ -264,6 +277,21 @@ MX void each_block(int64_t rows, Use use) {
   for (int64_t b = 0; b < blocks; b++) use(rows * b / blocks, rows * (b + 1) / blocks - rows * b / blocks);
 }
 
+template <bool first, bool halves>
+MX void run_block(const PackedProduct& w, const int8_t* weights, int64_t column, int64_t count, const S::Code* a,
+                  int64_t stride, const float* p, float* c, int64_t out_stride) {
+  switch (count) {
+    case 1: return product_block<1, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+    case 2: return product_block<2, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+#if !defined(MATEXPORT_PORTABLE)
+    case 3: return product_block<3, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+    case 4: return product_block<4, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+    case 5: return product_block<5, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+    case 6: return product_block<6, first, halves>(w, weights, column, a, stride, p, c, out_stride);
+#endif
+  }
+}
+
 void product(const PackedProduct& w, int64_t panel, const void* codes, int64_t code_stride, const float* peaks,
              int64_t rows, float* out, int64_t out_stride) {
   const int8_t* weights = w.codes + panel * w.inner_padded * panel_columns;
@@ -272,15 +300,13 @@ void product(const PackedProduct& w, int64_t panel, const void* codes, int64_t c
     const S::Code* a = (const S::Code*)codes + m * code_stride;
     const float* p = peaks + m;
     float* c = out + m * out_stride;
-    switch (count) {
-      case 1: return product_block<1>(w, weights, column, a, code_stride, p, c, out_stride);
-      case 2: return product_block<2>(w, weights, column, a, code_stride, p, c, out_stride);
-#if !defined(MATEXPORT_PORTABLE)
-      case 3: return product_block<3>(w, weights, column, a, code_stride, p, c, out_stride);
-      case 4: return product_block<4>(w, weights, column, a, code_stride, p, c, out_stride);
-      case 5: return product_block<5>(w, weights, column, a, code_stride, p, c, out_stride);
-      case 6: return product_block<6>(w, weights, column, a, code_stride, p, c, out_stride);
-#endif
+    if constexpr (S::saturates) {
+      if (w.wide_pairs) return run_block<false, true>(w, weights, column, count, a, code_stride, p, c, out_stride);
+    }
+    if (m == 0) {
+      run_block<true, false>(w, weights, column, count, a, code_stride, p, c, out_stride);
+    } else {
+      run_block<false, false>(w, weights, column, count, a, code_stride, p, c, out_stride);
     }
   });
 }

@@ -8,6 +8,10 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "pool.hpp"
 
 namespace matexport {
@@ -16,6 +20,7 @@ namespace {
 constexpr int64_t group_tokens = 128;  // that one thread takes at a time: what they need stays in its cache
 constexpr int64_t block_rows = 64;     // of which wide matrices are held at once
 constexpr int64_t align = 64;          // bytes
+constexpr int64_t huge_page = 2 << 20, largest_arena = 1 << 30;
 constexpr int64_t largest_width = 1 << 20, largest_count = int64_t(1) << 40;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -25,6 +30,17 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 void* allocate(int64_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, align, (size_t)round_up(std::max<int64_t>(bytes, 1), align))) throw std::bad_alloc();
+  return memory;
+}
+
+// Weights are read from end to end for every few tokens, so pages are asked for that are as large as can be.
+void* allocate_weights(int64_t bytes) {
+  void* memory = nullptr;
+  bytes = round_up(std::max<int64_t>(bytes, 1), huge_page);
+  if (posix_memalign(&memory, huge_page, (size_t)bytes)) throw std::bad_alloc();
+#if defined(__linux__)
+  madvise(memory, (size_t)bytes, MADV_HUGEPAGE);  // where it is refused, pages stay small
+#endif
   return memory;
 }
 
@@ -85,6 +101,12 @@ Program::Program(const Kernels& kernels, const StepRecord* steps, int64_t step_c
                  int64_t table_count, const int32_t* outputs, int64_t output_count)
     : kernels_(kernels), tables_(tables, tables + table_count), outputs_(outputs, outputs + output_count) {
   matrices_.resize((size_t)step_count);
+  for (int64_t i = 0; i < step_count; i++) {  // about what all weights need, in one piece
+    if (steps[i].op != (int32_t)Op::product && steps[i].op != (int32_t)Op::dense) continue;
+    const int64_t count = std::clamp<int64_t>(steps[i].arrays[0].count, 0, largest_count);
+    arena_bytes_ += (steps[i].op == (int32_t)Op::dense ? 4 : 1) * count + 16 * std::max(steps[i].numbers[0], 0) + 4 * align;
+  }
+  arena_bytes_ = std::min(arena_bytes_, largest_arena);
   steps_.reserve((size_t)step_count);
   try {
     for (int64_t i = 0; i < step_count; i++) read_step(steps[i], tables, table_count);
@@ -102,6 +124,19 @@ Program::Program(const Kernels& kernels, const StepRecord* steps, int64_t step_c
 
 Program::~Program() {
   for (void* memory : owned_) free(memory);
+}
+
+void* Program::reserve(int64_t bytes) {
+  bytes = round_up(bytes, align);
+  if (left_ < bytes) {
+    left_ = std::max(bytes, arena_bytes_);
+    next_ = (char*)allocate_weights(left_);
+    owned_.push_back(next_);
+  }
+  char* taken = next_;
+  next_ += bytes;
+  left_ -= bytes;
+  return taken;
 }
 
 void Program::read_step(const StepRecord& record, const TableRecord* tables, int64_t table_count) {
@@ -209,14 +244,10 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
       w.zero = q->zero;
       w.shift = q->shift;
       const int64_t panel = kernels_.panel, width = w.panels * panel, k_step = kernels_.inner_step;
-      w.codes = (int8_t*)allocate(width * w.inner_padded);
-      owned_.push_back(w.codes);
-      w.start = (int32_t*)allocate(width * 4);
-      owned_.push_back(w.start);
-      w.scales = (float*)allocate(width * 4);
-      owned_.push_back(w.scales);
-      w.bias = (float*)allocate(width * 4);
-      owned_.push_back(w.bias);
+      w.codes = (int8_t*)reserve(width * w.inner_padded);
+      w.start = (int32_t*)reserve(width * 4);
+      w.scales = (float*)reserve(width * 4);
+      w.bias = (float*)reserve(width * 4);
       const int8_t* weight = (const int8_t*)arrays[0].data;
       const float* scales = (const float*)arrays[1].data;
       for (int64_t n = 0; n < width; n++) {
@@ -234,6 +265,9 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
           for (int64_t n = 0; n < count; n++) out[n * k_step] = row[first + n];
         }
         for (int64_t n = 0; n < columns; n++) w.start[n] += row[n];
+        if (k % 2) {
+          for (int64_t n = 0; n < columns; n++) w.wide_pairs |= abs(row[n]) + abs(row[n - columns]) > 128;
+        }
       }
       for (int64_t n = 0; n < width; n++) w.start[n] *= q->shift - q->zero;
       make(step.out, columns, source.texts);
@@ -249,10 +283,8 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
       w.inner = inner;
       w.columns = columns;
       w.panels = (columns + panel - 1) / panel;
-      w.values = (float*)allocate(w.panels * panel * inner * 4);
-      owned_.push_back(w.values);
-      w.bias = (float*)allocate(w.panels * panel * 4);
-      owned_.push_back(w.bias);
+      w.values = (float*)reserve(w.panels * panel * inner * 4);
+      w.bias = (float*)reserve(w.panels * panel * 4);
       const float* weight = (const float*)arrays[0].data;
       for (int64_t p = 0; p < w.panels; p++) {
         for (int64_t n = 0; n < panel; n++) {

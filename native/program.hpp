@@ -94,6 +94,7 @@ class Program {
   struct Workspace;
   struct Team;
 
+  void* reserve(int64_t bytes);
   void read_step(const StepRecord& record, const TableRecord* tables, int64_t table_count);
   void make_stages();
   void lay_out();
@@ -114,6 +115,8 @@ class Program {
   std::vector<TableRecord> tables_;
   std::vector<int> outputs_;
   std::vector<void*> owned_;
+  char* next_ = nullptr;  // in the last of `owned_`: weights lie one after the other
+  int64_t left_ = 0, arena_bytes_ = 0;
   int64_t widest_ = 0;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> free_;

@@ -56,28 +56,31 @@ struct Simd {
 
   static constexpr int rows = 6, vectors = 4;
 #if defined(MATEXPORT_SIMD_AVX512VNNI)
-  using Code = uint8_t;
-  static constexpr int step = 4;
   static constexpr const char* name = "avx512-vnni";
-  MX int shift(int) { return 0; }
+  static constexpr bool saturates = false;
+  MX I even(I b) { return b; }
+  MX I odd(I b) { return b; }
   // By hand: compilers take the intrinsic's accumulator for a new register in a block as large as ours.
   MX I dot(I sum, I a, I b) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
   }
+#else
+  static constexpr const char* name = "avx512";
+  static constexpr bool saturates = true;
+  MX I dot(I sum, I a, I b) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
+  }
+  MX I even(I b) { return _mm512_and_si512(b, _mm512_set1_epi16(0x00ff)); }
+  MX I odd(I b) { return _mm512_andnot_si512(_mm512_set1_epi16(0x00ff), b); }
+#endif
+  using Code = uint8_t;
+  static constexpr int step = 4;
+  MX int shift(int) { return 0; }
   MX I load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
   MX void store_codes(Code* p, F v) {
     _mm_storeu_si128((__m128i*)p, _mm512_cvtusepi32_epi8(_mm512_max_epi32(to_int(v), _mm512_setzero_si512())));
   }
-#else
-  using Code = int16_t;
-  static constexpr int step = 2;
-  static constexpr const char* name = "avx512";
-  MX int shift(int zero) { return zero; }
-  MX I dot(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
-  MX I load_weights(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
-  MX void store_codes(Code* p, F v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(to_int(v))); }
-#endif
   MX I broadcast(const Code* p) {
     int32_t x;
     memcpy(&x, p, 4);
@@ -129,13 +132,17 @@ struct Simd {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
 
-  // Products of bytes (maddubs) saturate at 16 bits with weights beyond 64; products of 16 bits never do.
-  using Code = int16_t;
-  static constexpr int step = 2, rows = 6, vectors = 2;
+  using Code = uint8_t;
+  static constexpr int step = 4, rows = 5, vectors = 2;
   static constexpr const char* name = "avx2";
-  MX int shift(int zero) { return zero; }
-  MX I dot(I sum, I a, I b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
-  MX I load_weights(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
+  static constexpr bool saturates = true;
+  MX int shift(int) { return 0; }
+  MX I dot(I sum, I a, I b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+  }
+  MX I even(I b) { return _mm256_and_si256(b, _mm256_set1_epi16(0x00ff)); }
+  MX I odd(I b) { return _mm256_andnot_si256(_mm256_set1_epi16(0x00ff), b); }
+  MX I load_weights(const int8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
   MX I broadcast(const Code* p) {
     int32_t x;
     memcpy(&x, p, 4);
@@ -143,7 +150,8 @@ struct Simd {
   }
   MX void store_codes(Code* p, F v) {
     I n = to_int(v);
-    _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1)));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+    _mm_storel_epi64((__m128i*)p, _mm_packus_epi16(words, words));
   }
 };
 
@@ -194,6 +202,9 @@ struct Simd {
   using Code = int8_t;
   static constexpr int step = 4, rows = 6, vectors = 4;
   static constexpr const char* name = "neon-dotprod";
+  static constexpr bool saturates = false;
+  MX I even(I b) { return b; }
+  MX I odd(I b) { return b; }
   MX int shift(int) { return 128; }
   MX I dot(I sum, I a, I b) { return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
   MX I load_weights(const int8_t* p) { return vreinterpretq_s32_s8(vld1q_s8(p)); }
@@ -263,10 +274,13 @@ struct Simd {
   using Code = int16_t;
   static constexpr int step = 2, rows = 2, vectors = 2;
   static constexpr const char* name = "portable";
+  static constexpr bool saturates = false;
   MX int shift(int zero) { return zero; }
   struct W {
     int16_t v[8];
   };
+  MX W even(W b) { return b; }
+  MX W odd(W b) { return b; }
   MX I dot(I sum, W a, W b) { EACH sum.v[i] += a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1]; return sum; }
   MX W load_weights(const int8_t* p) { W r; for (int i = 0; i < 8; i++) r.v[i] = p[i]; return r; }
   MX W broadcast(const Code* p) { W r; for (int i = 0; i < 8; i++) r.v[i] = p[i & 1]; return r; }
