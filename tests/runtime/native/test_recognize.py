@@ -68,6 +68,16 @@ def run_graph(model: Any, weights: Mapping[str, bytes], feeds: Mapping[str, Arra
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
+def try_graph(model: Any, weights: Mapping[str, bytes], feeds: Mapping[str, Array]) -> dict[str, Array] | None:
+    """None where onnxruntime refuses the types in a graph, which are for it to look at."""
+    try:
+        return run_graph(model, weights, feeds)
+    except Exception as problem:  # its classes share no base but this
+        if "Type Error" not in str(problem):
+            raise
+        return None
+
+
 def list_batches(plan: steps.Plan) -> list[list[tuple[int, int]]]:
     """Who reads the first place of a padded row reads padding where that is on the left."""
     first = any(isinstance(step, steps.Pool) and step.pooling is steps.Pooling.FIRST for step in plan.steps)
@@ -424,10 +434,8 @@ def test_any_operator_that_is_taken_away_is_missed() -> None:
         except UnknownGraphError:
             outcomes["refused"] += 1
             continue
-        try:
-            wanted = run_graph(changed, weights, feeds)
-        except Exception as problem:  # whose classes share no base but this
-            assert "Type Error" in str(problem), place  # types are onnxruntime's to refuse
+        wanted = try_graph(changed, weights, feeds)
+        if wanted is None:
             continue
         outcomes["read"] += 1
         found = run_plan(plan, split_batch(feeds))
