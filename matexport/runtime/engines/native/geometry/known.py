@@ -21,9 +21,6 @@ from matexport.runtime.engines.native.geometry.operators import OPERATORS, Array
 #: Nodes one after the other that are worked out; a mask has about 20.
 MAX_DEPTH = 200
 
-#: Rows of a batch that is made to see past the numbers of a mask.
-MAX_REACH = 2500
-
 #: Numbers up to this are seen past by the small cases.
 SEEN = 4
 
@@ -95,10 +92,11 @@ CASES = (
 )
 
 
-@lru_cache(maxsize=4)
-def make_case(length: int) -> Case:
-    """Two texts: one of so many tokens, and one that is padded on both sides."""
-    return _draw(length, (0, length), (length // 3, max(1, length - 1)))
+@lru_cache(maxsize=8)
+def make_case(length: int, *, left: bool = True) -> Case:
+    """A text in so many places, one of which, the first or the last, is padding where there are two."""
+    padding = int(length > 1)
+    return _draw(length, (padding, length) if left else (0, length - padding))
 
 
 class Constant:
@@ -253,21 +251,29 @@ def list_parts(value: Known) -> list[Known]:
     return list(seen.values())
 
 
-def find_reach(values: Sequence[Known]) -> int | None:
+def find_reach(values: Sequence[Known], limit: int) -> int | None:
     """The length of a text that sees past all numbers that values are made with; None where `CASES` do.
 
+    Args:
+        limit: of that length.
+
     Raises:
-        UnknownGraphError: it would be long.
+        UnknownGraphError: it would be longer.
     """
-    most = 0.0
+    most = 0
     for value in values:
         for part in list_parts(value):
-            if isinstance(part, Constant) and math.prod(part.shape) <= 2:
-                sizes = np.abs(part.array.astype(np.float64))
-                most = max(most, float(np.max(sizes, initial=0, where=sizes < _NO_PLACE)))
-    if most <= SEEN:
-        return None
-    reach = 2 * math.ceil(most) + 9
-    if reach > MAX_REACH:
-        raise UnknownGraphError(f"a number in a mask, {most:g}, reaches too far to be looked at")
-    return reach
+            if isinstance(part, Constant):
+                most = max(most, _reach_past(part))
+    if most > limit:
+        raise UnknownGraphError(f"a number that follows from places reaches {most} tokens far, too far to be looked at")
+    return most or None
+
+
+def _reach_past(constant: Constant) -> int:
+    """Past numbers that places may be compared with, or to the end of a table by places; 0 where `CASES` do."""
+    if math.prod(constant.shape) > 2 * SEEN:
+        return max(constant.shape)
+    sizes = np.abs(constant.array.astype(np.float64))
+    most = float(np.max(sizes, initial=0, where=sizes < _NO_PLACE))
+    return 2 * math.ceil(most) + 9 if most > SEEN else 0

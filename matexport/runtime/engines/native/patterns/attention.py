@@ -36,8 +36,12 @@ from matexport.spec.record import Record
 #: What is added to a score that does not count: softmax makes 0 of it, however large the others are.
 _HIDDEN = -1e8
 
-#: Distances from which on a bias is the same, at least so many of them, before it is taken to stay so.
+#: How many times as far as the last change of a bias it is looked at, before it is taken to stay as it is. Biases of T5
+#: and MPNet change at distances that grow by less than a half.
 _SETTLED = 4
+
+#: The longest text that masks are worked out for.
+_MOST_TOKENS = 2500
 
 
 class Heads(NamedTuple):
@@ -192,38 +196,53 @@ def read_sight(masks: tuple[Known, ...], heads: int, *, first: bool) -> Sight:
 
 
 def _read_sight(masks: tuple[Known, ...], heads: int, first: bool) -> Sight:
-    reach = find_reach(masks)
-    cases = [make_case(reach)] if reach is not None else []
-    longest = cases[0] if cases else CASES[0]
-    added = [(case, _sum_masks(masks, case, heads, first)) for case in (*CASES, *cases)]
-    told = added[0][1].shape[1]  # 1 where all heads are told the same
-    causal, window, bias = True, 0, np.zeros((told, 2 * longest.tokens - 1), np.float32)
+    reach = find_reach(masks, _MOST_TOKENS)
+    cases = list(CASES) if reach is None else [*CASES, make_case(reach, left=not first)]
+    while True:
+        added = [(case, _sum_masks(masks, case, heads, first)) for case in cases]
+        farthest = max(int(case.mask.sum(axis=1).max()) for case in cases) - 1
+        causal, window, bias = _look(added, farthest, first)
+        for case, mask in added:
+            _check_sight(case, mask, first, (causal, window, bias))
+        settled = _find_last_change(bias)
+        if settled * _SETTLED <= farthest:
+            break
+        if settled * _SETTLED + 2 > _MOST_TOKENS or (settled == farthest and len(cases) > len(CASES) + 1):
+            raise refuse("what is added to scores grows with the distance of two tokens")
+        cases.append(make_case(settled * _SETTLED + 2, left=not first))
+    kept = None
+    if bias.any():
+        kept = bias[:, farthest - settled : farthest + settled + 1]
+        kept = np.ascontiguousarray(np.broadcast_to(kept, (heads, kept.shape[1])))
+    return Sight(causal, window if window < farthest else None, kept)
+
+
+def _look(added: Sequence[tuple[Case, Array]], farthest: int, first: bool) -> tuple[bool, int, Array]:
+    """Whether no token sees one behind it, how far one sees, and what is added to a score by the distance.
+
+    Args:
+        added: batches, and what masks add to their scores.
+        farthest: that two tokens of them are from each other.
+    """
+    causal, window, bias = True, 0, np.zeros((added[0][1].shape[1], 2 * farthest + 1), np.float32)
     for case, mask in added:
         seen, far = mask > _HIDDEN, _measure(case, first)
-        pairs = _pair(case, first)
         if (seen != seen[:, :1]).any() or (seen & ~_real_keys(case, first) & _real_queries(case, first)).any():
             raise refuse("a mask lets tokens see padding, or lets heads see different tokens")
-        near = seen[:, 0] & pairs
-        causal = causal and not (near & (far > 0)).any()
-        texts, queries, keys = np.nonzero(near)
+        texts, queries, keys = np.nonzero(seen[:, 0] & _pair(case, first))
         distances = far[queries, keys]
+        causal = causal and not (distances > 0).any()
         window = max(window, int(np.abs(distances).max(initial=0)))
-        bias[:, distances + longest.tokens - 1] = mask[texts, :, queries, keys].T
-    for case, mask in added:
-        _check_sight(case, mask, first, (causal, window, bias))
-    settled = _settle(bias, longest.tokens - 1)
-    if settled is not None:
-        settled = np.ascontiguousarray(np.broadcast_to(settled, (heads, settled.shape[1])))
-    return Sight(causal, window if window < longest.tokens - 1 else None, settled)
+        bias[:, distances + farthest] = mask[texts, :, queries, keys].T
+    return causal, window, bias
 
 
 def _check_sight(case: Case, mask: Array, first: bool, sight: tuple[bool, int, Array]) -> None:
     """Refuse a mask that is not what was read from it."""
     causal, window, bias = sight
-    far, pairs = _measure(case, first), _pair(case, first)
-    seen = pairs & (np.abs(far) <= window) & ((far <= 0) | (not causal))
-    middle = bias.shape[1] // 2
-    expected = bias[:, far + middle][None]
+    far, farthest = _measure(case, first), bias.shape[1] // 2
+    seen = _pair(case, first) & (np.abs(far) <= window) & ((far <= 0) | (not causal))
+    expected = bias[:, np.clip(far, -farthest, farthest) + farthest][None]
     real = np.broadcast_to(_real_queries(case, first), mask.shape)
     shown = np.broadcast_to(seen[:, None], mask.shape)
     if not np.array_equal((mask > _HIDDEN)[real], shown[real]):
@@ -232,16 +251,14 @@ def _check_sight(case: Case, mask: Array, first: bool, sight: tuple[bool, int, A
         raise refuse("what is added to scores does not follow from the distance of two tokens")
 
 
-def _settle(bias: Array, middle: int) -> Array | None:
-    """(heads, 2 M + 1) numbers by distance, up to that from which on they stay; None where all are 0."""
-    if not bias.any():
-        return None
-    most = middle
-    while most and (bias[:, [middle - most, middle + most]] == bias[:, [middle - most + 1, middle + most - 1]]).all():
-        most -= 1
-    if most > middle - _SETTLED:
-        raise refuse("what is added to scores grows with the distance of two tokens")
-    return np.ascontiguousarray(bias[:, middle - most : middle + most + 1])
+def _find_last_change(bias: Array) -> int:
+    """The distance from which on (heads, 2 M + 1) numbers by distance stay what they are."""
+    middle = bias.shape[1] // 2
+    changes = (np.diff(bias, axis=1) != 0).any(axis=0)  # between column k and the next
+    places = np.nonzero(changes)[0]
+    if not places.size:
+        return 0
+    return int(max(middle - places[0], places[-1] + 1 - middle, 0))
 
 
 def _sum_masks(masks: Sequence[Known], case: Case, heads: int, first: bool) -> Array:

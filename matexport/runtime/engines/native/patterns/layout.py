@@ -196,7 +196,7 @@ def _unsqueeze(node: Node, given: Sequence[Value]) -> Grid:
 def _squeeze(node: Node, given: Sequence[Value]) -> Grid:
     grid = given[0]
     gone = read_axes(node, given, len(grid.axes))
-    if not gone or any(grid.axes[place] not in (ONE, FIRST) for place in gone):
+    if not gone or any(grid.axes[place] not in (ONE, FIRST, column(1)) for place in gone):
         raise refuse(f"it drops axes {gone} of {describe_axes(grid.axes)}")
     kept = tuple(axis for place, axis in enumerate(grid.axes) if place not in gone)
     return Grid(grid.source, kept, grid.first, grid.factor)

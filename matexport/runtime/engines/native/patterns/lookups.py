@@ -7,6 +7,7 @@ text as long as the table, and compared with what `Index` means.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -28,7 +29,6 @@ from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, refuse, scale_rows
 from matexport.runtime.engines.native.steps import Embed, Index, Table
-from matexport.spec.record import Record
 
 _INDICES = {"input_ids": Index.TOKENS, "token_type_ids": Index.TYPES}
 
@@ -36,18 +36,51 @@ _INDICES = {"input_ids": Index.TOKENS, "token_type_ids": Index.TYPES}
 _MOST_TOKENS = 1 << 14
 
 
-class Picked(Record, frozen=True, eq=False):
+class Picked:
     """Rows of a constant by an input."""
 
-    rows: Constant
-    index: Index
+    def __init__(self, rows: Constant, index: Index) -> None:
+        self.rows, self.index = rows, index
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        """The rows, of float32.
+
+        Raises:
+            UnknownGraphError: they are codes.
+        """
+        if self.rows.array.dtype != np.float32:
+            raise refuse("it reads codes without their scales")
+        return Embedded((Table(self.rows.array, None, self.index),))
 
 
-class Embedded(Record, frozen=True, eq=False):
-    """The sum of rows of tables, and of one row that is the same for all; a matrix when something reads it."""
+class Embedded:
+    """The sum of rows of tables, and of one row that is the same for all; a matrix when something reads it.
 
-    tables: tuple[Table, ...]
-    constant: Array | None = None
+    Args:
+        tables: whose rows are added.
+        constant: (K,) float32; None where there is none.
+    """
+
+    def __init__(self, tables: tuple[Table, ...], constant: Array | None = None) -> None:
+        self.tables, self.constant = tables, constant
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The matrix.
+
+        Raises:
+            UnknownGraphError: the tables have rows of several widths.
+        """
+        if len({table.rows.shape[1] for table in self.tables}) != 1:
+            raise refuse("it adds rows of several widths")
+        width = self.tables[0].rows.shape[1]
+        source = Source(width, lambda out: Embed(out, self.tables))
+        if self.constant is not None:
+            if self.constant.shape != (width,):
+                raise refuse("it adds rows of several widths")
+            source = scale_rows(source, None, self.constant)
+        return Grid(source, (BATCH, TOKENS, column(width)))
 
 
 def pick(node: Node, given: Sequence[Value]) -> Picked | None:
@@ -69,34 +102,14 @@ def find_embedded(value: Value) -> Embedded | None:
     if isinstance(value, Embedded):
         return value
     if isinstance(value, Picked):
-        if value.rows.array.dtype != np.float32:
-            raise refuse("it reads codes without their scales")
-        return Embedded((Table(value.rows.array, None, value.index),))
+        return value.embedded
     return _read_places(value) if isinstance(value, Worked) else None
 
 
 def as_grid(value: Value) -> Value:
     """The matrix of rows that were looked up; any other value as it is."""
     embedded = find_embedded(value) if isinstance(value, Embedded | Picked) else None
-    return value if embedded is None else embed(embedded)
-
-
-def embed(embedded: Embedded) -> Grid:
-    """The matrix of rows that were looked up.
-
-    Raises:
-        UnknownGraphError: the tables have rows of several widths.
-    """
-    tables = embedded.tables
-    if len({table.rows.shape[1] for table in tables}) != 1:
-        raise refuse("it adds rows of several widths")
-    width = tables[0].rows.shape[1]
-    source = Source(width, lambda out: Embed(out, tables))
-    if embedded.constant is not None:
-        if embedded.constant.shape != (width,):
-            raise refuse("it adds rows of several widths")
-        source = scale_rows(source, None, embedded.constant)
-    return Grid(source, (BATCH, TOKENS, column(width)))
+    return value if embedded is None else embedded.grid
 
 
 def cast_codes(node: Node, given: Sequence[Value]) -> Picked:

@@ -19,7 +19,9 @@ from matexport.runtime.engines.native.geometry.known import (
     Rows,
     Worked,
     column,
+    find_reach,
     find_scalar,
+    make_case,
 )
 from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array
@@ -27,6 +29,9 @@ from matexport.runtime.engines.native.patterns.layout import pool_first, read_ax
 from matexport.runtime.engines.native.patterns.values import Grid, Source, Value, find_rows, refuse
 from matexport.runtime.engines.native.steps import Pool, Pooling
 from matexport.spec.record import Record
+
+#: The longest text that places are worked out for.
+_MOST_TOKENS = 1 << 15
 
 #: Operators that codes of vectors are made with.
 ENCODING = frozenset({"Sub", "Div", "Floor", "Clip", "Cast", "Greater", "Pad", "Reshape", "Mul", "ReduceSum"})
@@ -84,8 +89,14 @@ def _check_tokens(node: Node, given: Sequence[Value], grid: Grid) -> None:
 
 
 def _compare(known: Known, expect: Callable[[Case], Array], problem: str) -> None:
-    if not all(_agree(known.work_out(case), expect(case)) for case in CASES):
+    if not all(_agree(known.work_out(case), expect(case)) for case in _list_cases(known)):
         raise refuse(problem)
+
+
+def _list_cases(known: Known) -> list[Case]:
+    """Batches that show what masks or places are."""
+    reach = find_reach((known,), _MOST_TOKENS)
+    return [*CASES] if reach is None else [*CASES, make_case(reach), make_case(reach, left=False)]
 
 
 def _agree(array: Array, expected: Array) -> bool:
@@ -152,13 +163,14 @@ def gather_token(node: Node, given: Sequence[Value]) -> Grid:
     grid, places = given
     if grid.axes[:2] != (BATCH, TOKENS) or len(grid.axes) != 3 or node.read_int("axis", 0) not in (1, -2):
         raise refuse("it gathers along another axis than the tokens")
-    found = [np.asarray(places.work_out(case)) for case in CASES]
-    if any(array.shape != (case.texts, 1, grid.width) for array, case in zip(found, CASES, strict=True)):
+    cases = _list_cases(places)
+    found = [np.asarray(places.work_out(case)) for case in cases]
+    if any(array.shape != (case.texts, 1, grid.width) for array, case in zip(found, cases, strict=True)):
         raise refuse("it gathers other than one token")
     for pooling, turn in ((Pooling.LAST, -1), (Pooling.FIRST, 1)):
-        wanted = [case.mask[:, ::turn].argmax(axis=1) for case in CASES]
+        wanted = [case.mask[:, ::turn].argmax(axis=1) for case in cases]
         if pooling is Pooling.LAST:
-            wanted = [case.tokens - 1 - place for case, place in zip(CASES, wanted, strict=True)]
+            wanted = [case.tokens - 1 - place for case, place in zip(cases, wanted, strict=True)]
         if all((array == place[:, None, None]).all() for array, place in zip(found, wanted, strict=True)):
             made = pool(grid, pooling)
             return Grid(made.source, (BATCH, ONE, made.axes[1]))

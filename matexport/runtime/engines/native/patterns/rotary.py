@@ -32,8 +32,8 @@ from matexport.runtime.engines.native.patterns.values import Grid, Source, Value
 from matexport.runtime.engines.native.steps import Index, Rotate
 from matexport.spec.record import Record
 
-#: Tokens of a text that angles are looked at for.
-_LENGTH = 300
+#: Tokens of a text that angles are looked at for, at least and at most.
+_LENGTH, _MOST_TOKENS = 300, 1 << 15
 
 #: How far a cosine may be from the formula's: in float32, p times a frequency is off by 2^-24 of it.
 _TOLERANCE, _TOLERANCE_BY_PLACE = 2e-6, 2.0**-22
@@ -162,8 +162,8 @@ def _read_angles(cosines: Known, sines: Known, axes: Sequence[Axis]) -> Angles:
     half = axes[-1].size // 2
     if axes[-1].size % 2 or not half:
         raise refuse("heads of an odd number of columns are turned")
-    reach = find_reach((cosines, sines)) or 0
-    cases = (*CASES, make_case(max(_LENGTH, reach)))
+    reach = find_reach((cosines, sines), _MOST_TOKENS) or 0
+    cases = (*CASES, make_case(max(_LENGTH, reach), left=FIRST not in axes))
     pairs = [(_spread(cosines, case, axes), _spread(sines, case, axes)) for case in cases]
     scale = float(pairs[0][0][0, 0])
     if FIRST in axes:
