@@ -1,0 +1,101 @@
+"""The one door to what runs graphs: an `Engine` that is asked for -> a session on a checked graph, or a refusal.
+
+Nothing else in matexport knows which engines there are. Each has a module of its own beside this one, imported when it
+is asked for; all are given the bytes that were digested and looked at (`family.integrity.Contents`), and open no file.
+"""
+
+from __future__ import annotations
+
+from matexport.errors import RequestError
+from matexport.family.integrity import Contents
+from matexport.runtime.engines import onnxruntime
+from matexport.runtime.engines.session import Session
+from matexport.spec.measured import CPU, ENGINES, NATIVE, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
+
+
+def check_engine(engine: Engine) -> None:
+    """Refuse an engine that nobody knows, that has no such provider or whose package is not installed.
+
+    Raises:
+        RequestError: there is no such engine or provider; those that there are are listed.
+        MissingExtraError: its package is not installed; the message has the pip command.
+    """
+    if engine.name not in ENGINES:
+        raise RequestError(f"the engine {engine.name} was asked; known are: {', '.join(ENGINES)}")
+    if engine.provider not in PROVIDERS:
+        raise RequestError(f"the provider {engine.provider} was asked; known are: {', '.join(PROVIDERS)}")
+    if engine.name == ONNXRUNTIME:
+        return
+    if engine.provider != CPU:
+        raise RequestError(
+            f"the engine {engine.name} was asked with the provider {engine.provider}; providers are onnxruntime's: "
+            "leave out one of the two"
+        )
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native.library import choose_kernels
+
+        choose_kernels()
+        return
+    from matexport.runtime.engines.openvino import require_openvino
+
+    require_openvino()
+
+
+def load_engine(engine: Engine) -> None:
+    """Import an engine's library, which takes most of a cold start, before there is anything to run.
+
+    Raises:
+        RequestError, MissingExtraError: as `check_engine`.
+    """
+    check_engine(engine)
+    if engine.name == ONNXRUNTIME:
+        onnxruntime.load_runtime()
+        return
+    if engine.name == NATIVE:
+        return  # `check_engine` has loaded it
+    from matexport.runtime.engines.openvino import load_runtime
+
+    load_runtime()
+
+
+def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -> Session:
+    """A session on a graph of a family: on what was asked for, or not at all.
+
+    Args:
+        contents: has the graph and its weights; the session keeps it.
+        engine: onnxruntime on the CPU by default.
+
+    Raises:
+        RequestError, MissingExtraError: as `check_engine`; or the engine does not start here, or not as it was asked.
+        FamilyError: the engine refuses the graph, or would run some of it elsewhere than it was asked to.
+    """
+    engine = engine or Engine()
+    check_engine(engine)
+    if engine.name == ONNXRUNTIME:
+        opened: Session = onnxruntime.open_checked(contents, graph, threads=engine.threads, provider=engine.provider)
+        return opened
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native import session
+
+        return session.open_checked(contents, graph, engine)
+    from matexport.runtime.engines import openvino
+
+    return openvino.open_checked(contents, graph, engine)
+
+
+def describe_engine(engine: Engine) -> EngineFacts:
+    """An engine as it runs here: its version, and the device that it says it has.
+
+    Raises:
+        RequestError, MissingExtraError: as `check_engine`; or it does not start here.
+    """
+    check_engine(engine)
+    if engine.name == ONNXRUNTIME:
+        return onnxruntime.describe_engine(engine)
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native import session
+
+        return session.describe_engine(engine)
+    from matexport.runtime.engines import openvino
+
+    return openvino.describe_engine(engine)
