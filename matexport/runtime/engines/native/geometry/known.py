@@ -212,7 +212,8 @@ class Worked:
             UnknownGraphError: it is not known.
         """
         try:
-            made = OPERATORS[self.node.type](self.node, given)
+            with np.errstate(all="ignore"):
+                made = OPERATORS[self.node.type](self.node, given)
         except UnknownGraphError as problem:
             raise UnknownGraphError(f"{self.node.describe()}: {problem}") from None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
