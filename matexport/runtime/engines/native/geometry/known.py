@@ -105,7 +105,7 @@ class Constant:
     free, depth = True, 0
 
     def __init__(self, tensor: Any, read: Callable[[Any], Array]) -> None:
-        self.shape = tuple(tensor.dims)
+        self.shape: tuple[int, ...] = tuple(tensor.dims)
         self._tensor, self._read = tensor, read
         self._array: Array | None = None
         self.notes: dict[Any, Any] = {}

@@ -157,7 +157,7 @@ def _slice(_node: Node, given: Sequence[Any]) -> Any:
 def _gather(node: Node, given: Sequence[Any]) -> Any:
     source, places = given
     axis = node.read_int("axis", 0)
-    bound((source.size // max(1, source.shape[axis]),), (places.size,))
+    bound((source.size // max(1, source.shape[axis]), 1), (1, places.size))
     return np.take(source, places, axis=axis)
 
 
@@ -259,7 +259,7 @@ def _pad(node: Node, given: Sequence[Any]) -> Any:
 
 def _multiply(_node: Node, given: Sequence[Any]) -> Any:
     left, right = given
-    bound(left.shape, (right.shape[-1],))
+    bound((*left.shape[:-1], 1), (right.shape[-1],))
     return np.matmul(left, right)
 
 
