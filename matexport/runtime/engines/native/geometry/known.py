@@ -105,7 +105,7 @@ class Constant:
     free, depth = True, 0
 
     def __init__(self, tensor: Any, read: Callable[[Any], Array]) -> None:
-        self.shape = tuple(tensor.dims)
+        self.shape: tuple[int, ...] = tuple(tensor.dims)
         self._tensor, self._read = tensor, read
         self._array: Array | None = None
         self.notes: dict[Any, Any] = {}
@@ -212,7 +212,8 @@ class Worked:
             UnknownGraphError: it is not known.
         """
         try:
-            made = OPERATORS[self.node.type](self.node, given)
+            with np.errstate(all="ignore"):
+                made = OPERATORS[self.node.type](self.node, given)
         except UnknownGraphError as problem:
             raise UnknownGraphError(f"{self.node.describe()}: {problem}") from None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:

@@ -72,23 +72,20 @@ def _divide(_node: Node, given: Sequence[Any]) -> Any:
     bound(left.shape, right.shape)
     if left.dtype.kind in "iu":  # towards 0, as C
         return (np.sign(left) * np.sign(right) * (np.abs(left) // np.abs(right))).astype(left.dtype)
-    with np.errstate(all="ignore"):
-        return left / right
+    return left / right
 
 
 def _power(_node: Node, given: Sequence[Any]) -> Any:
-    with np.errstate(all="ignore"):
-        return np.power(given[0], given[1]).astype(given[0].dtype)
+    return np.power(given[0], given[1]).astype(given[0].dtype)
 
 
 def _modulo(node: Node, given: Sequence[Any]) -> Any:
     return np.fmod(*given) if node.read_int("fmod", 0) else np.mod(*given)
 
 
-def _quiet(function: Callable[[Any], Any]) -> Operator:
+def _alone(function: Callable[[Any], Any]) -> Operator:
     def work(_node: Node, given: Sequence[Any]) -> Any:
-        with np.errstate(all="ignore"):
-            return function(given[0]).astype(given[0].dtype)
+        return function(given[0]).astype(given[0].dtype)
 
     return work
 
@@ -160,7 +157,7 @@ def _slice(_node: Node, given: Sequence[Any]) -> Any:
 def _gather(node: Node, given: Sequence[Any]) -> Any:
     source, places = given
     axis = node.read_int("axis", 0)
-    bound((source.size // max(1, source.shape[axis]),), (places.size,))
+    bound((source.size // max(1, source.shape[axis]), 1), (1, places.size))
     return np.take(source, places, axis=axis)
 
 
@@ -176,8 +173,7 @@ def _gather_many(node: Node, given: Sequence[Any]) -> Any:
 
 
 def _cast(node: Node, given: Sequence[Any]) -> Any:
-    with np.errstate(all="ignore"):
-        return given[0].astype(find_type(node.read_int("to", 0)))
+    return given[0].astype(find_type(node.read_int("to", 0)))
 
 
 def _range(_node: Node, given: Sequence[Any]) -> Any:
@@ -263,25 +259,25 @@ def _pad(node: Node, given: Sequence[Any]) -> Any:
 
 def _multiply(_node: Node, given: Sequence[Any]) -> Any:
     left, right = given
-    bound(left.shape, (right.shape[-1],))
+    bound((*left.shape[:-1], 1), (right.shape[-1],))
     return np.matmul(left, right)
 
 
 OPERATORS: Mapping[str, Operator] = {
     "Abs": _elementwise(np.abs), "Add": _elementwise(np.add), "And": _elementwise(np.logical_and),
-    "ArgMax": _arg(np.argmax), "ArgMin": _arg(np.argmin), "Cast": _cast, "Ceil": _quiet(np.ceil), "Clip": _clip,
-    "Concat": _concat, "ConstantOfShape": _fill, "Cos": _quiet(np.cos), "CumSum": _cumulate, "Div": _divide,
-    "Equal": _elementwise(np.equal), "Exp": _quiet(np.exp), "Expand": _expand, "Floor": _quiet(np.floor),
+    "ArgMax": _arg(np.argmax), "ArgMin": _arg(np.argmin), "Cast": _cast, "Ceil": _alone(np.ceil), "Clip": _clip,
+    "Concat": _concat, "ConstantOfShape": _fill, "Cos": _alone(np.cos), "CumSum": _cumulate, "Div": _divide,
+    "Equal": _elementwise(np.equal), "Exp": _alone(np.exp), "Expand": _expand, "Floor": _alone(np.floor),
     "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_many,
     "Greater": _elementwise(np.greater), "GreaterOrEqual": _elementwise(np.greater_equal),
     "Identity": lambda _node, given: given[0], "IsNaN": _elementwise(np.isnan), "Less": _elementwise(np.less),
-    "LessOrEqual": _elementwise(np.less_equal), "Log": _quiet(np.log), "MatMul": _multiply, "Max": _fold(np.maximum),
-    "Min": _fold(np.minimum), "Mod": _modulo, "Mul": _elementwise(np.multiply), "Neg": _quiet(np.negative),
+    "LessOrEqual": _elementwise(np.less_equal), "Log": _alone(np.log), "MatMul": _multiply, "Max": _fold(np.maximum),
+    "Min": _fold(np.minimum), "Mod": _modulo, "Mul": _elementwise(np.multiply), "Neg": _alone(np.negative),
     "Not": _elementwise(np.logical_not), "Or": _elementwise(np.logical_or), "Pad": _pad, "Pow": _power,
-    "Range": _range, "Reciprocal": _quiet(np.reciprocal), "ReduceMax": _reduce(np.max), "ReduceMean": _reduce(np.mean),
+    "Range": _range, "Reciprocal": _alone(np.reciprocal), "ReduceMax": _reduce(np.max), "ReduceMean": _reduce(np.mean),
     "ReduceMin": _reduce(np.min), "ReduceProd": _reduce(np.prod), "ReduceSum": _reduce(np.sum), "Reshape": _reshape,
-    "Round": _quiet(np.rint), "Shape": _shape, "Sign": _quiet(np.sign), "Sin": _quiet(np.sin), "Slice": _slice,
-    "Split": _split, "Sqrt": _quiet(np.sqrt), "Squeeze": _squeeze, "Sub": _elementwise(np.subtract), "Tile": _tile,
+    "Round": _alone(np.rint), "Shape": _shape, "Sign": _alone(np.sign), "Sin": _alone(np.sin), "Slice": _slice,
+    "Split": _split, "Sqrt": _alone(np.sqrt), "Squeeze": _squeeze, "Sub": _elementwise(np.subtract), "Tile": _tile,
     "Transpose": _transpose, "Trilu": _triangle, "Unsqueeze": _unsqueeze, "Where": _elementwise(np.where),
     "Xor": _elementwise(np.logical_xor),
 }  # fmt: skip
