@@ -37,6 +37,7 @@ enum class Function : int32_t { gelu, gelu_tanh, silu, relu, tanh, sigmoid };
 
 struct AttentionShape {
   int64_t tokens = 0;                              // of the text
+  int64_t queries = 0;                             // the first so many of them
   int64_t query_stride = 0, key_stride = 0, value_stride = 0, out_stride = 0;
   int64_t width = 0;                               // of a head
   float scale = 1;

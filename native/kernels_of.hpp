@@ -423,8 +423,8 @@ void attend(const AttentionShape& shape, const float* query, const float* key, c
   }
   for (int64_t d = 0; d < width; d++)
     for (int64_t j = tokens; j < columns; j++) keys[d * columns + j] = 0;
-  for (int64_t first = 0; first < tokens; first += query_rows) {
-    const int64_t rows = tokens - first < query_rows ? tokens - first : query_rows;
+  for (int64_t first = 0; first < shape.queries; first += query_rows) {
+    const int64_t rows = shape.queries - first < query_rows ? shape.queries - first : query_rows;
     multiply_floats(rows, columns, width, query + first * shape.query_stride, shape.query_stride, keys, columns, scores,
                     columns);
     for (int64_t r = 0; r < rows; r++) {

@@ -166,7 +166,7 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
         expect(table.rows, table.count * width, "a table");
         if (table.scales.data != nullptr) expect(table.scales, table.count, "scales of a table");
         if (table.index < 0 || table.index > (int32_t)Index::order) refuse("a table has an unknown index");
-        if (table.shift < 0) refuse("a table has a negative shift");
+        if (table.shift < (table.uncounted >= 0)) refuse("a table has a shift that leads before its first row");
       }
       break;
     }
@@ -323,14 +323,15 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
     case Op::attend: {
       const Matrix query = need(step.a, "attend"), key = need(step.b, "attend"), value = need(step.c, "attend");
       const int64_t heads = step.n[0], key_heads = step.n[1], reach = step.n[4];
-      if (query.texts || key.texts || value.texts) refuse("attend reads rows that are no tokens");
+      if (key.texts || value.texts) refuse("attend reads rows that are no tokens");
+      if (query.texts != (step.n[5] != 0)) refuse("attend has a row per text where it asks for tokens, or the other way");
       if (heads < 1 || key_heads < 1 || heads % key_heads || query.width % heads || key.width % key_heads ||
           query.width / heads != key.width / key_heads || value.width != key.width) {
         refuse("attend has heads that do not fit its matrices");
       }
       if (reach < 0 || reach > (1 << 20)) refuse("attend has an impossible bias");
       step.bias = optional(arrays[0], heads * (2 * reach + 1), "the bias of attend");
-      make(step.out, query.width, false);
+      make(step.out, query.width, query.texts);
       break;
     }
     case Op::pool: {
@@ -472,6 +473,22 @@ inline char* row_of(const std::vector<void*>& slots, int slot, int64_t bytes, in
          matrices_[(size_t)(matrix)].local ? (row)-block : (row))
 #define FLOATS(matrix, row) ((float*)ROW(matrix, row))
 
+// The row of a table that a token takes.
+int64_t Program::find_place(const TableRecord& table, const Texts& texts, int64_t token, int64_t text) const {
+  const int64_t first = texts.starts[text];
+  switch ((Index)table.index) {
+    case Index::tokens: return texts.ids[token] + (int64_t)table.shift;
+    case Index::types: return (texts.types ? texts.types[token] : 0) + (int64_t)table.shift;
+    case Index::columns: return (texts.columns ? texts.columns[token] : token - first) + table.shift;
+    case Index::order: break;
+  }
+  if (table.uncounted < 0) return token - first + table.shift;
+  if (texts.ids[token] == table.uncounted) return table.shift - 1;
+  int64_t before = 0;
+  for (int64_t i = first; i < token; i++) before += texts.ids[i] != table.uncounted;
+  return before + table.shift;
+}
+
 void Program::run_row(const Step& step, const Texts& texts, Team& team, int64_t row, int64_t block,
                       float* scratch) const {
   const Matrix& out = matrices_[(size_t)step.out];
@@ -484,14 +501,7 @@ void Program::run_row(const Step& step, const Texts& texts, Team& team, int64_t 
         const TableRecord& table = tables_[(size_t)(step.first_table + t)];
         tables[t].rows = table.rows.data;
         tables[t].scales = (const float*)table.scales.data;
-        int64_t place = 0;
-        switch ((Index)table.index) {
-          case Index::tokens: place = texts.ids[token]; break;
-          case Index::types: place = texts.types ? texts.types[token] : 0; break;
-          case Index::columns: place = texts.columns ? texts.columns[token] : token - texts.starts[text]; break;
-          case Index::order: place = token - texts.starts[text]; break;
-        }
-        places[t] = place + table.shift;
+        places[t] = find_place(table, texts, token, text);
       }
       kernels_.embed(tables, places, step.table_count, out.width, FLOATS(step.out, row));
       break;
@@ -568,7 +578,9 @@ void Program::attend(const Step& step, const Texts& texts, Team& team, int64_t t
   const int64_t block = 0, row = texts.starts[text] - team.first_token;
   const Matrix &query = matrices_[(size_t)step.a], &key = matrices_[(size_t)step.b];
   const Matrix &value = matrices_[(size_t)step.c], &out = matrices_[(size_t)step.out];
+  const int64_t own = query.texts ? text - team.first_text : row;  // of the query and of what is made
   AttentionShape shape;
+  shape.queries = query.texts ? 1 : texts.starts[text + 1] - texts.starts[text];
   shape.tokens = texts.starts[text + 1] - texts.starts[text];
   shape.width = query.width / step.n[0];
   shape.query_stride = query.offset / 4;
@@ -581,8 +593,8 @@ void Program::attend(const Step& step, const Texts& texts, Team& team, int64_t t
   shape.reach = step.n[4];
   shape.bias = step.bias ? step.bias + head * (2 * shape.reach + 1) : nullptr;
   const int key_head = head / (step.n[0] / step.n[1]);
-  kernels_.attend(shape, FLOATS(step.a, row) + head * shape.width, FLOATS(step.b, row) + key_head * shape.width,
-                  FLOATS(step.c, row) + key_head * shape.width, scratch, FLOATS(step.out, row) + head * shape.width);
+  kernels_.attend(shape, FLOATS(step.a, own) + head * shape.width, FLOATS(step.b, row) + key_head * shape.width,
+                  FLOATS(step.c, row) + key_head * shape.width, scratch, FLOATS(step.out, own) + head * shape.width);
 }
 
 void Program::pool_text(const Step& step, const Texts& texts, Team& team, int64_t text) const {

@@ -34,6 +34,7 @@ struct TableRecord {
   Span rows, scales;
   int64_t count;
   int32_t index, shift;
+  int64_t uncounted;  // the id of tokens that `order` leaves out; -1 where there is none
 };
 
 struct Texts {
@@ -101,6 +102,7 @@ class Program {
   Matrix& need(int matrix, const char* what, bool codes = false);
   Matrix& make(int matrix, int64_t width, bool texts, bool codes = false);
   void run_group(const Texts& texts, int64_t first, int64_t last, float* const* outputs, Team& team, int member) const;
+  int64_t find_place(const TableRecord& table, const Texts& texts, int64_t token, int64_t text) const;
   void run_row(const Step& step, const Texts& texts, Team& team, int64_t row, int64_t block, float* scratch) const;
   void attend(const Step& step, const Texts& texts, Team& team, int64_t text, int head, float* scratch) const;
   void pool_text(const Step& step, const Texts& texts, Team& team, int64_t text) const;

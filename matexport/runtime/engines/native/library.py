@@ -1,7 +1,7 @@
 """The compiled extension: where it is, what it runs on here, and the records that cross its border.
 
-It is a plain shared library, built by the wheel where there is a compiler (`setup.py`). Its functions take addresses and
-numbers; each address goes with how many numbers lie there, which both sides check.
+It is a plain shared library, built with the wheel where there is a compiler (pyproject.toml), from the sources in
+native/. Its functions take addresses and numbers; each address goes with how many numbers lie there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,14 @@ class StepRecord(ctypes.Structure):
 class TableRecord(ctypes.Structure):
     """A table of rows to look up."""
 
-    _fields_ = [("rows", Span), ("scales", Span), ("count", c_int64), ("index", c_int32), ("shift", c_int32)]
+    _fields_ = [
+        ("rows", Span),
+        ("scales", Span),
+        ("count", c_int64),
+        ("index", c_int32),
+        ("shift", c_int32),
+        ("uncounted", c_int64),
+    ]
 
 
 def find_library() -> Path | None:
@@ -69,7 +76,7 @@ def load_library() -> ctypes.CDLL:
     path = find_library()
     if path is None:
         raise RequestError(
-            "the engine native was asked; this installation has none (no C++ compiler was there when it was installed): "
+            "the engine native was asked; this installation has none, as no C++ compiler was there when it was made: "
             "install matexport again where there is one, or leave out --engine"
         )
     try:
@@ -116,7 +123,8 @@ def load_library() -> ctypes.CDLL:
 
 def list_kernels() -> list[str]:
     """The instruction sets that run on this processor, from the fastest on."""
-    library, found = load_library(), []
+    library = load_library()
+    found: list[str] = []
     while (name := library.matexport_kernels(len(found))) is not None:
         found.append(name.decode())
     return found

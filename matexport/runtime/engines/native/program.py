@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -44,7 +43,8 @@ from matexport.runtime.engines.native.steps import (
 
 #: In the order of the extension's numbers (native/program.hpp, native/kernels.hpp).
 _OPS = (
-    Embed, Norm, Add, Multiply, Affine, Activate, Columns, Quantize, Product, Dense, Rotate, HeadNorm, Attend, Pool, Unit,
+    Embed, Norm, Add, Multiply, Affine, Activate, Columns, Quantize, Product, Dense, Rotate, HeadNorm, Attend, Pool,
+    Unit,
 )  # fmt: skip
 _INDICES, _FUNCTIONS, _POOLINGS = tuple(Index), tuple(Function), tuple(Pooling)
 
@@ -182,6 +182,7 @@ class _Packer:
             len(table.rows),
             _INDICES.index(table.index),
             table.shift,
+            -1 if table.uncounted is None else table.uncounted,
         )
 
 
@@ -211,7 +212,7 @@ def _(step: HeadNorm, record: StepRecord, packer: _Packer) -> None:
 
 @_fill.register(Add)
 @_fill.register(Multiply)
-def _(step: Add | Multiply, record: StepRecord, packer: _Packer) -> None:
+def _(step: Add | Multiply, record: StepRecord, _packer: _Packer) -> None:
     record.sources[:2] = [step.left, step.right]
 
 
@@ -222,12 +223,12 @@ def _(step: Affine, record: StepRecord, packer: _Packer) -> None:
 
 
 @_fill.register
-def _(step: Activate, record: StepRecord, packer: _Packer) -> None:
+def _(step: Activate, record: StepRecord, _packer: _Packer) -> None:
     record.sources[0], record.numbers[0] = step.source, _FUNCTIONS.index(step.function)
 
 
 @_fill.register
-def _(step: Columns, record: StepRecord, packer: _Packer) -> None:
+def _(step: Columns, record: StepRecord, _packer: _Packer) -> None:
     record.sources[0], record.numbers[0], record.numbers[1] = step.source, step.first, step.count
 
 
@@ -265,16 +266,16 @@ def _(step: Attend, record: StepRecord, packer: _Packer) -> None:
     record.sources[:3] = [step.query, step.key, step.value]
     window = -1 if step.window is None else step.window
     reach = 0 if step.bias is None else step.bias.shape[1] // 2
-    record.numbers[:5] = [step.heads, step.key_heads, step.causal, window, reach]
+    record.numbers[:6] = [step.heads, step.key_heads, step.causal, window, reach, step.first]
     record.reals[0] = step.scale
     packer.arrays(record, step.bias)
 
 
 @_fill.register
-def _(step: Pool, record: StepRecord, packer: _Packer) -> None:
+def _(step: Pool, record: StepRecord, _packer: _Packer) -> None:
     record.sources[0], record.numbers[0] = step.source, _POOLINGS.index(step.pooling)
 
 
 @_fill.register
-def _(step: Unit, record: StepRecord, packer: _Packer) -> None:
+def _(step: Unit, record: StepRecord, _packer: _Packer) -> None:
     record.sources[0], record.reals[0] = step.source, step.least

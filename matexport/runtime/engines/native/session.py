@@ -57,7 +57,7 @@ def open_checked(contents: Contents, graph: str, engine: Engine) -> NativeSessio
         program = Program(plan, max_tokens=facts.text.max_tokens)
     except (UnknownGraphError, PlanError) as problem:
         raise FamilyError(
-            f"the engine native was asked; it cannot run {graph}: {problem}: leave out --engine, and onnxruntime runs it"
+            f"the engine native was asked; it cannot run {graph}: {problem}: without --engine, onnxruntime runs it"
         ) from None
     return NativeSession(graph, program, plan.outputs, plan.refused, engine.threads or count_cpus())
 

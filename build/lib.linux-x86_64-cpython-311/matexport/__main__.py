@@ -1,5 +1,0 @@
-"""``python -m matexport`` is ``matexport``."""
-
-from matexport.cli.main import main
-
-raise SystemExit(main())
