@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
-from matexport.runtime.engines import onnxruntime
 from matexport.runtime.engines.session import Session
 from matexport.spec.measured import CPU, ENGINES, NATIVE, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
 
@@ -49,10 +48,14 @@ def load_engine(engine: Engine) -> None:
     """
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         onnxruntime.load_runtime()
         return
     if engine.name == NATIVE:
-        return  # `check_engine` has loaded it
+        import matexport.runtime.engines.native.session  # noqa: F401  # the library is there: `check_engine` loads it
+
+        return
     from matexport.runtime.engines.openvino import load_runtime
 
     load_runtime()
@@ -72,6 +75,8 @@ def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -
     engine = engine or Engine()
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         opened: Session = onnxruntime.open_checked(contents, graph, threads=engine.threads, provider=engine.provider)
         return opened
     if engine.name == NATIVE:
@@ -91,6 +96,8 @@ def describe_engine(engine: Engine) -> EngineFacts:
     """
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         return onnxruntime.describe_engine(engine)
     if engine.name == NATIVE:
         from matexport.runtime.engines.native import session

@@ -146,3 +146,13 @@ def choose_kernels() -> str:
 def make_message() -> ctypes.Array[ctypes.c_char]:
     """Room for what the library has to say."""
     return ctypes.create_string_buffer(_MESSAGE_BYTES)
+
+
+def describe_library() -> str:
+    """In words, whether there is a native engine here, and the instruction sets that it runs on."""
+    if find_library() is None:
+        return "no native engine: no C++ compiler was there when it was installed"
+    try:
+        return f"native engine: {', '.join(list_kernels())}"
+    except RequestError as problem:
+        return f"no native engine: {problem}"
