@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from matexport.errors import FamilyError
 from matexport.family.graph_file import parse_graph
+from matexport.runtime.engines.native.geometry.node import UnknownGraphError
 from matexport.runtime.engines.native.tensors import make_reader
 
 CONTENT = bytes(range(256)) * 4
@@ -65,7 +66,6 @@ def test_external_data_are_a_view() -> None:
         (make_external(3, [4, 8], "9" * 40, 32), "no whole number"),
         (make_external(3, [4, 8], "²", 32), "no whole number"),
         (make_external(3, [4, 8], 0, 32, "../w"), "not a weights file"),
-        (make_external(10, [4], 0, 8), "the data type 10"),
         (make_external(3, [-4, -8], 0, 32), "negative dims"),
         (onnx.TensorProto(name="t", data_type=1, dims=[3], raw_data=b"12345678"), "holds 8 bytes"),
         (onnx.TensorProto(name="t", data_type=1, dims=[3], float_data=[1.0, 2.0]), "says 3 numbers, and holds 2"),
@@ -74,3 +74,8 @@ def test_external_data_are_a_view() -> None:
 def test_what_does_not_fit_is_refused(tensor: onnx.TensorProto, part: str) -> None:
     with pytest.raises(FamilyError, match=f"^(?s:.)*'t' .*{part}"):
         make_reader("g", {"w": CONTENT})(parse(tensor))
+
+
+def test_a_type_that_no_step_takes_is_no_fault_of_the_family() -> None:
+    with pytest.raises(UnknownGraphError, match="'t' is of the data type 10"):
+        make_reader("g", {"w": CONTENT})(parse(make_external(10, [4], 0, 8)))

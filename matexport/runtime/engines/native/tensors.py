@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from matexport.errors import refuse_file
 from matexport.family.graph_file import EXTERNAL
 from matexport.family.weights_file import Buffer
+from matexport.runtime.engines.native.geometry.node import UnknownGraphError
 
 Read: TypeAlias = Callable[[Any], NDArray[Any]]
 
@@ -39,11 +40,13 @@ def make_reader(name: str, weights: Mapping[str, Buffer]) -> Read:
 
     Returns:
         a function: tensor message -> array of its shape, which shares memory with the file or the message and is not to
-        be written to. It raises FamilyError where the tensor is of another type than float32, float64, int8, uint8,
-        int32, int64 or bool, or does not lie inside of its file.
+        be written to. It raises UnknownGraphError where the tensor is of another type than float32, float64, int8,
+        uint8, int32, int64 or bool, and FamilyError where it does not lie inside of its file.
     """
 
     def read(tensor: Any) -> NDArray[Any]:
+        if tensor.data_type not in _TYPES:
+            raise UnknownGraphError(f"tensor {tensor.name!r} is of the data type {tensor.data_type}, not read here")
         problem, array = _read(tensor, weights)
         if array is None:
             raise refuse_file(name, f"tensor {tensor.name!r} {problem}")
@@ -54,8 +57,6 @@ def make_reader(name: str, weights: Mapping[str, Buffer]) -> Read:
 
 def _read(tensor: Any, weights: Mapping[str, Buffer]) -> tuple[str, NDArray[Any] | None]:
     """The array, or what is wrong."""
-    if tensor.data_type not in _TYPES:
-        return f"is of the data type {tensor.data_type}, which is not read here", None
     spelled, field = _TYPES[tensor.data_type]
     kind, shape = np.dtype(spelled), tuple(tensor.dims)
     if any(dim < 0 for dim in shape):
