@@ -57,7 +57,7 @@ LIGHT_EXTERNAL = {
     "openvino": {"runtime"},
     "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
-    "msgspec": {"spec", "io", "family", "verify", "measure", "pack", "serve", "hub", "cli"},
+    "msgspec": {"spec", "io", "family", "runtime", "verify", "measure", "pack", "serve", "hub", "cli"},
     "google": {"family"},
     "filelock": {"io"},
     "tqdm": {"cli"},

@@ -148,6 +148,16 @@ def _list_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPars
     ]
 
 
+class PrintVersion(argparse.Action):
+    """Print the version, and whether the native engine was built, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from matexport.runtime.engines.native.library import describe_library
+
+        print(f"matexport {__version__} ({describe_library()})")
+        parser.exit()
+
+
 def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """A parser with some of the commands; each command's parser sets ``run`` to its function."""
     parser = Parser(
@@ -157,7 +167,7 @@ def make_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         epilog="exit codes: 0 done; 1 a gate said no (parity, changed files, a budget); 2 what was asked cannot be "
         "done; 130 interrupted; 141 nobody reads the output any more",
     )
-    parser.add_argument("-V", "--version", action="version", version=f"matexport {__version__}")
+    parser.add_argument("-V", "--version", action=PrintVersion, nargs=0, help="print the version, and what it has here")
     parser.add_argument(
         "--print-completion",
         choices=["bash", "zsh", "tcsh"],

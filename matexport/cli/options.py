@@ -98,8 +98,9 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         "--engine",
         choices=[*ENGINES],
         default=ONNXRUNTIME,
-        help="what runs the graphs (default: onnxruntime); openvino: its own runtime, in float32; openvino-bf16: with "
-        "half of each factor's bits, which is faster on CPUs that have bfloat16, and has floors of its own",
+        help="what runs the graphs (default: onnxruntime); native: matexport's own, for int8 profiles of texts; "
+        "openvino: its own runtime, in float32; openvino-bf16: with half of each factor's bits, faster on CPUs that "
+        "have bfloat16, and with floors of its own",
     )
     command.add_argument(
         "--provider",

@@ -29,8 +29,8 @@ PROVIDERS: Mapping[str, str] = {
     "xnnpack": "XnnpackExecutionProvider",
 }
 
-#: The engine where none is asked for.
-ONNXRUNTIME = "onnxruntime"
+#: The engine where none is asked for, and our own.
+ONNXRUNTIME, NATIVE = "onnxruntime", "native"
 
 
 class Arithmetic(StrEnum):
@@ -44,6 +44,7 @@ class Arithmetic(StrEnum):
 #: nothing; here that is a name of its own.
 ENGINES: Mapping[str, Arithmetic] = {
     ONNXRUNTIME: Arithmetic.F32,
+    NATIVE: Arithmetic.F32,
     "openvino": Arithmetic.F32,
     "openvino-bf16": Arithmetic.BF16,
 }

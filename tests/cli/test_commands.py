@@ -83,7 +83,10 @@ def test_every_command_has_a_test_here(run: Run) -> None:
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_version(flag: str, run: Run) -> None:
     result = run(flag)
-    assert (result.code, result.out) == (0, f"matexport {matexport.__version__}\n")
+    assert result.code == 0
+    version, _, engine = result.out.partition(" (")
+    assert version == f"matexport {matexport.__version__}"
+    assert re.fullmatch(r"(native engine: .*portable|no native engine: .*)\)\n", engine)
 
 
 def test_python_m(exported: Path) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
-from matexport.runtime.engines import onnxruntime
 from matexport.runtime.engines.session import Session
-from matexport.spec.measured import CPU, ENGINES, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
+from matexport.spec.measured import CPU, ENGINES, NATIVE, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
 
 
 def check_engine(engine: Engine) -> None:
@@ -31,6 +30,11 @@ def check_engine(engine: Engine) -> None:
             f"the engine {engine.name} was asked with the provider {engine.provider}; providers are onnxruntime's: "
             "leave out one of the two"
         )
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native.library import choose_kernels
+
+        choose_kernels()
+        return
     from matexport.runtime.engines.openvino import require_openvino
 
     require_openvino()
@@ -44,7 +48,13 @@ def load_engine(engine: Engine) -> None:
     """
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         onnxruntime.load_runtime()
+        return
+    if engine.name == NATIVE:
+        import matexport.runtime.engines.native.session  # noqa: F401  # the library is there: `check_engine` loads it
+
         return
     from matexport.runtime.engines.openvino import load_runtime
 
@@ -65,8 +75,14 @@ def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -
     engine = engine or Engine()
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         opened: Session = onnxruntime.open_checked(contents, graph, threads=engine.threads, provider=engine.provider)
         return opened
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native import session
+
+        return session.open_checked(contents, graph, engine)
     from matexport.runtime.engines import openvino
 
     return openvino.open_checked(contents, graph, engine)
@@ -80,7 +96,13 @@ def describe_engine(engine: Engine) -> EngineFacts:
     """
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
+        from matexport.runtime.engines import onnxruntime
+
         return onnxruntime.describe_engine(engine)
+    if engine.name == NATIVE:
+        from matexport.runtime.engines.native import session
+
+        return session.describe_engine(engine)
     from matexport.runtime.engines import openvino
 
     return openvino.describe_engine(engine)

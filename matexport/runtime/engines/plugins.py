@@ -7,7 +7,6 @@ it can run on. A provider without a device is refused here; which nodes it took 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -103,6 +102,8 @@ def describe_device(device: Any) -> str:
 
 def read_plugin_version(provider: str) -> str:
     """Such as ``onnxruntime-ep-webgpu 0.4.0``; empty where the provider is part of onnxruntime, or of nothing here."""
+    import importlib.metadata  # takes longer than all else here, and is needed by few
+
     for package in PLUGINS[provider].packages if provider in PLUGINS else ():
         try:
             return f"{package} {importlib.metadata.version(package)}"

@@ -1,0 +1,148 @@
+"""A quantized graph of a family -> a session of our own engine, without onnxruntime.
+
+What runs is what was digested and looked at: the graph is read into steps (`recognize`), its weights are read in place
+from the mapped file, and the products' are copied once into the order that the processor reads them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matexport.errors import FamilyError, RequestError
+from matexport.family.graph_file import parse_graph
+from matexport.family.guard.copies import locate_weights
+from matexport.family.integrity import Contents
+from matexport.host import count_cpus, read_host
+from matexport.runtime.engines.native.library import choose_kernels
+from matexport.runtime.engines.native.program import PlanError, Program
+from matexport.runtime.engines.native.recognize import UnknownGraphError, recognize
+from matexport.runtime.engines.native.tensors import make_reader
+from matexport.spec.measured import NATIVE, Engine, EngineFacts
+from matexport.spec.profile import Precision
+from matexport.version import __version__
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from matexport.runtime.engines.native.steps import Output
+    from matexport.spec.facts import FamilyFacts
+
+#: The names of what texts are given to a graph as.
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+
+
+def open_checked(contents: Contents, graph: str, engine: Engine) -> NativeSession:
+    """A session on a graph of a family; see `engines.door.open_checked`.
+
+    Raises:
+        RequestError: there is no extension here, or the profile is of another precision than int8.
+        FamilyError: the graph has a part that the engine does not know; the message names it.
+    """
+    facts = contents.family.facts
+    _refuse_precision(facts, graph)
+    if facts.text is None:
+        raise RequestError(f"the engine native was asked for {graph}; it runs texts alone so far: leave out --engine")
+    model = parse_graph(graph, contents.read(graph))
+    weights = {
+        locate_weights(graph, name): contents.read(name) for name in contents if name in contents.family.weights_files
+    }
+    names = [value.name for value in model.graph.input]
+    try:
+        if unknown := set(names) - {IDS, MASK, TYPES}:
+            raise UnknownGraphError(f"the input {min(unknown)} is not known")
+        plan = recognize(model, make_reader(graph, weights))
+        program = Program(plan, max_tokens=facts.text.max_tokens)
+    except (UnknownGraphError, PlanError) as problem:
+        raise FamilyError(
+            f"the engine native was asked; it cannot run {graph}: {problem}: without --engine, onnxruntime runs it"
+        ) from None
+    return NativeSession(graph, program, plan.outputs, plan.refused, engine.threads or count_cpus())
+
+
+def _refuse_precision(facts: FamilyFacts, graph: str) -> None:
+    named = {profile.graph: profile.precision for profile in facts.profiles.values()}
+    precision = (named | {file: precision for precision, file in facts.exits.items()}).get(graph, Precision.INT8)
+    if precision is not Precision.INT8:
+        raise RequestError(
+            f"the engine native was asked for {graph}, which is {precision}; it runs int8: take an int8 profile, or "
+            "leave out --engine"
+        )
+
+
+class NativeSession:
+    """A program, fed as its graph is fed. Several threads may run it.
+
+    Args:
+        graph: its name, for messages.
+        program: of the graph.
+        outputs: what the program gives, in order.
+        refused: outputs of the graph that it does not give -> why.
+        threads: of a run.
+    """
+
+    def __init__(
+        self, graph: str, program: Program, outputs: Sequence[Output], refused: Mapping[str, str], threads: int
+    ) -> None:
+        self._graph, self._program, self._refused, self._threads = graph, program, refused, threads
+        self._outputs = {output.name: (place, output.encode) for place, output in enumerate(outputs)}
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """The arrays of some outputs, in their order.
+
+        Args:
+            outputs: names of outputs of the graph.
+            feeds: input_ids, attention_mask and, where the graph has them, token_type_ids: (B, S) int64 each.
+
+        Raises:
+            FamilyError: an output is not known, a text has no token, or a token is beyond the vocabulary.
+        """
+        for name in outputs:
+            if name not in self._outputs:
+                reason = self._refused.get(name, "the graph has no such output")
+                raise FamilyError(f"the engine native cannot give {name} of {self._graph}: {reason}")
+        mask = feeds[MASK]
+        kept = mask == 1
+        if not np.array_equal(kept, mask != 0):
+            raise FamilyError(f"the engine native was given a mask for {self._graph} that is not of 0 and 1")
+        starts = np.concatenate(([0], np.cumsum(kept.sum(axis=1)))).astype(np.int64)
+        try:
+            found = self._program.run(
+                _pack(feeds[IDS], kept),
+                starts,
+                types=_pack(feeds[TYPES], kept) if TYPES in feeds else None,
+                columns=_find_columns(kept, starts),
+                threads=self._threads,
+            )
+        except IndexError as problem:
+            raise FamilyError(f"the engine native cannot run {self._graph} on these texts: {problem}") from None
+        made = []
+        for name in outputs:
+            place, encode = self._outputs[name]
+            made.append(found[place] if encode is None else encode(found[place]))
+        return made
+
+
+def _pack(rows: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The numbers that a mask keeps, row after row. What does not fit into 32 bits becomes -1, which no table has."""
+    numbers = rows[kept]
+    fits = (numbers >= 0) & (numbers <= np.iinfo(np.int32).max)
+    return np.where(fits, numbers, -1).astype(np.int32)
+
+
+def _find_columns(kept: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """Where each token stands in its padded row; None where that is its place in its text."""
+    columns = np.nonzero(kept)[1].astype(np.int32)
+    order = np.arange(len(columns)) - np.repeat(starts[:-1], np.diff(starts))
+    return None if np.array_equal(columns, order) else columns
+
+
+def describe_engine(engine: Engine) -> EngineFacts:
+    """This package's version, and the processor with the instruction set that is taken.
+
+    Raises:
+        RequestError: there is no extension here.
+    """
+    return EngineFacts(NATIVE, engine.provider, __version__, f"{read_host().cpu} ({choose_kernels()})")

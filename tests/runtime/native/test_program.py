@@ -1,0 +1,301 @@
+"""The extension against numpy: every step, at every instruction set that runs here, in float64 and int64."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from native_oracle import Text, run_plan
+
+from matexport.runtime.engines.native import steps as s
+from matexport.runtime.engines.native.library import find_library, list_kernels
+from matexport.runtime.engines.native.program import PlanError, Program
+
+pytestmark = pytest.mark.skipif(find_library() is None, reason="there was no compiler when matexport was installed")
+KERNELS = list_kernels() if find_library() is not None else []
+
+#: Of numbers about 1: a few roundings of float32. Products of codes are exact before their scales.
+MAX_ABS = 2e-5
+VOCABULARY, POSITIONS = 50, 90
+
+
+class Maker:
+    """Steps on random weights, numbered one after the other."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.steps: list[Any] = []
+
+    def add(self, step: Callable[..., Any], *rest: Any, **named: Any) -> int:
+        out = len(self.steps)
+        self.steps.append(step(out, *rest, **named))
+        return out
+
+    def floats(self, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def codes(self, *shape: int, most: int = 127) -> np.ndarray:
+        return self.rng.integers(-most, most + 1, shape).astype(np.int8)
+
+    def embed(self, width: int) -> int:
+        whole = s.Table(self.codes(VOCABULARY, width), np.abs(self.floats(VOCABULARY)) / 64, s.Index.TOKENS)
+        places = s.Table(self.floats(POSITIONS + 2, width), None, s.Index.COLUMNS, 2)
+        return self.add(s.Embed, (whole, s.Table(self.floats(2, width), None, s.Index.TYPES), places))
+
+    def quantize(self, source: int, width: int, **named: Any) -> int:
+        given = {"smoothing": np.abs(self.floats(width)), "levels": 127, "zero": 128, "bounded": False, "least": 0.0}
+        return self.add(s.Quantize, source, **(given | named))
+
+    def product(self, source: int, inner: int, columns: int, *, most: int = 64) -> int:
+        scales = np.abs(self.floats(columns)) / (64 * inner**0.5)
+        return self.add(s.Product, source, self.codes(inner, columns, most=most), scales, self.floats(columns))
+
+    def plan(self, source: int, width: int, pooling: s.Pooling | None = s.Pooling.MEAN) -> s.Plan:
+        pooled = source if pooling is None else self.add(s.Pool, source, pooling)
+        return s.Plan(tuple(self.steps), (s.Output("vector", pooled, width),))
+
+
+def make_texts(lengths: Sequence[int], seed: int = 1) -> list[Text]:
+    rng = np.random.default_rng(seed)
+    return [Text(rng.integers(0, VOCABULARY, n), rng.integers(0, 2, n), int(rng.integers(0, 3))) for n in lengths]
+
+
+def run_program(program: Program, texts: Sequence[Text], threads: int = 1) -> np.ndarray:
+    joined = [np.concatenate(parts).astype(np.int32) for parts in zip(*map(_spread, texts), strict=True)]
+    starts = np.cumsum([0, *(len(text.ids) for text in texts)]).astype(np.int64)
+    (made,) = program.run(joined[0], starts, types=joined[1], columns=joined[2], threads=threads)
+    return made
+
+
+def _spread(text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return text.ids, text.types, text.column + np.arange(len(text.ids))
+
+
+def check(plan: s.Plan, kernels: str, lengths: Sequence[int] = (1, 2, 7, 33, 70), limit: float = MAX_ABS) -> None:
+    texts = make_texts(lengths)
+    made = run_program(Program(plan, max_tokens=POSITIONS, kernels=kernels), texts)
+    expected = run_plan(plan, texts)["vector"]
+    assert np.abs(made - expected).max() <= limit * max(1.0, float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("width", [1, 3, 15, 16, 17, 31, 33, 64, 70])
+class TestEveryWidth:
+    def test_rows(self, kernels: str, width: int) -> None:
+        maker = Maker()
+        rows = maker.embed(width)
+        normed = maker.add(s.Norm, rows, maker.floats(width), maker.floats(width), 1e-5, True)
+        root = maker.add(s.Norm, rows, maker.floats(width), None, 1e-6, False)
+        both = maker.add(s.Multiply, maker.add(s.Add, normed, root), root)
+        moved = maker.add(s.Affine, both, maker.floats(width), maker.floats(width))
+        check(maker.plan(maker.add(s.Affine, moved, None, maker.floats(width)), width), kernels)
+
+    @pytest.mark.parametrize("most", [64, 127])
+    @pytest.mark.parametrize("bounded", [False, True])
+    def test_products_of_integers(self, kernels: str, width: int, most: int, bounded: bool) -> None:
+        """With weights of 127, pairs of products go past 16 bits: an instruction that saturates there must not show."""
+        maker = Maker(width)
+        rows = maker.embed(width)
+        settings = {"smoothing": None, "levels": 223, "zero": 32, "bounded": True, "least": 1.2} if bounded else {}
+        if bounded:
+            rows = maker.add(s.Activate, rows, s.Function.GELU)
+        columns = 71 - width
+        codes = maker.quantize(rows, width, **settings)
+        check(maker.plan(maker.product(codes, width, columns, most=most), columns), kernels, limit=2e-3)
+
+    def test_products_of_floats(self, kernels: str, width: int) -> None:
+        maker = Maker(width)
+        rows = maker.embed(width)
+        made = maker.add(s.Dense, rows, maker.floats(width, 71 - width), maker.floats(71 - width))
+        check(maker.plan(made, 71 - width), kernels)
+
+    def test_vectors(self, kernels: str, width: int) -> None:
+        maker = Maker(width)
+        pooled = maker.add(s.Pool, maker.embed(width), s.Pooling.MAX)
+        part = maker.add(s.Columns, pooled, width // 3, width - width // 3)
+        check(maker.plan(maker.add(s.Unit, part, 1e-12), width - width // 3, None), kernels)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+class TestSteps:
+    @pytest.mark.parametrize("function", s.Function)
+    def test_functions(self, kernels: str, function: s.Function) -> None:
+        """Over all of their range: rows are multiplied by up to 12."""
+        maker = Maker()
+        rows = maker.add(s.Affine, maker.embed(40), np.linspace(-12, 12, 40, dtype=np.float32), None)
+        check(maker.plan(maker.add(s.Activate, rows, function), 40, s.Pooling.FIRST), kernels, limit=3e-6)
+
+    @pytest.mark.parametrize("pooling", s.Pooling)
+    def test_poolings(self, kernels: str, pooling: s.Pooling) -> None:
+        maker = Maker()
+        check(maker.plan(maker.embed(24), 24, pooling), kernels)
+
+    @pytest.mark.parametrize("settings", [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 4}])
+    @pytest.mark.parametrize(("heads", "key_heads", "width"), [(2, 2, 8), (4, 2, 12), (3, 1, 32), (1, 1, 5)])
+    def test_attention(self, kernels: str, settings: Any, heads: int, key_heads: int, width: int) -> None:
+        maker = Maker()
+        rows = maker.embed(16)
+        query, key, value = (
+            maker.add(s.Dense, rows, maker.floats(16, count * width) / 4, None)
+            for count in (heads, key_heads, key_heads)
+        )
+        bias = maker.floats(heads, 11) if not settings else None
+        made = maker.add(s.Attend, query, key, value, heads, key_heads, width**-0.5, bias=bias, **settings)
+        check(maker.plan(made, heads * width, s.Pooling.LAST), kernels, lengths=(1, 2, 15, 16, 17, 49, 70))
+
+    def test_attention_of_the_first_token(self, kernels: str) -> None:
+        maker = Maker()
+        rows = maker.embed(16)
+        first = maker.add(s.Pool, rows, s.Pooling.FIRST)
+        made = maker.add(s.Attend, first, rows, rows, 2, 2, 0.3, first=True)
+        check(maker.plan(made, 16, None), kernels)
+
+    @pytest.mark.parametrize("interleaved", [False, True])
+    def test_rotations(self, kernels: str, interleaved: bool) -> None:
+        maker = Maker()
+        angles = (10000.0 ** -(np.arange(4) / 4)).astype(np.float32)
+        made = maker.add(s.Rotate, maker.embed(20), 2, angles, 1.25, interleaved, s.Index.COLUMNS)
+        check(maker.plan(made, 20), kernels)
+
+    def test_norms_of_heads(self, kernels: str) -> None:
+        maker = Maker()
+        made = maker.add(s.HeadNorm, maker.embed(30), 3, maker.floats(10), None, 1e-6, False)
+        check(maker.plan(made, 30), kernels)
+
+    def test_places_that_padding_does_not_count(self, kernels: str) -> None:
+        maker = Maker()
+        table = s.Table(maker.floats(POSITIONS, 9), None, s.Index.ORDER, 2, 7)
+        made = maker.add(s.Embed, (table,))
+        plan = maker.plan(made, 9)
+        text = Text(np.array([5, 7, 7, 9, 7, 3]), np.zeros(6, np.int64))
+        made_row = run_program(Program(plan, max_tokens=POSITIONS, kernels=kernels), [text])
+        np.testing.assert_allclose(made_row, run_plan(plan, [text])["vector"], atol=1e-6)
+
+    def test_a_row_of_zeros(self, kernels: str) -> None:
+        maker = Maker()
+        zeros = maker.add(s.Affine, maker.embed(16), np.zeros(16, np.float32), None)
+        made = maker.product(maker.quantize(zeros, 16), 16, 8)
+        check(maker.plan(made, 8), kernels)
+
+
+def make_encoder(layers: int = 2, width: int = 48) -> s.Plan:
+    """Blocks of BERT, on weights drawn at random."""
+    maker = Maker(3)
+    rows = maker.add(s.Norm, maker.embed(width), maker.floats(width), maker.floats(width), 1e-12, True)
+    for _ in range(layers):
+        codes = maker.quantize(rows, width)
+        parts = [maker.product(codes, width, width) for _ in range(3)]
+        mixed = maker.quantize(maker.add(s.Attend, *parts, 4, 4, 0.3), width)
+        rows = maker.add(s.Add, rows, maker.product(mixed, width, width))
+        rows = maker.add(s.Norm, rows, maker.floats(width), maker.floats(width), 1e-12, True)
+        inner = maker.add(s.Activate, maker.product(maker.quantize(rows, width), width, 3 * width), s.Function.GELU)
+        settings = {"smoothing": None, "levels": 223, "zero": 32, "bounded": True, "least": 1.2}
+        outer = maker.product(maker.quantize(inner, 3 * width, **settings), 3 * width, width)
+        rows = maker.add(s.Norm, maker.add(s.Add, rows, outer), maker.floats(width), maker.floats(width), 1e-12, True)
+    return maker.plan(maker.add(s.Unit, maker.add(s.Pool, rows, s.Pooling.MEAN), 1e-12), width, None)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+class TestBatches:
+    def test_bits_do_not_depend_on_the_batch_or_the_threads(self, kernels: str) -> None:
+        program = Program(make_encoder(), max_tokens=POSITIONS, kernels=kernels)
+        texts = make_texts([1, 3, 70, 12, 5, 33, 34, 2, 64, 65, 16, 17] * 3)
+        alone = np.concatenate([run_program(program, [text]) for text in texts])
+        for threads in (1, 2, 3, 5):
+            np.testing.assert_array_equal(run_program(program, texts, threads), alone)
+            np.testing.assert_array_equal(run_program(program, texts[::-1], threads)[::-1], alone)
+        np.testing.assert_array_equal(np.concatenate([run_program(program, [text], 3) for text in texts]), alone)
+
+    def test_many_callers(self, kernels: str) -> None:
+        program = Program(make_encoder(), max_tokens=POSITIONS, kernels=kernels)
+        texts = make_texts([9, 40, 3, 70])
+        expected, found = run_program(program, texts), []
+        callers = [
+            threading.Thread(target=lambda: found.extend(run_program(program, texts, 2) for _ in range(5)))
+            for _ in range(4)
+        ]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert len(found) == 20
+        for made in found:
+            np.testing.assert_array_equal(made, expected)
+
+
+def _run_in_child(texts: Sequence[Text], expected: np.ndarray) -> bool:
+    return bool((run_program(_PROGRAMS[0], texts, 2) == expected).all())
+
+
+_PROGRAMS: list[Program] = []
+
+
+def test_after_a_fork() -> None:
+    """A child has none of its parent's threads, and makes its own."""
+    _PROGRAMS[:] = [Program(make_encoder(), max_tokens=POSITIONS)]
+    texts = make_texts([9, 40, 3, 70, 8])
+    expected = run_program(_PROGRAMS[0], texts, 2)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(_run_in_child, [(texts, expected)] * 4) == [True] * 4
+    np.testing.assert_array_equal(run_program(_PROGRAMS[0], texts, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "types", "columns", "reason"),
+    [
+        ([0, VOCABULARY], [0, 0], [0, 1], "embedding table"),
+        ([0, -1], [0, 0], [0, 1], "embedding table"),
+        ([0, 1], [0, 2], [0, 1], "embedding table"),
+        ([0, 1], [0, 0], [0, POSITIONS], "positions"),
+        ([0, 1], [0, 0], [-1, 0], "negative"),
+    ],
+)
+def test_tokens_beyond_a_table(ids: list[int], types: list[int], columns: list[int], reason: str) -> None:
+    program = Program(make_encoder(), max_tokens=POSITIONS)
+    arrays = [np.array(values, np.int32) for values in (ids, types, columns)]
+    with pytest.raises(IndexError, match=reason):
+        program.run(arrays[0], np.array([0, 2]), types=arrays[1], columns=arrays[2])
+
+
+def test_texts_without_tokens() -> None:
+    program = Program(make_encoder(), max_tokens=POSITIONS)
+    with pytest.raises(IndexError, match="no token"):
+        program.run(np.array([1], np.int32), np.array([0, 1, 1]))
+    with pytest.raises(ValueError, match="starts"):
+        program.run(np.array([1], np.int32), np.array([0, 2]))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_steps_that_do_not_fit_are_refused(seed: int) -> None:
+    """One field of one step is changed: what is not refused runs within its memory."""
+    rng = np.random.default_rng(seed)
+    plan = make_encoder(1, 20)
+    place = int(rng.integers(len(plan.steps)))
+    step = plan.steps[place]
+    fields = [name for name in step.__struct_fields__ if not isinstance(getattr(step, name), bool | tuple)]
+    name = fields[int(rng.integers(len(fields)))]
+    value = getattr(step, name)
+    changed: Any
+    if isinstance(value, np.ndarray):
+        changed = value[..., :-1] if rng.integers(2) else np.concatenate([value, value], axis=-1)
+    elif isinstance(value, str):
+        changed = value
+    elif isinstance(value, int):
+        changed = int(value + rng.integers(-3, 4)) if rng.integers(3) else int(rng.integers(-(2**31), 2**31))
+    else:
+        changed = float("nan") if rng.integers(2) else None
+    try:
+        steps = (*plan.steps[:place], type(step)(**_list_fields(step) | {name: changed}), *plan.steps[place + 1 :])
+        program = Program(s.Plan(steps, plan.outputs), max_tokens=POSITIONS)
+    except (PlanError, TypeError, AttributeError, OverflowError, ctypes.ArgumentError):
+        return
+    assert run_program(program, make_texts([5, 1, 30])).shape == (3, 20)
+
+
+def _list_fields(step: Any) -> dict[str, Any]:
+    return {name: getattr(step, name) for name in step.__struct_fields__}
