@@ -416,13 +416,25 @@ void attend(const AttentionShape& shape, const float* query, const float* key, c
   const int64_t columns = round_up(tokens, L), wide = round_up(width, L);
   float *keys = scratch, *values = keys + width * columns, *scores = values + tokens * wide;
   float *mixed = scores + query_rows * columns, *inverse = mixed + query_rows * wide;
+  for (int64_t j = 0; j < columns; j += L) {  // keys, scaled, with a column for each
+    for (int64_t d = 0; d < width; d += L) {
+      F block[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; i++) {
+        const float* row = key + (j + i) * shape.key_stride + d;
+        block[i] = j + i >= tokens ? S::zero() : d + L <= width ? S::load(row) : S::load(row, (int)(width - d));
+        block[i] = S::mul(block[i], S::set(shape.scale));
+      }
+      S::transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; i++)
+        if (d + i < width) S::store(keys + (d + i) * columns + j, block[i]);
+    }
+  }
   for (int64_t j = 0; j < tokens; j++) {
-    for (int64_t d = 0; d < width; d++) keys[d * columns + j] = key[j * shape.key_stride + d] * shape.scale;
     memcpy(values + j * wide, value + j * shape.value_stride, (size_t)width * 4);
     for (int64_t d = width; d < wide; d++) values[j * wide + d] = 0;
   }
-  for (int64_t d = 0; d < width; d++)
-    for (int64_t j = tokens; j < columns; j++) keys[d * columns + j] = 0;
   for (int64_t first = 0; first < shape.queries; first += query_rows) {
     const int64_t rows = shape.queries - first < query_rows ? shape.queries - first : query_rows;
     multiply_floats(rows, columns, width, query + first * shape.query_stride, shape.query_stride, keys, columns, scores,

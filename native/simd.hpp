@@ -54,6 +54,37 @@ struct Simd {
   MX float sum(F a) { return _mm512_reduce_add_ps(a); }
   MX float largest(F a) { return _mm512_reduce_max_ps(a); }
 
+  // Rows become columns.
+  MX void transpose(F (&r)[16]) {
+    F t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+      r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+      r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+      t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+      t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+      t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+      r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+      r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+      r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+  }
+
   static constexpr int rows = 6, vectors = 4;
 #if defined(MATEXPORT_SIMD_AVX512VNNI)
   static constexpr const char* name = "avx512-vnni";
@@ -132,6 +163,30 @@ struct Simd {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
 
+  // Rows become columns.
+  MX void transpose(F (&r)[8]) {
+    F t[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+      t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+      r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+      t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+  }
+
   using Code = uint8_t;
   static constexpr int step = 4, rows = 5, vectors = 2;
   static constexpr const char* name = "avx2";
@@ -197,6 +252,15 @@ struct Simd {
   MX F power_of_two(I n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23)); }
   MX float sum(F a) { return vaddvq_f32(a); }
   MX float largest(F a) { return vmaxvq_f32(a); }
+
+  // Rows become columns.
+  MX void transpose(F (&r)[4]) {
+    float32x4x2_t low = vtrnq_f32(r[0], r[1]), high = vtrnq_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(low.val[0]), vget_low_f32(high.val[0]));
+    r[1] = vcombine_f32(vget_low_f32(low.val[1]), vget_low_f32(high.val[1]));
+    r[2] = vcombine_f32(vget_high_f32(low.val[0]), vget_high_f32(high.val[0]));
+    r[3] = vcombine_f32(vget_high_f32(low.val[1]), vget_high_f32(high.val[1]));
+  }
 
   // The dot product of signed bytes: codes less 128, which fit whatever their zero point is.
   using Code = int8_t;
@@ -269,6 +333,16 @@ struct Simd {
   MX float largest(F a) {
     float left = a.v[0] > a.v[1] ? a.v[0] : a.v[1], right = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
     return left > right ? left : right;
+  }
+
+  // Rows become columns.
+  MX void transpose(F (&r)[4]) {
+    for (int i = 0; i < 4; i++)
+      for (int k = 0; k < i; k++) {
+        float x = r[i].v[k];
+        r[i].v[k] = r[k].v[i];
+        r[k].v[i] = x;
+      }
   }
 
   using Code = int16_t;
