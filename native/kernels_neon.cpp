@@ -5,7 +5,7 @@
 #if defined(__clang__)
 MATEXPORT_TARGET("dotprod")
 #else
-MATEXPORT_TARGET("+dotprod")
+MATEXPORT_TARGET("arch=armv8.2-a+dotprod")
 #endif
 #define MATEXPORT_SIMD_NEON
 #include "kernels_of.hpp"
