@@ -146,8 +146,9 @@ def time_shapes(family: str, repeats: int) -> dict[str, Any]:
             "int8": (f"{DEEP}-int8", Engine(threads=threads)),
             "native": (f"{DEEP}-int8", Engine("native", threads=threads)),
         }
-        embedders = {
-            name: matexport.Embedder(family, profile, engine=engine) for name, (profile, engine) in sides.items()
+        sessions = {
+            name: matexport.Embedder(family, profile, engine=engine).session
+            for name, (profile, engine) in sides.items()
         }
         for batch, tokens in SHAPES:
             ids = np.random.default_rng(0).integers(1000, 30_000, (batch, tokens))
