@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <exception>
+#include <stdexcept>
 
 #include "program.hpp"
 
@@ -59,8 +60,11 @@ MATEXPORT_API int32_t matexport_run(const void* program, const int32_t* ids, con
   try {
     ((const Program*)program)->run(Texts{ids, types, columns, starts, count}, threads, outputs);
     return 0;
-  } catch (const std::exception& error) {
+  } catch (const std::out_of_range& error) {  // of what was given
     say(message, message_size, error.what());
     return 1;
+  } catch (const std::exception& error) {
+    say(message, message_size, error.what());
+    return 2;
   }
 }

@@ -1,6 +1,9 @@
 #include "pool.hpp"
 
+#include <pthread.h>
 #include <unistd.h>
+
+#include <system_error>
 
 namespace matexport {
 namespace {
@@ -25,7 +28,7 @@ bool spin(Ready ready) {
 }
 
 std::mutex pool_mutex;
-std::shared_ptr<Pool>* pool = nullptr;
+Pool* pool = nullptr;  // never freed: its threads wait to the end of the process
 pid_t pool_owner = 0;
 
 }  // namespace
@@ -49,12 +52,14 @@ void Barrier::wait() {
 
 Pool& Pool::of_process() {
   // What a fork leaves of the parent's pool is never touched again: its threads are gone and its locks may be held.
+  static const int forks = pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); }, [] { pool_mutex.unlock(); });
+  (void)forks;
   std::lock_guard<std::mutex> lock(pool_mutex);
   if (pool == nullptr || pool_owner != getpid()) {
-    pool = new std::shared_ptr<Pool>(std::make_shared<Pool>());
+    pool = new Pool();
     pool_owner = getpid();
   }
-  return **pool;
+  return *pool;
 }
 
 bool Pool::try_run(int members, const std::function<void(int)>& work) {
@@ -64,16 +69,16 @@ bool Pool::try_run(int members, const std::function<void(int)>& work) {
   }
   std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
   if (!busy.owns_lock()) return false;
-  while ((int)threads_.size() < members - 1) {
-    const int member = (int)threads_.size() + 1;
-    threads_.emplace_back(&Pool::serve, this, member, round_.load());
-    threads_.back().detach();
+  try {
+    for (; threads_ < members - 1; threads_++) std::thread(&Pool::serve, this, threads_ + 1, round_.load()).detach();
+  } catch (const std::system_error&) {
+    return false;  // the system gives no more threads
   }
   {
     std::lock_guard<std::mutex> lock(mutex_);
     work_ = &work;
     members_ = members;
-    left_.store((int)threads_.size());
+    left_.store(threads_);
     round_.fetch_add(1);
   }
   begun_.notify_all();

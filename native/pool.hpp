@@ -1,12 +1,10 @@
 // Threads that wait asleep and are shared by all programs of a process.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <thread>
-#include <vector>
-#include <atomic>
 
 namespace matexport {
 
@@ -31,7 +29,7 @@ class Pool {
 
   // Calls work(member) once for each member of 0 to members - 1, by as many threads, one of which is the caller's; by
   // fewer, one member after the other, never: members may wait for each other. Returns false, and calls nothing, where
-  // another caller has the pool.
+  // another caller has the pool, or the system gives no threads. `work` may not throw.
   bool try_run(int members, const std::function<void(int)>& work);
 
  private:
@@ -44,7 +42,7 @@ class Pool {
   std::atomic<int> left_{0};
   int members_ = 0;
   const std::function<void(int)>* work_ = nullptr;
-  std::vector<std::thread> threads_;
+  int threads_ = 0;
 };
 
 }  // namespace matexport

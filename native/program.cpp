@@ -71,7 +71,7 @@ struct Program::Team {
   const int members;
   Workspace& workspace;
   int64_t first_text = 0, last_text = 0, first_token = 0, tokens = 0;
-  const std::vector<int64_t>* text_of = nullptr;  // of each token of the group
+  const int64_t* text_of = nullptr;  // of each token of the batch
 
   Team(int count, Workspace& space) : barrier(count), members(count), workspace(space) {}
 };
@@ -496,7 +496,7 @@ void Program::run_row(const Step& step, const Texts& texts, Team& team, int64_t 
     case Op::embed: {
       LookupTable tables[8];
       int64_t places[8];
-      const int64_t token = team.first_token + row, text = (*team.text_of)[(size_t)row];
+      const int64_t token = team.first_token + row, text = team.text_of[token];
       for (int t = 0; t < step.table_count; t++) {
         const TableRecord& table = tables_[(size_t)(step.first_table + t)];
         tables[t].rows = table.rows.data;
@@ -543,7 +543,7 @@ void Program::run_row(const Step& step, const Texts& texts, Team& team, int64_t 
     }
     case Op::rotate: {
       const int64_t heads = step.n[0], count = step.n[1], width = out.width / heads;
-      const int64_t text = (*team.text_of)[(size_t)row], token = team.first_token + row;
+      const int64_t token = team.first_token + row, text = team.text_of[token];
       const int64_t place = (Index)step.n[4] == Index::columns && texts.columns ? texts.columns[token]
                                                                                 : token - texts.starts[text];
       const float *c = step.cosines.data() + place * count, *s = step.sines.data() + place * count;
@@ -761,22 +761,22 @@ void Program::run(const Texts& texts, int threads, float* const* outputs) const 
       for (int m = 0; m < members; m++) space.scratch.push_back((float*)allocate(4 * space.scratch_floats));
     }
   };
+  std::vector<int64_t> text_of((size_t)tokens);
+  for (int64_t t = 0; t < texts.count; t++) {
+    std::fill(text_of.begin() + texts.starts[t], text_of.begin() + texts.starts[t + 1], t);
+  }
   const auto run_one = [&](int64_t group, Team& team, int member) {
     const int64_t first = groups[(size_t)group], last = groups[(size_t)group + 1];
-    std::vector<int64_t> text_of((size_t)(texts.starts[last] - texts.starts[first]));
-    for (int64_t t = first; t < last; t++) {
-      for (int64_t i = texts.starts[t]; i < texts.starts[t + 1]; i++) text_of[(size_t)(i - texts.starts[first])] = t;
-    }
     if (member == 0) {
       team.first_text = first;
       team.last_text = last;
       team.first_token = texts.starts[first];
       team.tokens = texts.starts[last] - texts.starts[first];
-      team.text_of = &text_of;
+      team.text_of = text_of.data();
     }
     team.barrier.wait();
     run_group(texts, first, last, outputs, team, member);
-    team.barrier.wait();  // `text_of` is the first member's
+    team.barrier.wait();  // what the next group is, all members read
   };
   const auto group_rows = [&](int64_t group) {
     return texts.starts[groups[(size_t)group + 1]] - texts.starts[groups[(size_t)group]];
@@ -798,15 +798,20 @@ void Program::run(const Texts& texts, int threads, float* const* outputs) const 
     if (done) return;
     threads = 1;  // others have the threads: the caller's own is enough, and gives the same
   }
+  // All memory is taken here: a thread of the pool has nobody to throw to.
+  threads = (int)std::min<int64_t>(threads, group_count);
+  std::vector<std::unique_ptr<Workspace>> spaces;
+  for (int i = 0; i < threads; i++) {
+    spaces.push_back(take_workspace());
+    prepare(*spaces.back(), 1, most_rows, most_texts);
+  }
   std::atomic<int64_t> next{0};
-  const auto take_groups = [&](int) {
-    std::unique_ptr<Workspace> space = take_workspace();
-    prepare(*space, 1, most_rows, most_texts);
-    Team team(1, *space);
+  const auto take_groups = [&](int member) {
+    Team team(1, *spaces[(size_t)member]);
     for (int64_t g = next.fetch_add(1); g < group_count; g = next.fetch_add(1)) run_one(g, team, 0);
-    give_back(std::move(space));
   };
   if (!Pool::of_process().try_run(threads, take_groups)) take_groups(0);
+  for (std::unique_ptr<Workspace>& space : spaces) give_back(std::move(space));
 }
 
 }  // namespace matexport

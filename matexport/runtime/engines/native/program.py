@@ -50,6 +50,9 @@ _INDICES, _FUNCTIONS, _POOLINGS = tuple(Index), tuple(Function), tuple(Pooling)
 
 Floats = NDArray[np.float32]
 
+#: What a run gives back where it was given what is not in a table.
+_OUT_OF_RANGE = 1
+
 
 class PlanError(Exception):
     """Steps that do not fit together."""
@@ -113,6 +116,7 @@ class Program:
 
         Raises:
             IndexError: a token, a type or a position is beyond its table, or a text has no token.
+            MemoryError: there is not enough for texts of this length.
         """
         for array in (types, columns):
             if array is not None and len(array) != len(ids):
@@ -136,7 +140,7 @@ class Program:
             len(message),
         )
         if failed:
-            raise IndexError(message.value.decode(errors="replace"))
+            raise (IndexError if failed == _OUT_OF_RANGE else MemoryError)(message.value.decode(errors="replace"))
         return made
 
 
