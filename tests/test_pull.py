@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from commandline import Run
-from fake_hub import TOKEN, Hub, read_all, run_hub, send_file, use_endpoint
+from fake_hub import TOKEN, Hub, describe_file, read_all, run_hub, send_file, use_endpoint
 from forge import edit_manifest
 from places import GOLDEN
 
@@ -94,6 +94,48 @@ def test_what_huggingface_hub_has_is_not_fetched_again(hub: Hub, tmp_path: Path)
     before = hub.count_sent(WEIGHTS)
     pull_family(REPO, tmp_path / "out")
     assert hub.count_sent(WEIGHTS) == before
+    assert read_all(tmp_path / "out") == read_all(FAMILY)
+
+
+@pytest.mark.parametrize("profile", [None, DEEP, SHALLOW])
+@pytest.mark.parametrize("name", [WEIGHTS, MANIFEST, "tokenizer.json", "LICENSE"])
+def test_what_huggingface_hub_has_and_is_broken_is_fetched_anew(
+    name: str, profile: str | None, hub: Hub, tmp_path: Path
+) -> None:
+    """As after a power cut: as large as it should be, and in a cache that is not ours to mend."""
+    from huggingface_hub import hf_hub_download
+
+    hub.put(REPO, read_all(FAMILY) | {"LICENSE": b"terms " * 100})
+    cached = Path(hf_hub_download(REPO, name))
+    broken = bytearray(cached.read_bytes())
+    broken[find_weight() if name == WEIGHTS else 100] ^= 0x40
+    cached.resolve().write_bytes(broken)
+    hub.sent.clear()
+    out = pull_family(REPO, tmp_path / "out", profile=profile).path
+    if profile is None:
+        assert read_all(out) == read_all(FAMILY) | {"LICENSE": b"terms " * 100}
+    else:
+        assert (out / "LICENSE").read_bytes() == b"terms " * 100
+    assert [begin for begin, _ in hub.sent[name]] == [0], "once"
+    assert cached.read_bytes() == broken
+    hub.sent.clear()
+    pull_family(REPO, tmp_path / "again", profile=profile)
+    assert name not in hub.sent, "what was fetched is kept"
+
+
+def test_a_hub_that_calls_files_in_a_way_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    """What is not in Git LFS has the name that the hub gives it."""
+
+    def rename(handler: Any) -> bool:
+        if "/tree/" not in handler.path:
+            return False
+        files = hub.head(REPO)
+        entries = [describe_file(name, content) | {"oid": "a" * 40} for name, content in files.items()]
+        handler.answer_json(entries)
+        return True
+
+    hub.faults.append(rename)
+    pull_family(REPO, tmp_path / "out")
     assert read_all(tmp_path / "out") == read_all(FAMILY)
 
 
@@ -254,7 +296,7 @@ def test_a_bit_that_changed_on_the_way(name: str, profile: str | None, run: Run,
         assert result.code == 1
         assert "is off its floor on this host" in result.err
     else:
-        result.complains(f"{name} of {REPO} came with another sha256 than it should have", "do it again")
+        result.complains(f"{name} of {REPO} came twice with another sha256 than it should have", "do it again")
     assert not out.exists()
     hub.faults.clear()
     assert run("pull", REPO, *filter(None, (profile,)), out).code == 0, "it was not kept"

@@ -14,7 +14,8 @@ import mmap
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -47,7 +48,7 @@ from matexport.hub.remote import (
     require_hub,
     use_hub,
 )
-from matexport.io.files import explain_write_errors
+from matexport.io.files import explain_write_errors, hash_file
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.pack.write import list_pack_files, write_pack
@@ -219,27 +220,37 @@ def _copy(remote: Remote, wanted: Wanted, target: Path, arrived: Arrived) -> Non
         HubError: it is not the file that it should be.
         DestinationError: it cannot be written.
     """
-    source = fetch_file(remote, wanted.file, wanted.count, arrived)
-    digest, left = hashlib.sha256(), wanted.count
-    with source.open("rb") as file, explain_write_errors(target), target.open("wb") as copy:
-        while part := file.read(min(left, COPIED_BYTES)):
-            copy.write(part)
-            digest.update(part)
-            left -= len(part)
-    _hold(remote, wanted, source, digest.hexdigest() if not left else "")
+
+    def take(source: Path, known: _Known) -> bool:
+        left = wanted.count
+        with source.open("rb") as file, explain_write_errors(target), target.open("wb") as copy:
+            while part := file.read(min(left, COPIED_BYTES)):
+                copy.write(part)
+                known.update(part)
+                left -= len(part)
+        return not left and known.is_met
+
+    _fetch_sound(remote, wanted, take, arrived)
 
 
 def _open_fetched(remote: Remote, family: Family, wanted: Mapping[str, Wanted], arrived: Arrived) -> Contents:
     """The files of one profile, as far as they are needed and their digests are known."""
     contents: dict[str, Buffer] = {}
-    for name, one in wanted.items():
-        source = fetch_file(remote, one.file, one.count, arrived)
+
+    def take(one: Wanted, source: Path, known: _Known) -> bool:
+        name = one.file.name
         with source.open("rb") as file:
             if name in family.weights_files and one.count:
                 contents[name] = mmap.mmap(file.fileno(), one.count, access=mmap.ACCESS_READ)
             else:
                 contents[name] = file.read(one.count)
-        _hold(remote, one, source, hashlib.sha256(contents[name]).hexdigest())
+        if one.sha256 is None and source.stat().st_size == one.file.bytes:  # all of it is here, whose digest is known
+            return hash_file(source) == family.facts.files[name].sha256
+        known.update(contents[name])
+        return known.is_met
+
+    for one in wanted.values():
+        _fetch_sound(remote, one, partial(take, one), arrived)
     return Contents(family, contents)
 
 
@@ -252,11 +263,54 @@ def _write_pack(remote: Remote, contents: Contents, profile: str, stage: Path, p
         raise
 
 
-def _hold(remote: Remote, wanted: Wanted, source: Path, digest: str) -> None:
-    """Refuse bytes that have another digest than they should, and have them fetched again the next time."""
-    if wanted.sha256 is not None and digest != wanted.sha256:
+class _Known:
+    """What is known of the bytes that are wanted: their sha256, or of a whole file what git calls it, or nothing.
+
+    Args:
+        cached: they may lie in a cache. What comes from the hub is taken under whatever name it has there: not every
+            hub calls files as git does.
+    """
+
+    def __init__(self, wanted: Wanted, *, cached: bool) -> None:
+        content, whole = wanted.file.content, wanted.count == wanted.file.bytes
+        if (
+            wanted.sha256 is None
+            and cached
+            and whole
+            and len(content) == hashlib.sha1(usedforsecurity=False).digest_size * 2
+        ):
+            self._digest = hashlib.sha1(b"blob %d\0" % wanted.count, usedforsecurity=False)
+            self._expected: str | None = content
+        else:
+            self._digest, self._expected = hashlib.sha256(), wanted.sha256
+
+    def update(self, part: Buffer) -> None:
+        """Take more of the bytes."""
+        if self._expected is not None:
+            self._digest.update(part)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether all that came is what was wanted, as far as that is known."""
+        return self._expected in (None, self._digest.hexdigest())
+
+
+def _fetch_sound(remote: Remote, wanted: Wanted, take: Callable[[Path, _Known], bool], arrived: Arrived) -> None:
+    """Have a file taken that is the one that it should be; where the cache holds another, it is fetched anew, once.
+
+    Args:
+        take: reads the bytes from a file, and says whether they are those that are known.
+
+    Raises:
+        HubError: they are not, again.
+    """
+    source = fetch_file(remote, wanted.file, wanted.count, arrived)
+    if take(source, _Known(wanted, cached=True)):
+        return
+    source = fetch_file(remote, wanted.file, wanted.count, lambda _count: None, anew=True)
+    if not take(source, _Known(wanted, cached=False)):
         forget_file(source)
         raise HubError(
-            f"{wanted.file.name} of {remote.repo} came with another sha256 than it should have; nothing was written: "
-            "do it again"
+            f"{wanted.file.name} of {remote.repo} came twice with another sha256 than it should have; nothing was "
+            "written: do it again"
         )
