@@ -19,7 +19,7 @@ from matexport.errors import FamilyError, HubError, Problem, RequestError
 from matexport.family import manifest
 from matexport.family.guard.additions import FILES, FOLDERS, is_licence
 from matexport.family.integrity import list_additions
-from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED, load_family
+from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED
 from matexport.family.measurements.sections import MAX_BYTES
 from matexport.hub.listing import list_family, list_folder
 from matexport.hub.pull import MAX_WORDS_BYTES, fetch_manifest
@@ -124,9 +124,6 @@ def _open_pushed(family: Path, profile: str | None, progress: Progress | None) -
         return
     with tempfile.TemporaryDirectory(prefix="matexport-") as folder:
         pack = pack_profile(family, profile, Path(folder) / "pack", progress=progress)
-        for name in list_additions(load_family(family)):
-            if is_licence(name):
-                (pack.path / name).write_bytes(_read(family / name, MAX_WORDS_BYTES))
         yield open_case(pack)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_its_modules_are_those_that_every_version_reads(exported: Path, parent: 
     assert all(module["type"].startswith("sentence_transformers.models.") for module in modules)
     weight = load_file(tmp_path / "out" / "2_Dense" / "model.safetensors")["linear.weight"]
     torch.testing.assert_close(weight, torch.eye(weight.shape[1])[:DIM])
+
+
+def test_its_card_has_code_that_runs_and_licences_go_along(
+    family: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (family / "LICENSE").write_bytes(b"terms")
+    parity = write_torch_folder(family, NAME, tmp_path / "out", parent=str(parent))
+    assert (tmp_path / "out" / "LICENSE").read_bytes() == b"terms"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith('---\nlibrary_name: "sentence-transformers"\n')
+    for words in ("# out\n", "1 of 3 blocks, and the first 8 of", f"at most {parity.max_abs:.1e}"):
+        assert words in card
+    (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    ran: dict[str, Any] = {}
+    exec(code, ran)
+    np.testing.assert_array_equal(ran["vectors"], encode(tmp_path / "out", ["a text", "another text"]))
 
 
 def test_it_can_be_trained(exported: Path, parent: Path, tmp_path: Path) -> None:

@@ -24,11 +24,13 @@ from matexport.consumers.files import describe_pooling, encode_json, list_module
 from matexport.errors import DestinationError, ParityError, RequestError, one_line
 from matexport.export.parents.folder.loading import module_class
 from matexport.export.parents.in_torch import ParentInTorch
+from matexport.family.guard.additions import copy_licences
 from matexport.family.integrity import check_files
-from matexport.family.manifest import Family, load_family
+from matexport.family.manifest import CARD, Family, load_family
 from matexport.family.proof import load_references, open_proof
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
+from matexport.report.card.folder import render_torch
 from matexport.runtime.inputs.text import find_wrapping
 from matexport.spec.facts import FamilyFacts
 from matexport.spec.parity import Parity
@@ -88,6 +90,8 @@ def write_torch_folder(
         if progress:
             progress("load the folder", 1, 2)
         parity = _prove(stage, family, point.name)
+        (stage / CARD).write_text(render_torch(facts, out.name, point, parity.max_abs), encoding="utf-8")
+        copy_licences(family.path, stage)
     if progress:
         progress("load the folder", 2, 2)
     return parity
