@@ -17,12 +17,12 @@ from typing import Any
 
 from matexport.errors import FamilyError, HubError, Problem, RequestError
 from matexport.family import manifest
-from matexport.family.guard.additions import FILES, FOLDERS, is_licence
+from matexport.family.guard.additions import FILES, FOLDERS, MAX_LICENCE_BYTES, is_licence
 from matexport.family.integrity import list_additions
 from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED
 from matexport.family.measurements.sections import MAX_BYTES
+from matexport.hub.fetch import fetch_manifest
 from matexport.hub.listing import list_family, list_folder
-from matexport.hub.pull import MAX_WORDS_BYTES, fetch_manifest
 from matexport.hub.remote import Remote, explain_hub_errors, open_remote, require_hub, use_hub
 from matexport.io.files import open_file
 from matexport.io.progress import Progress
@@ -35,7 +35,7 @@ from matexport.verify.judge import Case, open_case, verify_case
 PATIENCE_SECONDS = 60.0
 
 
-class Target(Record, frozen=True):
+class PushTarget(Record, frozen=True):
     """Where a family goes.
 
     Attributes:
@@ -77,7 +77,7 @@ class Sent(Record, frozen=True):
 
 def push_family(
     family: Path | str,
-    target: Target,
+    target: PushTarget,
     *,
     profile: str | None = None,
     dry_run: bool = False,
@@ -140,8 +140,8 @@ def _gather(case: Case) -> dict[str, Sent]:
         held = content if isinstance(content, bytes) else family.path / name
         files[name] = Sent(held, facts.bytes, facts.sha256)
     limits = {MANIFEST: MAX_MANIFEST_BYTES}
-    limits |= {name: MAX_WORDS_BYTES for name in [*list_additions(family)] if is_licence(name)}
-    limits |= {CARD: MAX_WORDS_BYTES} if (family.path / CARD).exists() else {}
+    limits |= {name: MAX_LICENCE_BYTES for name in [*list_additions(family)] if is_licence(name)}
+    limits |= {CARD: MAX_LICENCE_BYTES} if (family.path / CARD).exists() else {}
     limits |= {f"{MEASUREMENTS}/{path.name}": MAX_BYTES for path in (family.path / MEASUREMENTS).glob("*.json")}
     for name, limit in limits.items():
         content = _read(family.path / name, limit)
@@ -159,7 +159,7 @@ def _read(path: Path, limit: int) -> bytes:
         return file.read()
 
 
-def _commit(files: Mapping[str, Sent], target: Target, what: str) -> Pushed:
+def _commit(files: Mapping[str, Sent], target: PushTarget, what: str) -> Pushed:
     """Send the files in one commit, and look whether they are there."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
