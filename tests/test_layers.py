@@ -33,9 +33,9 @@ WINGS = {
     "family": 2,
     "runtime": 3, "pick": 3, "consumers": 3,
     "verify": 4, "towers": 4,
-    "measure": 5, "report": 5, "adapters": 5, "serve": 5,
+    "measure": 5, "report": 5, "serve": 5,
     "pack": 6, "export": 6,
-    "hub": 7,
+    "hub": 7, "adapters": 7,
     "cli": 8, "__init__": 8,
 }  # fmt: skip
 #: The same inside `export`, by room: the stages (trace, quantize, judge) know no other stage; nobody but `pipeline`

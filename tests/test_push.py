@@ -234,8 +234,13 @@ def test_two_families(family: Path) -> None:
         push_family(family, PushTarget(REPO))
 
 
-def test_a_name_that_is_none(run: Run, family: Path) -> None:
-    run("push", family, "--to", "a/b/c").complains("'a/b/c' is no name of a repository")
+@pytest.mark.parametrize("name", ["a/b/c", "../a", "a b", "", "a/--b", "a" * 97])
+def test_a_name_that_is_none(name: str, run: Run, hub: Hub, family: Path) -> None:
+    """It is said before anything is verified, or asked."""
+    flip_byte(family / WEIGHTS)
+    for given in ((), ("--dry-run",)):
+        run("push", family, "--to", name, *given).complains(f"{name!r} is no name of a repository")
+    assert hub.log == []
 
 
 def test_as_users_run_it(hub: Hub, family: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUR
 from matexport.family.measurements.sections import MAX_BYTES
 from matexport.hub.fetch import fetch_manifest
 from matexport.hub.listing import list_family, list_folder
-from matexport.hub.remote import Remote, explain_hub_errors, open_remote, require_hub, use_hub
+from matexport.hub.remote import Remote, check_name, explain_hub_errors, open_remote, require_hub, use_hub
 from matexport.io.files import open_file
 from matexport.io.progress import Progress
 from matexport.pack.write import pack_profile
@@ -94,10 +94,12 @@ def push_family(
     Raises:
         FamilyError: the folder is no family, or its files are not the ones that were exported.
         ParityError: it does not give the parent's vectors on this host.
-        HubError: the hub cannot be reached, or does not allow it; or the repository holds something else.
+        HubError: the hub cannot be reached, or does not allow it; or the repository holds something else, or cannot be
+            called so.
         MissingExtraError: huggingface_hub is not installed.
     """
     require_hub("pushing")
+    check_name(target.repo)
     with _open_pushed(Path(family), profile, progress) as case:
         if profile is None:  # a pack was proven where it was made
             verify_case(case, progress=progress).require_passed("push", "nothing was sent")

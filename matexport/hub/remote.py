@@ -71,6 +71,18 @@ def require_hub(doing: str) -> None:
         )
 
 
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the name of a repository; nobody is asked.
+
+    Raises:
+        HubError: saying what is wrong with it.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    with explain_hub_errors(repo, "name a repository"):
+        validate_repo_id(repo)
+
+
 @contextmanager
 def use_hub(patience: float = 0) -> Iterator[None]:
     """Have huggingface_hub show no bars and warnings of its own meanwhile, and wait for no answer for ever.

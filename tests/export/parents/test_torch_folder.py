@@ -131,6 +131,22 @@ def test_a_warning_is_heard(exported: Path, parent: Path, tmp_path: Path, monkey
         transformers.utils.logging.set_verbosity(level)
 
 
+def test_each_stage_counts_its_own_steps(exported: Path, parent: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    write_torch_folder(exported, NAME, tmp_path / "out", parent=str(parent), progress=lambda *it: told.append(it))
+    assert told == [(stage, done, 1) for stage in ("load the parent", "load the folder") for done in (0, 1)]
+
+
+def test_a_parent_that_is_not_where_the_family_says(exported: Path, tmp_path: Path, run: Run) -> None:
+    run("pack", exported, NAME, tmp_path / "out", "--for", "torch").complains(
+        f"the family says that it was made of {load_family(exported).facts.parent.source}",
+        "say where that is by --parent",
+    )
+    result = run("pack", exported, NAME, tmp_path / "out", "--for", "torch", "--parent", tmp_path / "nowhere")
+    result.complains(str(tmp_path / "nowhere"))
+    assert "--parent" not in result.err
+
+
 def test_refusals(exported: Path, left_exported: Path, parent: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
