@@ -90,6 +90,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, why: str) -> None:
         if self.transport.is_closing():
             return
+        if self.cycle is not None and not self.cycle.response_complete:  # whose answer this would stand in the midst of
+            self.transport.close()
+            return
         body = msgspec.json.encode(RefusedError(status, why).document)
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
