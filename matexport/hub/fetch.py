@@ -34,7 +34,7 @@ class Wanted(Record, frozen=True):
     """The first bytes of a file.
 
     Attributes:
-        sha256: of all of it; None where nobody said, or where it is not all.
+        sha256: of these bytes; None where nobody said.
     """
 
     file: RemoteFile
@@ -137,17 +137,11 @@ class _Known:
     """
 
     def __init__(self, wanted: Wanted, *, cached: bool) -> None:
-        content, whole = wanted.file.content, wanted.count == wanted.file.bytes
-        if (
-            wanted.sha256 is None
-            and cached
-            and whole
-            and len(content) == hashlib.sha1(usedforsecurity=False).digest_size * 2
-        ):
-            self._digest = hashlib.sha1(b"blob %d\0" % wanted.count, usedforsecurity=False)
-            self._expected: str | None = content
-        else:
-            self._digest, self._expected = hashlib.sha256(), wanted.sha256
+        blob = hashlib.sha1(b"blob %d\0" % wanted.count, usedforsecurity=False)
+        whole, named = wanted.count == wanted.file.bytes, len(wanted.file.content) == 2 * blob.digest_size
+        by_git = wanted.sha256 is None and cached and whole and named
+        self._digest = blob if by_git else hashlib.sha256()
+        self._expected = wanted.file.content if by_git else wanted.sha256
 
     def update(self, part: Buffer) -> None:
         """Take more of the bytes."""
