@@ -215,12 +215,15 @@ HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: applic
 )
 def test_a_client_that_does_not_say_what_it_wants_is_left(before: bytes, sent: bytes, status: bytes) -> None:
     """As slow clients do, which hold connections open; an honest one beside them is answered."""
-    seconds = 60 if b"431" in status or b"400" in status else 0.3
+    seconds = 60 if b"431" in status or b"400" in status else 2.0
     with serve(FAMILY, limits=Limits(head_seconds=seconds)) as client:
         with socket.create_connection(("127.0.0.1", client.port), timeout=60) as sock:
             if before:
                 sock.sendall(before)
-                assert b"200 OK" in sock.recv(1 << 16)
+                answer = b""
+                while not answer.endswith(b"}"):  # the head and the body may come apart
+                    answer += sock.recv(1 << 16)
+                assert b" 200 OK" in answer
             sock.sendall(sent)
             answer = read_to_the_end(sock)
         assert answer.startswith(status)
@@ -232,11 +235,11 @@ def test_a_client_that_does_not_say_what_it_wants_is_left(before: bytes, sent: b
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(FAMILY, limits=Limits(head_seconds=0.1)) as client, ThreadPoolExecutor(1) as pool:
+    with serve(FAMILY, limits=Limits(head_seconds=1.5)) as client, ThreadPoolExecutor(1) as pool:
         begun, free, _ = hold_runs(client, monkeypatch)
         first = pool.submit(client.embed, input="dog")
         assert begun.wait(60)
-        threading.Timer(0.5, free.set).start()
+        threading.Timer(2.5, free.set).start()
         assert first.result().status == 200
 
 
