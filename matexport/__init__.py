@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matexport.family.summary import describe_profiles
     from matexport.family.survey import Survey, survey_family
     from matexport.host import read_host
-    from matexport.hub.pull import pull_family
-    from matexport.hub.push import Target, push_family
+    from matexport.hub.pull import Part, pull_family, pull_pack
+    from matexport.hub.push import PushTarget, push_family
     from matexport.io.jobs import load_job
     from matexport.measure.bench import BenchPlan, bench_family
     from matexport.measure.evaluate import evaluate_family
@@ -64,8 +64,10 @@ _HOMES = {
     "Survey": "matexport.family.survey",
     "survey_family": "matexport.family.survey",
     "read_host": "matexport.host",
+    "Part": "matexport.hub.pull",
     "pull_family": "matexport.hub.pull",
-    "Target": "matexport.hub.push",
+    "pull_pack": "matexport.hub.pull",
+    "PushTarget": "matexport.hub.push",
     "push_family": "matexport.hub.push",
     "load_job": "matexport.io.jobs",
     "BenchPlan": "matexport.measure.bench",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from matexport.family.integrity import Contents, describe_files
+from matexport.family.integrity import Contents, describe_files, describe_prefixes
 from matexport.family.manifest import MANIFEST, REFERENCE, Family, load_family, write_manifest
 from matexport.family.modality import PROBES, TOKENIZER
 from matexport.family.weights_file import read_header
@@ -44,7 +44,10 @@ def edit_manifest(family: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 
 def reseal(family: Path) -> None:
     """Make the manifest agree with what the files hold now."""
-    write_manifest(family, replace(load_family(family).facts, files=describe_files(family)))
+    facts = load_family(family).facts
+    told = all(profile.weights_prefix_sha256 for profile in facts.profiles.values())
+    profiles = describe_prefixes(family, facts.profiles) if told else facts.profiles
+    write_manifest(family, replace(facts, files=describe_files(family), profiles=profiles))
 
 
 def store_token_rows(family: Path, change: Callable[[list[list[int]]], object] = lambda _rows: None) -> None:

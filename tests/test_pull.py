@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from commandline import Run
-from fake_hub import TOKEN, Hub, read_all, run_hub, send_file, use_endpoint
+from fake_hub import TOKEN, Hub, describe_file, read_all, run_hub, send_file, use_endpoint
 from forge import edit_manifest
 from places import GOLDEN
 
@@ -20,6 +21,7 @@ from matexport.errors import DestinationError, FamilyError, HubError, MissingExt
 from matexport.family.integrity import list_additions
 from matexport.family.manifest import CARD, MANIFEST, MEASUREMENTS
 from matexport.hub import remote as remote_module
+from matexport.pack.write import pack_single_file
 
 FAMILY = GOLDEN / "schema3"
 REPO = "someone/family"
@@ -97,6 +99,48 @@ def test_what_huggingface_hub_has_is_not_fetched_again(hub: Hub, tmp_path: Path)
     assert read_all(tmp_path / "out") == read_all(FAMILY)
 
 
+@pytest.mark.parametrize("profile", [None, DEEP, SHALLOW])
+@pytest.mark.parametrize("name", [WEIGHTS, MANIFEST, "tokenizer.json", "LICENSE"])
+def test_what_huggingface_hub_has_and_is_broken_is_fetched_anew(
+    name: str, profile: str | None, hub: Hub, tmp_path: Path
+) -> None:
+    """As after a power cut: as large as it should be, and in a cache that is not ours to mend."""
+    from huggingface_hub import hf_hub_download
+
+    hub.put(REPO, read_all(FAMILY) | {"LICENSE": b"terms " * 100})
+    cached = Path(hf_hub_download(REPO, name))
+    broken = bytearray(cached.read_bytes())
+    broken[find_weight() if name == WEIGHTS else 100] ^= 0x40
+    cached.resolve().write_bytes(broken)
+    hub.sent.clear()
+    out = pull_family(REPO, tmp_path / "out", profile=profile).path
+    if profile is None:
+        assert read_all(out) == read_all(FAMILY) | {"LICENSE": b"terms " * 100}
+    else:
+        assert (out / "LICENSE").read_bytes() == b"terms " * 100
+    assert [begin for begin, _ in hub.sent[name]] == [0], "once"
+    assert cached.read_bytes() == broken
+    hub.sent.clear()
+    pull_family(REPO, tmp_path / "again", profile=profile)
+    assert name not in hub.sent, "what was fetched is kept"
+
+
+def test_a_hub_that_calls_files_in_a_way_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    """What is not in Git LFS has the name that the hub gives it."""
+
+    def rename(handler: Any) -> bool:
+        if "/tree/" not in handler.path:
+            return False
+        files = hub.head(REPO)
+        entries = [describe_file(name, content) | {"oid": "a" * 40} for name, content in files.items()]
+        handler.answer_json(entries)
+        return True
+
+    hub.faults.append(rename)
+    pull_family(REPO, tmp_path / "out")
+    assert read_all(tmp_path / "out") == read_all(FAMILY)
+
+
 def test_nothing_that_could_be_code_comes(hub: Hub, tmp_path: Path) -> None:
     words = {CARD: b"# a card", "LICENSE": b"terms", f"{MEASUREMENTS}/host.json": b"{}"}
     code = {"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"\x80\x04", "report.html": b"<script>",
@@ -142,6 +186,94 @@ def test_what_is_there_stays(run: Run, hub: Hub, tmp_path: Path) -> None:
     before = len(hub.log)
     run("pull", REPO, out).complains("thesis.tex")
     assert len(hub.log) == before, "that is said before anything is asked"
+
+
+POINT = "L01-D012"
+
+
+@pytest.mark.parametrize("layout", ["all", "infinity", "lean", "matexport"])
+def test_as_what_pack_would_make(layout: str, run: Run, hub: Hub, tmp_path: Path) -> None:
+    """To the byte, of what is fetched for the profile alone."""
+    hub.put(REPO, read_all(FAMILY) | {"LICENSE": b"terms"})
+    result = run("pull", REPO, SHALLOW, tmp_path / "out", "--for", layout, "--json").json
+    assert (result["profile"], result["for"]) == (SHALLOW, layout)
+    pack_profile(FAMILY, SHALLOW, tmp_path / "pack" / "out", layout=layout)
+    assert read_all(tmp_path / "out") == read_all(tmp_path / "pack" / "out") | {"LICENSE": b"terms"}
+    assert ("README.md" in read_all(tmp_path / "out")) == (layout != "matexport")
+    prefix = load_family(FAMILY).profile_facts(SHALLOW).weights_prefix_bytes
+    assert hub.sent[WEIGHTS] == [(0, prefix)]
+    assert verify_family(tmp_path / "out").passed
+
+
+def test_as_a_single_file(run: Run, hub: Hub, tmp_path: Path) -> None:
+    result = run("pull", REPO, SHALLOW, tmp_path / "out", "--for", "single-file")
+    pack_single_file(FAMILY, SHALLOW, tmp_path / "pack" / "out")
+    found = read_all(tmp_path / "out")
+    assert found == read_all(tmp_path / "pack" / "out")
+    total = sum(map(len, found.values())) / 1e6
+    assert result.out == f"{tmp_path / 'out'}: {SHALLOW}, {len(found)} files, {total:.1f} MB, verified\n"
+    run("pull", REPO, SHALLOW, tmp_path / "out", "--for", "single-file").complains("it is no family of matexport")
+
+
+@pytest.mark.parametrize("layout", [None, "all"])
+def test_a_point_in_all_its_precisions(
+    layout: str | None, run: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("pull", REPO, POINT, *(("--for", layout) if layout else ())).code == 0
+    pack_profile(FAMILY, POINT, tmp_path / "pack" / f"family-{POINT}", layout=layout or "matexport")
+    assert read_all(tmp_path / f"family-{POINT}") == read_all(tmp_path / "pack" / f"family-{POINT}")
+    assert [profile.name for profile in load_family(f"family-{POINT}").profiles] == [SHALLOW, f"{POINT}-int8"]
+    facts = load_family(FAMILY).facts.profiles
+    for name in (SHALLOW, f"{POINT}-int8"):
+        assert hub.sent[facts[name].weights] == [(0, facts[name].weights_prefix_bytes)]
+    assert run("pull", REPO, f"./{POINT}").code == 0, "a folder that is called so"
+    assert len(load_family(POINT).profiles) == 6
+
+
+def test_what_cannot_be_pulled_so(run: Run, hub: Hub, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = {
+        (SHALLOW, out, "--for", "torch"): ("--for torch is made of the parent's weights, which are not in a family",),
+        (out, "--for", "all"): ("--for all was given, and makes a folder of one profile or point",),
+        (SHALLOW, out, "--for", "single-file", "--overwrite"): ("--overwrite replaces a pack",),
+    }
+    for given, words in asked.items():
+        run("pull", REPO, *given).complains(*words)
+    assert hub.log == [], "which is said before anything is asked"
+    later = {
+        (POINT, out, "--for", "lean"): (f"one graph takes one profile: name one of {SHALLOW}, {POINT}-int8",),
+        ("L07-D012", out): ("'L07-D012' was asked", "has no such profile or point"),
+    }
+    for given, words in later.items():
+        run("pull", REPO, *given).complains(*words)
+    hub.put(REPO, read_all(GOLDEN / "schema2"))
+    run("pull", REPO, "L01-D020-int8-int8", out, "--for", "all").complains("gives int8 codes", "use --for matexport")
+    assert hub.sent.keys() == {MANIFEST}
+    assert not out.exists()
+
+
+def test_a_prefix_has_a_digest_of_its_own(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """What came otherwise is fetched anew, and one bit that the parent's vectors would not show is seen."""
+    from forge import describe_prefixes, write_manifest
+    from msgspec.structs import replace
+
+    family = Path(shutil.copytree(FAMILY, tmp_path / "family"))
+    facts = load_family(family).facts
+    write_manifest(family, replace(facts, profiles=describe_prefixes(family, facts.profiles)))
+    hub.put(REPO, read_all(family))
+    at, size = find_weight() - 3, load_family(FAMILY).profile_facts(SHALLOW).weights_prefix_bytes  # its lowest byte
+    broken = [spoil(WEIGHTS, at)]
+    hub.faults.append(lambda handler: handler.path.endswith(WEIGHTS) and bool(broken) and broken.pop()(handler))
+    pull_family(REPO, tmp_path / "out", profile=SHALLOW)
+    pack_profile(family, SHALLOW, tmp_path / "pack", layout="matexport")
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (tmp_path / "pack" / WEIGHTS).read_bytes()
+    assert hub.sent[WEIGHTS] == [(0, size)] * 2
+    assert load_family(tmp_path / "out").profile_facts(SHALLOW).weights_prefix_sha256 is not None
+    hub.faults[:] = [spoil(WEIGHTS, at)]
+    shutil.rmtree(tmp_path / "cache")
+    run("pull", REPO, SHALLOW, tmp_path / "other").complains(f"{WEIGHTS} of {REPO} came twice with another sha256")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_family_that_huggingface_hub_fetched_verifies(hub: Hub, tmp_path: Path) -> None:
@@ -254,7 +386,7 @@ def test_a_bit_that_changed_on_the_way(name: str, profile: str | None, run: Run,
         assert result.code == 1
         assert "is off its floor on this host" in result.err
     else:
-        result.complains(f"{name} of {REPO} came with another sha256 than it should have", "do it again")
+        result.complains(f"{name} of {REPO} came twice with another sha256 than it should have", "do it again")
     assert not out.exists()
     hub.faults.clear()
     assert run("pull", REPO, *filter(None, (profile,)), out).code == 0, "it was not kept"
@@ -300,8 +432,6 @@ def test_a_repository_that_holds_no_whole_family(
 
 @pytest.mark.parametrize("name", ["../evil.onnx", "/etc/passwd", "a/b.onnx", "model.py", ".bashrc"])
 def test_a_manifest_that_lists_what_it_must_not(name: str, hub: Hub, tmp_path: Path) -> None:
-    import shutil
-
     family = Path(shutil.copytree(FAMILY, tmp_path / "family"))
     edit_manifest(family, lambda facts: facts["files"].update({name: facts["files"][GRAPH]}))
     hub.put(REPO, read_all(family))
@@ -312,8 +442,6 @@ def test_a_manifest_that_lists_what_it_must_not(name: str, hub: Hub, tmp_path: P
 
 def test_a_family_off_its_floor(run: Run, hub: Hub, tmp_path: Path) -> None:
     """Every digest agrees, and the parent says otherwise."""
-    import shutil
-
     from forge import reseal
     from safetensors.numpy import load_file, save_file
 
@@ -333,7 +461,6 @@ def test_a_family_off_its_floor(run: Run, hub: Hub, tmp_path: Path) -> None:
 
 
 def test_no_room(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
     from types import SimpleNamespace
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=200_000))

@@ -16,7 +16,7 @@ from fake_hub import TOKEN, Hub, read_all, run_hub, use_endpoint
 from forge import flip_byte, overwrite_values, reseal
 from places import GOLDEN, ROOT
 
-from matexport import Target, load_family, pack_profile, pull_family, push_family, verify_family
+from matexport import PushTarget, load_family, pack_profile, pull_family, push_family, verify_family
 from matexport.family.integrity import list_additions
 from matexport.family.manifest import CARD, MANIFEST, MEASUREMENTS
 from matexport.hub import push
@@ -61,7 +61,7 @@ def test_words_and_measurements_go_and_nothing_else(hub: Hub, family: Path, tmp_
         (family / folder).mkdir(exist_ok=True)
         (family / folder / "host.json").write_text("{}")
     before = set(read_all(GOLDEN / "schema4"))
-    pushed = push_family(family, Target(REPO))
+    pushed = push_family(family, PushTarget(REPO))
     assert set(pushed.files) == {*before, *sent, f"{MEASUREMENTS}/host.json"}
     assert set(hub.head(REPO)) == {*pushed.files, ".gitattributes"}
     assert b"filter=lfs" in hub.head(REPO)[".gitattributes"], "the hub's own"
@@ -75,7 +75,7 @@ def test_words_and_measurements_go_and_nothing_else(hub: Hub, family: Path, tmp_
 
 def test_a_profile_and_then_another(run: Run, hub: Hub, family: Path, tmp_path: Path) -> None:
     (family / "LICENSE").write_text("terms")
-    push_family(family, Target(REPO))
+    push_family(family, PushTarget(REPO))
     result = run("push", family, NAME, "--to", REPO, "--message", "only one", "--json").json
     assert result["profile"] == NAME
     assert result["removed"] == ["L02-D020.fp32.onnx", "exits.fp32.onnx"]
@@ -231,11 +231,16 @@ def test_a_token_that_may_not_write(run: Run, hub: Hub, family: Path) -> None:
 def test_two_families(family: Path) -> None:
     (family / "towers.json").touch()
     with pytest.raises(Exception, match="holds two families"):
-        push_family(family, Target(REPO))
+        push_family(family, PushTarget(REPO))
 
 
-def test_a_name_that_is_none(run: Run, family: Path) -> None:
-    run("push", family, "--to", "a/b/c").complains("'a/b/c' is no name of a repository")
+@pytest.mark.parametrize("name", ["a/b/c", "../a", "a b", "", "a/--b", "a" * 97])
+def test_a_name_that_is_none(name: str, run: Run, hub: Hub, family: Path) -> None:
+    """It is said before anything is verified, or asked."""
+    flip_byte(family / WEIGHTS)
+    for given in ((), ("--dry-run",)):
+        run("push", family, "--to", name, *given).complains(f"{name!r} is no name of a repository")
+    assert hub.log == []
 
 
 def test_as_users_run_it(hub: Hub, family: Path, tmp_path: Path) -> None:

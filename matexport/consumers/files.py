@@ -74,10 +74,7 @@ def write_consumer_files(
 
 def write_text_files(facts: FamilyFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The tokenizer's files, the limit and the prompts, as `write_consumer_files` gives them."""
-    text = facts.text
-    if text is None:
-        raise RequestError(f"other consumers' folders are of texts; this family takes {facts.inputs.noun}s")
-    refuse_untold(text)
+    text = refuse_others(facts)
     tokenizer, said = _read(TOKENIZER, files), _read("tokenizer_config.json", files)
     pad = _spell(tokenizer, text.pad_token_id)
     config = _describe_tokenizer(text, said, pad)
@@ -116,14 +113,17 @@ def list_modules(modules: Sequence[tuple[str, str]]) -> list[dict[str, object]]:
     ]
 
 
-def refuse_untold(text: TextFacts) -> None:
-    """Refuse a parent whose texts go through what no file of a consumer can say.
+def refuse_others(facts: FamilyFacts) -> TextFacts:
+    """How texts are read, of a family that other consumers can read as the parent does.
 
     Raises:
-        RequestError: saying what it is.
+        RequestError: it takes no texts, or they go through what no file of a consumer can say.
     """
-    if untold := find_untold(text):
+    if facts.text is None:
+        raise RequestError(f"other consumers' folders are of texts; this family takes {facts.inputs.noun}s")
+    if untold := find_untold(facts.text):
         raise RequestError(f"{untold}, and no other consumer does that: pack it with --for matexport")
+    return facts.text
 
 
 def find_untold(text: TextFacts) -> str | None:

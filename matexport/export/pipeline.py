@@ -38,7 +38,7 @@ from matexport.export.reuse import Reused, find_reusable, reuse_graphs, reuse_re
 from matexport.export.trace.bounds import BASE_SECONDS, PARAMETERS_PER_SECOND, bound_seconds
 from matexport.export.trace.exits import add_exits, find_read, name_read
 from matexport.export.trace.trace import trace_exits
-from matexport.family.integrity import describe_files, refuse_occupied
+from matexport.family.integrity import describe_files, describe_prefixes, refuse_occupied
 from matexport.family.manifest import REFERENCE, SCHEMA, load_family, write_manifest
 from matexport.family.measurements.sections import keep_unlisted
 from matexport.family.modality import MODALITIES
@@ -48,7 +48,7 @@ from matexport.host import read_host
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.runtime.inputs.modality import load_inputs
-from matexport.spec.facts import FamilyFacts, FileFacts, Provenance, TraceFacts
+from matexport.spec.facts import FamilyFacts, Provenance, TraceFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Point, Precision
 from matexport.spec.tolerance import FLOORS
@@ -117,7 +117,7 @@ def _cut_anew(
             _write_reference(reference, stage)
             cut = reuse_graphs(reused, plan, stage, report)
             trace = reused.family.facts.trace
-            write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, describe_files(stage)))
+            write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, stage))
             verification = verify_family(stage, progress=report)
             if not verification.passed:
                 raise _OffFloorError
@@ -146,7 +146,7 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()
 
-    write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, describe_files(stage)))
+    write_manifest(stage, _describe_family(plan, reference, trace, provenance, cut, stage))
     verification = verify_family(stage, progress=report)
     verification = refuse_failures(verification, sources, plan.job, stage)
     record_measurement(load_family(stage), verification)
@@ -177,7 +177,7 @@ def _describe_family(
     trace: TraceFacts,
     provenance: Provenance,
     cut: Cut,
-    files: Mapping[str, FileFacts],
+    stage: Path,
 ) -> FamilyFacts:
     facts = FamilyFacts(
         schema=SCHEMA,
@@ -185,8 +185,8 @@ def _describe_family(
         readout=plan.readout,
         trace=trace,
         tolerances={precision: plan.job.tolerances.get(precision, FLOORS[precision]) for precision in cut.precisions},
-        profiles=cut.profiles,
-        files=files,
+        profiles=describe_prefixes(stage, cut.profiles),
+        files=describe_files(stage),
         provenance=provenance,
         precisions=cut.precisions,
         instruction_sets=read_host().instruction_sets,

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from matexport.errors import DestinationError, FamilyError, Problem, ProblemKind, refuse_file
 from matexport.family.guard.additions import is_addition
 from matexport.family.guard.operators import MAX_GRAPH_BYTES
@@ -27,7 +29,7 @@ from matexport.family.manifest import (
     load_family,
 )
 from matexport.family.modality import MAX_SIDE_FILE_BYTES
-from matexport.family.weights_file import Buffer, NestedHeader, parse_header
+from matexport.family.weights_file import Buffer, NestedHeader, hash_prefixes, parse_header
 from matexport.io.files import hash_file, hash_open_file, open_file
 from matexport.spec.facts import FileFacts, ProfileFacts
 from matexport.spec.profile import Precision
@@ -40,6 +42,19 @@ def describe_files(root: Path) -> dict[str, FileFacts]:
     names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
     names = [name for name in names if name not in others]
     return {name: FileFacts(hash_file(root / name), (root / name).stat().st_size) for name in names}
+
+
+def describe_prefixes(root: Path, profiles: Mapping[str, ProfileFacts]) -> dict[str, ProfileFacts]:
+    """Profiles by name, each with the digest of the prefix of its weights, which lie in `root`."""
+    described = dict(profiles)
+    for weights in {facts.weights for facts in profiles.values()}:
+        users = {name: facts for name, facts in profiles.items() if facts.weights == weights}
+        with (root / weights).open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        digests = hash_prefixes(content, [facts.weights_prefix_bytes for facts in users.values()])
+        for name, facts in users.items():
+            described[name] = replace(facts, weights_prefix_sha256=digests[facts.weights_prefix_bytes])
+    return described
 
 
 class Contents:
@@ -83,7 +98,7 @@ def check_family(family: Family, *, strict: bool = False) -> Contents:
         graphs = [_describe_graph(facts) for _, facts in sorted(family.facts.profiles.items())]
         graphs += [_describe_exits(family, precision) for precision in sorted(family.facts.exits)]
         graphs += [_describe_copy(family, copy) for copy in sorted(family.facts.copies)]
-        problems = _find_unsafe_files(contents, graphs)
+        problems = _find_unsafe_files(contents, graphs) or _find_wrong_prefixes(contents)
     _raise_problems(family, problems)
     return contents
 
@@ -234,6 +249,28 @@ def _find_unsafe_files(contents: Contents, graphs: Sequence[tuple[str, str, int]
         except FamilyError as error:
             problems |= dict.fromkeys(error.problems)
     return list(problems)
+
+
+def _find_wrong_prefixes(contents: Contents) -> list[Problem]:
+    """Problems of profiles whose prefix of the weights has another digest than whoever fetches it alone is told."""
+    told = {
+        name: facts for name, facts in contents.family.facts.profiles.items() if facts.weights_prefix_sha256 is not None
+    }
+    problems = []
+    for weights in sorted({facts.weights for facts in told.values()}):
+        users = {name: facts for name, facts in told.items() if facts.weights == weights}
+        digests = hash_prefixes(contents.read(weights), [facts.weights_prefix_bytes for facts in users.values()])
+        problems += [
+            Problem(
+                ProblemKind.MANIFEST,
+                MANIFEST,
+                f"{MANIFEST}: the {facts.weights_prefix_bytes} bytes of {weights} that {name} needs have another "
+                "sha256 than it says",
+            )
+            for name, facts in users.items()
+            if digests[facts.weights_prefix_bytes] != facts.weights_prefix_sha256
+        ]
+    return problems
 
 
 def _parse_whole_header(contents: Contents, name: str) -> NestedHeader:

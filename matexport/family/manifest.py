@@ -255,6 +255,8 @@ def _check_profiles(facts: FamilyFacts, manifest: Path) -> None:
             raise _refuse(f"{manifest}: {name} needs {needed}, which cannot be")
         if profile.weights_prefix_bytes > facts.files[profile.weights].bytes:
             raise _refuse(f"{manifest}: {name} needs more of {profile.weights} than there is")
+        if profile.weights_prefix_sha256 is not None and not _SHA256.fullmatch(profile.weights_prefix_sha256):
+            raise _refuse(f"{manifest}: {name} has no valid sha256 of what it needs of {profile.weights}")
     for precision in sorted({profile.precision for profile in facts.profiles.values()}):
         weights = sorted({profile.weights for profile in facts.profiles.values() if profile.precision is precision})
         if len(weights) > 1:  # the graph of all exits reads one

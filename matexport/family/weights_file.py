@@ -13,6 +13,7 @@ byte-identical, and the result is a valid safetensors file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,7 @@ MAX_RANK = 16
 #: Largest header that the safetensors library accepts.
 MAX_HEADER_BYTES = 100_000_000
 
-#: Bytes of a prefix that are copied at a time.
+#: Bytes of a prefix that are copied, or digested, at a time.
 COPIED_BYTES = 4 << 20
 
 ITEM_BYTES = {
@@ -185,6 +186,17 @@ def write_prefix(name: str, source: Buffer, target: BinaryIO, prefix_bytes: int)
     target.write(encode_header(shorter))
     for start in range(header.data_start, prefix_bytes, COPIED_BYTES):
         target.write(source[start : min(start + COPIED_BYTES, prefix_bytes)])
+
+
+def hash_prefixes(content: Buffer, lengths: Iterable[int]) -> dict[int, str]:
+    """Length -> sha256 of the first so many bytes, of each; all in one pass."""
+    digest, position, found = hashlib.sha256(), 0, {}
+    for length in sorted(set(lengths)):
+        for start in range(position, length, COPIED_BYTES):
+            digest.update(content[start : min(start + COPIED_BYTES, length)])
+        position = length
+        found[length] = digest.copy().hexdigest()
+    return found
 
 
 def _header_json(entries: Iterable[TensorEntry], data_start: int, metadata: Mapping[str, str]) -> bytes:

@@ -1,79 +1,67 @@
 """A family, or one profile of it, from a model hub: only what is needed, checked and proven before it appears.
 
-The manifest comes first, and says what may follow: no file is fetched that it does not list, nor one whose size, or
-sha256 where the hub knows it, is another than it says; but for the card, licences and measurements, which are data and
-bounded. Of the weights, one profile takes its prefix, which no digest covers on its own: its file on the hub has the
-digest that the manifest says, its header and tensors are checked as in every family, and the parent's vectors are the
-proof. Nothing that could be code is fetched, and the folder is verified before it takes its name.
+The manifest comes first, and says what may follow (`fetch`); but for the card, licences and measurements, which are
+data and bounded. Of the weights, one profile takes its prefix, whose digest the manifest says. Older ones do not: there
+the file on the hub has the digest that they say, header and tensors are checked as in every family, and the parent's
+vectors are the proof. Nothing that could be code is fetched, and the folder is verified before it takes its name.
 """
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from msgspec.structs import replace
-
-from matexport.errors import DestinationError, FamilyError, HubError, ParityError, ProblemKind
-from matexport.family.guard.additions import is_licence
-from matexport.family.guard.operators import MAX_GRAPH_BYTES
-from matexport.family.integrity import Contents, refuse_occupied
-from matexport.family.manifest import (
-    CARD,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    MEASUREMENTS,
-    TOWERS,
-    Family,
-    load_family,
-)
+from matexport.consumers.layouts import LAYOUTS, NATIVE, SINGLE_FILE, TORCH
+from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.family.guard.additions import MAX_LICENCE_BYTES, is_licence
+from matexport.family.integrity import refuse_occupied
+from matexport.family.manifest import CARD, MANIFEST, MEASUREMENTS, Family, load_family
 from matexport.family.measurements.sections import MAX_BYTES, keep_unlisted
-from matexport.family.modality import MAX_SIDE_FILE_BYTES
-from matexport.family.weights_file import Buffer
-from matexport.hub.listing import RemoteFile, list_folder
+from matexport.hub.fetch import Wanted, copy_file, fetch_manifest, open_fetched, want_file, want_manifest
+from matexport.hub.listing import list_folder
 from matexport.hub.remote import (
     Arrived,
     Remote,
     explain_hub_errors,
-    fetch_file,
     find_cached,
     forget_file,
     open_remote,
     require_hub,
     use_hub,
 )
-from matexport.io.files import explain_write_errors
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
-from matexport.pack.write import list_pack_files, write_pack
+from matexport.pack.write import (
+    find_layout,
+    list_pack_files,
+    select_profiles,
+    write_card,
+    write_pack,
+    write_single_file,
+)
 from matexport.spec.record import Record
 from matexport.verify.judge import verify_family
 
-#: Of a card, and of a licence; and how many licences and measurements are taken.
-MAX_WORDS_BYTES, MAX_WORDS = 4 << 20, 100
+#: How many licences and measurements are taken.
+MAX_WORDS = 100
 _MB = 1_000_000
-
-#: Bytes that are copied at a time.
-COPIED_BYTES = 4 << 20
 
 _MEASURED = re.compile(rf"{MEASUREMENTS}/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}\.json")
 
 
-class Wanted(Record, frozen=True):
-    """The first bytes of a file.
+class Part(Record, frozen=True):
+    """What of a family is pulled, and as what.
 
     Attributes:
-        sha256: of all of it; None where nobody said, or where it is not all.
+        profile: name such as ``L02-D064-fp32``; or of a point, such as ``L02-D064``, in all its precisions.
+        layout: a key of `consumers.layouts.LAYOUTS`; but ``torch``, whose folder is made of the parent.
     """
 
-    file: RemoteFile
-    count: int
-    sha256: str | None
+    profile: str
+    layout: str = NATIVE
 
 
 def pull_family(
@@ -90,7 +78,7 @@ def pull_family(
     Args:
         repo: such as ``someone/small-encoder``.
         out: the folder to write; it must not exist, unless `overwrite` is set and it is a family or pack.
-        profile: name such as ``L02-D064-fp32``: its graph and its prefix of the weights alone are fetched.
+        profile: as in `Part`: its graph and its prefix of the weights alone are fetched.
         revision: a branch, a tag or a commit; the main branch by default.
         overwrite: replace what is in `out`, but for what people wrote, measured or added.
         progress: called with (stage, done, total).
@@ -101,78 +89,96 @@ def pull_family(
     Raises:
         HubError: the hub cannot be reached or does not have it, or its files are not those that the manifest says.
         FamilyError: what lies there is no sound family, or has no such profile.
+        RequestError: the profile cannot have the layout.
         DestinationError: `out` exists, or cannot be written.
         ParityError: what came does not give the parent's vectors on this host.
         MissingExtraError: huggingface_hub is not installed.
     """
-    require_hub("pulling")
+    if profile is not None:
+        pulled = pull_pack(repo, Part(profile), out, revision=revision, overwrite=overwrite, progress=progress)
+        return load_family(pulled)
     out = Path(out)
-    with use_hub(), lock_destination(out):
-        refuse_occupied(out, overwrite=overwrite)
-        remote = open_remote(repo, revision, f"pull {repo}")
+    with _open_pulled(repo, revision, out, overwrite=overwrite) as remote:
         family = fetch_manifest(remote)
-        names = family.facts.files if profile is None else list_pack_files(family, [profile])
-        wanted = {name: _want(remote, family, name, profile) for name in names}
-        words = _list_words(remote, family, measured=profile is None)
+        wanted = {name: want_file(remote, family, name, None) for name in family.facts.files}
+        words = _list_words(remote, family, measured=True)
         _refuse_large(remote, out, wanted)
         report = _count_megabytes({**wanted, **words}, progress)
         with stage_directory(out) as stage:
-            if profile is None:
-                for name in (MANIFEST, *wanted):
-                    (stage / name).parent.mkdir(exist_ok=True)
-                    _copy(remote, wanted.get(name) or _want_manifest(remote), stage / name, report)
-                verify_family(stage, progress=progress).require_passed("pull", "nothing was written")
-            else:
-                _write_pack(remote, _open_fetched(remote, family, wanted, report), profile, stage, progress)
-            for name, word in words.items():
+            for name in (MANIFEST, *wanted):
                 (stage / name).parent.mkdir(exist_ok=True)
-                _copy(remote, word, stage / name, report)
+                copy_file(remote, wanted.get(name) or want_manifest(remote), stage / name, report)
+            verify_family(stage, progress=progress).require_passed("pull", "nothing was written")
+            _copy_words(remote, words, stage, report)
             keep_unlisted(out, stage)
     return load_family(out)
 
 
-def fetch_manifest(remote: Remote) -> Family:
-    """The family that a repository holds, of which only the manifest is here.
+def pull_pack(
+    repo: str,
+    part: Part,
+    out: Path | str,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch what one profile needs, and make the folder of it that `pack` would make, but for what was measured.
+
+    Args:
+        repo, out, revision, overwrite, progress: as for `pull_family`; what is no family replaces nothing.
+
+    Returns:
+        `out`.
 
     Raises:
-        HubError: it holds none, or two.
-        FamilyError: its manifest is none.
+        HubError, FamilyError, RequestError, DestinationError, ParityError, MissingExtraError: as `pull_family`.
     """
-    if MANIFEST not in remote.files and TOWERS in remote.files:
-        raise HubError(f"{remote.repo} holds two families of one model, which `pull` does not fetch: clone it with git")
-    with tempfile.TemporaryDirectory(prefix="matexport-") as folder:
-        _copy(remote, _want_manifest(remote), Path(folder) / MANIFEST, lambda _count: None)
-        try:
-            return replace(load_family(folder), path=Path(remote.repo))
-        except FamilyError as error:  # which names a folder that is gone
-            said = str(error).replace(f"{folder}/", f"{remote.repo}: ").replace(folder, remote.repo)
-            raise FamilyError(said, kind=ProblemKind.MANIFEST, file=MANIFEST) from None
+    out = Path(out)
+    _refuse_layout(part.layout, overwrite=overwrite)
+    with _open_pulled(repo, revision, out, overwrite=overwrite) as remote:
+        family = fetch_manifest(remote)
+        names = select_profiles(family, part.profile)
+        shape = find_layout(part.layout, family, names)
+        files = list_pack_files(family, names)
+        wanted = {name: want_file(remote, family, name, names) for name in files}
+        words = _list_words(remote, family, measured=False)
+        _refuse_large(remote, out, wanted)
+        report = _count_megabytes({**wanted, **words}, progress)
+        with stage_directory(out) as stage:
+            contents = open_fetched(remote, family, wanted, report)
+            with _forget_unproven(remote, family, names):
+                if part.layout == SINGLE_FILE:
+                    write_single_file(contents, names, stage, out.name)
+                else:
+                    pack = write_pack(contents, names, stage, shape, progress=progress)
+                    if shape.configured:
+                        write_card(pack, out.name)
+            _copy_words(remote, words, stage, report)
+            keep_unlisted(out, stage)
+    return out
 
 
-def _want_manifest(remote: Remote) -> Wanted:
-    file = remote.find(MANIFEST)
-    if file.bytes > MAX_MANIFEST_BYTES:
-        raise HubError(f"{MANIFEST} of {remote.repo} has {file.bytes} bytes; at most {MAX_MANIFEST_BYTES} are read")
-    return Wanted(file, file.bytes, file.sha256)
+@contextmanager
+def _open_pulled(repo: str, revision: str | None, out: Path, *, overwrite: bool) -> Iterator[Remote]:
+    """A repository, while a destination is ours to write."""
+    require_hub("pulling")
+    with use_hub(), lock_destination(out):
+        refuse_occupied(out, overwrite=overwrite)
+        yield open_remote(repo, revision, f"pull {repo}")
 
 
-def _want(remote: Remote, family: Family, name: str, profile: str | None) -> Wanted:
-    """A listed file, or as much of it as a profile needs.
-
-    Raises:
-        HubError: the hub's file is another one than the manifest lists, or too large.
-    """
-    file, facts = remote.find(name), family.facts.files[name]
-    if file.bytes != facts.bytes or file.sha256 not in (None, facts.sha256):
-        there = f"{file.bytes} bytes" if file.bytes != facts.bytes else "another sha256"
-        raise HubError(f"{name} of {remote.repo} has {there}; its {MANIFEST} lists {facts.bytes} with {facts.sha256}")
-    limit = MAX_GRAPH_BYTES if name.endswith(".onnx") else MAX_SIDE_FILE_BYTES
-    if name not in family.weights_files and not name.endswith(".safetensors") and file.bytes > limit:
-        raise HubError(f"{name} of {remote.repo} has {file.bytes} bytes; at most {limit} are read")
-    used = family.profile_facts(profile) if profile else None
-    if used and used.weights == name and used.weights_prefix_bytes < file.bytes:
-        return Wanted(file, used.weights_prefix_bytes, None)
-    return Wanted(file, file.bytes, facts.sha256)
+def _refuse_layout(layout: str, *, overwrite: bool) -> None:
+    """Refuse what can be seen before anything is asked."""
+    if layout == TORCH:
+        raise RequestError(
+            f"--for {TORCH} is made of the parent's weights, which are not in a family: pull the family, then run "
+            f"`matexport pack` --for {TORCH} --parent PARENT"
+        )
+    if overwrite and layout in LAYOUTS and not LAYOUTS[layout].family:
+        raise RequestError(
+            f"--overwrite replaces a pack, and --for {layout} writes a folder that is none: choose another destination"
+        )
 
 
 def _list_words(remote: Remote, family: Family, *, measured: bool) -> dict[str, Wanted]:
@@ -181,7 +187,7 @@ def _list_words(remote: Remote, family: Family, *, measured: bool) -> dict[str, 
     A card goes with a family, and says too much of a pack.
     """
     words = {name: file for name, file in remote.files.items() if is_licence(name) or (measured and name == CARD)}
-    limits = dict.fromkeys(words, MAX_WORDS_BYTES)
+    limits = dict.fromkeys(words, MAX_LICENCE_BYTES)
     if measured and MEASUREMENTS in remote.folders:
         with explain_hub_errors(remote.repo, f"pull {remote.repo}"):
             files, _ = list_folder(remote.repo, remote.commit, MEASUREMENTS)
@@ -212,51 +218,18 @@ def _count_megabytes(wanted: Mapping[str, Wanted], progress: Progress | None) ->
     return report
 
 
-def _copy(remote: Remote, wanted: Wanted, target: Path, arrived: Arrived) -> None:
-    """Fetch a whole file and write it anew, so that no name in the cache leads to it.
-
-    Raises:
-        HubError: it is not the file that it should be.
-        DestinationError: it cannot be written.
-    """
-    source = fetch_file(remote, wanted.file, wanted.count, arrived)
-    digest, left = hashlib.sha256(), wanted.count
-    with source.open("rb") as file, explain_write_errors(target), target.open("wb") as copy:
-        while part := file.read(min(left, COPIED_BYTES)):
-            copy.write(part)
-            digest.update(part)
-            left -= len(part)
-    _hold(remote, wanted, source, digest.hexdigest() if not left else "")
+def _copy_words(remote: Remote, words: Mapping[str, Wanted], stage: Path, arrived: Arrived) -> None:
+    for name, word in words.items():
+        (stage / name).parent.mkdir(exist_ok=True)
+        copy_file(remote, word, stage / name, arrived)
 
 
-def _open_fetched(remote: Remote, family: Family, wanted: Mapping[str, Wanted], arrived: Arrived) -> Contents:
-    """The files of one profile, as far as they are needed and their digests are known."""
-    contents: dict[str, Buffer] = {}
-    for name, one in wanted.items():
-        source = fetch_file(remote, one.file, one.count, arrived)
-        with source.open("rb") as file:
-            if name in family.weights_files and one.count:
-                contents[name] = mmap.mmap(file.fileno(), one.count, access=mmap.ACCESS_READ)
-            else:
-                contents[name] = file.read(one.count)
-        _hold(remote, one, source, hashlib.sha256(contents[name]).hexdigest())
-    return Contents(family, contents)
-
-
-def _write_pack(remote: Remote, contents: Contents, profile: str, stage: Path, progress: Progress | None) -> None:
-    """Write and prove a pack; where it is no good, the prefix of its weights, which has no digest, is fetched again."""
+@contextmanager
+def _forget_unproven(remote: Remote, family: Family, names: Sequence[str]) -> Iterator[None]:
+    """Where a pack is no good, have prefixes of weights that no digest covers fetched again the next time."""
     try:
-        write_pack(contents, [profile], stage, progress=progress)
+        yield
     except (FamilyError, ParityError):
-        forget_file(find_cached(remote, remote.find(contents.family.profile_facts(profile).weights)))
+        for name in names:
+            forget_file(find_cached(remote, remote.find(family.profile_facts(name).weights)))
         raise
-
-
-def _hold(remote: Remote, wanted: Wanted, source: Path, digest: str) -> None:
-    """Refuse bytes that have another digest than they should, and have them fetched again the next time."""
-    if wanted.sha256 is not None and digest != wanted.sha256:
-        forget_file(source)
-        raise HubError(
-            f"{wanted.file.name} of {remote.repo} came with another sha256 than it should have; nothing was written: "
-            "do it again"
-        )

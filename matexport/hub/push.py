@@ -17,13 +17,13 @@ from typing import Any
 
 from matexport.errors import FamilyError, HubError, Problem, RequestError
 from matexport.family import manifest
-from matexport.family.guard.additions import FILES, FOLDERS, is_licence
+from matexport.family.guard.additions import FILES, FOLDERS, MAX_LICENCE_BYTES, is_licence
 from matexport.family.integrity import list_additions
-from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED, load_family
+from matexport.family.manifest import CARD, MANIFEST, MAX_MANIFEST_BYTES, MEASUREMENTS, REPORTED
 from matexport.family.measurements.sections import MAX_BYTES
+from matexport.hub.fetch import fetch_manifest
 from matexport.hub.listing import list_family, list_folder
-from matexport.hub.pull import MAX_WORDS_BYTES, fetch_manifest
-from matexport.hub.remote import Remote, explain_hub_errors, open_remote, require_hub, use_hub
+from matexport.hub.remote import Remote, check_name, explain_hub_errors, open_remote, require_hub, use_hub
 from matexport.io.files import open_file
 from matexport.io.progress import Progress
 from matexport.pack.write import pack_profile
@@ -35,7 +35,7 @@ from matexport.verify.judge import Case, open_case, verify_case
 PATIENCE_SECONDS = 60.0
 
 
-class Target(Record, frozen=True):
+class PushTarget(Record, frozen=True):
     """Where a family goes.
 
     Attributes:
@@ -77,7 +77,7 @@ class Sent(Record, frozen=True):
 
 def push_family(
     family: Path | str,
-    target: Target,
+    target: PushTarget,
     *,
     profile: str | None = None,
     dry_run: bool = False,
@@ -94,10 +94,12 @@ def push_family(
     Raises:
         FamilyError: the folder is no family, or its files are not the ones that were exported.
         ParityError: it does not give the parent's vectors on this host.
-        HubError: the hub cannot be reached, or does not allow it; or the repository holds something else.
+        HubError: the hub cannot be reached, or does not allow it; or the repository holds something else, or cannot be
+            called so.
         MissingExtraError: huggingface_hub is not installed.
     """
     require_hub("pushing")
+    check_name(target.repo)
     with _open_pushed(Path(family), profile, progress) as case:
         if profile is None:  # a pack was proven where it was made
             verify_case(case, progress=progress).require_passed("push", "nothing was sent")
@@ -124,9 +126,6 @@ def _open_pushed(family: Path, profile: str | None, progress: Progress | None) -
         return
     with tempfile.TemporaryDirectory(prefix="matexport-") as folder:
         pack = pack_profile(family, profile, Path(folder) / "pack", progress=progress)
-        for name in list_additions(load_family(family)):
-            if is_licence(name):
-                (pack.path / name).write_bytes(_read(family / name, MAX_WORDS_BYTES))
         yield open_case(pack)
 
 
@@ -143,8 +142,8 @@ def _gather(case: Case) -> dict[str, Sent]:
         held = content if isinstance(content, bytes) else family.path / name
         files[name] = Sent(held, facts.bytes, facts.sha256)
     limits = {MANIFEST: MAX_MANIFEST_BYTES}
-    limits |= {name: MAX_WORDS_BYTES for name in [*list_additions(family)] if is_licence(name)}
-    limits |= {CARD: MAX_WORDS_BYTES} if (family.path / CARD).exists() else {}
+    limits |= {name: MAX_LICENCE_BYTES for name in [*list_additions(family)] if is_licence(name)}
+    limits |= {CARD: MAX_LICENCE_BYTES} if (family.path / CARD).exists() else {}
     limits |= {f"{MEASUREMENTS}/{path.name}": MAX_BYTES for path in (family.path / MEASUREMENTS).glob("*.json")}
     for name, limit in limits.items():
         content = _read(family.path / name, limit)
@@ -162,7 +161,7 @@ def _read(path: Path, limit: int) -> bytes:
         return file.read()
 
 
-def _commit(files: Mapping[str, Sent], target: Target, what: str) -> Pushed:
+def _commit(files: Mapping[str, Sent], target: PushTarget, what: str) -> Pushed:
     """Send the files in one commit, and look whether they are there."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 

@@ -71,6 +71,18 @@ def require_hub(doing: str) -> None:
         )
 
 
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the name of a repository; nobody is asked.
+
+    Raises:
+        HubError: saying what is wrong with it.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    with explain_hub_errors(repo, "name a repository"):
+        validate_repo_id(repo)
+
+
 @contextmanager
 def use_hub(patience: float = 0) -> Iterator[None]:
     """Have huggingface_hub show no bars and warnings of its own meanwhile, and wait for no answer for ever.
@@ -181,11 +193,12 @@ def open_remote(repo: str, revision: str | None, doing: str) -> Remote:
     return Remote(repo, commit, files, folders)
 
 
-def fetch_file(remote: Remote, file: RemoteFile, count: int, arrived: Arrived) -> Path:
+def fetch_file(remote: Remote, file: RemoteFile, count: int, arrived: Arrived, *, anew: bool = False) -> Path:
     """The path of a file in the cache that begins with the first `count` bytes of a file of a repository.
 
     Args:
         count: at most the file's size.
+        anew: take nothing that is in the cache, in ours or in huggingface_hub's.
 
     Raises:
         HubError: the bytes cannot be had.
@@ -194,15 +207,18 @@ def fetch_file(remote: Remote, file: RemoteFile, count: int, arrived: Arrived) -
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import WeakFileLock
 
-    known = try_to_load_from_cache(remote.repo, file.name, revision=remote.commit)
-    if isinstance(known, str) and Path(known).is_file() and Path(known).stat().st_size == file.bytes:
+    path = find_cached(remote, file)
+    known = None if anew else try_to_load_from_cache(remote.repo, file.name, revision=remote.commit)
+    ours = _count_bytes(path) >= count > 0  # first: what huggingface_hub has may have turned out to be broken
+    if not ours and isinstance(known, str) and Path(known).is_file() and Path(known).stat().st_size == file.bytes:
         arrived(count)
         return Path(known)
-    path = find_cached(remote, file)
     with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     doing = f"fetch {file.name} of {remote.repo}"
     with explain_hub_errors(remote.repo, doing), WeakFileLock(path.with_name(f"{path.name}.lock")):
+        if anew:
+            path.unlink(missing_ok=True)
         _complete(remote, file, path, count, arrived)
         path.touch()  # of a file that is empty
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matexport.consumers.layouts import NATIVE
 from matexport.errors import DestinationError
-from matexport.family.guard.additions import keep_additions
+from matexport.family.guard.additions import copy_licences, keep_additions
 from matexport.family.integrity import refuse_occupied
 from matexport.family.manifest import CARD
 from matexport.family.measurements.sections import keep_unlisted
@@ -53,6 +53,7 @@ def pack_towers(
                 pack_profile(family, chosen, stage / name, layout=NATIVE, progress=progress)
                 keep_unlisted(out / name, stage / name)
             write_towers(stage, {Profile.parse(image).point: Profile.parse(text).point})
+            copy_licences(towers.path, stage)
             keep_additions(out, stage)
             if (out / CARD).is_file():
                 shutil.copyfile(out / CARD, stage / CARD)

@@ -24,12 +24,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from matexport.consumers.files import INPUTS, find_untold, write_consumer_files
+from matexport.consumers.files import INPUTS, find_untold, refuse_others, write_consumer_files
 from matexport.consumers.layouts import ALL, DTYPES, LAYOUTS, NAMES, NATIVE, SINGLE_FILE, TORCH, Layout
 from matexport.errors import DestinationError, FamilyError, RequestError
 from matexport.family.graph_file import parse_graph
+from matexport.family.guard.additions import copy_licences
 from matexport.family.guard.copies import locate_weights, move_weights
-from matexport.family.integrity import Contents, check_files, check_profile, describe_files, refuse_occupied
+from matexport.family.integrity import (
+    Contents,
+    check_files,
+    check_profile,
+    describe_files,
+    describe_prefixes,
+    refuse_occupied,
+)
 from matexport.family.manifest import CARD, RANGES, REFERENCE, Family, load_family, write_manifest
 from matexport.family.measurements.records import (
     load_measurements,
@@ -43,6 +51,7 @@ from matexport.io.staging import lock_destination, stage_directory
 from matexport.pack.along import record_measured, write_proof
 from matexport.pack.graph import expose_states, hold_weights, repeat_vector, take_all_inputs
 from matexport.pack.plain import prove_plain
+from matexport.report.card.folder import render_single_file
 from matexport.report.card.render import render_card
 from matexport.report.findings import gather_findings
 from matexport.spec.facts import FamilyFacts, ProfileFacts
@@ -115,7 +124,7 @@ def pack_profile(
     """
     family = family if isinstance(family, Family) else load_family(family)
     names = select_profiles(family, profile)
-    shape = _find_layout(layout if layout is not None else choose_layout(family, profile), family, names)
+    shape = find_layout(layout if layout is not None else choose_layout(family, profile), family, names)
     out = Path(out)
     _refuse_inside(out, family)
     with lock_destination(out):
@@ -126,7 +135,8 @@ def pack_profile(
             for measured in load_measurements(family).hosts:
                 record_measured(pack, measured)
             if shape.configured:
-                _write_card(pack, out.name)
+                write_card(pack, out.name)
+            copy_licences(family.path, stage)
             keep_unlisted(out, stage)
     return load_family(out)
 
@@ -186,15 +196,32 @@ def pack_single_file(family: Family | Path | str, profile: str, out: Path | str)
     """
     family = family if isinstance(family, Family) else load_family(family)
     names = select_profiles(family, profile)
-    shape = _find_layout(SINGLE_FILE, family, names)
+    find_layout(SINGLE_FILE, family, names)
     out = Path(out)
     _refuse_inside(out, family)
     if any(out.iterdir()) if out.is_dir() else out.exists():
         raise DestinationError(f"{out} exists; choose another destination")
     with lock_destination(out), stage_directory(out) as stage:
-        contents = _open_parts(family, names)
-        prove_plain(stage, contents, _place_files(stage, contents, names, shape))
+        write_single_file(_open_parts(family, names), names, stage, out.name)
+        copy_licences(family.path, stage)
     return out
+
+
+def write_single_file(contents: Contents, names: Sequence[str], stage: Path, called: str) -> None:
+    """As `write_pack`, of one profile in one file.
+
+    Args:
+        called: what the folder is called once it is there.
+
+    Raises:
+        FamilyError, ParityError: as `write_pack`.
+        RequestError: the weights are more than a file of ONNX may hold.
+    """
+    shape = LAYOUTS[SINGLE_FILE]
+    placed = _place_files(stage, contents, names, shape)
+    prove_plain(stage, contents, placed)
+    card = render_single_file(_describe(contents.family.facts, stage, placed, shape), called)
+    (stage / CARD).write_text(card, encoding="utf-8")
 
 
 def _refuse_inside(out: Path, family: Family) -> None:
@@ -202,13 +229,13 @@ def _refuse_inside(out: Path, family: Family) -> None:
         raise DestinationError(f"{out} is the family itself or inside it; choose another destination")
 
 
-def _write_card(pack: Family, name: str) -> None:
+def write_card(pack: Family, name: str) -> None:
     """The card of a folder for others: what it is, and code for what loads it. `report` brings it up to date."""
     findings = alter(gather_findings(pack), folder=name)
     (pack.path / CARD).write_text(render_card(findings), encoding="utf-8")
 
 
-def _find_layout(asked: str | Layout, family: Family, names: Sequence[str]) -> Layout:
+def find_layout(asked: str | Layout, family: Family, names: Sequence[str]) -> Layout:
     """The layout, where these profiles can have it.
 
     Raises:
@@ -224,6 +251,7 @@ def _find_layout(asked: str | Layout, family: Family, names: Sequence[str]) -> L
     encoding = family.facts.profiles[names[0]].encoding
     if encoding is not Encoding.FLOAT32:
         raise RequestError(f"{names[0]} gives {encoding} codes, which other consumers do not take: use --for {NATIVE}")
+    refuse_others(family.facts)
     if len(names) > 1 and layout.folders == ("",):
         raise RequestError(f"a folder with one graph takes one profile: name one of {', '.join(names)}")
     return layout
@@ -307,9 +335,10 @@ def _describe(
 ) -> FamilyFacts:
     """The manifest of a pack."""
     assert facts.text is not None or not layout.configured
+    profiles = {name: profile for name, profile, _ in placed}
     return replace(
         facts,
-        profiles={name: profile for name, profile, _ in placed},
+        profiles=profiles if layout.inside else describe_prefixes(stage, profiles),
         copies={copy: name for name, _, copies in placed for copy in copies},
         refused={},
         exits={},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.applications import Starlette
@@ -19,8 +20,14 @@ from matexport.serve.guard import Guard
 from matexport.serve.refusal import RefusedError
 from matexport.serve.service import Service
 
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
 #: What a proxy's log says of a client that went before its answer; no client reads it.
 CLIENT_GONE = 499
+
+#: How long the rest of a request that is refused before its end is read.
+LINGER_SECONDS = 5.0
 
 #: How the page is built, for whoever asks for it where it is not.
 UNBUILT = "the page is not built: run `npm ci && npm run build` in web/, or install a wheel, which has it"
@@ -65,6 +72,8 @@ async def _answer_embeddings(service: Service, request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a form, which any web page may send to any server without being asked
         raise RefusedError(415, f"the content type is {kind[:100]!r}; it is to be application/json")
+    if (encoded := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise RefusedError(415, f"the content encoding is {encoded[:100]!r}; the body is to be sent as it is")
     try:
         body = await _read_body(request, service.limits.body_bytes, service.limits.body_seconds)
     except ClientDisconnect:
@@ -84,22 +93,42 @@ async def _answer_embeddings(service: Service, request: Request) -> Response:
 async def _read_body(request: Request, most: int, seconds: float) -> bytes:
     """A request's body, of which no more is held than is allowed."""
     announced = request.headers.get("content-length", "")
+    too_large = f"the body has more than {most} bytes, which are the most of one request"
+    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > most):
+        raise RefusedError(413, too_large, unread=True)
     parts: list[bytes] = []
-    size = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 19 else 0
-    if size <= most:
-        size = 0
-        try:
-            async with asyncio.timeout(seconds):
-                async for part in request.stream():
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        break
-        except TimeoutError:
-            raise RefusedError(408, f"the body did not arrive in {seconds:g} s") from None
-    if size > most:
-        raise RefusedError(413, f"the body has more than {most} bytes, which are the most of one request")
+    size, more = 0, True
+    try:
+        async with asyncio.timeout(seconds):
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                more = message.get("more_body", False)
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > most:
+                    raise RefusedError(413, too_large, unread=more)
+    except TimeoutError:
+        raise RefusedError(408, f"the body did not arrive in {seconds:g} s", unread=True) from None
     return b"".join(parts)
+
+
+class Lingering(Response):
+    """An answer behind which the rest of the request is read, for a while, and thrown away.
+
+    Whoever sends all of a request before reading would else find the connection reset, and the answer gone with it
+    (RFC 9112, section 9.6).
+    """
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _wait_for_end(request: Request) -> None:
@@ -136,7 +165,8 @@ def _answer_json(document: object, status: int = 200, headers: Mapping[str, str]
 
 async def _answer_refusal(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return _answer_json(error.document, error.status, error.headers)
+    kind = Lingering if error.unread else Response
+    return kind(msgspec.json.encode(error.document), error.status, error.headers, "application/json")
 
 
 async def _answer_status(request: Request, error: Exception) -> Response:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ class Batcher:
     def __init__(self, runs: int, max_waiting: int) -> None:
         self._runs, self._max_waiting = runs, max_waiting
         self._waiting: deque[_Ticket] = deque()
+        self._coming = 0
         self._running = 0
         self._pool = ThreadPoolExecutor(runs, thread_name_prefix="matexport-run")
 
@@ -78,6 +80,20 @@ class Batcher:
         """Rows that are in no run yet."""
         return len(self._waiting)
 
+    @contextmanager
+    def admit(self, count: int) -> Iterator[None]:
+        """Keep places for so many rows that are still to be made, so that none are made that nobody could run.
+
+        Raises:
+            RefusedError: 503 too many wait, or are made, already.
+        """
+        self._check_room(count)
+        self._coming += count
+        try:
+            yield
+        finally:
+            self._coming -= count
+
     async def run(self, embedder: Embedder, rows: Sequence[Row]) -> Vectors:
         """The vectors of some rows, in their order: (len(rows), numbers of an item). When cancelled, they leave.
 
@@ -85,8 +101,7 @@ class Batcher:
             RefusedError: 503 too many wait already.
             FamilyError: the model cannot be run on one of these rows; those of others do not matter.
         """
-        if self._waiting and len(self._waiting) + len(rows) > self._max_waiting:
-            raise refuse_overload(f"{len(self._waiting)} texts are waiting, and {self._max_waiting} are the most")
+        self._check_room(len(rows))
         work = _Work(embedder, rows)
         self._waiting.extend((work, place) for place in range(len(rows)))
         self._start_runs()
@@ -95,6 +110,12 @@ class Batcher:
         finally:
             if work.left:  # cancelled
                 self._drop_done()
+
+    def _check_room(self, count: int) -> None:
+        """What comes to an empty queue is let in, however much it is."""
+        there = len(self._waiting) + self._coming
+        if there and there + count > self._max_waiting:
+            raise refuse_overload(f"{there} texts are waiting, and {self._max_waiting} are the most")
 
     def close(self) -> None:
         """Let what runs end, and give up what waits."""

@@ -21,11 +21,14 @@ class RefusedError(MatexportError):
             422 it can be read, and the family has no vector for it; 503 too much is waiting.
         param: the field of the request that is wrong, if it is one.
         code: a word for programs, such as ``model_not_found``.
+        unread: whether some of the request's body was not read: the connection ends with the answer.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, unread: bool = False
+    ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        self.status, self.param, self.code, self.unread = status, param, code, unread
 
     @property
     def document(self) -> dict[str, object]:
@@ -38,8 +41,7 @@ class RefusedError(MatexportError):
         """What the answer's head says besides."""
         if self.status == 503:
             return {"Retry-After": str(RETRY_SECONDS)}
-        # What is left of a body that was not read is not waited for.
-        return {"Connection": "close"} if self.status in (408, 413) else {}
+        return {"Connection": "close"} if self.unread else {}
 
 
 def refuse_overload(what: str) -> RefusedError:

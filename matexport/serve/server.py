@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 
@@ -21,6 +22,7 @@ from matexport.family.manifest import Family, load_family
 from matexport.io.files import describe_os_error
 from matexport.serve.app import make_app
 from matexport.serve.asked import Limits
+from matexport.serve.connection import Connection
 from matexport.serve.files import open_family, open_page
 from matexport.serve.guard import LOOPBACK
 from matexport.serve.service import Service, find_page
@@ -49,7 +51,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=partial(Connection, service.limits.head_seconds),  # type: ignore[arg-type]  # which is called
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -60,13 +60,14 @@ class Service:
         """The answer to ``POST /v1/embeddings``, as JSON.
 
         Raises:
-            RefusedError: what is asked cannot be, see `read_asked`; 422 a text has no tokens.
+            RefusedError: what is asked cannot be, see `read_asked`; 422 a text has no tokens; 503 too much is waiting.
             FamilyError: a profile's files are no longer those that were exported, or it cannot be run.
         """
         asked = await _offload(len(body) > SMALL_BODY, read_asked, body, self.limits)
         name = self._catalogue.resolve(asked.model, asked.dimensions)
-        embedder = self._ready.get(name) or await self._open(name)
-        rows = await _offload(_takes_long(asked), _prepare, embedder, asked)
+        with self.batcher.admit(len(asked.texts)):
+            embedder = self._ready.get(name) or await self._open(name)
+            rows = await _offload(_takes_long(asked), _prepare, embedder, asked)
         vectors = await self.batcher.run(embedder, rows)
         tokens = sum(embedder.inputs.size(row) for row in rows)
         return await _offload(vectors.size > SMALL_ANSWER, write_answer, vectors, asked.format, name, tokens)

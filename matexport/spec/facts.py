@@ -65,6 +65,7 @@ class ProfileFacts(Record, frozen=True):
         narrowed_nodes: operators that compute only the token that is read (token push-down); 0 where the read-out
             needs all tokens, or where the TorchScript exporter left no shapes to reason with.
         encoding: what the graph's output holds.
+        weights_prefix_sha256: of that prefix, for whoever fetches no more; None where a family does not say.
     """
 
     layers: int
@@ -76,6 +77,7 @@ class ProfileFacts(Record, frozen=True):
     narrowed_nodes: int = 0
     encoding: Encoding = Encoding.FLOAT32
     tokens: int = 0
+    weights_prefix_sha256: str | None = None
 
     @property
     def point(self) -> Point:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matexport.errors import FamilyError, ParityError, Problem
+from matexport.errors import FamilyError, ParityError, Problem, ProblemKind
 from matexport.family.manifest import Family
 from matexport.family.measurements.records import Measurement, load_measurement, record_parity
 from matexport.family.pixel_rows import stores_pixel_rows
@@ -196,9 +196,10 @@ def list_expected_checks(family: Family, name: str) -> tuple[str, ...]:
 
 
 def explain_unchecked(problems: Sequence[Problem]) -> str:
-    """Why a check was not made, in one line, given what is wrong with the family's files."""
+    """Why a check was not made, in one line, given what is wrong with the files, or with what is to run them."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"not checked, since the family's files are refused: {' '.join(str(problems[0]).split())}{more}"
+    why = "" if problems[0].kind is ProblemKind.UNUSABLE else ", since the family's files are refused"
+    return f"not checked{why}: {' '.join(str(problems[0]).split())}{more}"
 
 
 def find_float32_profile(family: Family, name: str) -> str | None:

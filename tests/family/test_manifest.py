@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -268,6 +269,23 @@ def test_a_prefix_that_ends_inside_a_tensor(shift: int | None, family: Path) -> 
     check_profile(load_family(family), "L03-D032-fp32")
 
 
+def test_a_digest_of_a_prefix_that_is_another_s(family: Path) -> None:
+    """Whoever fetches the prefix alone would refuse what is right, or take what is wrong."""
+    facts = load_family(family).facts.profiles
+    shallow, deep = (facts[name].weights_prefix_sha256 for name in ("L01-D008-fp32", "L02-D008-fp32"))
+    assert shallow != deep
+    content = (family / WEIGHTS).read_bytes()
+    for one in facts.values():
+        assert one.weights_prefix_sha256 == hashlib.sha256(content[: one.weights_prefix_bytes]).hexdigest()
+    check_family(load_family(family))
+    edit_manifest(family, lambda data: data["profiles"]["L02-D008-fp32"].update(weights_prefix_sha256=shallow))
+    said = f"the {facts['L02-D008-fp32'].weights_prefix_bytes} bytes of {WEIGHTS} that L02-D008-fp32 needs have another"
+    with pytest.raises(FamilyError, match=said):
+        check_family(load_family(family))
+    edit_manifest(family, lambda data: data["profiles"]["L02-D008-fp32"].update(weights_prefix_sha256=None))
+    check_family(load_family(family))
+
+
 @pytest.mark.parametrize(
     "name",
     ["../evil", "/etc/passwd", "sub/file", "a\\b", "..", ".", "", ".hidden", "C:evil", "a\0b", "a\nb", "é", "a" * 129,
@@ -386,6 +404,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "long prefix": (
         lambda data: data["profiles"][NAME].update(weights_prefix_bytes=10**12),
         f"needs more of {WEIGHTS}",
+    ),
+    "short digest of a prefix": (
+        lambda data: data["profiles"][NAME].update(weights_prefix_sha256="00"),
+        f"{NAME} has no valid sha256 of what it needs of {WEIGHTS}",
     ),
     "two weights files of a precision": (
         lambda data: data["profiles"][NAME].update(weights="config.json", weights_prefix_bytes=0),

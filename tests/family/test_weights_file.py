@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from properties import given, st
 from safetensors.numpy import load, load_file, save_file
 
 from matexport.errors import FamilyError
+from matexport.family import weights_file
 from matexport.family.weights_file import (
     DATA_ALIGNMENT,
     PADDING_NAME,
@@ -233,3 +235,13 @@ def refuse_header(folder: Path, header: bytes) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
     with pytest.raises(FamilyError, match=r"^w\.safetensors: "):
         read_header(path)
+
+
+@pytest.mark.parametrize("part", [1, 7, 64])
+def test_prefixes_are_digested_in_one_pass(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their order, the empty one and equal ones among them."""
+    monkeypatch.setattr(weights_file, "COPIED_BYTES", part)
+    content = bytes(range(200))
+    lengths = [150, 0, 7, 150, 200, 8]
+    expected = {length: hashlib.sha256(content[:length]).hexdigest() for length in lengths}
+    assert weights_file.hash_prefixes(content, lengths) == expected

@@ -211,6 +211,61 @@ def test_a_single_file_holds_its_weights(name: str, tmp_path: Path) -> None:
         pack_single_file(SMALL, name, folder)
 
 
+@pytest.mark.parametrize("name", [FP32, INT8])
+def test_the_card_of_a_single_file_has_code_that_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = Path(shutil.copytree(SMALL, tmp_path / "family"))
+    said = {"source": "someone/encoder", "license": "mit", "architecture": "Bert<b>"}
+    edit_manifest(family, lambda data: data["parent"].update(said))
+    card = (pack_single_file(family, name, tmp_path / "pack") / "README.md").read_text(encoding="utf-8")
+    assert card.startswith('---\nlibrary_name: "onnx"\n')
+    assert ('base_model_relation: "quantized"\n' in card) == (name == INT8)
+    facts = load_family(family).facts.parent
+    part = f"1 of {facts.blocks} blocks, and the first 12 of {facts.output_width} coordinates"
+    for words in ('license: "mit"', 'base_model: "someone/encoder"', f"`{name}`", "# pack\n", "Bert&lt;b&gt;", part):
+        assert words in card
+    assert "matexport" not in card.replace("matexport.", ""), "no command of ours reads this folder"
+    code = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path / "pack")
+    ran: dict[str, Any] = {}
+    exec(code, ran)
+    texts = ["a text", "another text"]
+    np.testing.assert_allclose(ran["vectors"], Embedder(SMALL, name).embed(texts, prompt=""), atol=3e-7)
+
+
+LICENCES = {"LICENSE": b"terms", "NOTICE.md": b"who", "COPYING.LESSER": b"more"}
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS.keys() - {TORCH}])
+def test_licences_go_along(layout: str, tmp_path: Path) -> None:
+    """And nothing else that lies beside a family; over what has such a name there."""
+    family = Path(shutil.copytree(SMALL, tmp_path / "family"))
+    for name, content in {**LICENCES, ".gitattributes": b"*", ".DS_Store": b"x"}.items():
+        (family / name).write_bytes(content)
+    out = tmp_path / "pack"
+    if layout == SINGLE_FILE:
+        pack_single_file(family, FP32, out)
+    else:
+        pack_profile(SMALL, INT8, out, layout=layout)
+        (out / "LICENSE").write_bytes(b"of what was there before")
+        (out / ".gitignore").write_bytes(b"mine")
+        pack_profile(family, FP32, out, layout=layout, overwrite=True)
+        assert verify_family(out).passed
+        assert (out / ".gitignore").read_bytes() == b"mine"
+    assert {name: (out / name).read_bytes() for name in LICENCES} == LICENCES
+    assert not (out / ".gitattributes").exists()
+    assert not (out / ".DS_Store").exists()
+
+
+def test_a_licence_that_cannot_go_along(tmp_path: Path) -> None:
+    family = Path(shutil.copytree(SMALL, tmp_path / "family"))
+    (family / "LICENSE").write_bytes(bytes(5 << 20))
+    with pytest.raises(RequestError, match=r"family: LICENSE has 5242880 bytes, .*; it goes where its family goes"):
+        pack_profile(family, FP32, tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+
+
 def test_more_than_a_file_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "MAX_MESSAGE_BYTES", 10_000)
     with pytest.raises(RequestError, match="more than 2 GB"):

@@ -20,6 +20,7 @@ from serving import JSON, Client, serve, wait_for
 
 from matexport import Embedder, load_family
 from matexport.errors import FamilyError, RequestError
+from matexport.serve import service
 from matexport.serve.asked import Limits
 from matexport.serve.choose import choose_default
 from matexport.serve.server import open_server
@@ -124,7 +125,7 @@ def test_the_default_is_the_nearest_to_the_parent() -> None:
 REFUSED = {
     "not JSON": (b"{", 400, "not JSON", None),
     "not UTF-8": (b'{"input": "\xff"}', 400, "not JSON", None),
-    "nested": (b"[" * 19_000, 400, "not JSON", None),
+    "nested": (b"[" * 19_000, 400, "nested too deeply", None),
     "a list": (b"[]", 400, "it is a list", None),
     "no input": (b"{}", 400, "input is missing", "input"),
     "null": (b'{"input": null}', 400, "input is null", "input"),
@@ -133,12 +134,23 @@ REFUSED = {
     "no text": (b'{"input": []}', 400, "empty list", "input"),
     "a mixed list": (b'{"input": ["dog", null]}', 400, "input[1] is null", "input"),
     "token ids": (b'{"input": [5, 7, 8]}', 422, "takes texts", "input"),
-    "lists of token ids": (b'{"input": [[5, 7], [8]]}', 422, "takes texts", "input"),
+    "lists of token ids": (b'{"input": [[5, 7], [8], []]}', 422, "takes texts", "input"),
+    "many token ids": (json.dumps({"input": list(range(50))}).encode(), 422, "takes texts", "input"),
     "a lone surrogate": (b'{"input": "\\ud800"}', 400, "not JSON", None),
     "another model": (b'{"input": "dog", "model": "L02-D020-fp16"}', 404, "did you mean 'L02-D020-fp32'", "model"),
     "a misspelt field": (b'{"input": "dog", "dimension": 20}', 400, "did you mean 'dimensions'", None),
-    "dimensions as a text": (b'{"input": "dog", "dimensions": "20"}', 400, "dimensions", None),
-    "another format": (b'{"input": "dog", "encoding_format": "int8"}', 400, "float, base64", None),
+    "dimensions as a text": (b'{"input": "dog", "dimensions": "20"}', 400, "dimensions is a text", "dimensions"),
+    "half a dimension": (b'{"input": "dog", "dimensions": 20.5}', 400, "dimensions is 20.5", "dimensions"),
+    "dimensions that are none": (b'{"input": "dog", "dimensions": true}', 400, "whole number", "dimensions"),
+    "another format": (b'{"input": "dog", "encoding_format": "int8"}', 400, "'int8' was asked", "encoding_format"),
+    "a format as a list": (b'{"input": "dog", "encoding_format": []}', 400, "is a list", "encoding_format"),
+    "a model as a number": (b'{"input": "dog", "model": 5}', 400, "model is a number; it is to be", "model"),
+    "a user as an object": (b'{"input": "dog", "user": {}}', 400, "user is an object", "user"),
+    "a task as a list": (b'{"input": "dog", "task": ["query"]}', 400, "task is a list", "task"),
+    "a text, and a number": (b'{"input": ["dog", 5]}', 400, "input[1] is a number; texts are strings", "input"),
+    "a number with a fraction": (b'{"input": [0.5]}', 400, "input[0] is a number", "input"),
+    "a list of nothing": (b'{"input": [[]]}', 400, "input[0] is a list", "input"),
+    "a number with many digits": (b'{"input": "dog", "dimensions": ' + b"1" * 5000 + b"}", 400, "cannot be read", None),
     "too many texts": (json.dumps({"input": ["dog"] * 41}).encode(), 413, "40 are the most", "input"),
     "too many characters": (json.dumps({"input": ["dog" * 5001]}).encode(), 413, "15000 are the most", "input"),
     "too large": (b'{"input": "dog"}' + b" " * 20_000, 413, "20000 bytes", None),
@@ -157,11 +169,83 @@ def test_as_much_as_is_allowed_is_answered(client: Client) -> None:
     assert client.embed(input="dog" * 5000).status == 200
 
 
-def test_a_body_without_a_length_is_measured(client: Client) -> None:
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_body_that_is_too_large_is_told_so_and_not_reset(client: Client, announced: bool) -> None:
+    """Far more than the kernel's buffers hold, from a client that reads nothing before it has sent all."""
+    size = 24 << 20
+    body: Any = b" " * size if announced else iter([b" " * (1 << 20)] * 24)
     connection = client.connect()
-    connection.request("POST", "/v1/embeddings", iter([b" " * 15_000, b" " * 15_000]), JSON, encode_chunked=True)
-    assert connection.getresponse().status == 413
+    connection.request("POST", "/v1/embeddings", body, JSON, encode_chunked=not announced)
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("connection")) == (413, "close")
+    assert "20000 bytes" in json.loads(answer.read())["error"]["message"]
     connection.close()
+
+
+def test_a_client_that_never_ends_its_body_is_left(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matexport.serve.app.LINGER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=60) as sock:
+        sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        sock.sendall(b"Content-Length: 99999999\r\n\r\n")
+        answer = read_to_the_end(sock)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def read_to_the_end(sock: socket.socket) -> bytes:
+    """Until the server closes the connection."""
+    parts = []
+    while part := sock.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "sent", "status"),
+    [
+        (b"", HEAD, b"HTTP/1.1 408 "),
+        (b"", b"", b""),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", HEAD, b"HTTP/1.1 408 "),
+        (b"", HEAD + b"X: " + b"x" * (64 << 10), b"HTTP/1.1 431 "),
+        (b"", b"this is no HTTP\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+    ids=["a part of it", "nothing", "behind another", "too large", "none"],
+)
+def test_a_client_that_does_not_say_what_it_wants_is_left(before: bytes, sent: bytes, status: bytes) -> None:
+    """As slow clients do, which hold connections open; an honest one beside them is answered."""
+    seconds = 60 if b"431" in status or b"400" in status else 2.0
+    with serve(FAMILY, limits=Limits(head_seconds=seconds)) as client:
+        with socket.create_connection(("127.0.0.1", client.port), timeout=60) as sock:
+            if before:
+                sock.sendall(before)
+                answer = b""
+                while not answer.endswith(b"}"):  # the head and the body may come apart
+                    answer += sock.recv(1 << 16)
+                assert b" 200 OK" in answer
+            sock.sendall(sent)
+            answer = read_to_the_end(sock)
+        assert answer.startswith(status)
+        if status:
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+        else:
+            assert answer == b""
+        assert client.embed(input="dog").status == 200
+
+
+def test_a_request_that_takes_longer_than_its_head_may_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(FAMILY, limits=Limits(head_seconds=1.5)) as client, ThreadPoolExecutor(1) as pool:
+        begun, free, _ = hold_runs(client, monkeypatch)
+        first = pool.submit(client.embed, input="dog")
+        assert begun.wait(60)
+        threading.Timer(2.5, free.set).start()
+        assert first.result().status == 200
+
+
+def test_null_is_what_leaving_it_out_is(client: Client) -> None:
+    fields = dict.fromkeys(("model", "dimensions", "encoding_format", "user", "task", "prompt"))
+    assert client.embed(input="dog", **fields).json == client.embed(input="dog").json
 
 
 def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
@@ -182,6 +266,8 @@ def test_what_is_no_request_for_embeddings_is_refused(client: Client) -> None:
     client.ask("POST", "/v1/embeddings", b'{"input": "dog"}', {"Content-Type": "text/plain"}).refuses(
         415, "application/json"
     )
+    zipped = {**JSON, "Content-Encoding": "gzip"}
+    client.ask("POST", "/v1/embeddings", b"\x1f\x8b", zipped).refuses(415, "content encoding is 'gzip'")
     client.get("/v1/chat/completions").refuses(404, "Not Found")
     client.get("/health", Host="rebound.test").refuses(421, "rebound.test", "127.0.0.1")
     assert client.get("/health", Host="localhost:1").status == 200
@@ -263,6 +349,29 @@ def test_too_much_at_a_time_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch
         assert [answer.result().status for answer in (first, second, third)] == [200] * 3
     refused.refuses(503, "2 texts are waiting, and 3 are the most")
     assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_what_there_is_no_room_for_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is what comes while others are: their rows wait as soon as they are made."""
+    tokenized, held, free = [], threading.Event(), threading.Event()
+
+    def prepare(embedder: Any, asked: Any) -> Any:
+        tokenized.append(list(asked.texts))
+        held.set()
+        assert free.wait(60)
+        return prepare_own(embedder, asked)
+
+    prepare_own = service._prepare
+    monkeypatch.setattr(service, "_prepare", prepare)
+    long = "dog " * 400  # which is tokenized in a thread
+    with serve(FAMILY, limits=Limits(waiting_texts=3)) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.embed, input=[long, long])
+        assert held.wait(60)
+        client.embed(input=["cat", long]).refuses(503, "2 texts are waiting, and 3 are the most")
+        free.set()
+        assert first.result().status == 200
+        assert client.embed(input=["cat"] * 4).status == 200, "all have left, and an empty queue takes what comes"
+    assert tokenized == [[long, long], ["cat"] * 4]
 
 
 def test_too_many_requests_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

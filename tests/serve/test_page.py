@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from browsing import contrast, list_requests, luminance, open_browser, resize
 from forge import edit_manifest
+from msgspec.structs import replace
 from places import GOLDEN, ROOT
 from serving import Client, Wire, serve, wait_for
 
 from matexport import Embedder, load_family
+from matexport.family.integrity import describe_prefixes
+from matexport.family.manifest import write_manifest
 from matexport.serve.service import find_page
 
 FAMILY = GOLDEN / "schema3"
@@ -82,14 +85,14 @@ class Page:
         )
         self.settle(state)
 
-    def press(self, element: str, key: str) -> None:
+    def press(self, element: str, key: str, state: str = "ready") -> None:
         """A key on an element that has the focus."""
         self.browser.execute_script(
             "document.getElementById(arguments[0]).focus();document.getElementById('page').dataset.state = 'asked'",
             element,
         )
         self.browser.switch_to.active_element.send_keys(key)
-        self.settle()
+        self.settle(state)
 
     def cosines(self) -> np.ndarray:
         rows = self.read(
@@ -140,6 +143,29 @@ def test_the_shallowest_profile_answers_first_and_deeper_ones_fetch_the_rest(pag
     assert len(wire.spans(first.weights)) == 2, "what is here is not fetched again"
     paths = [path for path, asked, _, _ in wire.answers if not asked]
     assert len(set(paths)) == len(paths), "nor any other file"
+
+
+def test_a_prefix_that_is_not_what_the_family_says_is_refused(browser: Any, tmp_path: Path) -> None:
+    """The shallow one is sound, and stays; what is behind it is fetched again each time."""
+    from selenium.webdriver.common.keys import Keys
+
+    family = Path(shutil.copytree(FAMILY, tmp_path / "family"))
+    facts = load_family(family).facts
+    profiles = describe_prefixes(family, facts.profiles)
+    deep = profiles["L02-D020-int8"]
+    wrong = replace(deep, weights_prefix_sha256="0" * 64)
+    write_manifest(family, replace(facts, profiles=profiles | {"L02-D020-int8": wrong}))
+    wire = Wire()
+    with serve(family, wire.wrap) as client:
+        page = Page(browser, client)
+        assert page.text("profile") == "L01-D020-int8"
+        page.press("layers", Keys.END, "failed")
+        assert "bytes have another sha256 than the family says" in page.text("error")
+        page.press("layers", Keys.HOME)
+        page.press("layers", Keys.END, "failed")
+        first = profiles["L01-D020-int8"].weights_prefix_bytes
+        behind = (first, deep.weights_prefix_bytes)
+        assert wire.spans(deep.weights) == [(0, first), behind, behind]
 
 
 def test_every_profile_gives_the_embedder_s_cosines(page: Page, wire: Wire) -> None:

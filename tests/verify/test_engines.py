@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from places import GOLDEN
 
 from matexport import load_family, verify_family
+from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.family.measurements.sections import write_sections
 from matexport.host import read_host
@@ -222,6 +223,32 @@ def test_one_profile_alone(run: Run) -> None:
 )
 def test_what_does_not_go_together(run: Run, options: tuple[object, ...], said: str) -> None:
     run("verify", GOLDEN / "schema4", *options).complains(said)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["not installed", "does not start"])
+def test_a_provider_that_is_refused_is_a_failure_in_junit(
+    before: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every check of a profile is skipped: a CI that reads the file alone does not take it for a pass."""
+    said = "the provider cuda was asked; "
+    if not before:
+
+        def refuse(*_given: Any, **_options: Any) -> Any:
+            raise RequestError(f"{said}it does not start here")
+
+        monkeypatch.setattr("matexport.runtime.engines.door.check_engine", lambda _engine: None)
+        monkeypatch.setattr("matexport.verify.judge.verify_case", refuse)
+    junit = tmp_path / "parity.xml"
+    run("verify", GOLDEN / "schema4", "--provider", "cuda", "--junit", junit).complains(said)
+    (suite,) = ElementTree.parse(junit).getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("1", "0")
+    (failure,) = suite.iter("failure")
+    assert failure.get("type") == "unusable"
+    assert str(failure.get("message")).startswith(said)
+    skipped = [case for case in suite if case.find("skipped") is not None]
+    assert {case.get("classname") for case in skipped} >= {"L01-D020-fp32", "L02-D020-fp32"}
+    assert all(str(it.get("message")).startswith(f"not checked: {said}") for it in suite.iter("skipped"))
+    run("verify", tmp_path, "--provider", "cuda", "--junit", junit).complains("has no family.json")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ export class GrowingFile {
     this.have = 0;
     this.count = count;
     this.get = get;
+    this.sound = new Set([0]); // lengths of prefixes whose digest was compared
     this.content = new Uint8Array(capacity); // its pages take memory when they are written
     this.last = Promise.resolve();
   }
@@ -24,10 +25,12 @@ export class GrowingFile {
    * a connection breaks is kept.
    *
    * @param {number} end
+   * @param {string | null} sha256 of them, where the family says it. If they are others, only those that were compared
+   *   before are kept.
    * @returns {Promise<Uint8Array>}
    */
-  growTo(end) {
-    const grown = this.last.then(() => this.#fetchTo(end));
+  growTo(end, sha256 = null) {
+    const grown = this.last.then(() => this.#fetchTo(end)).then((prefix) => this.#check(prefix, sha256));
     this.last = grown.then(
       () => {},
       () => {},
@@ -56,6 +59,24 @@ export class GrowingFile {
     }
     return this.content.subarray(0, end);
   }
+
+  async #check(prefix, sha256) {
+    if (!sha256 || this.sound.has(prefix.length) || !canDigest()) return prefix;
+    if ((await digest(prefix)) !== sha256) {
+      this.have = Math.max(...[...this.sound].filter((length) => length < prefix.length));
+      throw new Error(`${this.url}: the first ${prefix.length} bytes have another sha256 than the family says; try again`);
+    }
+    this.sound.add(prefix.length);
+    return prefix;
+  }
+}
+
+/** Whether this browser digests: only for pages that came over https, or from this machine. */
+export const canDigest = () => globalThis.crypto?.subtle !== undefined;
+
+async function digest(content) {
+  const found = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  return Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** A whole file's bytes. */

@@ -6,11 +6,12 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import { Engine, measureRuntime, preload } from "./engine.js";
 import { findFirst, findNearest, listDims, listLayers, listPrecisions, readFamily } from "./family.js";
-import { fetchWhole, GrowingFile } from "./growing.js";
+import { canDigest, fetchWhole, GrowingFile } from "./growing.js";
 import { compareAll, drawMatrix, fillTable } from "./similarity.js";
 import { makeFeeds, tokenize } from "./tokens.js";
 
 const MOST_TEXTS = 64;
+const UNCHECKED = "Its weights were not checked: browsers digest for pages from https or from this machine alone.";
 /** Milliseconds that a hand on a control may rest. */
 const REST = 200;
 
@@ -149,7 +150,7 @@ async function compute({ profile, runtime, prompt, texts }) {
   say(`Fetching what ${profile.name} needs…`);
   const capacity = family.capacity[profile.weights];
   const weights = (files[profile.weights] ??= new GrowingFile(family.url(profile.weights), capacity, count("weights")));
-  const prefix = await weights.growTo(profile.weights_prefix_bytes);
+  const prefix = await weights.growTo(profile.weights_prefix_bytes, profile.weights_prefix_sha256);
   graphs[profile.graph] ??= await fetchWhole(family.url(profile.graph), count("graphs"));
   say(`Opening ${profile.name}…`);
   await engine.open(runtime, profile, graphs[profile.graph], prefix);
@@ -173,7 +174,8 @@ function show(profile, texts, cosines, times, rows) {
   find("time").textContent = `${mean.toFixed(1)} ms (${tokens.toFixed(0)} tokens on average)`;
   find("runtime-bytes").textContent = megabytes(measureRuntime());
   showFetched();
-  say(`${texts.length} sentences compared with ${profile.name}.`);
+  const checked = !profile.weights_prefix_sha256 || canDigest();
+  say(`${texts.length} sentences compared with ${profile.name}.${checked ? "" : ` ${UNCHECKED}`}`);
 }
 
 function showFetched() {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { test } from "node:test";
 import { fetchWhole, GrowingFile } from "../src/growing.js";
 
@@ -35,6 +36,27 @@ test("a prefix grows, and no byte is asked for twice", async () => {
   assert.deepEqual(server.asked, [[0, 300], [300, 700], [700, 1000]]);
   assert.equal(counted, 1000);
   assert.equal(views[0].buffer, views[2].buffer, "one buffer for all depths");
+});
+
+const digest = (content) => createHash("sha256").update(content).digest("hex");
+
+test("a prefix is compared with what the family says of it", async () => {
+  const server = makeServer();
+  const file = new GrowingFile("weights", 1000, undefined, server.get);
+  const [short, long] = [300, 700].map((end) => digest(CONTENT.slice(0, end)));
+  assert.deepEqual(await file.growTo(300, short), CONTENT.slice(0, 300));
+  CONTENT[650] ^= 1; // on the way
+  await assert.rejects(file.growTo(700, long), /the first 700 bytes have another sha256 than the family says/);
+  CONTENT[650] ^= 1;
+  assert.deepEqual(await file.growTo(300, short), CONTENT.slice(0, 300));
+  assert.deepEqual(await file.growTo(700, long), CONTENT.slice(0, 700));
+  assert.deepEqual(await file.growTo(700, long), CONTENT.slice(0, 700));
+  assert.deepEqual(server.asked, [[0, 300], [300, 700], [300, 700]], "what was sound is not fetched again");
+});
+
+test("a family that says no digest is taken as it comes", async () => {
+  const file = new GrowingFile("weights", 1000, undefined, makeServer().get);
+  for (const said of [undefined, null]) assert.equal((await file.growTo(300, said)).length, 300);
 });
 
 test("what arrived before a connection broke is kept", async () => {

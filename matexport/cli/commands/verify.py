@@ -108,17 +108,16 @@ def run(options: argparse.Namespace) -> int:
     from matexport.runtime.engines.door import check_engine
     from matexport.verify.drift import compare_families, find_common
     from matexport.verify.judge import open_case, verify_case
-    from matexport.verify.junit import write_junit
     from matexport.verify.verdict import record_measurement
 
     engine = _read_engine(options)
-    check_engine(engine)
     family, drift = None, None
     compared: tuple[str, ...] = ()
     input_problems: tuple[Problem, ...] = ()
     try:
         baseline = load_family(options.baseline) if options.baseline else None
         family = load_family(options.family)
+        check_engine(engine)
         if baseline:
             compared = tuple(find_common(family, baseline))
         case = open_case(family, strict=options.strict)
@@ -130,14 +129,15 @@ def run(options: argparse.Namespace) -> int:
             verification = verify_case(case, profiles=options.profile, engine=engine, progress=progress)
             if old is not None:
                 drift = compare_families(case, old, threads=options.threads, progress=progress)
+    except RequestError as error:  # what is to run it is not to be had here
+        _write_junit(options, family, (Problem(ProblemKind.UNUSABLE, None, str(error)),), compared)
+        raise
     except FamilyError as error:
         for problem in error.problems:
             complain(problem, REFUSED)
         _report_refused(options, family, (*input_problems, *error.problems), compared)
         return UNUSABLE if family is None else REFUSED  # not a family at all is a wrong argument
-    if options.junit:
-        with explain_write_errors(options.junit):
-            write_junit(options.junit, family, verification, drift)
+    _write_junit(options, family, verification, drift)
     if options.record:
         with explain_write_errors(options.family):
             record_measurement(family, verification)
@@ -242,14 +242,19 @@ def _report_refused(
     options: argparse.Namespace, family: Family | None, problems: tuple[Problem, ...], compared: tuple[str, ...]
 ) -> None:
     """What is wrong with the files, where it was asked for as a document."""
-    from matexport.verify.junit import write_junit
-
     if options.json:
         document = {"family": str(options.family), "passed": False, "problems": describe_problems(problems)}
         print_json(document)
+    _write_junit(options, family, problems, compared)
+
+
+def _write_junit(options: argparse.Namespace, family: Family | None, *found: Any) -> None:
+    """Where it was asked for: what was found, as `write_junit` takes it."""
+    from matexport.verify.junit import write_junit
+
     if options.junit:
         with explain_write_errors(options.junit):
-            write_junit(options.junit, family or options.family, problems, compared)
+            write_junit(options.junit, family or options.family, *found)
 
 
 def _list_input_problems(case: Case) -> tuple[Problem, ...]:

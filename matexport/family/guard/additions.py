@@ -13,6 +13,12 @@ import shutil
 import stat
 from pathlib import Path
 
+from matexport.errors import Problem, RequestError
+from matexport.io.files import open_file
+
+#: Of a licence.
+MAX_LICENCE_BYTES = 4 << 20
+
 #: git, huggingface_hub (downloads into a folder, now and formerly), Jupyter.
 FOLDERS = frozenset({".git", ".cache", ".huggingface", ".ipynb_checkpoints"})
 
@@ -42,6 +48,31 @@ def is_addition(path: Path) -> bool:
     if stat.S_ISDIR(mode):
         return name in FOLDERS
     return stat.S_ISREG(mode) and (name in FILES or is_licence(name) or bool(_APPLE_DOUBLE.fullmatch(name)))
+
+
+def copy_licences(source: Path, target: Path) -> None:
+    """Copy the licences and notices that lie in a folder to another, over what has such a name there.
+
+    What is made of a family stands under them, too.
+
+    Raises:
+        RequestError: one cannot be read, or is too large.
+    """
+    for path in sorted(source.iterdir()):
+        if is_licence(path.name) and is_addition(path):
+            (target / path.name).write_bytes(read_licence(path))
+
+
+def read_licence(path: Path) -> bytes:
+    """
+    Raises:
+        RequestError: it cannot be read, or is too large.
+    """
+    opened = open_file(path, MAX_LICENCE_BYTES)
+    if isinstance(opened, Problem):
+        raise RequestError(f"{path.parent}: {opened.text}; it goes where its family goes: mend it, or move it away")
+    with opened as file:
+        return file.read()
 
 
 def keep_additions(old: Path, new: Path) -> None:

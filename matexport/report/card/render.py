@@ -18,7 +18,7 @@ from matexport.report.findings import MB, Findings
 from matexport.report.naming import command, describe_family, describe_host, describe_threads, name_hosts, name_item
 from matexport.spec.facts import FamilyFacts
 from matexport.spec.measured import TaskKind
-from matexport.spec.profile import Encoding, Precision, Profile
+from matexport.spec.profile import Encoding, Point, Precision, Profile
 from matexport.spec.tolerance import FLOORS, tighten
 
 #: How a hub spells the kinds of tasks that have labels.
@@ -62,14 +62,14 @@ def _render_body(findings: Findings, picture: str | None) -> str:
     blocks = [
         f"# {escape_markdown(findings.name)}",
         escape_markdown(describe_family(findings)),
-        f"Parent: {_code(findings.family.facts.parent.source)}.",
+        f"Parent: {format_code(findings.family.facts.parent.source)}.",
         *_describe_profiles(findings),
         *([f"![Retention over dims, a line for each number of layers](<{picture}>)"] if picture else []),
         *_describe_use(findings),
         *describe_consumers(findings.family.facts),
         *_describe_parity(findings),
         *_describe_quality(findings),
-        *_describe_limits(findings),
+        *describe_limits(findings.family.facts),
     ]
     return "\n\n".join(blocks)
 
@@ -79,18 +79,20 @@ def describe_metadata(findings: Findings) -> dict[str, Any]:
     facts = findings.family.facts
     quantized = any(profile.precision not in (Precision.FP32, Precision.FP16) for profile in facts.profiles.values())
     task, of = _name_task(facts)
-    metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": task}
-    if facts.parent.license is not None:
-        metadata["license"] = facts.parent.license
-    if is_hub_id(facts.parent.source):
-        metadata["base_model"] = facts.parent.source
-        if quantized:
-            metadata["base_model_relation"] = "quantized"
+    metadata: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": task, **describe_origin(facts)}
+    if quantized and "base_model" in metadata:
+        metadata["base_model_relation"] = "quantized"
     tags = ["matryoshka", "2d-matryoshka", "onnx", "onnxruntime", of, "feature-extraction"]
     metadata["tags"] = [*tags, *(["quantized"] if quantized else [])]
     if results := list_results(findings):
         metadata["model-index"] = [{"name": findings.name, "results": results}]
     return metadata
+
+
+def describe_origin(facts: FamilyFacts) -> dict[str, Any]:
+    """What the hub's YAML says of the parent."""
+    origin = {"license": facts.parent.license} if facts.parent.license is not None else {}
+    return {**origin, **({"base_model": facts.parent.source} if is_hub_id(facts.parent.source) else {})}
 
 
 def _name_task(facts: FamilyFacts) -> tuple[str, str]:
@@ -170,15 +172,15 @@ def _describe_profiles(findings: Findings) -> list[str]:
     threads = describe_threads(findings)
     notes = [
         f"Latency is the median of one {name_item(findings)} {threads}." if threads
-        else f"Not timed yet: {_code(command(findings, 'bench'))} measures latency, memory and throughput."
+        else f"Not timed yet: {format_code(command(findings, 'bench'))} measures latency, memory and throughput."
     ]  # fmt: skip
     tasks = findings.survey.tasks
     notes.append(
         f"Retention is the score over the whole parent's, the least of: {escape_markdown(', '.join(tasks))}." if tasks
-        else f"Quality was not measured yet: {_code(command(findings, 'evaluate'))} measures it."
+        else f"Quality was not measured yet: {format_code(command(findings, 'evaluate'))} measures it."
     )  # fmt: skip
     refused = [
-        f"- {_code(name)} is not here: {escape_markdown(reason)}"
+        f"- {format_code(name)} is not here: {escape_markdown(reason)}"
         for name, reason in findings.family.facts.refused.items()
     ]
     return ["## Profiles", format_pipes(header, rows), " ".join(notes), *(["\n".join(refused)] if refused else [])]
@@ -211,9 +213,9 @@ def _describe_use(findings: Findings) -> list[str]:
         f"vectors = embedder.embed({items})  # {gives}"
     )
     pack = command(findings, "pack", profile.name, "../small" if findings.place == "." else "small")
-    packed = f"One profile as a folder of its own, with only the weights that it needs: {_code(pack)}."
+    packed = f"One profile as a folder of its own, with only the weights that it needs: {format_code(pack)}."
     prompts = facts.text.prompts if facts.text else {}
-    said = f"Prompts: {', '.join(map(_code, prompts))}; name one with `prompt=`." if prompts else ""
+    said = f"Prompts: {', '.join(map(format_code, prompts))}; name one with `prompt=`." if prompts else ""
     return [
         "## Use",
         "Commands and code are to be run in the folder of this file.",
@@ -263,12 +265,12 @@ def _describe_parity(findings: Findings) -> list[str]:
         for host, verdicts in findings.verdicts
     ]
     told += [
-        f"- {_code(name)} is off its floor on host {letters[host]}: {escape_markdown(reason)}"
+        f"- {format_code(name)} is off its floor on host {letters[host]}: {escape_markdown(reason)}"
         for name, breaches in findings.broken.items()
         for host, reason in breaches
     ]
     lines.append("\n".join(told) or "No host has recorded it since the family was made.")
-    lines.append(f"To repeat it on your machine: {_code(command(findings, 'verify'))}.")
+    lines.append(f"To repeat it on your machine: {format_code(command(findings, 'verify'))}.")
     return ["## Parity", *lines]
 
 
@@ -290,22 +292,25 @@ def _describe_quality(findings: Findings) -> list[str]:
     ]
 
 
-def _describe_limits(findings: Findings) -> list[str]:
-    facts = findings.family.facts
+def describe_limits(facts: FamilyFacts, point: Point | None = None) -> list[str]:
+    """Blocks of Markdown. `point`: of a folder that is no family, beside which nothing is said of timings."""
     lines = [
         "The sub-models have the parent's own limits, and its licence, "
         + (
-            f"which its model card calls {_code(facts.parent.license)}."
+            f"which its model card calls {format_code(facts.parent.license)}."
             if facts.parent.license
             else "not recorded here."
         ),
         f"Taken: {facts.inputs.describe()}" + ("; longer texts are cut." if facts.text else "."),
-        "Timings hold on the hosts that they were measured on, and nowhere else.",
     ]
+    if point is None:
+        lines.append("Timings hold on the hosts that they were measured on, and nowhere else.")
     if facts.trained is None:
         lines.append("Nobody said which points the parent was trained to be read at; others may be of little use.")
-    else:
+    elif point is None:
         lines.append("The parent was not trained to be read at points marked untrained.")
+    elif point not in facts.trained:
+        lines.append("The parent was not trained to be read at this point, which may be of little use.")
     if vocabulary := facts.vocabulary:
         lines.append(
             f"The vocabulary was cut to {vocabulary.tokens} of {vocabulary.parent_tokens} tokens "
@@ -329,7 +334,7 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"(?i)\b(https?|ftp|mailto|www)(?=[:.])", r"\1&#8203;", text)  # no link of its own, either
 
 
-def _code(text: str) -> str:
+def format_code(text: str) -> str:
     """Inline code; text that code could not hold on every renderer is escaped instead."""
     return escape_markdown(text) if re.search(r"[`<>&|\x00-\x1f\x7f-\x9f\u2028\u2029]", text) else f"`{text}`"
 

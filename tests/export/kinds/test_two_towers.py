@@ -300,8 +300,12 @@ def test_the_commands(
     run("pack", out, "L02-D024-fp32", pack).complains("it holds two families; pass --overwrite to replace them")
     (pack / "README.md").write_text("# mine")
     (pack / ".gitattributes").touch()
+    for licence in ("LICENSE", "text/NOTICE"):
+        (out / licence).write_bytes(b"terms")
     assert run("pack", out, "L02-D024-fp32", pack, "--overwrite").code == 0
-    assert {path.name for path in pack.iterdir()} == {"text", "image", "towers.json", "README.md", ".gitattributes"}
+    there = {"text", "image", "towers.json", "README.md", ".gitattributes", "LICENSE"}
+    assert {path.name for path in pack.iterdir()} == there
+    assert (pack / "text" / "NOTICE").read_bytes() == (pack / "LICENSE").read_bytes() == b"terms"
     assert run("verify", pack).code == 0
     for thesis in (pack / "thesis.tex", pack / "text" / "thesis.tex"):
         thesis.touch()

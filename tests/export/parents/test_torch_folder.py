@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_its_modules_are_those_that_every_version_reads(exported: Path, parent: 
     torch.testing.assert_close(weight, torch.eye(weight.shape[1])[:DIM])
 
 
+def test_its_card_has_code_that_runs_and_licences_go_along(
+    family: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (family / "LICENSE").write_bytes(b"terms")
+    parity = write_torch_folder(family, NAME, tmp_path / "out", parent=str(parent))
+    assert (tmp_path / "out" / "LICENSE").read_bytes() == b"terms"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith('---\nlibrary_name: "sentence-transformers"\n')
+    for words in ("# out\n", "1 of 3 blocks, and the first 8 of", f"at most {parity.max_abs:.1e}"):
+        assert words in card
+    (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    ran: dict[str, Any] = {}
+    exec(code, ran)
+    np.testing.assert_array_equal(ran["vectors"], encode(tmp_path / "out", ["a text", "another text"]))
+
+
 def test_it_can_be_trained(exported: Path, parent: Path, tmp_path: Path) -> None:
     """Gradients reach the one block, and a step changes its vectors."""
     from sentence_transformers import SentenceTransformer
@@ -111,6 +129,22 @@ def test_a_warning_is_heard(exported: Path, parent: Path, tmp_path: Path, monkey
             write_torch_folder(exported, NAME, tmp_path / "out", parent=str(parent))
     finally:
         transformers.utils.logging.set_verbosity(level)
+
+
+def test_each_stage_counts_its_own_steps(exported: Path, parent: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    write_torch_folder(exported, NAME, tmp_path / "out", parent=str(parent), progress=lambda *it: told.append(it))
+    assert told == [(stage, done, 1) for stage in ("load the parent", "load the folder") for done in (0, 1)]
+
+
+def test_a_parent_that_is_not_where_the_family_says(exported: Path, tmp_path: Path, run: Run) -> None:
+    run("pack", exported, NAME, tmp_path / "out", "--for", "torch").complains(
+        f"the family says that it was made of {load_family(exported).facts.parent.source}",
+        "say where that is by --parent",
+    )
+    result = run("pack", exported, NAME, tmp_path / "out", "--for", "torch", "--parent", tmp_path / "nowhere")
+    result.complains(str(tmp_path / "nowhere"))
+    assert "--parent" not in result.err
 
 
 def test_refusals(exported: Path, left_exported: Path, parent: Path, tmp_path: Path, run: Run) -> None:

@@ -48,9 +48,9 @@ def add_parser(parsers: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``matexport push FAMILY [PROFILE] --to REPO``"""
-    from matexport.hub.push import Target, push_family
+    from matexport.hub.push import PushTarget, push_family
 
-    target = Target(options.to, options.private, options.revision, options.message)
+    target = PushTarget(options.to, options.private, options.revision, options.message)
     with show_progress() as progress:
         pushed = push_family(
             options.family, target, profile=options.profile, dry_run=options.dry_run, progress=progress

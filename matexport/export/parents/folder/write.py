@@ -21,14 +21,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from matexport.consumers.files import describe_pooling, encode_json, list_modules, write_text_files
-from matexport.errors import DestinationError, ParityError, RequestError, one_line
+from matexport.errors import DestinationError, ParentError, ParityError, RequestError, one_line
 from matexport.export.parents.folder.loading import module_class
 from matexport.export.parents.in_torch import ParentInTorch
+from matexport.family.guard.additions import copy_licences
 from matexport.family.integrity import check_files
-from matexport.family.manifest import Family, load_family
+from matexport.family.manifest import CARD, Family, load_family
 from matexport.family.proof import load_references, open_proof
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
+from matexport.report.card.folder import render_torch
 from matexport.runtime.inputs.text import find_wrapping
 from matexport.spec.facts import FamilyFacts
 from matexport.spec.parity import Parity
@@ -78,19 +80,32 @@ def write_torch_folder(
     _refuse_dropped_norm(facts, point)
     if any(out.iterdir()) if out.is_dir() else out.exists():
         raise DestinationError(f"{out} exists; choose another destination")
-    if progress:
-        progress("load the parent", 0, 2)
-    loaded = ParentInTorch(family, point, source=parent or facts.parent.source, threads=torch.get_num_threads())
+    report = progress or (lambda _stage, _done, _total: None)
+    report("load the parent", 0, 1)
+    loaded = _load_parent(family, point, parent)
+    report("load the parent", 1, 1)
     with lock_destination(out), stage_directory(out) as stage:
         for name, content in files.items():
             (stage / name).write_bytes(content)
         _save(stage, loaded, facts, point.dim)
-        if progress:
-            progress("load the folder", 1, 2)
+        report("load the folder", 0, 1)
         parity = _prove(stage, family, point.name)
-    if progress:
-        progress("load the folder", 2, 2)
+        (stage / CARD).write_text(render_torch(facts, out.name, point, parity.max_abs), encoding="utf-8")
+        copy_licences(family.path, stage)
+    report("load the folder", 1, 1)
     return parity
+
+
+def _load_parent(family: Family, point: Point, named: str | None) -> ParentInTorch:
+    source = named or family.facts.parent.source
+    try:
+        return ParentInTorch(family, point, source=source, threads=torch.get_num_threads())
+    except ParentError as error:
+        if named is not None:
+            raise
+        raise ParentError(
+            f"{error}; the family says that it was made of {source}: say where that is by --parent"
+        ) from None
 
 
 def _refuse_dropped_norm(facts: FamilyFacts, point: Point) -> None:
