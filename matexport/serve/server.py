@@ -26,6 +26,7 @@ from matexport.serve.connection import Connection
 from matexport.serve.files import open_family, open_page
 from matexport.serve.guard import LOOPBACK
 from matexport.serve.service import Service, find_page
+from matexport.spec.measured import Engine
 
 #: Seconds that requests in flight have to end in when the server is stopped.
 GRACE_SECONDS = 10
@@ -86,7 +87,7 @@ def open_server(
     host: str = "127.0.0.1",
     port: int = 0,
     profile: str | None = None,
-    threads: int | None = None,
+    engine: Engine | None = None,
     limits: Limits | None = None,
 ) -> Server:
     """Check a family, open its default profile, and bind a socket.
@@ -95,16 +96,18 @@ def open_server(
         host: name or address to listen at; others than this machine's own are let in by their own.
         port: 0 for one that is free.
         profile: of requests that name none; see `choose.choose_default`.
-        threads: of all runs together; all CPUs of this process by default.
+        engine: what runs the profiles, and with how many threads for all runs together; onnxruntime, and all CPUs of
+            this process by default.
 
     Raises:
-        RequestError: the family gives no vectors of texts, or the address cannot be listened at.
+        RequestError: the family gives no vectors of texts, the engine cannot run its default profile, or the address
+            cannot be listened at.
         FamilyError: there is no such profile, or the files are not the ones that were exported.
     """
     loaded = family if isinstance(family, Family) else load_family(family)
     bound = _bind(host, port)  # first: it takes no time, and opening a family does
     try:
-        service = Service(loaded, default=profile, threads=threads, limits=limits)
+        service = Service(loaded, default=profile, engine=engine, limits=limits)
         return Server(service, bound, find_page())
     except BaseException:
         bound.close()

@@ -19,6 +19,7 @@ from matexport.serve.asked import EmbeddingsAsked, Format, Limits, read_asked
 from matexport.serve.batcher import Batcher
 from matexport.serve.choose import Catalogue, check_servable
 from matexport.serve.refusal import RefusedError
+from matexport.spec.measured import Engine
 
 if TYPE_CHECKING:
     from matexport.runtime.embedder import Embedder, Vectors
@@ -35,15 +36,16 @@ class Service:
 
     Args:
         default: profile of a request that names none; see `choose.choose_default`.
-        threads: of all runs together; all CPUs of this process by default.
+        engine: what runs all profiles, and with how many threads for all runs together; onnxruntime, and all CPUs of
+            this process by default.
 
     Raises:
-        RequestError: the family gives no vectors of texts.
+        RequestError: the family gives no vectors of texts, or the engine cannot run the default profile.
         FamilyError: it has no such profile, or the files of that profile are not the ones that were exported.
     """
 
     def __init__(
-        self, family: Family, *, default: str | None = None, threads: int | None = None, limits: Limits | None = None
+        self, family: Family, *, default: str | None = None, engine: Engine | None = None, limits: Limits | None = None
     ) -> None:
         check_servable(family)
         self.family, self.limits = family, limits or Limits()
@@ -51,7 +53,9 @@ class Service:
         self.default = self._catalogue.default
         self._created = int((family.path / MANIFEST).stat().st_mtime)
         runs = self.limits.runs
-        self._sessions = Sessions(family, threads=max(1, (threads or count_cpus()) // runs))
+        engine = engine or Engine()
+        threads = max(1, (engine.threads or count_cpus()) // runs)
+        self._sessions = Sessions(family, threads=threads, engine=engine.with_threads(threads))
         self._opened: dict[str, asyncio.Task[Embedder]] = {}
         self._ready = {self.default: self._sessions[self.default]}
         self.batcher = Batcher(runs, self.limits.waiting_texts)
@@ -109,6 +113,8 @@ class Service:
             opening = self._opened[name] = asyncio.create_task(asyncio.to_thread(self._sessions.__getitem__, name))
         try:
             self._ready[name] = await asyncio.shield(opening)  # one of them may go; the others still wait for it
+        except RequestError as error:  # of the engine that was asked for: it does not run this precision
+            raise RefusedError(400, str(error), param="model") from None
         finally:
             if opening.done():
                 self._opened.pop(name, None)

@@ -24,6 +24,7 @@ from matexport.serve import service
 from matexport.serve.asked import Limits
 from matexport.serve.choose import choose_default
 from matexport.serve.server import open_server
+from matexport.spec.measured import Engine
 
 TEXTS = ["the cat sits on the mat", "dog", "a big red house of snow and money", "", "river " * 90]
 FAMILY = GOLDEN / "schema3"
@@ -285,7 +286,7 @@ def test_clients_at_the_same_time_get_their_own(runs: int) -> None:
             found = read_vectors(client.embed(input=texts, model=embedder.profile).json)
             np.testing.assert_allclose(found, embedder.embed(texts), atol=1e-6, rtol=0)
 
-        with serve(FAMILY, limits=Limits(runs=runs), threads=2) as client, ThreadPoolExecutor(8) as pool:
+        with serve(FAMILY, limits=Limits(runs=runs), engine=Engine(threads=2)) as client, ThreadPoolExecutor(8) as pool:
             assert set(pool.map(ask, range(48), [client] * 48)) == {None}
 
 

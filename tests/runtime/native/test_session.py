@@ -118,6 +118,21 @@ def test_commands(run: Run) -> None:
 
 
 @built
+def test_is_served() -> None:
+    """And a model that it does not run is refused to whoever asks for it."""
+    pytest.importorskip("uvicorn")
+    from serving import serve
+
+    family = GOLDEN / "schema3"
+    expected = matexport.Embedder(family, "L02-D020-int8", engine=NATIVE).embed(["the cat"])[0]
+    with serve(family, profile="L02-D020-int8", engine=NATIVE) as client:
+        made = client.embed(input="the cat", model="L02-D020-int8").json["data"][0]["embedding"]
+        assert made == pytest.approx(expected.tolist(), abs=1e-7)
+        refused = client.embed(input="the cat", model="L02-D020-fp32")
+        refused.refuses(400, "it runs int8: take an int8 profile", param="model")
+
+
+@built
 def test_an_instruction_set_that_is_not_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KERNELS_VARIABLE, "avx1024")
     run("embed", GOLDEN / "schema3", "--profile", "L01-D012-int8", "--engine", "native", "a text").complains(

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from matexport.cli.options import Parsers, add_command, add_family, add_threads, read_count, read_limit, read_threads
+from matexport.cli.options import (
+    Parsers,
+    add_command,
+    add_engine,
+    add_family,
+    add_threads,
+    read_count,
+    read_engine,
+    read_limit,
+    read_threads,
+)
 from matexport.cli.output import DONE, note, print_json, say
 from matexport.extras import require_extra
 
@@ -17,7 +27,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "examples:\n"
     "  matexport serve artifacts/minilm\n"
-    "  matexport serve artifacts/minilm --profile L06-D384-int8 --port 9000\n"
+    "  matexport serve artifacts/minilm --profile L06-D384-int8 --engine native --port 9000\n"
     "  curl http://127.0.0.1:8000/v1/embeddings -H 'Content-Type: application/json' -d '{\"input\": [\"a text\"]}'"
 )
 PORT = 8000
@@ -43,6 +53,7 @@ def add_parser(parsers: Parsers) -> None:
         "--port", type=read_port, default=PORT, metavar="PORT", help=f"port (default: {PORT}; 0 takes a free one)"
     )
     add_threads(command, "threads of all runs together (default: all CPUs of this process)")
+    add_engine(command)
     command.add_argument(
         "--runs",
         type=read_threads,
@@ -92,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         host=options.host,
         port=options.port,
         profile=options.profile,
-        threads=options.threads,
+        engine=read_engine(options, options.threads),
         limits=Limits(**{name: value for name, value in asked.items() if value is not None}),
     )
     if not server.has_page:
