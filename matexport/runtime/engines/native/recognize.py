@@ -18,8 +18,11 @@ from matexport.runtime.engines.native.geometry.known import BATCH, KNOWN, Consta
 from matexport.runtime.engines.native.geometry.node import Node, UnknownGraphError
 from matexport.runtime.engines.native.geometry.operators import OPERATORS
 from matexport.runtime.engines.native.patterns import layout
+from matexport.runtime.engines.native.patterns.attention import Scores
 from matexport.runtime.engines.native.patterns.lookups import Embedded, Picked, as_grid, pick
-from matexport.runtime.engines.native.patterns.readout import Coded, encode, make_encoder
+from matexport.runtime.engines.native.patterns.norms import Length
+from matexport.runtime.engines.native.patterns.products import Codes, Peak, Whole
+from matexport.runtime.engines.native.patterns.readout import Coded, Timed, encode, make_encoder
 from matexport.runtime.engines.native.patterns.rules import RULES, SWAPPED
 from matexport.runtime.engines.native.patterns.values import Grid, Rule, Source, Value, find_rows
 from matexport.runtime.engines.native.steps import Output, Plan, Step
@@ -28,6 +31,22 @@ __all__ = ["UnknownGraphError", "recognize"]
 
 #: TensorProto.DataType of outputs: float32, and codes.
 _FLOAT, _CODES = 1, (2, 3)
+
+#: How messages name what is known of a value.
+_NAMES: Mapping[type, str] = {
+    Coded: "vectors that were changed",
+    Codes: "codes of rows",
+    Constant: "a constant",
+    Dims: "lengths",
+    Grid: "a matrix",
+    Input: "an input",
+    Length: "lengths of rows",
+    Peak: "peaks of rows",
+    Scores: "scores of attention",
+    Timed: "a matrix times a mask or cosines",
+    Whole: "a product of codes",
+    Worked: "places or a mask",
+}
 
 _KIND: Mapping[type, type] = dict.fromkeys(KNOWN, Worked)
 
@@ -146,8 +165,7 @@ def _list_rules(node: Node, given: Sequence[Value]) -> Iterator[tuple[Rule, Sequ
 
 
 def _name_given(given: Sequence[Value]) -> str:
-    named = {Grid: "a matrix", Constant: "a constant", Worked: "places or a mask", Input: "an input", Dims: "lengths"}
-    return ", ".join(named.get(type(value), type(value).__name__) for value in given if value is not None) or "nothing"
+    return ", ".join(_NAMES.get(type(value), "part of a pattern") for value in given if value is not None) or "nothing"
 
 
 def _read_output(output: Any, value: Value) -> tuple[Source, Any]:
