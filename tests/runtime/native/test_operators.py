@@ -11,7 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from matexport.family.graph_file import parse_graph
-from matexport.runtime.engines.native.geometry.known import CASES, Constant, Worked, find_reach, make_case
+from matexport.runtime.engines.native.geometry import known
+from matexport.runtime.engines.native.geometry.known import CASES, Constant, Input, Worked, find_reach, make_case
 from matexport.runtime.engines.native.geometry.node import Node, UnknownGraphError
 from matexport.runtime.engines.native.geometry.operators import MAX_NUMBERS, OPERATORS
 from matexport.runtime.engines.native.tensors import make_reader
@@ -192,3 +193,17 @@ def test_cases_are_padded_on_either_side() -> None:
     assert make_case(9).mask.tolist() == [[False] + [True] * 8]
     assert make_case(9, left=False).mask.tolist() == [[True] * 8 + [False]]
     assert make_case(1).mask.tolist() == [[True]]
+
+
+def test_what_is_made_for_a_longer_batch_is_bounded_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node after the other, each of a size that is let through."""
+    double = Node(helper.make_node("Add", ["x", "x"], ["y"]), 20)
+    value: Any = Input("attention_mask")
+    for _ in range(20):
+        value = Worked(double, [value, value])
+    case = make_case(1000)
+    assert value.work_out(case)[0, -1] == 2**20
+    assert len(case.made) == 20
+    monkeypatch.setattr(known, "MAX_BYTES", 19 * 8000)
+    with pytest.raises(UnknownGraphError, match="too large"):
+        value.work_out(make_case(1000))
