@@ -120,7 +120,7 @@ def test_gives_what_onnxruntime_gives(place: int) -> None:
     model = parse_graph("one", content)
     read = make_reader("one", {})
     constants = {tensor.name: Constant(tensor, read) for tensor in model.graph.initializer}
-    node = Node(model.graph.node[0], 20)
+    node = Node(model.graph.node[0])
     for part, wanted in enumerate(expected):
         found = Worked(node, [constants[name] for name in node.inputs], part).work_out(CASES[0])
         assert found.dtype == wanted.dtype
@@ -131,7 +131,7 @@ def test_gives_what_onnxruntime_gives(place: int) -> None:
 def work(operator: str, inputs: list[Any], **attributes: Any) -> Any:
     model = parse_graph("one", make_model(operator, inputs, attributes).SerializeToString())
     constants = {tensor.name: Constant(tensor, make_reader("one", {})) for tensor in model.graph.initializer}
-    node = Node(model.graph.node[0], 20)
+    node = Node(model.graph.node[0])
     return Worked(node, [constants[name] for name in node.inputs]).work_out(CASES[0])
 
 
@@ -197,7 +197,7 @@ def test_cases_are_padded_on_either_side() -> None:
 
 def test_what_is_made_for_a_longer_batch_is_bounded_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """One node after the other, each of a size that is let through."""
-    double = Node(helper.make_node("Add", ["x", "x"], ["y"]), 20)
+    double = Node(helper.make_node("Add", ["x", "x"], ["y"]))
     value: Any = Input("attention_mask")
     for _ in range(20):
         value = Worked(double, [value, value])
