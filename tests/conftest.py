@@ -44,6 +44,7 @@ LONGEST = (
     "test_parents.py",
     "test_corpus.py",
     "export/judge/test_judge.py",
+    "runtime/native/test_families.py",
     "test_in_torch.py",
     "test_precisions.py",
     "serve/test_page.py",

@@ -11,7 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from matexport.family.graph_file import parse_graph
-from matexport.runtime.engines.native.geometry.known import CASES, Constant, Worked, find_reach, make_case
+from matexport.runtime.engines.native.geometry import known
+from matexport.runtime.engines.native.geometry.known import CASES, Constant, Input, Worked, find_reach, make_case
 from matexport.runtime.engines.native.geometry.node import Node, UnknownGraphError
 from matexport.runtime.engines.native.geometry.operators import MAX_NUMBERS, OPERATORS
 from matexport.runtime.engines.native.tensors import make_reader
@@ -119,7 +120,7 @@ def test_gives_what_onnxruntime_gives(place: int) -> None:
     model = parse_graph("one", content)
     read = make_reader("one", {})
     constants = {tensor.name: Constant(tensor, read) for tensor in model.graph.initializer}
-    node = Node(model.graph.node[0], 20)
+    node = Node(model.graph.node[0])
     for part, wanted in enumerate(expected):
         found = Worked(node, [constants[name] for name in node.inputs], part).work_out(CASES[0])
         assert found.dtype == wanted.dtype
@@ -130,7 +131,7 @@ def test_gives_what_onnxruntime_gives(place: int) -> None:
 def work(operator: str, inputs: list[Any], **attributes: Any) -> Any:
     model = parse_graph("one", make_model(operator, inputs, attributes).SerializeToString())
     constants = {tensor.name: Constant(tensor, make_reader("one", {})) for tensor in model.graph.initializer}
-    node = Node(model.graph.node[0], 20)
+    node = Node(model.graph.node[0])
     return Worked(node, [constants[name] for name in node.inputs]).work_out(CASES[0])
 
 
@@ -192,3 +193,17 @@ def test_cases_are_padded_on_either_side() -> None:
     assert make_case(9).mask.tolist() == [[False] + [True] * 8]
     assert make_case(9, left=False).mask.tolist() == [[True] * 8 + [False]]
     assert make_case(1).mask.tolist() == [[True]]
+
+
+def test_what_is_made_for_a_longer_batch_is_bounded_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node after the other, each of a size that is let through."""
+    double = Node(helper.make_node("Add", ["x", "x"], ["y"]))
+    value: Any = Input("attention_mask")
+    for _ in range(20):
+        value = Worked(double, [value, value])
+    case = make_case(1000)
+    assert value.work_out(case)[0, -1] == 2**20
+    assert len(case.made) == 20
+    monkeypatch.setattr(known, "MAX_BYTES", 19 * 8000)
+    with pytest.raises(UnknownGraphError, match="too large"):
+        value.work_out(make_case(1000))

@@ -234,8 +234,8 @@ def mask_after_scaling(model: Any) -> None:
     """The mask is added to the scores before they are scaled."""
     add = node_of(model, first_node(model, "Softmax").input[0])
     scale = node_of(model, add.input[0])
-    add.input[0], scale.input[0] = scale.input[0], add.output[0]
-    first_node(model, "Softmax").input[0] = scale.output[0]
+    scale.op_type, add.op_type = "Add", "Mul"
+    scale.input[1], add.input[1] = add.input[1], scale.input[1]
 
 
 def see_before_alone(model: Any) -> None:
@@ -470,3 +470,11 @@ def test_a_node_that_reads_another_value_is_refused_or_read_as_that(seed: int) -
             found = run_plan(plan, split_batch(feeds))
             assert_near(list(found.values()), [wanted[name] for name in found])
     assert min(outcomes.values()) > 0
+
+
+def test_a_value_that_nothing_makes_is_refused() -> None:
+    """Nor one that is made later."""
+    model, weights = load(CHANGED)
+    set_input(node_of(model, "add_203"), 1, "state_2")
+    with pytest.raises(UnknownGraphError, match=r"^the operator Add \(.*\): nothing before it makes 'state_2'$"):
+        read_plan(model, weights)

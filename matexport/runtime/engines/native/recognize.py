@@ -14,12 +14,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from matexport.runtime.engines.native.geometry.known import BATCH, KNOWN, Constant, Dims, Input, Rows, Worked
+from matexport.runtime.engines.native.geometry.known import BATCH, KNOWN, Constant, Dims, Input, Worked
 from matexport.runtime.engines.native.geometry.node import Node, UnknownGraphError
 from matexport.runtime.engines.native.geometry.operators import OPERATORS
 from matexport.runtime.engines.native.patterns import layout
+from matexport.runtime.engines.native.patterns.attention import Scores
 from matexport.runtime.engines.native.patterns.lookups import Embedded, Picked, as_grid, pick
-from matexport.runtime.engines.native.patterns.readout import Coded, encode, make_encoder
+from matexport.runtime.engines.native.patterns.norms import Length
+from matexport.runtime.engines.native.patterns.products import Codes, Peak, Whole
+from matexport.runtime.engines.native.patterns.readout import Coded, Timed, encode, make_encoder
 from matexport.runtime.engines.native.patterns.rules import RULES, SWAPPED
 from matexport.runtime.engines.native.patterns.values import Grid, Rule, Source, Value, find_rows
 from matexport.runtime.engines.native.steps import Output, Plan, Step
@@ -29,7 +32,31 @@ __all__ = ["UnknownGraphError", "recognize"]
 #: TensorProto.DataType of outputs: float32, and codes.
 _FLOAT, _CODES = 1, (2, 3)
 
+#: How messages name what is known of a value.
+_NAMES: Mapping[type, str] = {
+    Coded: "vectors that were changed",
+    Codes: "codes of rows",
+    Constant: "a constant",
+    Dims: "lengths",
+    Grid: "a matrix",
+    Input: "an input",
+    Length: "lengths of rows",
+    Peak: "peaks of rows",
+    Scores: "scores of attention",
+    Timed: "a matrix times a mask or cosines",
+    Whole: "a product of codes",
+    Worked: "places or a mask",
+}
+
+#: What a rule raises of nodes that no exporter writes: of too few inputs, for instance.
+_MISSHAPEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+#: All that follows from shapes, masks and constants is one kind in `RULES`.
 _KIND: Mapping[type, type] = dict.fromkeys(KNOWN, Worked)
+
+
+#: The kinds of inputs of a node whose outputs follow from shapes, masks and constants, too.
+_FOLLOWING = frozenset({Worked, type(None)})
 
 
 class _Refused:
@@ -74,13 +101,15 @@ def recognize(model: Any, read: Callable[[Any], NDArray[Any]]) -> Plan:
 def _walk(model: Any, read: Callable[[Any], NDArray[Any]]) -> dict[str, Value]:
     """What is known of each value of a graph, by its name."""
     graph = model.graph
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     values: dict[str, Value] = {value.name: Input(value.name) for value in graph.input}
     for tensor in graph.initializer:
         values[tensor.name] = Constant(tensor, read)
     for message in graph.node:
-        node = Node(message, opset)
-        given = [values.get(name) if name else None for name in node.inputs]
+        node = Node(message)
+        for name in node.inputs:
+            if name and name not in values:
+                values[name] = _Refused(f"the operator {node.describe()}: nothing before it makes {name!r}")
+        given = [values[name] if name else None for name in node.inputs]
         for name, value in zip(node.outputs, _read_node(node, given), strict=False):
             values[name] = value
     return values
@@ -96,13 +125,7 @@ def _read_node(node: Node, given: Sequence[Value]) -> Sequence[Value]:
     except UnknownGraphError as problem:
         coded = encode(node, given)
         made = _Refused(f"the operator {node.describe()}: {problem}") if coded is None else coded
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as problem:  # of what no exporter writes
+    except _MISSHAPEN as problem:
         made = _Refused(f"the operator {node.describe()} cannot be read: {problem}")
     return made if isinstance(made, tuple) else [made] * node.count
 
@@ -113,16 +136,17 @@ def _apply(node: Node, given: Sequence[Value]) -> Value:
     Raises:
         UnknownGraphError: no rule fits.
     """
-    if all(value is None or isinstance(value, KNOWN) for value in given):
+    kinds = [_KIND.get(type(value), type(value)) for value in given]
+    if _FOLLOWING.issuperset(kinds):
         if node.type == "Gather" and (picked := pick(node, given)) is not None:
             return picked
-        if node.type in OPERATORS and not any(isinstance(value, Rows) for value in given):
+        if node.type in OPERATORS:
             return tuple(Worked(node, given, part) for part in range(node.count))
-    for rule, taken in _list_rules(node, given):
-        made = rule(node, taken)
-        if made is not None:
-            return made
-    if any(isinstance(value, Embedded | Picked) for value in given):
+    for rules, taken in _list_rules(node, given, kinds):
+        for rule in rules:
+            if (made := rule(node, taken)) is not None:
+                return made
+    if Embedded in kinds or Picked in kinds:
         return _apply(node, [as_grid(value) for value in given])
     coded = encode(node, given)
     if coded is None:
@@ -130,24 +154,25 @@ def _apply(node: Node, given: Sequence[Value]) -> Value:
     return coded
 
 
-def _list_rules(node: Node, given: Sequence[Value]) -> Iterator[tuple[Rule, Sequence[Value]]]:
+def _list_rules(
+    node: Node, given: Sequence[Value], kinds: Sequence[type]
+) -> list[tuple[Sequence[Rule], Sequence[Value]]]:
     """The rules for an operator and what it is given, those for two inputs first."""
-    kinds = [_KIND.get(type(value), type(value)) for value in given[:2]]
-    for rule in RULES.get((node.type, *kinds), ()):
-        yield rule, given
-    if node.type in SWAPPED and len(given) == 2:
-        for rule in RULES.get((node.type, kinds[1], kinds[0]), ()):
-            yield rule, given[::-1]
+    found = []
+    operator = node.type
+    if len(kinds) > 1:
+        found.append((RULES.get((operator, kinds[0], kinds[1]), ()), given))
+        if operator in SWAPPED and len(kinds) == 2:
+            found.append((RULES.get((operator, kinds[1], kinds[0]), ()), given[::-1]))
     if kinds:
-        for rule in RULES.get((node.type, kinds[0]), ()):
-            yield rule, given
-        if kinds[0] is Grid and node.type in layout.RULES:
-            yield layout.RULES[node.type], given
+        found.append((RULES.get((operator, kinds[0]), ()), given))
+        if kinds[0] is Grid and operator in layout.RULES:
+            found.append(([layout.RULES[operator]], given))
+    return found
 
 
 def _name_given(given: Sequence[Value]) -> str:
-    named = {Grid: "a matrix", Constant: "a constant", Worked: "places or a mask", Input: "an input", Dims: "lengths"}
-    return ", ".join(named.get(type(value), type(value).__name__) for value in given if value is not None) or "nothing"
+    return ", ".join(_NAMES.get(type(value), "part of a pattern") for value in given if value is not None) or "nothing"
 
 
 def _read_output(output: Any, value: Value) -> tuple[Source, Any]:

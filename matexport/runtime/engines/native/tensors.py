@@ -30,6 +30,9 @@ _TYPES: Mapping[int, tuple[str, str]] = {
     11: ("<f8", "double_data"),
 }
 
+#: Of an offset and a length together; 2**64 has 20.
+_MAX_DIGITS = 40
+
 
 def make_reader(name: str, weights: Mapping[str, Buffer]) -> Read:
     """What gives an array for a tensor message of a graph.
@@ -81,10 +84,11 @@ def _read_external(
     buffer = weights.get(where.get("location", ""))
     if buffer is None:
         return f"points to {where.get('location')!r}, which is not a weights file of this graph", None
-    spelled = where.get("offset", ""), where.get("length", "")
-    if not all(text.isascii() and text.isdigit() and len(text) <= 20 for text in spelled):
+    start, size = where.get("offset", ""), where.get("length", "")
+    together = start + size
+    if not (start and size and together.isascii() and together.isdigit() and len(together) <= _MAX_DIGITS):
         return "has an offset or a length that is no whole number", None
-    offset, length = map(int, spelled)
+    offset, length = int(start), int(size)
     count = math.prod(shape)
     if length != count * kind.itemsize or offset + length > len(buffer):
         return f"is {length} bytes from byte {offset} of a file of {len(buffer)}, which do not fit", None

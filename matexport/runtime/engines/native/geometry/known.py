@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +19,9 @@ from matexport.runtime.engines.native.geometry.operators import OPERATORS, Array
 
 #: Nodes one after the other that are worked out; a mask has about 20.
 MAX_DEPTH = 200
+
+#: Of all that is worked out for one longer batch. Masks of 2500 tokens take 200 MB.
+MAX_BYTES = 1 << 30
 
 #: Numbers up to this are seen past by the small cases.
 SEEN = 4
@@ -58,10 +60,16 @@ class Case:
         mask: (B, T) bool.
         padding: the id of what is masked.
         inside: the id of one token inside the first text; None where it is like the others.
+
+    Attributes:
+        made: what values are for this batch, by their `id`, for as long as the batch is looked at.
+        made_bytes: how large that is.
     """
 
     def __init__(self, mask: Array, padding: int = 0, inside: int | None = None) -> None:
         self.mask = mask
+        self.made: dict[int, Array] = {}
+        self.made_bytes = 0
         self.texts, self.tokens = mask.shape
         places = np.arange(mask.size).reshape(mask.shape)
         ids = np.where(mask, 1000 + places * 7 % 31, padding)
@@ -92,7 +100,6 @@ CASES = (
 )
 
 
-@lru_cache(maxsize=8)
 def make_case(length: int, *, left: bool = True) -> Case:
     """A text in so many places, one of which, the first or the last, is padding where there are two."""
     padding = int(length > 1)
@@ -187,7 +194,7 @@ class Worked:
         known = [value for value in given if value is not None]
         self.free: bool = all(value.free for value in known)
         self.depth: int = 1 + max((value.depth for value in known), default=0)
-        self._found: dict[int, tuple[Any, Array]] = {}
+        self._found: dict[int, Array] = {}
 
     def work_out(self, case: Any) -> Array:
         """What it is for a batch.
@@ -195,10 +202,19 @@ class Worked:
         Raises:
             UnknownGraphError: it is not known.
         """
-        key = 0 if self.free else id(case)
-        if key not in self._found:
-            self._found[key] = (case, self._work(case))
-        return self._found[key][1]
+        if self.free or case in CASES:  # which are there for good, so that an `id` stays theirs
+            key = 0 if self.free else id(case)
+            if key not in self._found:
+                self._found[key] = self._work(case)
+            return self._found[key]
+        if id(self) not in case.made:
+            found = self._work(case)
+            case.made_bytes += found.nbytes
+            if case.made_bytes > MAX_BYTES:
+                raise UnknownGraphError(f"{self.node.describe()}: what is made of a mask is too large to be looked at")
+            case.made[id(self)] = found
+        made: Array = case.made[id(self)]
+        return made
 
     def _work(self, case: Any) -> Array:
         if self.depth > MAX_DEPTH:

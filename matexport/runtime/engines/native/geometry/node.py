@@ -18,18 +18,13 @@ class Node(GuardedNode):
         name: the node's own, or of what it gives.
     """
 
-    def __init__(self, node: Any, opset: int) -> None:
+    def __init__(self, node: Any) -> None:
         super().__init__(node)
         self.name: str = node.name or (self.outputs[0] if self.outputs else "")
-        self.opset = opset
 
     def read_number(self, name: str, default: float) -> float:
         """A float32 attribute."""
         return float(self._attributes[name].f) if name in self._attributes else default
-
-    def has(self, name: str) -> bool:
-        """Whether it has an attribute."""
-        return name in self._attributes
 
     def describe(self) -> str:
         """As messages name it."""
