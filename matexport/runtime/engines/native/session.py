@@ -7,7 +7,7 @@ from the mapped file, and the products' are copied once into the order that the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -103,19 +103,10 @@ class NativeSession:
             if name not in self._outputs:
                 reason = self._refused.get(name, "the graph has no such output")
                 raise FamilyError(f"the engine native cannot give {name} of {self._graph}: {reason}")
-        mask = feeds[MASK]
-        kept = mask == 1
-        if not np.array_equal(kept, mask != 0):
-            raise FamilyError(f"the engine native was given a mask for {self._graph} that is not of 0 and 1")
-        starts = np.concatenate(([0], np.cumsum(kept.sum(axis=1)))).astype(np.int64)
+        packed = _pack_batch(self._graph, feeds)
         try:
-            found = self._program.run(
-                _pack(feeds[IDS], kept),
-                starts,
-                types=_pack(feeds[TYPES], kept) if TYPES in feeds else None,
-                columns=_find_columns(kept, starts),
-                threads=self._threads,
-            )
+            found = self._program.run(packed.ids, packed.starts, types=packed.types, columns=packed.columns,
+                                      threads=self._threads)  # fmt: skip
         except IndexError as problem:
             raise FamilyError(f"the engine native cannot run {self._graph} on these texts: {problem}") from None
         made = []
@@ -125,18 +116,44 @@ class NativeSession:
         return made
 
 
-def _pack(rows: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The numbers that a mask keeps, row after row. What does not fit into 32 bits becomes -1, which no table has."""
-    numbers = rows[kept]
-    fits = (numbers >= 0) & (numbers <= np.iinfo(np.int32).max)
-    return np.where(fits, numbers, -1).astype(np.int32)
+class _Packed(NamedTuple):
+    """The tokens of a batch's texts, one after the other; see `Program.run`."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    types: NDArray[np.int32] | None
+    columns: NDArray[np.int32] | None
 
 
-def _find_columns(kept: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int32] | None:
-    """Where each token stands in its padded row; None where that is its place in its text."""
+def _pack_batch(graph: str, feeds: Mapping[str, NDArray[Any]]) -> _Packed:
+    """Leave out what the mask hides.
+
+    Raises:
+        FamilyError: the mask has other numbers than 0 and 1.
+    """
+    mask, ids, types = feeds[MASK], feeds[IDS], feeds.get(TYPES)
+    least, most = (int(mask.min()), int(mask.max())) if mask.size else (1, 1)
+    if least < 0 or most > 1:
+        raise FamilyError(f"the engine native was given a mask for {graph} that is not of 0 and 1")
+    if least == 1:  # a text alone, or texts of one length
+        starts = np.arange(0, ids.size + 1, max(ids.shape[1], 1), dtype=np.int64)
+        return _Packed(_narrow(ids), starts, None if types is None else _narrow(types), None)
+    kept = mask == 1
+    starts = np.zeros(len(mask) + 1, np.int64)
+    np.cumsum(kept.sum(axis=1), out=starts[1:])
     columns = np.nonzero(kept)[1].astype(np.int32)
     order = np.arange(len(columns)) - np.repeat(starts[:-1], np.diff(starts))
-    return None if np.array_equal(columns, order) else columns
+    counted = np.array_equal(columns, order)  # right padding: a token stands where it stands in its text
+    chosen = None if types is None else _narrow(types[kept])
+    return _Packed(_narrow(ids[kept]), starts, chosen, None if counted else columns)
+
+
+def _narrow(numbers: NDArray[Any]) -> NDArray[np.int32]:
+    """Numbers of 64 bits in 32. What does not fit becomes -1, which no table has."""
+    flat = numbers.reshape(-1)
+    if flat.size and (flat.min() < 0 or flat.max() > np.iinfo(np.int32).max):
+        flat = np.where((flat >= 0) & (flat <= np.iinfo(np.int32).max), flat, -1)
+    return np.ascontiguousarray(flat, np.int32)
 
 
 def describe_engine(engine: Engine) -> EngineFacts:
