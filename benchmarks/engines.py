@@ -1,6 +1,6 @@
 """One family in every engine that is installed here: what loads, what agrees, and by how much.
 
-    pip install -c constraints.txt -e '.[demo,openvino,openvino-ep,webgpu]'
+    pip install -c constraints.txt -e '.[demo,openvino,tract,opencv,openvino-ep,webgpu]'
     python benchmarks/engines.py artifacts/every-precision
 
 Each engine runs in a process of its own, profile by profile, in all ways of running; it is held to the parent's vectors
@@ -23,7 +23,14 @@ from typing import Any
 from common import Bar, Report, finish, make_parser, print_bars, run_process, say
 
 #: (engine, provider), in the order of the table.
-ENGINES = (("openvino", "cpu"), ("openvino-bf16", "cpu"), ("onnxruntime", "openvino"), ("onnxruntime", "webgpu"))
+ENGINES = (
+    ("openvino", "cpu"),
+    ("openvino-bf16", "cpu"),
+    ("tract", "cpu"),
+    ("opencv", "cpu"),
+    ("onnxruntime", "openvino"),
+    ("onnxruntime", "webgpu"),
+)
 
 
 #: Precisions whose products unpack blocks of weights.

@@ -99,7 +99,8 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         choices=[*ENGINES],
         default=ONNXRUNTIME,
         help="what runs the graphs (default: onnxruntime); openvino: its own runtime, in float32; openvino-bf16: with "
-        "half of each factor's bits, which is faster on CPUs that have bfloat16, and has floors of its own",
+        "half of each factor's bits, which is faster on CPUs that have bfloat16, and has floors of its own; tract, "
+        "opencv: these libraries' own, in float32",
     )
     command.add_argument(
         "--provider",

@@ -6,11 +6,30 @@ is asked for; all are given the bytes that were digested and looked at (`family.
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Protocol
+
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.runtime.engines import onnxruntime
 from matexport.runtime.engines.session import Session
 from matexport.spec.measured import CPU, ENGINES, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
+
+
+class EngineModule(Protocol):
+    """What the module of an engine has."""
+
+    def require_engine(self) -> None:
+        """Raise MissingExtraError, with the pip line, unless its package is installed."""
+
+    def load_runtime(self) -> ModuleType:
+        """Import its library."""
+
+    def open_checked(self, contents: Contents, graph: str, engine: Engine, /) -> Session:
+        """As the door's."""
+
+    def describe_engine(self, engine: Engine, /) -> EngineFacts:
+        """As the door's."""
 
 
 def check_engine(engine: Engine) -> None:
@@ -31,9 +50,7 @@ def check_engine(engine: Engine) -> None:
             f"the engine {engine.name} was asked with the provider {engine.provider}; providers are onnxruntime's: "
             "leave out one of the two"
         )
-    from matexport.runtime.engines.openvino import require_openvino
-
-    require_openvino()
+    _find_module(engine).require_engine()
 
 
 def load_engine(engine: Engine) -> None:
@@ -46,9 +63,7 @@ def load_engine(engine: Engine) -> None:
     if engine.name == ONNXRUNTIME:
         onnxruntime.load_runtime()
         return
-    from matexport.runtime.engines.openvino import load_runtime
-
-    load_runtime()
+    _find_module(engine).load_runtime()
 
 
 def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -> Session:
@@ -67,9 +82,7 @@ def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -
     if engine.name == ONNXRUNTIME:
         opened: Session = onnxruntime.open_checked(contents, graph, threads=engine.threads, provider=engine.provider)
         return opened
-    from matexport.runtime.engines import openvino
-
-    return openvino.open_checked(contents, graph, engine)
+    return _find_module(engine).open_checked(contents, graph, engine)
 
 
 def describe_engine(engine: Engine) -> EngineFacts:
@@ -81,6 +94,19 @@ def describe_engine(engine: Engine) -> EngineFacts:
     check_engine(engine)
     if engine.name == ONNXRUNTIME:
         return onnxruntime.describe_engine(engine)
+    return _find_module(engine).describe_engine(engine)
+
+
+def _find_module(engine: Engine) -> EngineModule:
+    """What runs graphs in a library of its own."""
+    if engine.name == "tract":
+        from matexport.runtime.engines import tract
+
+        return tract
+    if engine.name == "opencv":
+        from matexport.runtime.engines import opencv
+
+        return opencv
     from matexport.runtime.engines import openvino
 
-    return openvino.describe_engine(engine)
+    return openvino
