@@ -1,6 +1,6 @@
 """One family in every engine that is installed here: what loads, what agrees, and by how much.
 
-    pip install -c constraints.txt -e '.[demo,openvino,openvino-ep,webgpu]'
+    pip install -c constraints.txt -e '.[demo,openvino,tract,opencv,openvino-ep,webgpu]'
     python benchmarks/engines.py artifacts/every-precision
 
 Each engine runs in a process of its own, profile by profile, in all ways of running; it is held to the parent's vectors
@@ -23,7 +23,14 @@ from typing import Any
 from common import Bar, Report, finish, make_parser, print_bars, run_process, say
 
 #: (engine, provider), in the order of the table.
-ENGINES = (("openvino", "cpu"), ("openvino-bf16", "cpu"), ("onnxruntime", "openvino"), ("onnxruntime", "webgpu"))
+ENGINES = (
+    ("openvino", "cpu"),
+    ("openvino-bf16", "cpu"),
+    ("tract", "cpu"),
+    ("opencv", "cpu"),
+    ("onnxruntime", "openvino"),
+    ("onnxruntime", "webgpu"),
+)
 
 
 #: Precisions whose products unpack blocks of weights.
@@ -85,18 +92,21 @@ def judge_in_child(family: Path, engine: tuple[str, str]) -> dict[str, Any]:
 def main() -> int:
     parser = make_parser("engines", __doc__, repeats=1)
     parser.add_argument("family", type=Path, help="directory of a family, of every precision that the table shall have")
+    names = [name_engine(*engine) for engine in ENGINES]
+    parser.add_argument("--engine", action="append", choices=names, help="these alone; may be repeated")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(run_child(str(options.family), *options.child.split("/"))))
         return 0
-    bars = {engine: make_bar(name_engine(*engine)) for engine in ENGINES}
+    chosen = [engine for engine in ENGINES if name_engine(*engine) in (options.engine or names)]
+    bars = {engine: make_bar(name_engine(*engine)) for engine in chosen}
     print_bars(bars.values())
-    with ThreadPoolExecutor(len(ENGINES)) as pool:  # nothing is timed: they may run side by side
-        results = list(pool.map(lambda engine: judge_in_child(options.family, engine), ENGINES))
+    with ThreadPoolExecutor(len(chosen)) as pool:  # nothing is timed: they may run side by side
+        results = list(pool.map(lambda engine: judge_in_child(options.family, engine), chosen))
     found: dict[str, Any] = {}
     held = []
-    for engine, result in zip(ENGINES, results, strict=True):
+    for engine, result in zip(chosen, results, strict=True):
         found[name_engine(*engine)] = result
         if "absent" in result:
             say(f"{name_engine(*engine)}: not here: {result['absent']}")
@@ -108,7 +118,10 @@ def main() -> int:
         print("engines: none of them is installed here", file=sys.stderr)
         return 2
     absent = [name for name, result in found.items() if "absent" in result]
-    return finish("engines", options, Report(held, found, {"family": options.family.name, "absent": absent}))
+    left = [name for name in names if name not in found]
+    return finish(
+        "engines", options, Report(held, found, {"family": options.family.name, "absent": absent, "not run": left})
+    )
 
 
 def name_engine(name: str, provider: str) -> str:

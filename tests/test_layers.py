@@ -55,6 +55,8 @@ LIGHT_EXTERNAL = {
     "numpy": {"family", "runtime", "towers", "verify", "measure", "pack", "serve", "cli"},
     "onnxruntime": {"runtime"},
     "openvino": {"runtime"},
+    "tract": {"runtime"},
+    "cv2": {"runtime"},
     "tokenizers": {"runtime", "pack"},
     "safetensors": {"family", "verify", "pack"},
     "msgspec": {"spec", "io", "family", "runtime", "verify", "measure", "pack", "serve", "hub", "cli"},

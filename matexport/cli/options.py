@@ -100,7 +100,7 @@ def add_engine(command: argparse.ArgumentParser) -> None:
         default=ONNXRUNTIME,
         help="what runs the graphs (default: onnxruntime); native: matexport's own, for int8 profiles of texts; "
         "openvino: its own runtime, in float32; openvino-bf16: with half of each factor's bits, faster on CPUs that "
-        "have bfloat16, and with floors of its own",
+        "have bfloat16, and with floors of its own; tract, opencv: these libraries' own, in float32",
     )
     command.add_argument(
         "--provider",

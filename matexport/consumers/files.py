@@ -128,6 +128,8 @@ def refuse_others(facts: FamilyFacts) -> TextFacts:
 
 def find_untold(text: TextFacts) -> str | None:
     """What a parent does to its texts that no file of a consumer can say, in words."""
+    if text.padded:
+        return f"the graphs take one text, padded to {text.max_tokens} tokens"
     if text.chat is not None:
         return "the parent puts a chat template around each text"
     if text.unpooled:

@@ -213,6 +213,16 @@ def _explain_failure(
         narrow_to_first_token(part)
         return part
 
-    suspects = [("trace", source.model.clone, exit_name), ("cut", cut, output), ("narrow", narrow, output)]
+    def fit() -> ir.Model:
+        part = narrow()
+        source.fit(part)
+        return part
+
+    suspects = [
+        ("trace", source.model.clone, exit_name),
+        ("cut", cut, output),
+        ("narrow", narrow, output),
+        ("shape", fit, output),
+    ]
     floor = family.facts.tolerances[profile.precision]  # the verdict's own is for encoded numbers
     return find_failing_stage(family, profile, suspects, tolerance=floor) or "encode", reason

@@ -23,6 +23,7 @@ from torch import nn
 from matexport.export.blame import check_readout, refuse_failures
 from matexport.export.graph.traced import Traced
 from matexport.export.graph.weights import MIN_EXTERNAL_BYTES, write_nested_weights
+from matexport.export.kinds.fixed import fit_inputs, settle_shape
 from matexport.export.kinds.in_graph import put_preparation_in_front, settle_preparation
 from matexport.export.kinds.kind import Kind, find_kind
 from matexport.export.parents.plan import Example, Plan, Reference
@@ -80,6 +81,7 @@ def run_export(
     report, kind = progress or (lambda _stage, _done, _total: None), find_kind(job)
     report("plan", 0, 1)
     plan = settle_preparation(kind.plan(job, begun))
+    plan = settle_shape(plan, kind.runtime_files(plan)) if job.target.is_fixed else plan
     for precision in job.precisions:
         if precision is not Precision.FP32:
             check_runtime(precision, job.target)
@@ -141,7 +143,9 @@ def _build(kind: Kind, plan: Plan, provenance: Provenance, stage: Path, report: 
     del parent, module
     gc.collect()
     sources = make_precisions(traced, header, plan, stage, report)
-    put_preparation_in_front(plan, [source.model for source in sources.values()])
+    models = [source.model for source in sources.values()]
+    put_preparation_in_front(plan, models)
+    fit_inputs(plan, models)
     cut = cut_family(sources, plan, stage, report)
     if Precision.FP32 not in plan.job.precisions:
         (stage / weights_file(Precision.FP32)).unlink()

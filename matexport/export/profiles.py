@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from matexport.errors import RequestError
 from matexport.export.graph.cut import cut_exit, cut_exits
 from matexport.export.graph.edit import write_graph
 from matexport.export.graph.encode import encode_output, find_ranges
+from matexport.export.graph.fixed import fix_shape
 from matexport.export.graph.narrow import narrow_to_first_token
 from matexport.export.graph.prefix import share_leading_rows
 from matexport.export.graph.traced import Traced
@@ -29,7 +30,7 @@ from matexport.family.weights_file import NestedHeader
 from matexport.io.progress import Progress
 from matexport.runtime.inputs.modality import load_inputs
 from matexport.spec.facts import PrecisionFacts, ProfileFacts
-from matexport.spec.inputs import InputFacts
+from matexport.spec.inputs import InputFacts, TextFacts
 from matexport.spec.job import ExportJob
 from matexport.spec.profile import Encoding, Point, Precision
 
@@ -40,6 +41,7 @@ class PrecisionGraph:
 
     Attributes:
         ranges: point name -> (2, dim), for outputs that are encoded as int8.
+        fit: what brings a cut graph into the shape that the target takes, in place.
     """
 
     precision: Precision
@@ -47,6 +49,7 @@ class PrecisionGraph:
     header: NestedHeader
     facts: PrecisionFacts
     ranges: Mapping[str, Vectors]
+    fit: Callable[[ir.Model], None]
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,14 @@ def make_precisions(
             written = header
             if precision is not Precision.FP32:
                 written = write_nested_weights(model, job.points, stage / weights_file(precision), report)
-            sources[precision] = PrecisionGraph(precision, model, written, facts, ranges)
+            sources[precision] = PrecisionGraph(precision, model, written, facts, ranges, partial(_fit_shape, plan))
     return sources
+
+
+def _fit_shape(plan: Plan, model: ir.Model) -> None:
+    shipped = plan.shipped_inputs
+    if isinstance(shipped, TextFacts) and shipped.padded:
+        fix_shape(model, shipped.max_tokens, plan.job.target)
 
 
 def measure_ranges(
@@ -161,6 +170,7 @@ def cut_profiles(source: PrecisionGraph, plan: Plan, stage: Path, report: Progre
         narrowed = narrow_to_first_token(part)
         share_leading_rows(part)
         encode_output(part, profile.encoding, source.ranges.get(profile.point.name))
+        source.fit(part)
         prefix = measure_prefix(part, source.header)
         write_graph(part, stage / profile.graph_file)
         profiles[profile.name] = ProfileFacts(
@@ -192,7 +202,9 @@ def write_exits(
         points = sorted({facts.point for facts in mine})
         if points:
             exits[precision] = f"exits.{precision}.onnx"
-            write_graph(cut_exits(source.model, [point.name for point in points]), stage / exits[precision])
+            part = cut_exits(source.model, [point.name for point in points])
+            source.fit(part)
+            write_graph(part, stage / exits[precision])
     return exits
 
 

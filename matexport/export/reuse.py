@@ -61,7 +61,8 @@ class Reused:
 def find_reusable(out: Path, plan: Plan, provenance: Provenance) -> Reused | None:
     """The family in `out`, if all that is asked for can be made of it and of the parent's vectors at new points."""
     family = load_present(out)
-    if family is None or plan.own_dims or not _is_whole(family) or not _has_all(family, plan.job):
+    own = plan.own_dims or plan.job.target.is_fixed  # what was worked out for one shape is not told from the rest
+    if family is None or own or not _is_whole(family) or not _has_all(family, plan.job):
         return None
     differing = list_differing(family.facts.provenance, provenance)
     if "points" not in differing or not REUSABLE.issuperset(differing):

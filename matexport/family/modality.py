@@ -41,6 +41,9 @@ MAX_PROMPT_CHARACTERS = 1 << 16
 #: Tokens of a row that is always full: each text takes them all.
 MAX_FULL_TOKENS = 1 << 13
 
+#: The inputs of a graph of one length: ids, and which of them stand for something.
+MASKED = ("input_ids", "attention_mask")
+
 #: Numbers of one array: an image of 8192 x 8192 in three colours has fewer.
 MAX_ARRAY_NUMBERS = 1 << 28
 
@@ -96,6 +99,8 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
         raise refuse(f"max_tokens={text.max_tokens}, pad_token_id={text.pad_token_id} cannot be")
     if text.full and (text.max_tokens > MAX_FULL_TOKENS or text.pad_token_id < 0 or text.chat is not None):
         raise refuse(f"rows that are always full have up to {MAX_FULL_TOKENS} tokens, which all have an id")
+    if text.padded:
+        _check_padded(text, refuse)
     said = [*text.prompts.values(), *(part for frame in _list_frames(text) for part in (frame.before, frame.after))]
     if max(map(len, said), default=0) > MAX_PROMPT_CHARACTERS:
         raise refuse(f"a prompt has more than {MAX_PROMPT_CHARACTERS} characters")
@@ -117,6 +122,17 @@ def _check_text(text: TextFacts, refuse: Refuse) -> None:
             raise refuse(f"the task {name} has max_tokens={task.max_tokens}, which cannot be")
     if text.chat is not None and set(text.chat.frames) != {"", *text.prompts}:
         raise refuse("the chat template is not written out for each prompt and for none")
+
+
+def _check_padded(text: TextFacts, refuse: Refuse) -> None:
+    limits = [text.max_tokens, *(task.max_tokens or 0 for task in text.tasks.values())]
+    if text.full or text.max_tokens > MAX_FULL_TOKENS or text.pad_token_id < 0 or set(text.inputs) != set(MASKED):
+        raise refuse(
+            f"texts that are padded to one length have up to {MAX_FULL_TOKENS} tokens, which all have an id, and "
+            f"the inputs {' and '.join(MASKED)}"
+        )
+    if max(limits) > text.max_tokens:
+        raise refuse(f"a task has texts of {max(limits)} tokens, and graphs take {text.max_tokens}")
 
 
 def _list_frames(text: TextFacts) -> list[Frame]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from matexport.io.files import read_toml
 from matexport.io.texts import MIN_CALIBRATION_IMAGES, MIN_CALIBRATION_TEXTS, load_calibration, load_probes
 from matexport.spec.job import TEXT, TWO_TOWERS, ExportJob, ParentSource
 from matexport.spec.probe import Probe
-from matexport.spec.profile import Encoding, Point, Precision, Target
+from matexport.spec.profile import NO_TARGETS, Encoding, Point, Precision, Target
 from matexport.spec.readout import ReadoutRequest
 from matexport.spec.record import Record, read_record
 from matexport.spec.tolerance import FLOORS, Tolerance
@@ -86,6 +87,7 @@ def load_job(path: Path | str) -> ExportJob:
     """
     path = Path(path)
     data = read_toml(path, "job")
+    _refuse_no_target(data, path)
     file = read_record(data, JobFile, str(path), RequestError)
     _check_tolerances(file.tolerances, path)
     if not file.precisions or len(set(file.precisions)) != len(file.precisions):
@@ -120,6 +122,14 @@ def load_job(path: Path | str) -> ExportJob:
         if job.calibration:
             load_calibration(job.calibration)
     return job
+
+
+def _refuse_no_target(data: Mapping[str, Any], path: Path) -> None:
+    """Say what to do where a target is asked for that is the layout of a pack; what it should be, the record says."""
+    table = data.get("export")
+    asked = table.get("target") if isinstance(table, Mapping) else None
+    if isinstance(asked, str) and asked in NO_TARGETS:
+        raise RequestError(f"{path}: target = {asked!r} was asked; {NO_TARGETS[asked]}")
 
 
 def change_precisions(job: ExportJob, precisions: Sequence[Precision]) -> ExportJob:

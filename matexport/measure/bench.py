@@ -172,9 +172,10 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
     for batch, tokens in shapes:
         if batch > 1 and family.facts.inputs.alone:
             raise RequestError(
-                f"the shape {batch}x{tokens} was asked; {family.path} takes one {noun} in a run: ask for 1x1"
+                f"the shape {batch}x{tokens} was asked; {family.path} takes one {noun} in a run: ask for "
+                f"1x{most if family.facts.text else 1}"
             )
-        full = family.facts.text is not None and family.facts.text.full
+        full = family.facts.text is not None and family.facts.text.one_length
         if tokens > most or (full and tokens != most):
             sizes = f"{most} tokens" if family.facts.text else f"{noun}s of one size: ask for {batch}x1"
             sizes = f"rows of {most} tokens, always full" if full else sizes
@@ -194,8 +195,9 @@ def complete_plan(plan: BenchPlan, family: Family) -> BenchPlan:
 def list_default_shapes(family: Family) -> tuple[tuple[int, int], ...]:
     """The (batch, size) that are timed where none is asked for: those that the family's parent takes."""
     inputs, shapes = family.facts.inputs, DEFAULT_SHAPES[family.facts.modality]
-    if isinstance(inputs, TextFacts) and inputs.full:
-        return tuple(dict.fromkeys((batch, inputs.max_tokens) for batch, _ in shapes))
+    if isinstance(inputs, TextFacts) and inputs.one_length:
+        batches = [batch for batch, _ in shapes if batch == 1 or not inputs.alone]
+        return tuple(dict.fromkeys((batch, inputs.max_tokens) for batch in batches))
     return tuple(shape for shape in shapes if shape[1] <= inputs.longest and (shape[0] == 1 or not inputs.alone))
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from matexport.consumers.files import INPUTS
 from matexport.errors import RequestError
-from matexport.family.graph_file import list_external
-from matexport.family.weights_file import Buffer
 from matexport.spec.facts import BATCH_AXIS, OUTPUT_NAME, SEQUENCE_AXIS, FamilyFacts, ProfileFacts
 from matexport.spec.profile import Precision
 from matexport.spec.readout import FinalNorm
@@ -26,8 +24,6 @@ _INT_ATTRIBUTE = 2  # AttributeProto.AttributeType.INT
 _PREFIX = "matexport.every_token"
 #: A head that is the scaling to length 1: behind the cut there is another.
 SCALING = "Normalize"
-#: protobuf's own bound of one message.
-MAX_MESSAGE_BYTES = (1 << 31) - 1
 
 
 def repeat_vector(model: Any, dim: int) -> None:
@@ -103,26 +99,6 @@ def take_all_inputs(model: Any) -> None:
     missing = [name for name, value in zip(INPUTS, kept, strict=True) if value is None]
     for name in missing:
         _describe(graph.input.add(name=name), _INT64, (BATCH_AXIS, SEQUENCE_AXIS))
-
-
-def hold_weights(model: Any, weights: Buffer) -> None:
-    """Put every external tensor of a graph into it; it is changed.
-
-    Args:
-        weights: the file that all of them lie in.
-
-    Raises:
-        RequestError: they are more than one file of ONNX may hold.
-    """
-    tensors = list(list_external(model))
-    ranges = [{entry.key: entry.value for entry in tensor.external_data} for tensor in tensors]
-    if sum(int(where["length"]) for where in ranges) + model.ByteSize() > MAX_MESSAGE_BYTES:
-        raise RequestError("the weights have more than 2 GB, which one ONNX file cannot hold: choose another --for")
-    for tensor, where in zip(tensors, ranges, strict=True):
-        start = int(where["offset"])
-        tensor.raw_data = bytes(weights[start : start + int(where["length"])])
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
 
 
 def _describe(value: Any, data_type: int, dims: Sequence[str | int]) -> None:

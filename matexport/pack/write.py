@@ -30,6 +30,7 @@ from matexport.errors import DestinationError, FamilyError, RequestError
 from matexport.family.graph_file import parse_graph
 from matexport.family.guard.additions import copy_licences
 from matexport.family.guard.copies import locate_weights, move_weights
+from matexport.family.guard.inside import hold_weights
 from matexport.family.integrity import (
     Contents,
     check_files,
@@ -49,7 +50,7 @@ from matexport.family.weights_file import write_prefix
 from matexport.io.progress import Progress
 from matexport.io.staging import lock_destination, stage_directory
 from matexport.pack.along import record_measured, write_proof
-from matexport.pack.graph import expose_states, hold_weights, repeat_vector, take_all_inputs
+from matexport.pack.graph import expose_states, repeat_vector, take_all_inputs
 from matexport.pack.plain import prove_plain
 from matexport.report.card.folder import render_single_file
 from matexport.report.card.render import render_card
@@ -319,7 +320,7 @@ def _place_files(
             if layout.states:
                 expose_states(model, before, family.facts)
             if layout.inside:
-                hold_weights(model, weights)
+                hold_weights(model, weights, "choose another --for")
             else:
                 move_weights(model, locate_weights(graph, facts.weights))
             (stage / graph).write_bytes(model.SerializeToString(deterministic=True))

@@ -114,7 +114,8 @@ class Embedder:
             task: ``query`` or ``document``: the prompt and the length that the parent has for it, as
                 sentence-transformers' `encode_query` and `encode_document`. Takes the place of `prompt`.
             batch_budget: size of a run: of texts, tokens, padding included; of arrays, how many. What is larger runs
-                alone. Items of like size share a run. Vectors do not depend on it beyond rounding.
+                alone, and all are where graphs take one. Items of like size share a run. Vectors do not depend on it
+                beyond rounding.
 
         Returns:
             (len(items), dim) float32, in the order of the items; for a profile that encodes its output, (len(items),
@@ -228,7 +229,9 @@ class Embedder:
             def run(batch: Sequence[int]) -> None:
                 vectors[batch] = self.run([rows[index] for index in batch])
 
-            budget = self.inputs.budget if batch_budget is None else batch_budget
+            budget = batch_budget
+            if budget is None or self.inputs.facts.alone:  # of one item, whatever is asked for
+                budget = self.inputs.budget
             batches = pack_batches([self.inputs.size(row) for row in rows], budget)
             if len(batches) == 1:
                 run(batches[0])

@@ -80,6 +80,7 @@ class TextFacts(Record, frozen=True):
         unpooled: name of a prompt -> how many leading tokens are left out of the pooling with it. None where the
             parent pools its prompts; else the graph has an input ``pooling_mask``.
         full: every row has `max_tokens` tokens: the parent attends to what pads it, and graphs take no other length.
+        padded: graphs take one text in a run, padded to `max_tokens` and masked; the parent takes any length.
     """
 
     inputs: tuple[str, ...]
@@ -95,17 +96,25 @@ class TextFacts(Record, frozen=True):
     route: str | None = None
     unpooled: Mapping[str, int] | None = None
     full: bool = False
+    padded: bool = False
 
     #: What one vector is of, in words.
     noun: ClassVar[str] = "text"
 
-    #: Whether what one vector is of has a run to itself.
-    alone: ClassVar[bool] = False
+    @property
+    def alone(self) -> bool:
+        """Whether a text has a run to itself."""
+        return self.padded
+
+    @property
+    def one_length(self) -> bool:
+        """Whether graphs take rows of `max_tokens` tokens and no others."""
+        return self.full or self.padded
 
     @property
     def dims(self) -> tuple[int, ...]:
         """Of each of the graph's inputs; 0 where any length is taken."""
-        return (0, self.max_tokens if self.full else 0)
+        return (int(self.padded), self.max_tokens if self.one_length else 0)
 
     @property
     def longest(self) -> int:
@@ -116,7 +125,8 @@ class TextFacts(Record, frozen=True):
         """What is taken, in words."""
         if self.max_tokens == NO_LIMIT:
             return "texts of any length"
-        return f"up to {self.max_tokens} tokens" + (", the last ones" if self.cuts is PaddingSide.LEFT else "")
+        said = f"up to {self.max_tokens} tokens" + (", the last ones" if self.cuts is PaddingSide.LEFT else "")
+        return f"{said}; graphs take one text, padded to {self.max_tokens}" if self.padded else said
 
 
 class ArrayFacts(Record, frozen=True):

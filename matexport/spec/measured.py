@@ -47,6 +47,8 @@ ENGINES: Mapping[str, Arithmetic] = {
     NATIVE: Arithmetic.F32,
     "openvino": Arithmetic.F32,
     "openvino-bf16": Arithmetic.BF16,
+    "tract": Arithmetic.F32,
+    "opencv": Arithmetic.F32,
 }
 
 

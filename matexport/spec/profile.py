@@ -7,6 +7,7 @@ where it has any. A profile's name (``L02-D064-fp32``, ``L24-D4096-T036-int8``) 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 from matexport.spec.record import Record
@@ -33,11 +34,32 @@ class Target(StrEnum):
     """What a family's graphs are written for: how they are spelt, not what they compute.
 
     `ONNXRUNTIME` is the newest onnxruntime on a CPU, with operators of its own where they are faster. `PORTABLE` is any
-    engine: operators of the ONNX standard alone, and of an old version where that has them.
+    engine: operators of the ONNX standard alone, and of an old version where that has them. `RKNN` and `LITERT` are
+    converters for devices that run graphs of one shape: portable, and of one text of a fixed number of tokens.
     """
 
     ONNXRUNTIME = "onnxruntime"
     PORTABLE = "portable"
+    RKNN = "rknn"
+    LITERT = "litert"
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether graphs have operators of the ONNX standard alone."""
+        return self is not Target.ONNXRUNTIME
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether graphs take one text of a fixed number of tokens."""
+        return self in (Target.RKNN, Target.LITERT)
+
+
+#: What might be taken for a target, and is none -> what it is, and what to do. A family is one file of weights that all
+#: profiles share; with the weights inside of each graph, every profile would hold those of all that are shallower.
+NO_TARGETS: Mapping[str, str] = {
+    "single-file": "a family's profiles share one file of weights, so no target puts them into the graphs: export for "
+    "another, and write the profile that is wanted as one file by matexport pack FAMILY PROFILE OUT --for single-file",
+}
 
 
 class Encoding(StrEnum):

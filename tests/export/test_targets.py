@@ -166,7 +166,9 @@ def test_a_job_names_a_target(tmp_path: Path) -> None:
     path.write_text(f'{text}[export]\ntarget = "portable"\n', encoding="utf-8")
     assert load_job(path).target is Target.PORTABLE
     path.write_text(f'{text}[export]\ntarget = "portabel"\n', encoding="utf-8")
-    with pytest.raises(RequestError, match=r"'portabel'; known here: onnxruntime, portable; did you mean 'portable'"):
+    with pytest.raises(
+        RequestError, match=r"'portabel'; known here: onnxruntime, portable, rknn, litert; did you mean 'portable'"
+    ):
         load_job(path)
 
 

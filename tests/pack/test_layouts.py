@@ -27,6 +27,7 @@ from matexport import Embedder, load_family, pack_profile, verify_family
 from matexport.consumers import files
 from matexport.consumers.layouts import ALL, LAYOUTS, SINGLE_FILE, TORCH
 from matexport.errors import DestinationError, FamilyError, ParityError, RequestError
+from matexport.family.guard import inside
 from matexport.pack import graph, write
 from matexport.pack.write import pack_single_file
 
@@ -267,7 +268,7 @@ def test_a_licence_that_cannot_go_along(tmp_path: Path) -> None:
 
 
 def test_more_than_a_file_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "MAX_MESSAGE_BYTES", 10_000)
+    monkeypatch.setattr(inside, "MAX_MESSAGE_BYTES", 10_000)
     with pytest.raises(RequestError, match="more than 2 GB"):
         pack_single_file(SMALL, FP32, tmp_path / "pack")
     assert not (tmp_path / "pack").exists()

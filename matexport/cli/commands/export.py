@@ -27,7 +27,7 @@ from matexport.cli.output import (
 from matexport.cli.progress import show_progress
 from matexport.io.terminal import show_plain
 from matexport.spec.job import TWO_TOWERS
-from matexport.spec.profile import Precision, Target
+from matexport.spec.profile import NO_TARGETS, Precision, Target
 
 if TYPE_CHECKING:
     from matexport.export import Exported
@@ -63,10 +63,12 @@ def add_parser(parsers: Parsers) -> None:
     )
     command.add_argument(
         "--target",
+        type=_read_target,
         choices=[str(target) for target in Target],
         metavar="NAME",
-        help="what the graphs are written for, instead of the job's: onnxruntime, the fastest on a CPU (default); or "
-        "portable, operators of the ONNX standard alone, of opset 17 where that has them (docs/targets.md)",
+        help="what the graphs are written for, instead of the job's: onnxruntime, the fastest on a CPU (default); "
+        "portable, operators of the ONNX standard alone, of opset 17 where that has them; rknn or litert, one text of "
+        "a fixed number of tokens (max_tokens in the job's [readout]), for converters (docs/targets.md)",
     )
     command.add_argument(
         "--preprocess-in-graph",
@@ -80,6 +82,13 @@ def add_parser(parsers: Parsers) -> None:
         help="replace a family of other inputs in DIR; what people wrote there "
         "(README.md, report.html) and measurements stay",
     )
+
+
+def _read_target(name: str) -> str:
+    """As it is; argparse lists those that there are where it is none."""
+    if name in NO_TARGETS:
+        raise argparse.ArgumentTypeError(f"{name} was asked; {NO_TARGETS[name]}")
+    return name
 
 
 def run(options: argparse.Namespace) -> int:

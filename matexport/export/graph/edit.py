@@ -52,13 +52,15 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 def write_graph(model: ir.Model, path: Path) -> None:
     """Write a graph as ONNX, the same bytes for the same graph. External weights are written as references only.
 
-    Types and shapes of inner values are removed, from the graph in memory as well; runtimes infer them. Initializers
-    are sorted by their names: the order in which they were added is not the graph's.
+    Types and shapes of inner values are removed, from the graph in memory as well; runtimes infer them. Of a graph of
+    one shape they stay, since converters may not. Initializers are sorted by their names: the order in which they were
+    added is not the graph's.
 
     Raises:
         OSError: the file cannot be written.
     """
-    made = [value for node in model.graph.all_nodes() for value in node.outputs]
+    fixed = all(value.shape is not None and value.shape.is_static() for value in model.graph.inputs)
+    made = [] if fixed else [value for node in model.graph.all_nodes() for value in node.outputs]
     for value in {*made, *model.graph.initializers.values()} - {*model.graph.outputs}:
         value.shape, value.type = None, None
     written = ir.serde.serialize_model(model)

@@ -2,6 +2,7 @@
 
     MatMulIntegerToFloat -> MatMulInteger, Cast, Mul          MatMulNBits -> DequantizeLinear in blocks, MatMul
     Gelu -> its definition with Erf (or Tanh)                 axes of Reduce* -> an attribute
+    Split into equal parts -> the same, which says not how many
 
 What is computed stays; only the products of weights in blocks leave room for rounding, since an engine may take a token
 in 8 bits for them (onnxruntime does unless `session.qdq_matmulnbits_accuracy_level` is 0, as it is in matexport).
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from matexport.errors import RequestError
 from matexport.export.graph.edit import Inserter, add_constant, drop_unused, read_weight, replace_node
+from matexport.spec.profile import Target
 
 #: The opset and the IR version of graphs without products of blocks, and of those with them.
 PLAIN, BLOCKED = (17, 8), (21, 10)
@@ -35,8 +37,11 @@ AXES_OPSET = 18
 Bytes = NDArray[np.uint8]
 
 
-def make_portable(model: ir.Model) -> None:
+def make_portable(model: ir.Model, target: Target = Target.PORTABLE) -> None:
     """Spell a graph for any engine, in place. Weights in blocks must be in memory; others may lie on disk.
+
+    Args:
+        target: what messages say was asked for.
 
     Raises:
         RequestError: it has an operator that the opset lacks and that has no other spelling here.
@@ -48,6 +53,8 @@ def make_portable(model: ir.Model) -> None:
             SPELLINGS[node.op_type](graph, node)
         elif opset < AXES_OPSET and node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
             _name_axes(node)
+        elif opset < AXES_OPSET and node.op_type == "Split":
+            _count_parts(node)
     drop_unused(model)
     model.ir_version = version
     graph.opset_imports.clear()
@@ -55,7 +62,7 @@ def make_portable(model: ir.Model) -> None:
     for node in graph:
         if problem := find_problem(node, opset):
             raise RequestError(
-                f"the target portable was asked; {problem} (it was traced for opset {rooms.get('')}): ask for the "
+                f"the target {target} was asked; {problem} (it was traced for opset {rooms.get('')}): ask for the "
                 "target onnxruntime"
             )
 
@@ -83,6 +90,14 @@ def _name_axes(node: ir.Node) -> None:
     node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in axes.const_value.numpy().reshape(-1)])
     node.attributes.pop("noop_with_empty_axes", None)
     node.resize_inputs(1)
+
+
+def _count_parts(node: ir.Node) -> None:
+    """Equal parts go without saying; how many unequal ones there are stays, and is refused later."""
+    source, axis = node.inputs[0], node.attributes.get_int("axis", 0)
+    dim = source.shape[axis] if source is not None and source.shape is not None else None
+    if isinstance(dim, int) and dim % len(node.outputs) == 0:
+        node.attributes.pop("num_outputs", None)
 
 
 def _spell_gelu(graph: ir.Graph, node: ir.Node) -> None:

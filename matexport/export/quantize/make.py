@@ -101,8 +101,8 @@ def make_precision(precision: Precision, material: Material, report: Progress) -
     """
     copy = material.traced.copy()
     kept = MAKERS[precision](copy, material, partial(report, f"quantize {precision}"))
-    if material.target is Target.PORTABLE:
-        make_portable(copy.model)
+    if material.target.is_standard:
+        make_portable(copy.model, material.target)
     source = None if precision is Precision.FP32 else material.source
     return copy.model, PrecisionFacts(source, kept, find_least_runtime(copy.model))
 
@@ -141,7 +141,7 @@ def _make_four_bits(copy: Traced, material: Material, raised: Sequence[int], rep
 
     No standard operator looks rows of 4 bits up, so a portable graph has them at 8.
     """
-    eight = {*raised, *([EMBEDDINGS] if material.target is Target.PORTABLE else [])}
+    eight = {*raised, *([EMBEDDINGS] if material.target.is_standard else [])}
     four = [block for block in _list_blocks(copy) if block not in eight]
     apply_blocks(copy, material.rows, four_bits=four, eight_bits=eight, rounded=material.rounded, progress=report)
     tables = find_tables(material.traced)

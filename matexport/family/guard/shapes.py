@@ -160,7 +160,7 @@ def _is_sure(node: Node, given: Sequence[Sequence[Tensor | None]]) -> bool:
 
 def _measure_length(length: int, inputs: InputFacts) -> int:
     """How long a text is that stands for short ones: as long as all are, where they have one length."""
-    if isinstance(inputs, TextFacts) and inputs.full:
+    if isinstance(inputs, TextFacts) and inputs.one_length:
         return inputs.max_tokens
     return max(1, min(length, length * inputs.longest // LONGER[1]))
 

@@ -6,10 +6,28 @@ is asked for; all are given the bytes that were digested and looked at (`family.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from matexport.errors import RequestError
 from matexport.family.integrity import Contents
 from matexport.runtime.engines.session import Session
 from matexport.spec.measured import CPU, ENGINES, NATIVE, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
+
+
+class EngineModule(Protocol):
+    """What the module of an engine has."""
+
+    def require_engine(self) -> None:
+        """Raise MissingExtraError, with the pip line, or RequestError unless what it needs is installed."""
+
+    def load_runtime(self) -> object:
+        """Import its library, or load it."""
+
+    def open_checked(self, contents: Contents, graph: str, engine: Engine, /) -> Session:
+        """As the door's."""
+
+    def describe_engine(self, engine: Engine, /) -> EngineFacts:
+        """As the door's."""
 
 
 def check_engine(engine: Engine) -> None:
@@ -30,14 +48,7 @@ def check_engine(engine: Engine) -> None:
             f"the engine {engine.name} was asked with the provider {engine.provider}; providers are onnxruntime's: "
             "leave out one of the two"
         )
-    if engine.name == NATIVE:
-        from matexport.runtime.engines.native.library import choose_kernels
-
-        choose_kernels()
-        return
-    from matexport.runtime.engines.openvino import require_openvino
-
-    require_openvino()
+    _find_module(engine).require_engine()
 
 
 def load_engine(engine: Engine) -> None:
@@ -52,13 +63,7 @@ def load_engine(engine: Engine) -> None:
 
         onnxruntime.load_runtime()
         return
-    if engine.name == NATIVE:
-        import matexport.runtime.engines.native.session  # noqa: F401  # the library is there: `check_engine` loads it
-
-        return
-    from matexport.runtime.engines.openvino import load_runtime
-
-    load_runtime()
+    _find_module(engine).load_runtime()
 
 
 def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -> Session:
@@ -79,13 +84,7 @@ def open_checked(contents: Contents, graph: str, engine: Engine | None = None) -
 
         opened: Session = onnxruntime.open_checked(contents, graph, threads=engine.threads, provider=engine.provider)
         return opened
-    if engine.name == NATIVE:
-        from matexport.runtime.engines.native import session
-
-        return session.open_checked(contents, graph, engine)
-    from matexport.runtime.engines import openvino
-
-    return openvino.open_checked(contents, graph, engine)
+    return _find_module(engine).open_checked(contents, graph, engine)
 
 
 def describe_engine(engine: Engine) -> EngineFacts:
@@ -99,10 +98,23 @@ def describe_engine(engine: Engine) -> EngineFacts:
         from matexport.runtime.engines import onnxruntime
 
         return onnxruntime.describe_engine(engine)
+    return _find_module(engine).describe_engine(engine)
+
+
+def _find_module(engine: Engine) -> EngineModule:
+    """What runs graphs in a library of its own."""
     if engine.name == NATIVE:
         from matexport.runtime.engines.native import session
 
-        return session.describe_engine(engine)
+        return session
+    if engine.name == "tract":
+        from matexport.runtime.engines import tract
+
+        return tract
+    if engine.name == "opencv":
+        from matexport.runtime.engines import opencv
+
+        return opencv
     from matexport.runtime.engines import openvino
 
-    return openvino.describe_engine(engine)
+    return openvino

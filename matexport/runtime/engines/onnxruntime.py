@@ -15,7 +15,6 @@ from matexport.host import count_cpus, read_gpus, read_host
 from matexport.runtime.engines.plugins import PLUGINS, describe_device, find_device, read_plugin_version
 from matexport.runtime.placement import check_assignment, find_integer_nodes
 from matexport.spec.measured import CPU, ONNXRUNTIME, PROVIDERS, Engine, EngineFacts
-from matexport.spec.profile import Target
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -59,7 +58,7 @@ def open_checked(
     """
     check_version(contents.family.facts, graph)
     options = _make_options(threads)
-    if contents.family.facts.target is Target.PORTABLE:  # or products of blocks take tokens in 8 bits, here alone
+    if contents.family.facts.target.is_standard:  # or products of blocks take tokens in 8 bits, here alone
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     weights = [name for name in contents if name in contents.family.weights_files]
     buffers = [contents.read(name) for name in weights]

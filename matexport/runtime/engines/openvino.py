@@ -37,7 +37,7 @@ DEVICE = "CPU"
 _HINTS = {Arithmetic.F32: "f32", Arithmetic.BF16: "bf16"}
 
 
-def require_openvino() -> None:
+def require_engine() -> None:
     """Raise MissingExtraError, with the pip line, unless OpenVINO is installed."""
     require_extra("openvino", "running graphs in OpenVINO", {"openvino": "openvino"})
 

@@ -139,8 +139,9 @@ def load_inputs(folder: Path, facts: InputFacts) -> Inputs:
 
 def list_ways(facts: InputFacts) -> Mapping[str, int]:
     """The ways of running that a family is checked in, and how many rows share a run in each."""
-    ways = {BATCHED: 1 if facts.alone else BATCH, SINGLE: 1}
-    return ways | {LEFT: BATCH} if getattr(facts, "padding_side", None) is PaddingSide.LEFT else ways
+    together = 1 if facts.alone else BATCH
+    ways = {BATCHED: together, SINGLE: 1}
+    return ways | {LEFT: together} if getattr(facts, "padding_side", None) is PaddingSide.LEFT else ways
 
 
 def _load_text(read: Read, facts: InputFacts, schema: int) -> Inputs:

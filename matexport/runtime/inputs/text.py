@@ -82,7 +82,6 @@ class TextInputs:
         schema: of the family: those of some schemas do not say what their parent does with tasks.
     """
 
-    budget = BATCH_TOKENS
     short = SHORT_TEXT
 
     def __init__(self, tokenizer: TextTokenizer, schema: int = SCHEMA) -> None:
@@ -92,6 +91,11 @@ class TextInputs:
     def facts(self) -> TextFacts:
         """How the parent asks for its tokens."""
         return self.tokenizer.text
+
+    @property
+    def budget(self) -> int:
+        """`BATCH_TOKENS`, or so little that no two texts share a run, where graphs take one."""
+        return 1 if self.facts.alone else BATCH_TOKENS
 
     def check(self, asked: Asked) -> None:
         """Raise RequestError where the parent has no such prompt or task."""
@@ -126,12 +130,17 @@ class TextInputs:
         return len(row.ids)
 
     def feed(self, rows: Sequence[Tokens], way: str = BATCHED) -> Feeds:
-        """The graph's inputs, by name: each (len(rows), longest) int64.
+        """The graph's inputs, by name: each (len(rows), longest) int64, or as long as all are.
 
         Padding is on the right unless the way is `LEFT`: there a token's position is its own, whatever else is in the
         batch. The vector is the same with left padding, up to rounding, which a consumer may want that pads as the
         parent does.
+
+        Raises:
+            RequestError: there is not one row, and graphs take one.
         """
+        if self.facts.alone and len(rows) != 1:
+            raise RequestError(f"{len(rows)} texts were given to one run; graphs of a fixed shape take one")
         return feed_rows(rows, self.facts, PaddingSide.LEFT if way == LEFT else PaddingSide.RIGHT)
 
     def gather(self, rows: Sequence[Tokens], found: NDArray[Any]) -> NDArray[Any]:
@@ -144,7 +153,7 @@ class TextInputs:
 
     def stretch(self, row: Tokens, size: int) -> Tokens:
         """Tokens of a text, over and over, as many as asked for; all rows of some parents have one size."""
-        size = self.facts.max_tokens if self.facts.full else size
+        size = self.facts.max_tokens if self.facts.one_length else size
         times = -(-size // len(row.ids))
         return Tokens((list(row.ids) * times)[:size], (list(row.type_ids) * times)[:size])
 
@@ -246,8 +255,8 @@ def check_task(schema: int, text: TextFacts, task: str | None) -> None:
 
 
 def feed_rows(rows: Sequence[Tokens], text: TextFacts, side: PaddingSide = PaddingSide.RIGHT) -> Feeds:
-    """The graph's inputs, by name: each (len(rows), longest) int64."""
-    feeds = pad_rows(rows, side, text.pad_token_id)
+    """The graph's inputs, by name: each (len(rows), longest) int64; of padded texts, as long as all are."""
+    feeds = pad_rows(rows, side, text.pad_token_id, text.max_tokens if text.padded else 0)
     if POOLING_MASK in text.inputs:
         import numpy as np
 
@@ -269,15 +278,19 @@ def tokenize_probes(tokenizer: TextTokenizer, probes: Sequence[Probe]) -> list[T
     ]
 
 
-def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int) -> Feeds:
-    """Token rows as (len(rows), longest) int64 arrays: ``input_ids``, ``attention_mask``, ``token_type_ids``."""
+def pad_rows(rows: Sequence[Tokens], side: PaddingSide, pad_token_id: int, least: int = 0) -> Feeds:
+    """Token rows as (len(rows), longest) int64 arrays: ``input_ids``, ``attention_mask``, ``token_type_ids``.
+
+    Args:
+        least: how long they are at least.
+    """
     import numpy as np
 
-    if len(rows) == 1:  # nothing to pad: what a search box asks for
+    if len(rows) == 1 and len(rows[0].ids) >= least:  # nothing to pad: what a search box asks for
         ids, type_ids = (np.array([part], dtype=np.int64) for part in (rows[0].ids, rows[0].type_ids))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": type_ids}
     lengths = np.array([len(row.ids) for row in rows])
-    places = np.arange(lengths.max())
+    places = np.arange(max(lengths.max(), least))
     if side is PaddingSide.LEFT:
         places = places[::-1]
     attended = places < lengths[:, None]

@@ -9,7 +9,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from matexport.errors import RequestError
-from matexport.runtime.inputs.text import Tokens, feed_rows, find_wrapping, tokenize_probes, tokenize_texts
+from matexport.runtime.batches import pack_batches
+from matexport.runtime.inputs.modality import LEFT, list_ways
+from matexport.runtime.inputs.text import TextInputs, Tokens, feed_rows, find_wrapping, tokenize_probes, tokenize_texts
 from matexport.runtime.inputs.tokenizer import TextTokenizer, load_tokenizer
 from matexport.spec.inputs import NO_LIMIT, ChatFacts, Frame, PaddingSide, TaskFacts, TextFacts
 from matexport.spec.probe import Probe
@@ -165,3 +167,22 @@ def test_a_text_that_the_library_gives_up_on_is_named(folder: Path) -> None:
     assert len(tokenize_texts(made, ["b", "c"])) == 2
     with pytest.raises(RequestError, match=r"text 7 \('a+.*'\) cannot be tokenized: "):
         tokenize_texts(made, ["b", "a" * 60 + "!", "c"], first=6)
+
+
+def test_padded_texts_are_as_long_as_all_are(folder: Path) -> None:
+    """On either side, and masked; one of the limit has nothing to pad."""
+    text = make_text(padded=True, max_tokens=8)
+    inputs = TextInputs(load(folder, text))
+    short, cut = inputs.prepare(["a b", "a b c d a b c d"])
+    feeds = inputs.feed([short])
+    np.testing.assert_array_equal(feeds["input_ids"], [[1, 3, 4, 2, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(feeds["attention_mask"], [[1, 1, 1, 1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(inputs.feed([short], LEFT)["attention_mask"], [[0, 0, 0, 0, 1, 1, 1, 1]])
+    np.testing.assert_array_equal(inputs.feed([cut])["input_ids"], [[1, 3, 4, 5, 6, 3, 4, 2]])
+    np.testing.assert_array_equal(inputs.feed([cut])["attention_mask"], [[1] * 8])
+    with pytest.raises(RequestError, match="2 texts were given to one run; graphs of a fixed shape take one"):
+        inputs.feed([short, cut])
+    assert pack_batches([inputs.size(row) for row in (short, cut)], inputs.budget) == [[1], [0]]
+    assert (text.dims, text.alone) == ((1, 8), True)
+    assert list_ways(text) == {"batched": 1, "single": 1}
+    assert list_ways(make_text(padded=True, padding_side=PaddingSide.LEFT)) == {"batched": 1, "single": 1, "left": 1}

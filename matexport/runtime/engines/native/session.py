@@ -16,7 +16,7 @@ from matexport.family.graph_file import parse_graph
 from matexport.family.guard.copies import locate_weights
 from matexport.family.integrity import Contents
 from matexport.host import count_cpus, read_host
-from matexport.runtime.engines.native.library import choose_kernels
+from matexport.runtime.engines.native.library import choose_kernels, load_library
 from matexport.runtime.engines.native.program import PlanError, Program
 from matexport.runtime.engines.native.recognize import UnknownGraphError, recognize
 from matexport.runtime.engines.native.tensors import make_reader
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 
 #: The names of what texts are given to a graph as.
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+
+
+def require_engine() -> None:
+    """Raise RequestError unless there is an extension here."""
+    choose_kernels()
+
+
+def load_runtime() -> object:
+    """The extension, loaded when it is first needed; this module has brought numpy."""
+    return load_library()
 
 
 def open_checked(contents: Contents, graph: str, engine: Engine) -> NativeSession:
