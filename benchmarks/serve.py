@@ -6,7 +6,8 @@
 FAMILY is MiniLM's, with its full point in int8 (`profiles/minilm-int8.toml` makes it). The other side is what one
 writes in an afternoon: starlette and uvicorn as here, `SentenceTransformer.encode` in a thread, all that waits in one
 call, so that both sides batch; the same without batching is measured beside, and the better of the two is compared.
-Of ours, two runs at a time on one thread each are measured beside as well, and are held to nothing.
+Of ours, the native engine is held to the same bar; two runs at a time on one thread each are measured beside as well,
+and are held to nothing.
 Each server is a process of its own on all CPUs, and so are the clients together. Both answer the same texts in the same
 order, turn by turn. A client sends its next request when it has the answer to the one before, so with the number of
 clients fixed, whoever answers more requests has the shorter latency: that ours has no longer a p95 is held besides.
@@ -48,10 +49,14 @@ from common import (
 )
 
 RATE = Bar("requests/s, int8 full point / the parent in torch, 8 clients", 3.0, " x", at_least=True)
+NATIVE = Bar(
+    "requests/s, int8 full point in --engine native / the parent in torch, 8 clients", 3.0, " x", at_least=True
+)
 P95 = Bar("p95 of a request, int8 full point / the parent in torch, 8 clients", 1.0, " x")
 CLIENTS = 8
 PROFILE = "L06-D384-int8"
-SIDES = ("ours", "ours, two runs", "torch", "torch, unbatched")
+OURS, OTHERS = ("ours", "ours, native", "ours, two runs"), ("torch", "torch, unbatched")
+SIDES = (*OURS, *OTHERS)
 SECONDS, WARM_SECONDS = 10.0, 3.0
 
 
@@ -122,7 +127,9 @@ def start(side: str, family: Path) -> Iterator[int]:
     command = [sys.executable, "-m", "matexport", "serve", str(family), "--port", "0", "--profile", PROFILE]
     if side == "ours, two runs":
         command += ["--runs", "2"]
-    elif side != "ours":
+    elif side == "ours, native":
+        command += ["--engine", "native"]
+    elif side in OTHERS:
         command = [sys.executable, __file__, "--serve-torch", side, str(family)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
@@ -199,7 +206,7 @@ def main() -> int:
         port, clients, seconds = options.ask.split()
         print(json.dumps(measure(int(port), int(clients), float(seconds), read_texts(512))))
         return 0
-    print_bars([RATE, P95])
+    print_bars([RATE, NATIVE, P95])
     seconds = 2.0 if options.quick else SECONDS
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for side in take_turns(SIDES, count_repeats(options, quick=1)):
@@ -209,9 +216,10 @@ def main() -> int:
         side: {name: median(run[name] for run in runs[side]) for name in ("requests_per_s", "median_ms", "p95_ms")}
         for side in SIDES
     }
-    ours, theirs = middle["ours"], max(SIDES[2:], key=lambda side: middle[side]["requests_per_s"])
+    ours, theirs = middle["ours"], max(OTHERS, key=lambda side: middle[side]["requests_per_s"])
     held = [
         (RATE, ours["requests_per_s"] / middle[theirs]["requests_per_s"]),
+        (NATIVE, middle["ours, native"]["requests_per_s"] / middle[theirs]["requests_per_s"]),
         (P95, ours["p95_ms"] / middle[theirs]["p95_ms"]),
     ]
     measured: dict[str, Any] = {"compared_with": theirs, **middle, "runs": runs}

@@ -42,7 +42,10 @@ def test_a_provider_that_is_not_installed(provider: str, exported: Path) -> None
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (Engine("tvm"), "the engine tvm was asked; known are: onnxruntime, native, openvino, openvino-bf16, tract, opencv"),
+        (
+            Engine("tvm"),
+            "the engine tvm was asked; known are: onnxruntime, native, openvino, openvino-bf16, tract, opencv",
+        ),
         (Engine("openvino", "cuda"), "providers are onnxruntime's: leave out one of the two"),
         (Engine(provider="tpu"), "the provider tpu was asked; known are: cpu, cuda"),
     ],

@@ -69,7 +69,9 @@ def open_checked(contents: Contents, graph: str, engine: Engine) -> NativeSessio
         raise FamilyError(
             f"the engine native was asked; it cannot run {graph}: {problem}: without --engine, onnxruntime runs it"
         ) from None
-    return NativeSession(graph, program, plan.outputs, plan.refused, engine.threads or count_cpus())
+    # More threads than CPUs would only wait for one another.
+    threads = min(engine.threads or count_cpus(), count_cpus())
+    return NativeSession(graph, program, plan.outputs, plan.refused, threads)
 
 
 def _refuse_precision(facts: FamilyFacts, graph: str) -> None:
