@@ -70,12 +70,7 @@ def build_library(folder: Path) -> Path:
 
 def run_child(library: Path, start: int, count: int) -> Counter[str] | str:
     """What became of the plans, or how their process ended."""
-    preload = " ".join(
-        subprocess.run(
-            ["gcc", f"-print-file-name={name}.so"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        for name in ("libasan", "libubsan")
-    )
+    preload = " ".join(map(locate_sanitizer, ("libasan", "libubsan")))
     environment = os.environ | {
         "LD_PRELOAD": preload,
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
@@ -102,6 +97,8 @@ def try_plans(path: Path, start: int, count: int) -> int:
 
     library.find_library = lambda: path
     kernels = library.list_kernels()
+    # Every other plan in plain C++: what instructions with a mask store, the sanitizers do not see.
+    kernels = [*kernels, *["portable"] * len(kernels)]
     seen = Counter(try_changed(seed, kernels[seed % len(kernels)]) is None for seed in range(start, start + count))
     print(seen[True], seen[False])
     return 0

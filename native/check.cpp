@@ -1,4 +1,5 @@
-// Every kernel that runs here against plain loops in double and int64: for processors that have no Python to test with.
+// The kernels that run here against plain loops in double and int64, for processors that have no Python to test with:
+// codes and products, LayerNorm, Gelu and attention. `tests/runtime/native/test_program.py` has the rest, where there is.
 // Prints what it checked and returns 0, or names the first kernel that is wrong and returns 1.
 #include <math.h>
 #include <stdio.h>

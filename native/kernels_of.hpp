@@ -169,7 +169,7 @@ MX void write_codes(const Quantizer& q, const float* row, int64_t width, int64_t
   S::Code* out = (S::Code*)codes;
   const float held = found > q.least ? found : q.least;
   *peak = held;
-  const F inverse = S::set(held > 0 ? q.levels / held : 0.0f), zero = S::set((float)(q.zero - q.shift));
+  const F inverse = S::set(held > 1e-35f ? q.levels / held : 0.0f), zero = S::set((float)(q.zero - q.shift));
   const F low = S::set((float)-q.shift), high = S::set((float)(255 - q.shift));
   int64_t i = 0;
   for (; i + L <= width; i += L) {

@@ -1,7 +1,6 @@
 #include "pool.hpp"
 
 #include <pthread.h>
-#include <unistd.h>
 
 #include <system_error>
 
@@ -29,7 +28,6 @@ bool spin(Ready ready) {
 
 std::mutex pool_mutex;
 Pool* pool = nullptr;  // never freed: its threads wait to the end of the process
-pid_t pool_owner = 0;
 
 }  // namespace
 
@@ -52,13 +50,14 @@ void Barrier::wait() {
 
 Pool& Pool::of_process() {
   // What a fork leaves of the parent's pool is never touched again: its threads are gone and its locks may be held.
-  static const int forks = pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); }, [] { pool_mutex.unlock(); });
+  static const int forks = pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+                                          [] {
+                                            pool = nullptr;
+                                            pool_mutex.unlock();
+                                          });
   (void)forks;
   std::lock_guard<std::mutex> lock(pool_mutex);
-  if (pool == nullptr || pool_owner != getpid()) {
-    pool = new Pool();
-    pool_owner = getpid();
-  }
+  if (pool == nullptr) pool = new Pool();
   return *pool;
 }
 
@@ -78,7 +77,7 @@ bool Pool::try_run(int members, const std::function<void(int)>& work) {
     std::lock_guard<std::mutex> lock(mutex_);
     work_ = &work;
     members_ = members;
-    left_.store(threads_);
+    left_.store(members - 1);
     round_.fetch_add(1);
   }
   begun_.notify_all();
@@ -104,7 +103,8 @@ void Pool::serve(int member, unsigned seen) {
       work = work_;
       members = members_;
     }
-    if (member < members) (*work)(member);
+    if (member >= members) continue;  // of a smaller team, which does not wait for this thread
+    (*work)(member);
     std::lock_guard<std::mutex> lock(mutex_);
     if (left_.fetch_sub(1) == 1) ended_.notify_all();
   }

@@ -17,10 +17,11 @@
 namespace matexport {
 namespace {
 
-constexpr int64_t group_tokens = 128;  // that one thread takes at a time: what they need stays in its cache
+constexpr int64_t least_group_tokens = 32, group_tokens = 128;  // that one thread takes at a time: what they need stays in its cache
 constexpr int64_t block_rows = 64;     // of which wide matrices are held at once
 constexpr int64_t align = 64;          // bytes
 constexpr int64_t huge_page = 2 << 20, largest_arena = 1 << 30;
+constexpr int64_t largest_inner = 1 << 16;  // 255 * 127 * 65536 < 2^31
 constexpr int64_t largest_width = 1 << 20, largest_count = int64_t(1) << 40;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -166,7 +167,7 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
         expect(table.rows, table.count * width, "a table");
         if (table.scales.data != nullptr) expect(table.scales, table.count, "scales of a table");
         if (table.index < 0 || table.index > (int32_t)Index::order) refuse("a table has an unknown index");
-        if (table.shift < (table.uncounted >= 0)) refuse("a table has a shift that leads before its first row");
+        if (table.shift < (table.uncounted >= 0) || table.shift >= table.count) refuse("a table has a shift that leads before its first row");
       }
       break;
     }
@@ -229,6 +230,7 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
       const Matrix source = need(step.a, "product", true);
       const int64_t inner = source.width, columns = step.n[0];
       if (columns < 1 || columns > largest_width) refuse("a product has an impossible width");
+      if (inner > largest_inner) refuse("a product of integers adds up more than 32 bits hold");
       expect(arrays[0], inner * columns, "the weight of a product");
       expect(arrays[1], columns, "the scales of a product");
       const float* bias = optional(arrays[2], columns, "the bias of a product");
@@ -308,14 +310,26 @@ void Program::read_step(const StepRecord& record, const TableRecord* tables, int
       }
       expect(arrays[0], count, "the frequencies of rotate");
       const float* frequencies = (const float*)arrays[0].data;
-      step.cosines.resize((size_t)(positions * count));
-      step.sines.resize((size_t)(positions * count));
-      for (int64_t p = 0; p < positions; p++) {
-        for (int64_t i = 0; i < count; i++) {
-          const float angle = (float)p * frequencies[i];
-          step.cosines[(size_t)(p * count + i)] = cosf(angle) * step.f[0];
-          step.sines[(size_t)(p * count + i)] = sinf(angle) * step.f[0];
+      for (const Step& other : steps_) {  // all blocks turn alike, mostly
+        if (other.angles && other.f[0] == step.f[0] && other.n[3] == step.n[3] &&
+            other.angles->frequencies == std::vector<float>(frequencies, frequencies + count)) {
+          step.angles = other.angles;
+          break;
         }
+      }
+      if (!step.angles) {
+        auto angles = std::make_shared<Angles>();
+        angles->frequencies.assign(frequencies, frequencies + count);
+        angles->cosines.resize((size_t)(positions * count));
+        angles->sines.resize((size_t)(positions * count));
+        for (int64_t p = 0; p < positions; p++) {
+          for (int64_t i = 0; i < count; i++) {
+            const float angle = (float)p * frequencies[i];
+            angles->cosines[(size_t)(p * count + i)] = cosf(angle) * step.f[0];
+            angles->sines[(size_t)(p * count + i)] = sinf(angle) * step.f[0];
+          }
+        }
+        step.angles = std::move(angles);
       }
       make(step.out, source.width, false);
       break;
@@ -417,7 +431,8 @@ void Program::lay_out() {
     for (int i : stages_[(size_t)s].steps) {
       Matrix& matrix = matrices_[(size_t)steps_[(size_t)i].out];
       // Blocks of rows go through a segment one after the other: what no other segment reads is needed for one block.
-      matrix.local = !matrix.texts && matrix.used < last &&
+      const bool blocked = stages_[(size_t)s].kind == Stage::rows || stages_[(size_t)s].kind == Stage::products;
+      matrix.local = blocked && !matrix.texts && matrix.used < last &&
                      stages_[(size_t)matrix.used].segment == stages_[(size_t)s].segment;
       const int64_t bytes = matrix.codes ? round_up(matrix.stride * kernels_.code_bytes, align) + align : matrix.stride * 4;
       Slot* found = nullptr;
@@ -447,16 +462,17 @@ void Program::lay_out() {
 }
 
 std::unique_ptr<Program::Workspace> Program::take_workspace() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (free_.empty()) return std::make_unique<Workspace>();
+  // Tried, not waited for: another thread may have held it when this process was forked.
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock() || free_.empty()) return std::make_unique<Workspace>();
   std::unique_ptr<Workspace> taken = std::move(free_.back());
   free_.pop_back();
   return taken;
 }
 
 void Program::give_back(std::unique_ptr<Workspace> workspace) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  free_.push_back(std::move(workspace));
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock.owns_lock()) free_.push_back(std::move(workspace));
 }
 
 namespace {
@@ -546,7 +562,7 @@ void Program::run_row(const Step& step, const Texts& texts, Team& team, int64_t 
       const int64_t token = team.first_token + row, text = team.text_of[token];
       const int64_t place = (Index)step.n[4] == Index::columns && texts.columns ? texts.columns[token]
                                                                                 : token - texts.starts[text];
-      const float *c = step.cosines.data() + place * count, *s = step.sines.data() + place * count;
+      const float *c = step.angles->cosines.data() + place * count, *s = step.angles->sines.data() + place * count;
       const float* source = FLOATS(step.a, row);
       float* made = FLOATS(step.out, row);
       const bool interleaved = step.n[2] != 0;
@@ -712,7 +728,7 @@ void Program::run(const Texts& texts, int threads, float* const* outputs) const 
   for (const TableRecord& table : tables_) {
     const Index index = (Index)table.index;
     if (index == Index::columns || index == Index::order) {
-      if (deepest + table.shift >= table.count) throw std::out_of_range("a text is longer than the positions there are");
+      if ((index == Index::columns ? deepest : longest - 1) + table.shift >= table.count) throw std::out_of_range("a text is longer than the positions there are");
       continue;
     }
     const int32_t* places = index == Index::tokens ? texts.ids : texts.types;
@@ -734,9 +750,12 @@ void Program::run(const Texts& texts, int threads, float* const* outputs) const 
     }
   }
 
-  std::vector<int64_t> groups{0};  // texts that follow one another, of so many tokens together
+  threads = std::max(threads, 1);
+  // Texts that follow one another, of so many tokens together that every thread has some.
+  const int64_t together = std::clamp(tokens / (2 * threads), least_group_tokens, group_tokens);
+  std::vector<int64_t> groups{0};
   for (int64_t t = 0; t < texts.count; t++) {
-    if (t > groups.back() && texts.starts[t + 1] - texts.starts[groups.back()] > group_tokens) groups.push_back(t);
+    if (t > groups.back() && texts.starts[t + 1] - texts.starts[groups.back()] > together) groups.push_back(t);
   }
   groups.push_back(texts.count);
   const int64_t group_count = (int64_t)groups.size() - 1;
@@ -787,7 +806,7 @@ void Program::run(const Texts& texts, int threads, float* const* outputs) const 
     most_texts = std::max(most_texts, groups[(size_t)g + 1] - groups[(size_t)g]);
   }
 
-  if (threads > 1 && group_count < 2 * threads) {  // too few to share out: all threads work on one group after the other
+  if (threads > 1 && group_count < threads) {  // too few to share out: all threads work on one group after the other
     std::unique_ptr<Workspace> space = take_workspace();
     prepare(*space, threads, most_rows, most_texts);
     Team team(threads, *space);

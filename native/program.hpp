@@ -66,6 +66,10 @@ class Program {
     int64_t offset = 0;             // in a workspace, bytes per row; see `lay_out`
     int slot = -1;
   };
+  // Of a rotation, by position: (positions, count) each.
+  struct Angles {
+    std::vector<float> frequencies, cosines, sines;
+  };
   struct Step {
     Op op;
     int out = -1, a = -1, b = -1, c = -1;
@@ -78,7 +82,7 @@ class Program {
     int first_table = 0, table_count = 0;
     PackedProduct product;
     PackedDense dense;
-    std::vector<float> cosines, sines;
+    std::shared_ptr<const Angles> angles;
   };
   struct Stage {
     enum Kind { rows, products, attend, pool } kind;

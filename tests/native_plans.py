@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -84,32 +85,74 @@ def make_encoder(layers: int = 2, width: int = 48) -> s.Plan:
     return maker.plan(maker.add(s.Unit, maker.add(s.Pool, rows, s.Pooling.MEAN), 1e-12), width, None)
 
 
+def make_other_encoder(width: int = 24) -> s.Plan:
+    """A block with all the steps that BERT's have not: rotations, norms of heads, gates, masks of all kinds."""
+    maker = Maker(4)
+    rows = maker.embed(width)
+    angles = (100.0 ** -np.arange(3)).astype(np.float32)
+    codes = maker.quantize(rows, width)
+    joined = maker.product(codes, width, 2 * width)
+    query, key = maker.add(s.Columns, joined, 0, width), maker.add(s.Columns, joined, width, width)
+    query = maker.add(s.HeadNorm, query, 2, maker.floats(width // 2), maker.floats(width // 2), 1e-6, True)
+    query, key = (
+        maker.add(s.Rotate, part, 2, angles, 1.0, turn, s.Index.COLUMNS) for part, turn in ((query, False), (key, True))
+    )
+    narrow = maker.add(s.Columns, key, 0, width // 2)
+    for settings in ({"causal": True}, {"window": 5}, {"bias": maker.floats(2, 9)}):
+        mixed = maker.add(s.Attend, query, narrow, narrow, 2, 1, 0.3, **settings)
+        rows = maker.add(s.Add, rows, mixed)
+    gate = maker.add(s.Activate, maker.add(s.Dense, rows, maker.floats(width, width), None), s.Function.SILU)
+    rows = maker.add(s.Affine, maker.add(s.Multiply, rows, gate), maker.floats(width), maker.floats(width))
+    rows = maker.add(s.Norm, rows, maker.floats(width), None, 1e-6, False)
+    first = maker.add(s.Pool, rows, s.Pooling.FIRST)
+    last = maker.add(s.Attend, first, rows, rows, 2, 2, 0.3, first=True)
+    return maker.plan(maker.add(s.Unit, last, 1e-12), width, None)
+
+
 def try_changed(seed: int, kernels: str | None = None) -> np.ndarray | None:
-    """The vectors of a plan of which one to three fields were changed; None where it is refused."""
+    """The vectors of a plan of which one to three fields were changed; None where it is refused.
+
+    They are of three texts with up to 90 tokens, on one to three threads, with types and columns or without.
+    """
     rng = np.random.default_rng(seed)
-    plan = make_encoder(1, 20)
+    plan = make_encoder(1, 20) if rng.integers(2) else make_other_encoder()
     steps = list(plan.steps)
+    texts = make_texts(rng.integers(1, POSITIONS - 3, 3).tolist(), seed)
+    ids, types, columns = (np.concatenate(parts).astype(np.int32) for parts in zip(*map(_spread, texts), strict=True))
+    starts = np.cumsum([0, *(len(text.ids) for text in texts)]).astype(np.int64)
     try:
         for _ in range(int(rng.integers(1, 4))):
             place = int(rng.integers(len(steps)))
             steps[place] = _change(steps[place], rng)
         program = Program(s.Plan(tuple(steps), plan.outputs), max_tokens=POSITIONS, kernels=kernels)
-    except (PlanError, TypeError, AttributeError, OverflowError, ctypes.ArgumentError):
+        (made,) = program.run(
+            ids,
+            starts,
+            types=types if rng.integers(2) else None,
+            columns=columns if rng.integers(2) else None,
+            threads=int(rng.integers(1, 4)),
+        )
+    except (PlanError, TypeError, AttributeError, IndexError, ValueError, ctypes.ArgumentError):
         return None
-    return run_program(program, make_texts([5, 1, 30]))
+    return made
 
 
-def _change(step: Any, rng: np.random.Generator) -> Any:
-    fields = [name for name in step.__struct_fields__ if not isinstance(getattr(step, name), bool | tuple)]
-    name = fields[int(rng.integers(len(fields)))]
-    value = getattr(step, name)
+def _change(record: Any, rng: np.random.Generator) -> Any:
+    """A step, or a table of one, with another value in one of its fields."""
+    name = record.__struct_fields__[int(rng.integers(len(record.__struct_fields__)))]
+    value = getattr(record, name)
     changed: Any
     if isinstance(value, np.ndarray):
         changed = value[..., :-1] if rng.integers(2) else np.concatenate([value, value], axis=-1)
-    elif isinstance(value, str):
-        changed = value
+    elif isinstance(value, tuple):
+        changed = (*value[:-1], _change(value[-1], rng)) if rng.integers(2) else value + value
+    elif isinstance(value, StrEnum):
+        changed = rng.choice(list(type(value)))
+        changed = type(value)(changed)
+    elif isinstance(value, bool):
+        changed = not value
     elif isinstance(value, int):
-        changed = int(value + rng.integers(-3, 4)) if rng.integers(3) else int(rng.integers(-(2**31), 2**31))
+        changed = int(value + rng.integers(-3, 4)) if rng.integers(3) else int(rng.integers(-(2**33), 2**33))
     else:
         changed = float("nan") if rng.integers(2) else None
-    return type(step)(**{field: getattr(step, field) for field in step.__struct_fields__} | {name: changed})
+    return type(record)(**{field: getattr(record, field) for field in record.__struct_fields__} | {name: changed})

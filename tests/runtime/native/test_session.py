@@ -169,6 +169,10 @@ def test_what_a_graph_may_be_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     beyond = feeds | {"input_ids": feeds["input_ids"] + 2**33}
     with pytest.raises(FamilyError, match="beyond the embedding table"):
         embedder.session.run(["sentence_embedding"], beyond)
+    empty = {name: array[:0] for name, array in feeds.items()}
+    for broken in (empty, {name: array for name, array in feeds.items() if name != "attention_mask"}):
+        with pytest.raises(FamilyError, match="no tokens"):
+            embedder.session.run(["sentence_embedding"], broken)
     with pytest.raises(FamilyError, match="cannot give nothing"):
         embedder.session.run(["nothing"], feeds)
 

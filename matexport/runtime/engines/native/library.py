@@ -15,7 +15,7 @@ from pathlib import Path
 
 from matexport.errors import RequestError
 
-#: The least version of the records below that the library must have, and the greatest.
+#: The version of the records below, which the library must have, too.
 VERSION = 1
 
 #: What the library is called in its folder, with the interpreter's own suffix.
@@ -76,7 +76,7 @@ def load_library() -> ctypes.CDLL:
     path = find_library()
     if path is None:
         raise RequestError(
-            "the engine native was asked; this installation has none, as no C++ compiler was there when it was made: "
+            "the engine native was asked; this installation has none: no C++ compiler was there that could build it; "
             "install matexport again where there is one, or leave out --engine"
         )
     try:
@@ -138,7 +138,7 @@ def choose_kernels() -> str:
     """
     known = list_kernels()
     asked = os.environ.get(KERNELS_VARIABLE)
-    if asked is not None and asked not in known:
+    if asked and asked not in known:
         raise RequestError(f"{KERNELS_VARIABLE} is {asked!r}; this processor runs: {', '.join(known)}")
     return asked or known[0]
 
@@ -151,7 +151,7 @@ def make_message() -> ctypes.Array[ctypes.c_char]:
 def describe_library() -> str:
     """In words, whether there is a native engine here, and the instruction sets that it runs on."""
     if find_library() is None:
-        return "no native engine: no C++ compiler was there when it was installed"
+        return "no native engine: no C++ compiler was there that could build it"
     try:
         return f"native engine: {', '.join(list_kernels())}"
     except RequestError as problem:

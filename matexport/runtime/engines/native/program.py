@@ -118,6 +118,8 @@ class Program:
             IndexError: a token, a type or a position is beyond its table, or a text has no token.
             MemoryError: there is not enough for texts of this length.
         """
+        if threads < 1:
+            raise ValueError(f"threads={threads} was asked; at least 1 is needed")
         for array in (types, columns):
             if array is not None and len(array) != len(ids):
                 raise ValueError("an array is not as long as the ids")
@@ -161,6 +163,10 @@ class _Packer:
         self.tables: list[TableRecord] = []
 
     def pack(self, step: Step) -> StepRecord:
+        for name in step.__struct_fields__:
+            value = getattr(step, name)
+            if isinstance(value, int) and not -(2**31) <= value < 2**31:  # the record would keep its low bits
+                raise PlanError(f"{name} of a step is {value}")
         record = StepRecord(op=_OPS.index(type(step)), out=step.out)
         record.sources[:] = [-1, -1, -1]
         _fill(step, record, self)
@@ -169,7 +175,7 @@ class _Packer:
     def span(self, array: NDArray[Any] | None, dtype: type) -> Span:
         if array is None:
             return Span(None, 0)
-        array = np.ascontiguousarray(array, dtype)
+        array = np.require(array, dtype, ["C", "A"])
         self.keep.append(array)
         return Span(array.ctypes.data, array.size)
 
@@ -178,6 +184,8 @@ class _Packer:
             record.arrays[place] = self.span(array, np.float32)
 
     def table(self, table: Table) -> TableRecord:
+        if not 0 <= table.shift < len(table.rows):
+            raise PlanError(f"a table of {len(table.rows)} rows is read from row {table.shift} on")
         whole = table.scales is not None
         scales = None if table.scales is None else table.scales.reshape(-1)
         return TableRecord(

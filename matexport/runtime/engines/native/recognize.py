@@ -127,7 +127,10 @@ def _read_node(node: Node, given: Sequence[Value]) -> Sequence[Value]:
         made = _Refused(f"the operator {node.describe()}: {problem}") if coded is None else coded
     except _MISSHAPEN as problem:
         made = _Refused(f"the operator {node.describe()} cannot be read: {problem}")
-    return made if isinstance(made, tuple) else [made] * node.count
+    if isinstance(made, tuple):
+        return made
+    others = _Refused(f"the operator {node.describe()}: only its first output is known")
+    return [made, *[others] * (node.count - 1)]
 
 
 def _apply(node: Node, given: Sequence[Value]) -> Value:

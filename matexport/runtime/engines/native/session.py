@@ -143,12 +143,14 @@ def _pack_batch(graph: str, feeds: Mapping[str, NDArray[Any]]) -> _Packed:
     Raises:
         FamilyError: the mask has other numbers than 0 and 1.
     """
+    if MASK not in feeds or IDS not in feeds or feeds[IDS].shape != feeds[MASK].shape or not feeds[IDS].size:
+        raise FamilyError(f"the engine native was given no tokens for {graph}, or no mask of their shape")
     mask, ids, types = feeds[MASK], feeds[IDS], feeds.get(TYPES)
-    least, most = (int(mask.min()), int(mask.max())) if mask.size else (1, 1)
+    least, most = int(mask.min()), int(mask.max())
     if least < 0 or most > 1:
         raise FamilyError(f"the engine native was given a mask for {graph} that is not of 0 and 1")
     if least == 1:  # a text alone, or texts of one length
-        starts = np.arange(0, ids.size + 1, max(ids.shape[1], 1), dtype=np.int64)
+        starts = np.arange(0, ids.size + 1, ids.shape[1], dtype=np.int64)
         return _Packed(_narrow(ids), starts, None if types is None else _narrow(types), None)
     kept = mask == 1
     starts = np.zeros(len(mask) + 1, np.int64)

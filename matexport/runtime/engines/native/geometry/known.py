@@ -280,17 +280,35 @@ def find_reach(values: Sequence[Known], limit: int) -> int | None:
     most = 0
     for value in values:
         for part in list_parts(value):
-            if isinstance(part, Constant):
-                most = max(most, _reach_past(part))
+            if part.free or (isinstance(part, Worked) and part.node.type == "ConstantOfShape"):
+                # What is worked out of constants alone counts like them: a window may be spelt as a product.
+                most = max(most, _reach_past(np.asarray(part.work_out(CASES[0])), filled=not part.free))
     if most > limit:
         raise UnknownGraphError(f"a number that follows from places reaches {most} tokens far, too far to be looked at")
     return most or None
 
 
-def _reach_past(constant: Constant) -> int:
-    """Past numbers that places may be compared with, or to the end of a table by places; 0 where `CASES` do."""
-    if math.prod(constant.shape) > 2 * SEEN:
-        return max(constant.shape)
-    sizes = np.abs(constant.array.astype(np.float64))
+def reads_tokens(values: Sequence[Known]) -> bool:
+    """Whether values follow from the ids or types of tokens, and not only from how many there are: small batches show
+    what is made of places and the mask, but not what one id among thousands would change.
+    """
+    return any(
+        isinstance(given, Input) and given.name in ("input_ids", "token_type_ids")
+        for value in values
+        for part in (value, *list_parts(value))
+        if isinstance(part, Worked) and part.node.type != "Shape"
+        for given in part.given
+    ) or any(isinstance(value, Input) and value.name in ("input_ids", "token_type_ids") for value in values)
+
+
+def _reach_past(array: Array, *, filled: bool) -> int:
+    """Past numbers that places may be compared with, or to the end of a table by places; 0 where `CASES` do.
+
+    Args:
+        filled: whether all of its numbers are one, in a shape that follows from the batch.
+    """
+    if math.prod(array.shape) > 2 * SEEN and not filled:
+        return int(max(array.shape))
+    sizes = np.abs(array.astype(np.float64))
     most = float(np.max(sizes, initial=0, where=sizes < _NO_PLACE))
     return 2 * math.ceil(most) + 9 if most > SEEN else 0

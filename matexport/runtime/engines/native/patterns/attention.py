@@ -26,6 +26,7 @@ from matexport.runtime.engines.native.geometry.known import (
     find_reach,
     find_scalar,
     make_case,
+    reads_tokens,
 )
 from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array, bound
@@ -196,6 +197,8 @@ def read_sight(masks: tuple[Known, ...], heads: int, *, first: bool) -> Sight:
 
 
 def _read_sight(masks: tuple[Known, ...], heads: int, first: bool) -> Sight:
+    if reads_tokens(masks):
+        raise refuse("a mask follows from the ids or types of tokens")
     reach = find_reach(masks, _MOST_TOKENS)
     cases = list(CASES) if reach is None else [*CASES, make_case(reach, left=not first)]
     while True:

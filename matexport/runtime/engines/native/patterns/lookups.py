@@ -32,6 +32,9 @@ from matexport.runtime.engines.native.steps import Embed, Index, Table
 
 _INDICES = {"input_ids": Index.TOKENS, "token_type_ids": Index.TYPES}
 
+#: Tables whose rows are added; encoders have up to three.
+MOST_TABLES = 8
+
 #: The longest text that places are worked out for.
 _MOST_TOKENS = 1 << 14
 
@@ -136,6 +139,8 @@ def add_rows(_node: Node, given: Sequence[Value]) -> Embedded | None:
     left, right = map(find_embedded, given)
     if left is None or right is None:
         return None
+    if len(left.tables) + len(right.tables) > MOST_TABLES:
+        raise refuse(f"it adds rows of more than {MOST_TABLES} tables")
     constant = left.constant if right.constant is None else right.constant
     if left.constant is not None and right.constant is not None:
         constant = left.constant + right.constant

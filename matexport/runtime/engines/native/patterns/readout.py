@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from matexport.runtime.engines.native.geometry.known import (
     BATCH,
     CASES,
+    MAX_DEPTH,
     ONE,
     TOKENS,
     Case,
@@ -22,6 +23,7 @@ from matexport.runtime.engines.native.geometry.known import (
     find_reach,
     find_scalar,
     make_case,
+    reads_tokens,
 )
 from matexport.runtime.engines.native.geometry.node import Node
 from matexport.runtime.engines.native.geometry.operators import Array
@@ -94,7 +96,13 @@ def _compare(known: Known, expect: Callable[[Case], Array], problem: str) -> Non
 
 
 def _list_cases(known: Known) -> list[Case]:
-    """Batches that show what masks or places are."""
+    """Batches that show what masks or places are.
+
+    Raises:
+        UnknownGraphError: no batch does, as they follow from the ids or types of tokens.
+    """
+    if reads_tokens((known,)):
+        raise refuse("what weighs or chooses tokens follows from their ids or types")
     reach = find_reach((known,), _MOST_TOKENS)
     return [*CASES] if reach is None else [*CASES, make_case(reach), make_case(reach, left=False)]
 
@@ -198,7 +206,13 @@ def _is_free(value: Any) -> bool:
 
 
 def make_encoder(made: Known) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """(n, K) float32 rows -> their codes."""
+    """(n, K) float32 rows -> their codes.
+
+    Raises:
+        UnknownGraphError: more nodes make them than are worked out.
+    """
+    if getattr(made, "depth", 0) > MAX_DEPTH:
+        raise refuse(f"more than {MAX_DEPTH} nodes make its codes")
 
     def run(rows: NDArray[Any]) -> NDArray[Any]:
         return _run(made, Given(np.ascontiguousarray(rows)), {})
