@@ -7,7 +7,7 @@
 namespace matexport {
 namespace {
 
-constexpr int spins = 400;  // some tens of microseconds, about what it takes to wake a thread that sleeps
+constexpr int spins = 4000;  // about a tenth of a millisecond: longer than a stage of a short text, and than waking up
 
 inline void relax() {
 #if defined(__x86_64__)

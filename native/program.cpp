@@ -18,7 +18,7 @@ namespace matexport {
 namespace {
 
 constexpr int64_t least_group_tokens = 32, group_tokens = 128;  // that one thread takes at a time: what they need stays in its cache
-constexpr int64_t block_rows = 64;     // of which wide matrices are held at once
+constexpr int64_t block_rows = 128;    // of which wide matrices are held at once
 constexpr int64_t align = 64;          // bytes
 constexpr int64_t huge_page = 2 << 20, largest_arena = 1 << 30;
 constexpr int64_t largest_inner = 1 << 16;  // 255 * 127 * 65536 < 2^31
