@@ -35,6 +35,8 @@ ORDER = (
     "fuzz_families",
     "replaced_families",
     "images_resnet",
+    "native",
+    "fuzz_plans",
 )
 
 
