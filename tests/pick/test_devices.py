@@ -125,7 +125,7 @@ def test_what_is_not_python_goes_into_the_wheel() -> None:
     """By the globs of pyproject.toml, which setuptools takes its data by."""
     package = ROOT / "matexport"
     globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["matexport"]
-    packed = {path for pattern in globs for path in package.glob(pattern)}
+    packed = {path for pattern in globs for path in package.glob(pattern) if path.is_file()}  # as setuptools
     own = (".py", ".pyc", ".so")  # and the native engine's library, which setuptools builds
     found = {path for path in package.rglob("*") if path.is_file() and path.suffix not in own}
     assert found == packed
